@@ -1,0 +1,81 @@
+"""Differentiable optimiser unroll: tensors, losses and optimisers; nothing of labels, images or text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
+from .functional import FunctionalModel, HeadNotFound, derive_seed, double_differentiable, fixed_rng
+from .higher_backend import HIGHER_ESTIMATORS
+from .losses import LabelRows, Loss, StructuredLoss
+from .memory import BadMemoryPolicy, Checkpoint, MemoryPolicy, Store, memory_policies, parse_memory
+from .optimizers import (
+    InnerOptimizer, UnsupportedOptimizer, from_torch, momentum, nesterov, optimizers, register_optimizer, sgd,
+)  # fmt: skip
+from .pytree import Tree
+from .unroll import Batches, BilevelMap, Trajectory, unroll
+
+BACKENDS = ("func", "higher")
+
+__all__ = [
+    "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "Checkpoint", "Estimator", "EstimatorError",
+    "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer", "LabelRows", "MemoryPolicy", "Store",
+    "StructuredLoss", "Trajectory", "UnsupportedOptimizer", "derive_seed", "double_differentiable", "estimators",
+    "fixed_rng", "from_torch", "get_estimator", "hypergradient", "memory_policies", "momentum", "nesterov",
+    "optimizers", "parse_memory", "register_estimator", "register_optimizer", "sgd", "unroll",
+]  # fmt: skip
+
+
+def get_estimator(name: str | Estimator, backend: str = "func", **options: Any) -> Estimator:
+    """The estimator registered under ``name``, carried out by ``backend``.
+
+    Raises:
+        UnknownName: no such estimator. EstimatorError: the backend does not carry it out, or an unknown option.
+    """
+    if isinstance(name, Estimator):
+        return name
+    cls = estimators.get(name)
+    if backend not in BACKENDS:
+        raise EstimatorError(f"unknown backend '{backend}'; choose one of: {', '.join(BACKENDS)}")
+    if backend == "higher":
+        if name not in HIGHER_ESTIMATORS:
+            raise EstimatorError(f"backend 'higher' carries out {', '.join(HIGHER_ESTIMATORS)}, not '{name}'")
+        cls = HIGHER_ESTIMATORS[name]
+    try:
+        return cls(**options)
+    except TypeError:
+        raise EstimatorError(f"estimator '{name}' does not take the options {sorted(options)}") from None
+
+
+def hypergradient(
+    inner_loss: Loss,
+    outer_loss: Loss,
+    theta: Tree,
+    coupling: Tree,
+    batches: Batches,
+    optimizer: InnerOptimizer,
+    estimator: str | Estimator = "exact",
+    *,
+    steps: int | None = None,
+    memory: str | MemoryPolicy = "store",
+    backend: str = "func",
+    seed: int | None = None,
+    wrt_start: bool = True,
+) -> HypergradientResult:
+    """Gradient of ``outer_loss`` after inner steps on ``inner_loss``, with respect to coupling, start and hyperparameters.
+
+    Args:
+        inner_loss, outer_loss: ``(theta, coupling, batch) -> scalar``.
+        theta: start of the inner steps (tree of tensors). coupling: what the inner loss depends on (tree of tensors).
+        batches: ``Batches(inner=[...], outer=...)``.
+        optimizer: e.g. ``sgd(0.1, momentum=0.9)``; tensors among its hyperparameters receive gradients.
+        steps: number of inner steps; default one per inner batch.
+        memory: ``"store"``, ``"checkpoint(n)"`` or a policy.
+
+    Raises:
+        EstimatorError, UnknownName, BadMemoryPolicy: with what was wrong and the nearest valid choice.
+    """
+    return get_estimator(estimator, backend).estimate(
+        inner_loss, outer_loss, theta, coupling, batches, optimizer,
+        len(batches.inner) if steps is None else steps, parse_memory(memory), seed=seed, wrt_start=wrt_start,
+    )  # fmt: skip

@@ -1,0 +1,81 @@
+"""Eq. 6 of "Learning to Impute" as printed: the last layer's closed form from features.
+
+With features f, residuals ``p* - y`` of the hold-out rows after one step of the last layer, and the kernel
+``K[h, u] = f*(h) . f(u) + 1`` (the 1 is the bias), the label gradient of unlabelled row u is
+
+    G[u] = eta * sum_h K[h, u] (p*(h) - y(h))
+
+Since ``sum_h (p* - y)(h) f*(h)^T`` is the outer loss's gradient V with respect to the last weight, ``G[u] = eta (V f(u) + v_b)``:
+the kernel is never formed. For cross-entropy consistency G equals the exact gradient of the last-layer inner problem up
+to a constant per row, which a softmax imputer removes; for squared error it lacks the factor ``2 (diag p - p p^T)``
+(use ``head`` for the exact form).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..losses import StructuredLoss
+from ..optimizers import apply_updates
+from ..pytree import as_leaves, detach, gradient, tree_map, vjp_through
+from ..unroll import OUTER_STREAM, BilevelMap
+from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
+from .head import features_of, split
+from .mixed import pull_back_update
+
+
+@register_estimator("approx")
+class Approx(Estimator):
+    """The paper's Eq. 6: one inner step of the last layer, label gradient from feature similarities.
+
+    Needs losses that are factored at the last linear layer and name their label rows. Costs one evaluation of the
+    network per batch and no backward pass through it.
+    """
+
+    exact = False
+    dropped = "inner step outside the last layer; the consistency loss's own derivative (Eq. 6 assumes cross-entropy)"
+    max_steps = 1
+    start_path = False
+
+    def differentiate(self, problem: BilevelMap) -> HypergradientResult:
+        inner, outer = problem.inner_loss, problem.outer_loss
+        if not (isinstance(inner, StructuredLoss) and isinstance(outer, StructuredLoss)):
+            raise EstimatorError("'approx' (Eq. 6) needs losses factored at a last linear layer; use 'mixed' or 'exact'")
+        if not (inner.is_factored and outer.is_factored and inner.label_rows is not None):
+            raise EstimatorError("'approx' (Eq. 6) needs label rows and a last linear layer; use 'mixed' or 'exact'")
+        assert inner.readout is not None and outer.readout is not None
+        names, batch = inner.head, problem.inner_batch(0)
+        theta = detach(problem.theta_0)
+        head, body = split(theta, names)
+        with torch.no_grad():
+            features = features_of(problem, inner, 0, theta, batch)
+            holdout_features = features_of(problem, outer, OUTER_STREAM, theta, problem.batches.outer)
+
+        at, c = as_leaves(head), as_leaves(problem.c)
+        loss = inner.readout({**body, **at}, features, detach(c), batch)
+        grads = gradient(loss, at)
+        state = problem.optimizer.init(head)
+        with torch.no_grad():
+            updates, new_state = problem.optimizer.update(grads, state, head, detach(problem.optimizer.hyper))
+            moved = apply_updates(head, updates)
+
+        end = as_leaves(moved)
+        outer_value = outer.readout({**body, **end}, holdout_features, c, problem.batches.outer)
+        direct = gradient(outer_value, {"head": end, "c": c})
+        no_cotangent = tree_map(lambda s: torch.zeros_like(s) if isinstance(s, torch.Tensor) else s, new_state)
+        step, _, _, to_hyper = pull_back_update(problem, grads, state, head, (direct["head"], no_cotangent))
+
+        rows = inner.label_rows(c, features, batch)
+        similarity = rows.features @ step[names[0]].T
+        if len(names) == 2:
+            similarity = similarity + step[names[1]]
+        label_gradient = -rows.weights[:, None] * similarity
+        grad_c = tree_map(lambda a, b: a + b, vjp_through(rows.labels, label_gradient, c), direct["c"])
+        return HypergradientResult(
+            grad_c=grad_c,
+            grad_theta_0=None,
+            grad_optimizer=to_hyper,
+            outer_loss=outer_value.detach(),
+            theta_k={**theta, **detach(moved)},
+            diagnostics={"inner_losses": [loss.detach()], "moved": names},
+        )

@@ -1,0 +1,118 @@
+"""The contract of a hypergradient estimator and the registry of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..functional import double_differentiable
+from ..losses import Loss
+from ..memory import MemoryPolicy, Store
+from ..optimizers import InnerOptimizer
+from ..pytree import Tree, norm, tensors
+from ..registry import Registry
+from ..unroll import Batches, BilevelMap
+
+estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
+register_estimator = estimators.register
+
+
+class EstimatorError(ValueError):
+    """A bilevel problem that this estimator cannot treat, with the reason and a way out."""
+
+
+@dataclass
+class HypergradientResult:
+    """What every estimator returns.
+
+    Attributes:
+        grad_c: ``d outer / d c``, shaped like the coupling.
+        grad_theta_0: ``d outer / d theta_0`` through the whole trajectory, or None when it was not asked for.
+        grad_optimizer: ``d outer / d hyper`` for each tensor-valued hyperparameter of the inner optimiser.
+        outer_loss: outer loss at ``theta_k``, a scalar without graph.
+        theta_k: end of the inner steps, without graph.
+        first_gradient: inner gradient at ``theta_0`` over all parameters, where the estimator computed it, else None.
+        diagnostics: inner losses, gradient norms, and under ``"dropped"`` what the estimate leaves out.
+    """
+
+    grad_c: Tree
+    grad_theta_0: Tree | None
+    grad_optimizer: dict[str, Any]
+    outer_loss: Tensor
+    theta_k: Tree
+    first_gradient: Tree | None = None
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A way to differentiate the end of an inner optimisation. Options are the fields of the concrete class."""
+
+    name: ClassVar[str] = ""
+    exact: ClassVar[bool] = True
+    dropped: ClassVar[str] = "nothing"
+    max_steps: ClassVar[int | None] = None
+    start_path: ClassVar[bool] = True
+
+    def estimate(
+        self,
+        inner_loss: Loss,
+        outer_loss: Loss,
+        theta_0: Tree,
+        c: Tree,
+        batches: Batches,
+        optimizer: InnerOptimizer,
+        steps: int = 1,
+        memory: MemoryPolicy | None = None,
+        *,
+        seed: int | None = None,
+        wrt_start: bool = True,
+    ) -> HypergradientResult:
+        """Hypergradient of ``outer_loss(theta_k, c)`` after ``steps`` inner steps from ``theta_0``.
+
+        Args:
+            inner_loss, outer_loss: ``(theta, c, batch) -> scalar``, plain or structured.
+            theta_0: start of the inner steps, a tree of tensors. c: the coupling, a tree of tensors.
+            batches: inner batches (one, or one per step) and the outer batch.
+            seed: seed of the noise inside the losses; None draws one from torch's global generator.
+            wrt_start: whether ``d outer / d theta_0`` is wanted; False is cheaper.
+
+        Raises:
+            EstimatorError: when the problem lacks what the estimator needs.
+        """
+        if steps < 1:
+            raise EstimatorError(f"inner steps must be at least 1, not {steps}")
+        if self.max_steps is not None and steps > self.max_steps:
+            raise EstimatorError(
+                f"'{self.name}' is defined for {self.max_steps} inner step, not {steps}; 'head' is exact for any number"
+            )
+        if wrt_start and not self.start_path:
+            raise EstimatorError(f"'{self.name}' gives no gradient with respect to the start (path: full)")
+        if len(batches.inner) not in (1, steps):
+            raise EstimatorError(f"{len(batches.inner)} inner batches for {steps} steps; give 1 or {steps}")
+        if not tensors(theta_0):
+            raise EstimatorError("theta_0 holds no floating-point tensor")
+        if seed is None:
+            seed = int(torch.randint(2**62, (), dtype=torch.int64))
+        problem = BilevelMap(
+            inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start
+        )
+        with torch.enable_grad(), double_differentiable():
+            result = self.differentiate(problem)
+        result.diagnostics.update(
+            estimator=self.name,
+            dropped=self.dropped,
+            hypergradient_norm=norm(result.grad_c),
+            theta_k_finite=bool(torch.isfinite(result.outer_loss)),
+        )
+        if not wrt_start:
+            result.grad_theta_0 = None
+        return result
+
+    def differentiate(self, problem: BilevelMap) -> HypergradientResult:
+        """The estimator's own work on a checked problem."""
+        raise TypeError(f"{type(self).__name__} does not define differentiate()")

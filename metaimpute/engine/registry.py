@@ -1,0 +1,80 @@
+"""Named registries: adding an objective, method, task, estimator or optimiser is one file and one decorator."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownName(LookupError):
+    """A name that no registry entry carries; the message lists the nearest valid choice."""
+
+
+def nearest(name: str, choices: list[str]) -> str | None:
+    """The choice spelled most like ``name``, or None when nothing is close."""
+    matches = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def describe_choices(name: str, choices: list[str]) -> str:
+    """``did you mean 'x'?`` when something is close, else the whole list."""
+    close = nearest(name, choices)
+    return f"did you mean '{close}'?" if close else "choose one of: " + ", ".join(sorted(choices))
+
+
+class Registry(Generic[T]):
+    """A dictionary of named entries with a decorator to add one and a helpful error for a wrong name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[Any], Any]:
+        """Decorator that files a class or function under ``name``; classes become dataclasses, whose fields are options.
+
+        Raises:
+            ValueError: when another entry already has the name.
+        """
+
+        def add(entry: Any) -> Any:
+            if name in self._entries and self._entries[name] is not entry:
+                known = self._entries[name]
+                same_place = getattr(known, "__qualname__", 0) == entry.__qualname__ and known.__module__ == entry.__module__
+                if not same_place:
+                    raise ValueError(f"{self.kind} '{name}' is already registered by {known!r}")
+            if isinstance(entry, type) and "__dataclass_fields__" not in vars(entry):
+                parents = [getattr(base, "__dataclass_params__", None) for base in entry.__mro__[1:]]
+                entry = dataclasses.dataclass(frozen=any(p is not None and p.frozen for p in parents))(entry)
+            entry.name = name
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def get(self, name: str) -> T:
+        """The entry filed under ``name``.
+
+        Raises:
+            UnknownName: naming the nearest registered entry.
+        """
+        if name not in self._entries:
+            raise UnknownName(f"unknown {self.kind} '{name}'; {describe_choices(name, list(self._entries))}")
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def summary(self, name: str) -> str:
+        """First line of the entry's docstring."""
+        doc = (getattr(self._entries[name], "__doc__", None) or "").strip()
+        return doc.splitlines()[0] if doc else ""

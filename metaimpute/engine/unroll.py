@@ -1,0 +1,155 @@
+"""k inner optimisation steps as one differentiable function of the start, the coupling and the hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .functional import derive_seed, double_differentiable, fixed_rng
+from .losses import Loss, StructuredLoss
+from .memory import MemoryPolicy, Store
+from .optimizers import Hyper, InnerOptimizer, apply_updates
+from .pytree import Tree, detach, gradient, tree_map
+
+OUTER_STREAM = -1
+Differentiation = Literal["full", "first_order", "none"]
+
+
+class Batches(NamedTuple):
+    """The data of one bilevel evaluation: one inner batch (used at every step) or one per step, and an outer one."""
+
+    inner: Sequence[Any]
+    outer: Any
+
+
+class Trajectory(NamedTuple):
+    """Where k inner steps lead.
+
+    Attributes:
+        params: ``theta_k``. state: the optimiser's state after k steps.
+        losses: k scalars, each step's inner loss before the step. first_gradient: inner gradient at ``theta_0``, detached.
+    """
+
+    params: Tree
+    state: Tree
+    losses: list[Tensor]
+    first_gradient: Tree
+
+
+@dataclass(frozen=True)
+class BilevelMap:
+    """``(theta_0, c, hyper) -> outer_loss(theta_k, c)`` as a deterministic function: everything an estimator may see.
+
+    Noise inside a loss is drawn from a seed that depends on the step alone, so evaluating a step again, in whatever
+    mode of differentiation, sees the same noise.
+    """
+
+    inner_loss: Loss
+    outer_loss: Loss
+    theta_0: Tree
+    c: Tree
+    batches: Batches
+    optimizer: InnerOptimizer
+    steps: int = 1
+    memory: MemoryPolicy = field(default_factory=Store)
+    seed: int = 0
+    wrt_start: bool = True
+
+    def inner_batch(self, t: int) -> Any:
+        return self.batches.inner[t if len(self.batches.inner) > 1 else 0]
+
+    def inner(self, t: int, theta: Tree, c: Tree) -> Tensor:
+        """Inner loss of step ``t``."""
+        loss, batch = self.inner_loss, self.inner_batch(t)
+        if isinstance(loss, StructuredLoss) and loss.free is not None and loss.coupled is not None:
+            with fixed_rng(derive_seed(self.seed, t, 0)):
+                free = loss.free(theta, batch)
+            return free + self.coupled(t, theta, c)
+        with fixed_rng(derive_seed(self.seed, t)):
+            return loss(theta, c, batch)
+
+    def coupled(self, t: int, theta: Tree, c: Tree) -> Tensor:
+        """The part of step ``t``'s inner loss that depends on the coupling; all of it when the loss is not split."""
+        loss, batch = self.inner_loss, self.inner_batch(t)
+        if isinstance(loss, StructuredLoss) and loss.is_split and loss.coupled is not None:
+            with fixed_rng(derive_seed(self.seed, t, 1)):
+                return loss.coupled(theta, c, batch)
+        return self.inner(t, theta, c)
+
+    def outer(self, theta: Tree, c: Tree) -> Tensor:
+        with fixed_rng(derive_seed(self.seed, OUTER_STREAM)):
+            return self.outer_loss(theta, c, self.batches.outer)
+
+    def value(self, theta_0: Tree | None = None, c: Tree | None = None, hyper: Hyper | None = None) -> Tensor:
+        """The map itself, without its derivative: what finite differences are taken of."""
+        theta_0 = self.theta_0 if theta_0 is None else theta_0
+        c = self.c if c is None else c
+        with double_differentiable():
+            end = run(self, detach(theta_0), detach(c), detach(hyper or self.optimizer.hyper), mode="none")
+            with torch.no_grad():
+                return self.outer(end.params, c)
+
+
+def run(problem: BilevelMap, theta_0: Tree, c: Tree, hyper: Hyper, *, mode: Differentiation = "full") -> Trajectory:
+    """Carries out the inner steps from ``theta_0`` under the problem's memory policy.
+
+    Args:
+        mode: ``"full"`` keeps the graph of every gradient; ``"first_order"`` treats inner gradients as constants but
+            keeps the graph of the update rule; ``"none"`` keeps no graph.
+    """
+    losses: dict[int, Tensor] = {}
+    first: dict[int, Tree] = {}
+
+    def step(t: int, carry: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+        theta, state = carry
+        with torch.enable_grad():
+            if mode == "full":
+                at = tree_map(lambda p: p if p.requires_grad or not p.is_floating_point() else p.requires_grad_(), theta)
+            else:
+                at = tree_map(lambda p: p.detach().requires_grad_() if p.is_floating_point() else p, theta)
+            loss = problem.inner(t, at, c if mode == "full" else detach(c))
+            grads = gradient(loss, at, create_graph=mode == "full", unused="none")
+        losses[t] = loss.detach()
+        if t == 0:
+            first[0] = detach(grads)
+        updates, state = problem.optimizer.update(grads, state, theta if mode != "full" else at, hyper)
+        return apply_updates(theta if mode != "full" else at, updates), state
+
+    with torch.set_grad_enabled(mode != "none"):
+        carry = (theta_0, problem.optimizer.init(theta_0))
+        policy = problem.memory if mode == "full" else Store()
+        theta_k, state = policy.scan(step, carry, problem.steps)
+    return Trajectory(theta_k, state, [losses[t] for t in sorted(losses)], first.get(0))
+
+
+def unroll(
+    inner_loss: Loss,
+    theta_0: Tree,
+    c: Tree,
+    batches: Sequence[Any],
+    optimizer: InnerOptimizer,
+    steps: int,
+    *,
+    memory: MemoryPolicy | None = None,
+    differentiable: bool = True,
+    seed: int = 0,
+) -> Trajectory:
+    """k inner steps whose end point autograd can differentiate with respect to ``theta_0``, ``c`` and the hyperparameters.
+
+    Args:
+        inner_loss: ``(theta, c, batch) -> scalar``.
+        theta_0: start; pass tensors that require grad to differentiate with respect to them.
+        batches: one batch for all steps or one per step.
+        memory: how the reverse pass finds its intermediate values; default :class:`~metaimpute.engine.memory.Store`.
+        differentiable: False runs plain training steps with no graph.
+        seed: noise of step ``t`` is drawn from a seed derived from this and ``t``.
+    """
+    problem = BilevelMap(
+        inner_loss, lambda *_: torch.zeros(()), theta_0, c, Batches(batches, None), optimizer, steps, memory or Store(), seed
+    )
+    with double_differentiable():
+        return run(problem, theta_0, c, optimizer.hyper, mode="full" if differentiable else "none")

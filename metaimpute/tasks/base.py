@@ -1,0 +1,193 @@
+"""What a task adapter is: pools of data, views of them, an output kind, a metric. No method and nothing bilevel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..engine.pytree import Tree
+from ..engine.registry import Registry
+from .outputs import Classes, Output
+
+ViewKind = Literal["none", "weak", "strong"]
+InputKind = Literal["vector", "image", "text"]
+VIEW_KINDS: tuple[ViewKind, ...] = ("none", "weak", "strong")
+
+tasks: Registry[Callable[..., Task]] = Registry("task")
+register_task = tasks.register
+
+
+class TaskError(ValueError):
+    """A task that cannot be set up as asked, e.g. fewer labels than classes. Ends a command with exit code 2."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Data or weights that are not on this machine.
+
+    Attributes:
+        what: e.g. ``"IMDb reviews (aclImdb/)"``. looked: places searched. remedy: the command or download that gets it.
+    """
+
+    what: str
+    looked: tuple[str, ...]
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what} not found (looked in {', '.join(self.looked)}); {self.remedy}"
+
+
+class MissingData(RuntimeError):
+    """Raised by ``load`` when data or weights are absent. Ends a command with exit code 3."""
+
+    def __init__(self, missing: Missing | Sequence[Missing]) -> None:
+        self.missing = [missing] if isinstance(missing, Missing) else list(missing)
+        super().__init__("; ".join(map(str, self.missing)))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Raw examples and, where known, their targets.
+
+    Attributes:
+        inputs: a tensor ``[n, ...]`` or a sequence of n texts. targets: ``[n]`` class indices or ``[n, d]`` values, or None.
+        ids: row numbers in the original data set; stable across seeds.
+    """
+
+    inputs: Tensor | Sequence[Any]
+    targets: Tensor | None
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, index: Tensor) -> Tensor | list[Any]:
+        """Raw examples at ``index`` (positions in this pool)."""
+        if isinstance(self.inputs, Tensor):
+            return self.inputs[index]
+        return [self.inputs[i] for i in index.tolist()]
+
+    def subset(self, index: Tensor) -> Pool:
+        targets = None if self.targets is None else self.targets[index]
+        return Pool(self.take(index), targets, self.ids[index])
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The pools of one split of a task.
+
+    Attributes:
+        unlabelled: targets may be present; they serve diagnostics only and never reach a loss.
+        source: where the data came from, shown with every result.
+    """
+
+    labelled: Pool
+    unlabelled: Pool
+    validation: Pool
+    test: Pool
+    source: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled batch: model inputs, targets ``[n]`` or ``[n, d]``, positions in the labelled pool ``[n]``."""
+
+    inputs: Tree
+    targets: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """An unlabelled batch.
+
+    Attributes:
+        weak: the view labels are imputed from. strong: the view the student is trained on.
+        index: positions in the unlabelled pool ``[n]``. truth: targets where known, for diagnostics only.
+    """
+
+    weak: Tree
+    strong: Tree
+    index: Tensor
+    truth: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """Labels a method gives to an unlabelled batch.
+
+    Attributes:
+        labels: ``[n, outputs]`` probabilities or values. weights: ``[n]`` factors of the consistency loss (a mask, or ones).
+    """
+
+    labels: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's data.
+
+    Attributes:
+        progress: fraction of training done, in [0, 1); schedules are functions of it.
+        imputed: labels imputed by the method for ``unlabelled``; None before imputation.
+    """
+
+    labelled: Labelled
+    unlabelled: Unlabelled
+    progress: float = 1.0
+    step: int = 0
+    imputed: Imputation | None = None
+
+    def with_imputed(self, imputed: Imputation) -> Batch:
+        return replace(self, imputed=imputed)
+
+    @property
+    def imputation(self) -> Imputation:
+        """The imputed labels.
+
+        Raises:
+            ValueError: before the method has imputed any.
+        """
+        if self.imputed is None:
+            raise ValueError("this batch has no imputed labels yet")
+        return self.imputed
+
+
+@dataclass
+class Task:
+    """A data set with its loss, metric and views. Options are the fields of the concrete class."""
+
+    name: ClassVar[str] = ""
+    input_kind: ClassVar[InputKind] = "vector"
+    input_shape: ClassVar[tuple[int, ...]] = ()
+
+    labels: int = 0
+    validation: int = 0
+    unlabelled_includes_labelled: bool = False
+    prepare_inputs: Callable[[list[str]], Tree] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def output(self) -> Output:
+        """What the network predicts."""
+        return Classes(2)
+
+    def missing(self) -> list[Missing]:
+        """What has to be fetched before :meth:`load` can work; empty when all is here."""
+        return []
+
+    def load(self, seed: int) -> TaskData:
+        """Pools for the label draw ``seed``; the test pool is the same for every seed.
+
+        Raises:
+            MissingData: naming where it looked and how to get the data. TaskError: for impossible options.
+        """
+        raise TypeError(f"{type(self).__name__} does not define load()")
+
+    def view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tree:
+        """Model inputs for raw examples under a random view; ``"none"`` is the evaluation view."""
+        return raw

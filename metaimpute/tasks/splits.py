@@ -1,0 +1,102 @@
+"""Class-balanced splits that depend on a seed alone: disjoint, reproducible, and the test rows never move."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..engine.functional import derive_seed
+from .base import Pool, TaskData, TaskError
+
+
+def generator(seed: int, *path: int) -> torch.Generator:
+    """A CPU generator for the stream ``path`` of ``seed``."""
+    return torch.Generator().manual_seed(derive_seed(seed, *path))
+
+
+def balanced_choice(targets: Tensor, count: int, rng: torch.Generator, classes: int, what: str = "labels") -> Tensor:
+    """Positions of ``count`` examples with the same number of each class, in random order.
+
+    Args:
+        targets: ``[n]`` class indices; negative entries are never chosen.
+
+    Raises:
+        TaskError: when ``count`` is not a positive multiple of ``classes``, or a class has too few examples.
+    """
+    if count < classes or count % classes:
+        nearest = max(classes, round(count / classes) * classes)
+        raise TaskError(
+            f"{what}: {count} cannot be spread evenly over {classes} classes; the nearest possible number is {nearest}"
+        )
+    per_class = count // classes
+    chosen = []
+    for label in range(classes):
+        members = (targets == label).nonzero()[:, 0]
+        if len(members) < per_class:
+            raise TaskError(f"{what}: {per_class} per class asked, but class {label} has only {len(members)} examples")
+        chosen.append(members[torch.randperm(len(members), generator=rng)[:per_class]])
+    together = torch.cat(chosen)
+    return together[torch.randperm(len(together), generator=rng)]
+
+
+def without(total: int, *taken: Tensor) -> Tensor:
+    """Positions in ``range(total)`` that appear in none of ``taken``."""
+    free = torch.ones(total, dtype=torch.bool)
+    for index in taken:
+        free[index] = False
+    return free.nonzero()[:, 0]
+
+
+def semi_supervised(
+    train: Pool, test: Pool, *, labels: int, validation: int, classes: int, seed: int, include_labelled: bool, source: str,
+    extra_unlabelled: Pool | None = None,
+) -> TaskData:  # fmt: skip
+    """Draws validation (the same for every seed) and labelled rows (by seed); the rest is unlabelled.
+
+    Raises:
+        TaskError: when the numbers cannot be met, naming the option.
+    """
+    targets = train.targets
+    if targets is None:
+        raise TaskError("the training data has no labels to draw from")
+    held = torch.empty(0, dtype=torch.long)
+    if validation:
+        held = balanced_choice(targets, validation, generator(0, 1), classes, "validation")
+    free = without(len(train), held)
+    drawn = free[balanced_choice(targets[free], labels, generator(seed, 2), classes)]
+    rest = free if include_labelled else without(len(train), held, drawn)
+    unlabelled = train.subset(rest)
+    if extra_unlabelled is not None:
+        unlabelled = _joined(unlabelled, extra_unlabelled)
+    if not len(unlabelled):
+        raise TaskError(f"labels: {labels} leaves no unlabelled examples")
+    return TaskData(train.subset(drawn), unlabelled, train.subset(held), test, source)
+
+
+def _joined(left: Pool, right: Pool) -> Pool:
+    """Two pools one after the other; unknown targets are marked with -1."""
+    unknown = torch.full((len(right),), -1) if right.targets is None else right.targets
+    inputs = torch.cat([left.inputs, right.inputs]) if isinstance(left.inputs, Tensor) else [*left.inputs, *right.inputs]  # type: ignore[list-item]
+    targets = None if left.targets is None else torch.cat([left.targets, unknown])
+    return Pool(inputs, targets, torch.cat([left.ids, right.ids]))
+
+
+def separate_holdout(pool: Pool, classes: int | None, seed: int, share: float = 0.6) -> tuple[Pool, Pool]:
+    """Splits a labelled pool 60/40 per class into training and hold-out (paper, section 5.4, Table 6).
+
+    Raises:
+        TaskError: when a class has fewer than two labels.
+    """
+    rng = generator(seed, 3)
+    groups = [torch.arange(len(pool))]
+    if classes is not None and pool.targets is not None:
+        groups = [(pool.targets == label).nonzero()[:, 0] for label in range(classes)]
+    train, holdout = [], []
+    for label, members in enumerate(groups):
+        if len(members) < 2:
+            raise TaskError(f"holdout: separate needs at least 2 labels per class; class {label} has {len(members)}")
+        order = members[torch.randperm(len(members), generator=rng)]
+        cut = min(max(round(share * len(members)), 1), len(members) - 1)
+        train.append(order[:cut])
+        holdout.append(order[cut:])
+    return pool.subset(torch.cat(train)), pool.subset(torch.cat(holdout))

@@ -1,0 +1,36 @@
+"""Shared fixtures: deterministic torch, one thread (small tensors), and where real data may be found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def deterministic() -> Iterator[None]:
+    """Every test starts from the same generator state and leaves the default precision as it found it."""
+    torch.set_num_threads(int(os.environ.get("METAIMPUTE_TEST_THREADS", "1")))
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder with unpacked data sets, from METAIMPUTE_DATA."""
+    folder = os.environ.get("METAIMPUTE_DATA")
+    if not folder:
+        pytest.skip("METAIMPUTE_DATA is not set")
+    return Path(folder)
