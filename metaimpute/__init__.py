@@ -1,0 +1,44 @@
+"""metaimpute: learning with few labels by differentiating through training.
+
+The public names are loaded on first use, so that ``metaimpute --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "engine": (
+        "Batches", "FunctionalModel", "HypergradientResult", "InnerOptimizer", "StructuredLoss", "from_torch",
+        "hypergradient", "momentum", "nesterov", "register_estimator", "register_optimizer", "sgd", "unroll",
+    ),
+    "problems": ("BilevelProblem", "register_problem"),
+    "methods": ("Method", "register_method"),
+    "tasks": ("Task", "register_task"),
+    "models": ("Model", "register_model"),
+}  # fmt: skip
+_WHERE = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = ["__version__", *sorted(_WHERE)]
+
+if TYPE_CHECKING:
+    from .engine import (
+        Batches, FunctionalModel, HypergradientResult, InnerOptimizer, StructuredLoss, from_torch, hypergradient,
+        momentum, nesterov, register_estimator, register_optimizer, sgd, unroll,
+    )  # fmt: skip
+    from .methods import Method, register_method
+    from .models import Model, register_model
+    from .problems import BilevelProblem, register_problem
+    from .tasks import Task, register_task
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'metaimpute' has no attribute '{name}'")
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -86,6 +86,7 @@ class HigherExact(Estimator):
     """Reverse mode through ``higher``'s unroll; stores every step."""
 
     name = "exact"
+    gives_first_gradient = False
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         return _unrolled(problem, track=True)
@@ -96,6 +97,7 @@ class HigherFirstOrder(Estimator):
 
     name = "first_order"
     exact = False
+    gives_first_gradient = False
     dropped = "second-order terms, and the update rule's own dependence on the parameters and hyperparameters"
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:

@@ -158,6 +158,16 @@ class Batch:
         return self.imputed
 
 
+def check_balanced(count: int, classes: int, what: str) -> None:
+    """Raises:
+    TaskError: when ``count`` is not a positive multiple of ``classes``; ``what`` names the option."""
+    if count < classes or count % classes:
+        nearest = max(classes, round(count / classes) * classes)
+        raise TaskError(
+            f"{what}: {count} cannot be spread evenly over {classes} classes; the nearest possible number is {nearest}"
+        )
+
+
 @dataclass
 class Task:
     """A data set with its loss, metric and views. Options are the fields of the concrete class."""
@@ -175,6 +185,17 @@ class Task:
     def output(self) -> Output:
         """What the network predicts."""
         return Classes(2)
+
+    def check(self) -> None:
+        """Called when a recipe is checked, before anything is loaded.
+
+        Raises:
+            TaskError: ``option: reason`` for an impossible option.
+        """
+        if isinstance(self.output, Classes):
+            check_balanced(self.labels, self.output.size, "labels")
+            if self.validation:
+                check_balanced(self.validation, self.output.size, "validation")
 
     def missing(self) -> list[Missing]:
         """What has to be fetched before :meth:`load` can work; empty when all is here."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..engine.functional import derive_seed
-from .base import Pool, TaskData, TaskError
+from .base import Pool, TaskData, TaskError, check_balanced
 
 
 def generator(seed: int, *path: int) -> torch.Generator:
@@ -23,11 +23,7 @@ def balanced_choice(targets: Tensor, count: int, rng: torch.Generator, classes: 
     Raises:
         TaskError: when ``count`` is not a positive multiple of ``classes``, or a class has too few examples.
     """
-    if count < classes or count % classes:
-        nearest = max(classes, round(count / classes) * classes)
-        raise TaskError(
-            f"{what}: {count} cannot be spread evenly over {classes} classes; the nearest possible number is {nearest}"
-        )
+    check_balanced(count, classes, what)
     per_class = count // classes
     chosen = []
     for label in range(classes):

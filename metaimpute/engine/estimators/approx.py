@@ -33,6 +33,7 @@ class Approx(Estimator):
     """
 
     exact = False
+    gives_first_gradient = False
     dropped = "inner step outside the last layer; the consistency loss's own derivative (Eq. 6 assumes cross-entropy)"
     max_steps = 1
     start_path = False

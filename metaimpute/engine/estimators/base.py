@@ -57,6 +57,7 @@ class Estimator:
     dropped: ClassVar[str] = "nothing"
     max_steps: ClassVar[int | None] = None
     start_path: ClassVar[bool] = True
+    gives_first_gradient: ClassVar[bool] = True
 
     def estimate(
         self,
@@ -71,6 +72,7 @@ class Estimator:
         *,
         seed: int | None = None,
         wrt_start: bool = True,
+        measure_start: bool = False,
     ) -> HypergradientResult:
         """Hypergradient of ``outer_loss(theta_k, c)`` after ``steps`` inner steps from ``theta_0``.
 
@@ -80,6 +82,7 @@ class Estimator:
             batches: inner batches (one, or one per step) and the outer batch.
             seed: seed of the noise inside the losses; None draws one from torch's global generator.
             wrt_start: whether ``d outer / d theta_0`` is wanted; False is cheaper.
+            measure_start: also evaluate the outer loss at ``theta_0`` (diagnostic ``"outer_loss_start"``), one more pass.
 
         Raises:
             EstimatorError: when the problem lacks what the estimator needs.
@@ -107,8 +110,10 @@ class Estimator:
             estimator=self.name,
             dropped=self.dropped,
             hypergradient_norm=norm(result.grad_c),
-            theta_k_finite=bool(torch.isfinite(result.outer_loss)),
         )
+        if measure_start:
+            with torch.no_grad(), double_differentiable():
+                result.diagnostics["outer_loss_start"] = problem.outer(theta_0, c)
         if not wrt_start:
             result.grad_theta_0 = None
         return result

@@ -86,6 +86,7 @@ class Head(Estimator):
 
     parameters: tuple[str, ...] = ()
     exact = False
+    gives_first_gradient = False
     dropped = "inner steps of all parameters outside the head (exact for the restricted inner problem)"
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:

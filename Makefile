@@ -1,0 +1,28 @@
+# make demo: install and run the main recipe. make test: install and test. Both need Python >= 3.10 and pip, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint clean
+
+.venv/installed: setup.py
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python >= 3.10 is needed")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	touch .venv/installed
+
+demo: .venv/installed
+	$(BIN)/metaimpute run recipes/imdb_uda.yaml
+
+test: .venv/installed
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""``python -m metaimpute``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""FM: confident labels from a weak view train a strong view (Sohn et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from ..engine.pytree import Tree
+from ..tasks.base import Imputation, Unlabelled
+from ..tasks.outputs import Classes, Output
+from .base import Method, MethodError, Predict, State, register_method
+
+
+@register_method("fixmatch")
+class FixMatch(Method):
+    """Cross-entropy of the strong view to the arg max of the weak view, where its probability reaches ``threshold``.
+
+    Labelled and strong examples share one pass, so BatchNorm sees both; the weak pass is separate and without gradient
+    (the released FixMatch puts it in the same batch). Under a bilevel problem psi is the softmax instead of the arg max
+    (paper, appendix A.2); the mask stays.
+
+    Args:
+        weight: lambda. threshold: tau, smallest probability that counts.
+    """
+
+    strong = "strong"
+    joint_forward = True
+
+    weight: float = 1.0
+    threshold: float = 0.95
+
+    def bind(self, output: Output) -> Method:
+        if not isinstance(output, Classes):
+            raise MethodError("fixmatch takes the arg max of class probabilities; a regression task has none")
+        return super().bind(output)
+
+    def impute(self, predict: Predict, params: Tree, unlabelled: Unlabelled, state: State) -> Imputation:
+        labels = self.psi(predict, params, unlabelled)
+        confident = (self.output.confidence(labels) >= self.threshold).to(labels.dtype)
+        return Imputation(F.one_hot(labels.argmax(-1), self.output.size).to(labels.dtype), confident)

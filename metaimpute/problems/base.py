@@ -1,0 +1,178 @@
+"""What a bilevel problem is. It is written by users: it has no loop, no optimiser and no estimator in it.
+
+    c         = couple(meta, batch)                  what the inner loss depends on; evaluated once per outer step
+    theta_0   = start(meta, params)                  where the inner steps begin
+    C_inner   = inner_loss(theta, c, batch)
+    C_outer   = outer_loss(theta_k, c, holdout)
+
+An estimator sees only ``(theta_0, c, inner_loss, outer_loss)``; the product through ``couple`` and ``start`` is taken
+afterwards, once. That is what keeps the differentiated quantity small (labels) where the network is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..engine.functional import FunctionalModel, HeadNotFound
+from ..engine.losses import StructuredLoss
+from ..engine.pytree import Tree, detach
+from ..engine.registry import Registry
+from ..methods.base import Method
+from ..tasks.base import Batch, Labelled
+from ..tasks.outputs import Output
+
+Learns = Literal["nothing", "network", "labels", "own"]
+
+problems: Registry[Callable[..., BilevelProblem]] = Registry("problem")
+register_problem = problems.register
+
+
+class ProblemError(ValueError):
+    """A problem that does not fit the method, task or options, with the reason. Ends a command with exit code 2."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers a problem may need to lay out what it learns: rows in the pools and outputs of the network."""
+
+    labelled: int
+    unlabelled: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a problem is bound to before training.
+
+    Attributes:
+        path: ``"labels"``: the inner steps start at detached parameters; ``"full"``: the start is differentiated too.
+        inner: ``"all"``: the inner loss is C_T + lambda C_U (Algorithm 1, line 8); ``"unlabelled"``: lambda C_U alone.
+    """
+
+    model: FunctionalModel
+    method: Method
+    output: Output
+    sizes: Sizes
+    path: Literal["labels", "full"] = "labels"
+    inner: Literal["all", "unlabelled"] = "all"
+
+
+@dataclass
+class BilevelProblem:
+    """Base of all bilevel problems. Options are the fields of the concrete class.
+
+    What ``meta`` is depends on :attr:`learns`:
+
+    * ``"network"``: the network's own parameters; the hypergradient is applied to them.
+    * ``"labels"``: fresh leaf variables of each batch (:meth:`batch_meta`), moved once, then trained on.
+    * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own.
+    * ``"nothing"``: no bilevel stage.
+    """
+
+    name: ClassVar[str] = ""
+    learns: ClassVar[Learns] = "own"
+    needs_estimate: ClassVar[bool] = True
+
+    context: Context = field(init=False, repr=False)
+
+    def check(self, method: Method, output: Output) -> None:
+        """Called when a recipe is checked, before anything is loaded.
+
+        Raises:
+            ProblemError: when the problem cannot work with this method or kind of output, with the reason.
+        """
+
+    def bind(self, context: Context) -> BilevelProblem:
+        """Attaches the problem to a model and a method."""
+        self.context = context
+        return self
+
+    @property
+    def inner_is_base_loss(self) -> bool:
+        """Whether the inner loss at the base step's labels is the base step's loss, so that a fused step may share it."""
+        return False
+
+    # for use inside the four functions ------------------------------------------------------------------------------
+
+    @property
+    def method(self) -> Method:
+        return self.context.method
+
+    def predict(self, params: Tree, inputs: Tree) -> Tensor:
+        """Raw outputs of the network under ``params``, ``[n, outputs]``."""
+        return self.context.model(params, inputs)
+
+    def supervised(self, params: Tree, labelled: Labelled) -> Tensor:
+        """Mean task loss of a labelled batch, a scalar."""
+        return self.context.output.loss(self.predict(params, labelled.inputs), labelled.targets).mean()
+
+    # what the problem learns ----------------------------------------------------------------------------------------
+
+    def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
+        """Initial values of what an ``"own"`` problem learns."""
+        raise ProblemError(f"problem '{self.name}' learns something of its own, so it must define init_meta(sizes)")
+
+    def batch_meta(self, params: Tree, batch: Batch) -> dict[str, Tensor]:
+        """Initial leaf variables of a ``"labels"`` problem for one batch."""
+        raise ProblemError(f"problem '{self.name}' learns labels, so it must define batch_meta(params, batch)")
+
+    # the bilevel problem --------------------------------------------------------------------------------------------
+
+    def couple(self, meta: Tree, batch: Batch) -> Tree:
+        """The coupling c: what the inner loss depends on, as a differentiable function of ``meta``."""
+        return meta
+
+    def start(self, meta: Tree, params: Tree) -> Tree:
+        """theta_0. Default: the parameters, detached on the ``labels`` path and differentiable on the ``full`` path."""
+        return params if self.context.path == "full" else detach(params)
+
+    def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
+        raise ProblemError(f"problem '{self.name}' does not define inner_loss(params, c, batch)")
+
+    def outer_loss(self, params: Tree, c: Tree, holdout: Labelled) -> Tensor:
+        """Default: the mean task loss on the hold-out batch, C_H."""
+        return self.supervised(params, holdout)
+
+    # optional knowledge and hooks -----------------------------------------------------------------------------------
+
+    def structured_inner(self) -> StructuredLoss:
+        """The inner loss with whatever structure the problem can tell estimators about."""
+        return StructuredLoss(self.inner_loss, head=self._head())
+
+    def structured_outer(self) -> StructuredLoss:
+        model, loss = self.context.model, self.context.output.loss
+        if type(self).outer_loss is not BilevelProblem.outer_loss or not self._head():
+            return StructuredLoss(self.outer_loss, head=self._head())
+        return StructuredLoss(
+            self.outer_loss,
+            head=self._head(),
+            features=lambda params, holdout: model.features(params, holdout.inputs),
+            readout=lambda params, found, c, holdout: loss(model.readout(params, found), holdout.targets).mean(),
+        )
+
+    def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
+        """What is applied in the hypergradient's place; experiments' controls override this."""
+        return hypergradient
+
+    def fused_value(self, c: Tree, batch: Batch) -> Tree:
+        """Value of the coupling at which a ``fused`` step is taken; its derivative is still that of :meth:`couple`."""
+        return detach(c)
+
+    def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
+        """Loss of the training step that a ``"labels"`` problem takes on the labels it has just moved."""
+        raise ProblemError(f"problem '{self.name}' does not define trained_loss(params, meta, batch)")
+
+    def measure(self, meta: Any) -> dict[str, float]:
+        """Extra numbers to log about what is learned."""
+        return {}
+
+    def _head(self) -> tuple[str, ...]:
+        try:
+            return self.context.model.head
+        except HeadNotFound:
+            return ()

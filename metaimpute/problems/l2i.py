@@ -1,0 +1,136 @@
+"""L2I with labels as model output (O): the network learns to impute labels that help it on a hold-out batch.
+
+Paper: OPT2 and Algorithm 1. meta = the network's parameters, c = Z = psi_theta(x_u) (line 7), inner loss
+``C_T + lambda C_U(Z)`` (line 8; the algorithm box drops lambda, the text keeps it, so it is kept here), outer loss C_H
+on the hold-out batch (line 10). The gradient reaches theta through Z alone (``path: labels``, as in the authors' code) or
+through the start of the look-ahead as well (``path: full``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..engine.losses import LabelRows, StructuredLoss
+from ..engine.pytree import Tree, detach, gradient, map_tensors, norm
+from ..tasks.base import Batch, Labelled
+from .base import BilevelProblem, register_problem
+
+
+@register_problem("l2i")
+class L2I(BilevelProblem):
+    """Learning to Impute, labels as model output (O; OPT2, Algorithm 1).
+
+    Args:
+        distance: ``method``: the base method's own consistency; ``squared_error``: that of activated outputs.
+        mask: whether the base method's per-example weights (a confidence mask) apply in the look-ahead.
+    """
+
+    learns = "network"
+
+    distance: Literal["method", "squared_error"] = "method"
+    mask: bool = True
+
+    @property
+    def inner_is_base_loss(self) -> bool:
+        return self.context.inner == "all" and self.distance == "method" and self.mask
+
+    def labels(self, c: Tree) -> Tensor:
+        """Imputed labels ``[n, outputs]`` as a function of the coupling."""
+        return c
+
+    def couple(self, meta: Tree, batch: Batch) -> Tree:
+        return self.method.psi(self.predict, meta, batch.unlabelled)
+
+    def fused_value(self, c: Tree, batch: Batch) -> Tree:
+        """The base step's own labels, so that its gradient is the look-ahead's; psi lends the derivative."""
+        return batch.imputation.labels.detach()
+
+    def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
+        raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
+        return self._readout_loss(raw, c, batch)
+
+    def structured_inner(self) -> StructuredLoss:
+        """Split into labelled and unlabelled parts unless they share a pass, and factored at the last linear layer."""
+        model, method, head = self.context.model, self.method, self._head()
+        split = not method.joint_forward
+
+        def free(params: Tree, batch: Batch) -> Tensor:
+            if self.context.inner == "unlabelled":
+                return torch.zeros(())
+            raw = self.predict(params, batch.labelled.inputs)
+            return method.labelled_loss(raw, batch.labelled.targets, batch.progress)
+
+        def coupled(params: Tree, c: Tree, batch: Batch) -> Tensor:
+            return self._unlabelled_part(self.predict(params, batch.unlabelled.strong), c, batch)
+
+        def features(params: Tree, batch: Batch) -> Tree:
+            return method.forward(lambda inputs: model.features(params, inputs), batch)
+
+        def readout(params: Tree, found: tuple[Tensor, Tensor], c: Tree, batch: Batch) -> Tensor:
+            return self._readout_loss((model.readout(params, found[0]), model.readout(params, found[1])), c, batch)
+
+        def rows(c: Tree, found: tuple[Tensor, Tensor], batch: Batch) -> LabelRows:
+            labels = self.labels(c)
+            scale = method.lookahead_weight(batch.progress) / len(labels)
+            return LabelRows(labels, scale * self._weights(batch), found[1])
+
+        return StructuredLoss(
+            self.inner_loss, free=free if split else None, coupled=coupled if split else None, head=head,
+            features=features if head else None, readout=readout if head else None, label_rows=rows if head else None,
+        )  # fmt: skip
+
+    def _weights(self, batch: Batch) -> Tensor:
+        weights = batch.imputation.weights
+        return weights if self.mask else torch.ones_like(weights)
+
+    def _unlabelled_part(self, raw: Tensor, c: Tree, batch: Batch) -> Tensor:
+        measure = self.context.output.squared_error if self.distance == "squared_error" else self.method.consistency
+        each = self._weights(batch) * measure(raw, self.labels(c))
+        return self.method.lookahead_weight(batch.progress) * each.mean()
+
+    def _readout_loss(self, raw: tuple[Tensor, Tensor], c: Tree, batch: Batch) -> Tensor:
+        loss = self._unlabelled_part(raw[1], c, batch)
+        if self.context.inner == "all":
+            loss = loss + self.method.labelled_loss(raw[0], batch.labelled.targets, batch.progress)
+        return loss
+
+
+@register_problem("zero_hypergradient")
+class ZeroHypergradient(L2I):
+    """Control: L2I's two optimiser steps with the hypergradient replaced by zeros.
+
+    With one optimiser for both steps its momentum carries the base gradient into the second one. A gain of L2I over this
+    control is not "one more base step".
+    """
+
+    needs_estimate = False
+
+    def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
+        return map_tensors(torch.zeros_like, detach(params))
+
+
+@register_problem("random_direction")
+class RandomDirection(L2I):
+    """Control: L2I with the hypergradient replaced by a random direction of the same norm."""
+
+    def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
+        noise = map_tensors(lambda g: torch.randn(g.shape, generator=rng).to(g), hypergradient)
+        scale = norm(hypergradient) / norm(noise)
+        return map_tensors(lambda g: g * scale, noise)
+
+
+@register_problem("holdout_supervision")
+class HoldoutSupervision(L2I):
+    """Control: the plain gradient of the hold-out loss at the current parameters, in the hypergradient's place.
+
+    It sees the same hold-out batch under the same views. A gain of L2I over this control is not "extra supervision".
+    """
+
+    needs_estimate = False
+
+    def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
+        at = map_tensors(lambda p: p.detach().requires_grad_(), params)
+        return gradient(self.supervised(at, holdout), at)

@@ -1,0 +1,56 @@
+"""L2I with learnable labels (L): the imputed labels themselves are moved by the hold-out gradient, then trained on.
+
+Paper: "Modeling missing labels as learnable parameters" (Eq. 10, 11, 14, 15; Tables 9-10). Each batch's labels start at
+psi(x_u) and are leaf variables: logits for classes, the values themselves for regression. They take one gradient step,
+``z* = z - eta_z dC_H/dz`` (Eq. 10), and the network takes one more training step on ``C_T + lambda C_U(z*)``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..engine.pytree import Tree
+from ..tasks.base import Batch
+from .base import register_problem
+from .l2i import L2I
+
+
+@register_problem("l2i_learnable")
+class L2ILearnable(L2I):
+    """Learning to Impute, labels as learnable parameters (L; Eq. 10).
+
+    Args:
+        label_lr: eta_z, step size of the labels (logits for classes). The inner loss is a mean over the batch, so useful
+            values grow with the batch size and with the inverse of the inner learning rate.
+    """
+
+    learns = "labels"
+
+    label_lr: float = 1.0
+
+    @property
+    def inner_is_base_loss(self) -> bool:
+        return False
+
+    def batch_meta(self, params: Tree, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            labels = self.method.psi(self.predict, params, batch.unlabelled)
+            return {"labels": self.context.output.to_leaf(labels)}
+
+    def couple(self, meta: Tree, batch: Batch) -> Tree:
+        return meta["labels"]
+
+    def fused_value(self, c: Tree, batch: Batch) -> Tree:
+        return c.detach()
+
+    def labels(self, c: Tree) -> Tensor:
+        return self.context.output.from_leaf(c)
+
+    def move(self, meta: Tree, gradient: Tree) -> Tree:
+        """``z - eta_z * gradient``."""
+        return {"labels": (meta["labels"] - self.label_lr * gradient["labels"]).detach()}
+
+    def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
+        raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
+        return self._readout_loss(raw, meta["labels"], batch)

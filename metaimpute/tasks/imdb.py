@@ -1,0 +1,217 @@
+"""Sentiment of movie reviews: the IMDb Large Movie Review Dataset, or rated movie snippets in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+
+from ..engine.pytree import Tree
+from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, ViewKind, register_task
+from .locate import data_folders, find
+from .outputs import Classes
+from .snippets import fetch_snippets, find_snippets, missing_snippets, read_snippets
+from .splits import balanced_choice, generator, semi_supervised, without
+from .text_augment import TfIdfReplacement, augment_texts, read_back_translations
+
+CORPUS = 5000
+SNIPPET_TEST = 2000
+
+
+class Files(Sequence[str]):
+    """Texts that are read from their files when asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Files: ...
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Files(self.paths[index])
+        return self.paths[index].read_text(encoding="utf-8").replace("<br />", " ")
+
+
+class Indexed(Sequence[str]):
+    """Some texts of a larger sequence, in a given order; nothing is copied."""
+
+    def __init__(self, base: Sequence[str], index: Sequence[int]) -> None:
+        self.base, self.index = base, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: Any) -> Any:
+        return self.base[self.index[position]]
+
+
+@dataclass(frozen=True)
+class TextPool(Pool):
+    """A pool of texts whose subsets stay unread."""
+
+    def subset(self, index: torch.Tensor) -> TextPool:
+        targets = None if self.targets is None else self.targets[index]
+        return TextPool(Indexed(self.inputs, index.tolist()), targets, self.ids[index])
+
+
+@register_task("imdb")
+@dataclass
+class IMDb(Task):
+    """Movie-review sentiment, two classes (Maas et al., ACL 2011).
+
+    IMDb is looked for as a raw ``aclImdb/`` folder, as a ``datasets`` folder ``imdb/`` (save_to_disk), and in the
+    ``datasets`` cache of ``stanfordnlp/imdb``. Training reviews that are not labelled join the 50,000 unlabelled ones.
+
+    Args:
+        labels: labelled reviews in all, balanced. validation: labelled reviews kept for choosing settings.
+        source: ``imdb``; ``snippets``; or ``imdb_or_snippets``, IMDb if it is found and the snippets otherwise.
+        unlabelled: at most so many unlabelled texts (a fixed random sample), None for all.
+        neutral: snippets rated within this of zero (scale -4 to 4) are left out.
+        replace: mean share of words replaced in a strong view.
+        back_translations: file with one back-translated text per line, in the order of the unlabelled pool.
+    """
+
+    input_kind = "text"
+
+    labels: int = 20
+    validation: int = 0
+    source: Literal["imdb", "snippets", "imdb_or_snippets"] = "imdb"
+    unlabelled: int | None = None
+    neutral: float = 0.5
+    replace: float = 0.4
+    back_translations: str | None = None
+    _augment: TfIdfReplacement | None = field(default=None, init=False, repr=False)
+    _translated: dict[str, str] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def output(self) -> Classes:
+        return Classes(2)
+
+    def missing(self) -> list[Missing]:
+        absent = []
+        if self.source == "imdb" and find_imdb() is None:
+            absent.append(_missing_imdb())
+        if self.back_translations and not Path(self.back_translations).exists():
+            absent.append(Missing("back-translations", (self.back_translations,), "give one text per line, or leave it out"))
+        return absent
+
+    def load(self, seed: int) -> TaskData:
+        if self.missing():
+            raise MissingData(self.missing())
+        found = None if self.source == "snippets" else find_imdb()
+        if found is not None:
+            train, extra, test, source = _read_imdb(found)
+        else:
+            train, test, source = self._read_snippets()
+            extra = None
+        data = semi_supervised(
+            train, test, labels=self.labels, validation=self.validation, classes=2, seed=seed,
+            include_labelled=self.unlabelled_includes_labelled, source=source, extra_unlabelled=extra,
+        )  # fmt: skip
+        if self.unlabelled is not None and self.unlabelled < len(data.unlabelled):
+            kept = torch.randperm(len(data.unlabelled), generator=generator(seed, 4))[: self.unlabelled]
+            data = TaskData(data.labelled, data.unlabelled.subset(kept), data.validation, data.test, source)
+        self._prepare_augmentation(data.unlabelled)
+        return data
+
+    def _read_snippets(self) -> tuple[Pool, Pool, str]:
+        path = find_snippets() or fetch_snippets()
+        texts, labels = read_snippets(path, self.neutral)
+        pool = TextPool(texts, torch.tensor(labels), torch.arange(len(texts)))
+        test = balanced_choice(pool.targets, SNIPPET_TEST, generator(0, 0), 2, "test")  # type: ignore[arg-type]
+        rest = without(len(pool), test)
+        return pool.subset(rest), pool.subset(test), "movie snippets (Hutto and Gilbert, 2014)"
+
+    def _prepare_augmentation(self, pool: Pool) -> None:
+        if self.back_translations:
+            originals = list(pool.inputs)
+            try:
+                lines = read_back_translations(Path(self.back_translations), originals)
+            except ValueError as error:
+                raise TaskError(f"back_translations: {error}") from None
+            self._translated = dict(zip(originals, lines, strict=True))
+        order = torch.randperm(len(pool), generator=generator(0, 5))[:CORPUS]
+        self._augment = TfIdfReplacement.fit(pool.take(order), self.replace)  # type: ignore[arg-type]
+
+    def view(self, raw: list[str], kind: ViewKind, generator: torch.Generator) -> Tree:
+        """Token ids and mask; a strong view is the back-translation where there is one, else word replacement."""
+        texts = raw
+        if kind == "strong":
+            if self._augment is None:
+                raise TaskError("strong views of text need load() first")
+            if self._translated is not None:
+                known = self._translated
+                texts = [known.get(t) or augment_texts([t], self._augment, generator)[0] for t in raw]
+            else:
+                texts = augment_texts(raw, self._augment, generator)
+        if self.prepare_inputs is None:
+            raise TaskError("the text task is not bound to a model that can tokenize")
+        return self.prepare_inputs(texts)
+
+
+def _missing_imdb() -> Missing:
+    looked = (*(str(folder / "aclImdb") for folder in data_folders()), "the datasets cache (stanfordnlp/imdb)")
+    return Missing("IMDb reviews", looked, "get them with: metaimpute data get imdb")
+
+
+def _datasets_cache() -> Path | None:
+    from datasets import config
+
+    for name in ("stanfordnlp___imdb", "imdb"):
+        if (Path(config.HF_DATASETS_CACHE) / name).exists():
+            return Path(config.HF_DATASETS_CACHE) / name
+    return None
+
+
+def find_imdb() -> tuple[str, Path] | None:
+    folder = find("aclImdb", "train/pos")
+    if folder is not None:
+        return "folder", folder
+    saved = find("imdb", "dataset_dict.json")
+    if saved is not None:
+        return "saved", saved
+    cached = _datasets_cache()
+    return None if cached is None else ("cache", cached)
+
+
+def _read_imdb(found: tuple[str, Path]) -> tuple[Pool, Pool, Pool, str]:
+    """Training, unlabelled and test pools, and a line that says where they came from."""
+    kind, path = found
+    if kind == "folder":
+        train, test = (_folder_pool(path / part, ("neg", "pos")) for part in ("train", "test"))
+        extra = _folder_pool(path / "train", ("unsup",))
+        return train, TextPool(extra.inputs, None, extra.ids), test, f"IMDb ({len(test):,} test reviews)"
+    import datasets
+
+    if kind == "saved":
+        parts: Any = datasets.load_from_disk(str(path))
+    else:
+        offline = datasets.DownloadConfig(local_files_only=True)
+        parts = datasets.load_dataset("stanfordnlp/imdb", download_config=offline)
+    pools = {}
+    for part in ("train", "unsupervised", "test"):
+        targets = torch.tensor(parts[part]["label"])
+        texts = [text.replace("<br />", " ") for text in parts[part]["text"]]
+        pools[part] = TextPool(texts, targets, torch.arange(len(texts)))
+    extra = TextPool(pools["unsupervised"].inputs, None, pools["unsupervised"].ids)
+    return pools["train"], extra, pools["test"], f"IMDb ({len(pools['test']):,} test reviews)"
+
+
+def _folder_pool(folder: Path, classes: tuple[str, ...]) -> TextPool:
+    paths: list[Path] = []
+    targets: list[int] = []
+    for label, name in enumerate(classes):
+        files = sorted((folder / name).glob("*.txt"))
+        paths += files
+        targets += [label] * len(files)
+    if not paths:
+        raise MissingData(Missing(f"reviews in {folder}", (str(folder),), "unpack the archive again"))
+    return TextPool(Files(paths), torch.tensor(targets), torch.arange(len(paths)))

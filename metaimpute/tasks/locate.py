@@ -1,0 +1,29 @@
+"""Where data is looked for: METAIMPUTE_DATA, ./data, then the user's cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Folder for fetched data: ``METAIMPUTE_CACHE``, else ``metaimpute`` in the user's cache."""
+    explicit = os.environ.get("METAIMPUTE_CACHE")
+    if explicit:
+        return Path(explicit).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "metaimpute"
+
+
+def data_folders() -> list[Path]:
+    """Folders searched for data, in order."""
+    explicit = os.environ.get("METAIMPUTE_DATA")
+    folders = [Path(explicit).expanduser()] if explicit else []
+    return [*folders, Path("data"), cache_folder()]
+
+
+def find(name: str, marker: str = "") -> Path | None:
+    """The first ``folder/name`` that contains ``marker``, or None."""
+    for folder in data_folders():
+        if (folder / name / marker).exists():
+            return folder / name
+    return None

@@ -1,0 +1,279 @@
+"""Algorithm 1 of "Learning to Impute" as one loop body, for every problem, method and estimator.
+
+``algorithm1``: impute (line 4), base step (5-6), re-impute through psi (7), look-ahead and hold-out loss (8-10), outer step
+(11). ``fused``: the base step's own gradient is the look-ahead's first inner gradient, and base gradient and
+hypergradient are applied in one optimiser step, so nothing is computed twice and no second step is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
+from ..engine.functional import derive_seed, fixed_rng
+from ..engine.losses import StructuredLoss
+from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through
+from ..methods.base import Method, State
+from ..problems.base import BilevelProblem
+from ..tasks.base import Batch, Imputation, Labelled
+
+BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE = range(30, 35)
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient that is not finite. Ends a command with exit code 4."""
+
+
+@dataclass(frozen=True)
+class OuterSettings:
+    """How the hypergradient is taken and applied.
+
+    Attributes:
+        steps, optimizer, memory: of the look-ahead. weight: factor of the hypergradient.
+        schedule: see the module's docstring. relative: rescale the hypergradient to this multiple of the base gradient's
+            norm (None: raw). shared: the base step's optimiser takes the outer step too, as in the authors' code.
+    """
+
+    estimator: Estimator
+    optimizer: InnerOptimizer
+    memory: MemoryPolicy
+    steps: int = 1
+    weight: float = 1.0
+    schedule: Literal["algorithm1", "fused"] = "algorithm1"
+    relative: float | None = None
+    shared: bool = True
+
+
+class Algorithm1:
+    """One training step for a bound problem, method and model.
+
+    Args:
+        optimizer: takes the base step, and the outer step when shared. outer_optimizer: takes the outer step otherwise,
+            and moves what an ``"own"`` problem learns. meta: what an ``"own"`` problem learns, else None.
+    """
+
+    def __init__(
+        self, model: FunctionalModel, method: Method, problem: BilevelProblem, settings: OuterSettings,
+        optimizer: torch.optim.Optimizer, outer_optimizer: torch.optim.Optimizer | None,
+        meta: dict[str, Tensor] | None, seed: int,
+    ) -> None:  # fmt: skip
+        self.model, self.method, self.problem, self.settings = model, method, problem, settings
+        self.optimizer, self.outer_optimizer, self.meta, self.seed = optimizer, outer_optimizer, meta, seed
+        self.inner, self.outer = problem.structured_inner(), problem.structured_outer()
+        self.state: State = method.init_state(model.params)
+
+    def step(self, batch: Batch, holdout: Labelled | None, *, measure: bool = False) -> dict[str, Tensor | float]:
+        """Trains on one set of batches and returns what was measured.
+
+        Args:
+            holdout: needed by every problem that learns something. measure: also compute diagnostics that cost extra.
+
+        Raises:
+            Diverged: when a loss is not finite; parameters are then those before the offending update.
+        """
+        batch = batch.with_imputed(self._impute(batch))
+        if self.problem.learns == "nothing" or holdout is None:
+            metrics, _ = self._base_step(batch, measure)
+        elif self.settings.schedule == "fused":
+            metrics = self._fused_step(batch, holdout, measure)
+        else:
+            metrics, base = self._base_step(batch, measure)
+            metrics.update(self._outer_step(batch, holdout, base, measure))
+        self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
+        if measure:
+            metrics.update(_imputation_metrics(self.method, batch))
+            metrics.update(self.problem.measure(self.meta))
+        return metrics
+
+    def _impute(self, batch: Batch) -> Imputation:
+        if not self.method.uses_unlabelled and self.problem.learns == "nothing":
+            n = len(batch.unlabelled.index)
+            size = self.method.output.size
+            return Imputation(torch.zeros(n, size), torch.zeros(n))
+        with torch.no_grad(), self._noise(BASE_NOISE, batch, 1):
+            return self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
+
+    def _noise(self, stream: int, batch: Batch, part: int = 0) -> Any:
+        return fixed_rng(derive_seed(self.seed, stream, batch.step, part))
+
+    # base step -------------------------------------------------------------------------------------------------------
+
+    def _base_gradient(self, batch: Batch) -> tuple[Tensor, Tree]:
+        params = self.model.params
+        with self._noise(BASE_NOISE, batch), self.model.updating_buffers():
+            loss = self.method.loss(self.model, params, batch)
+        _require_finite(loss, "base loss", batch)
+        return loss.detach(), gradient(loss, params, unused="none")
+
+    def _base_step(self, batch: Batch, measure: bool) -> tuple[dict[str, Tensor | float], Tree]:
+        loss, base = self._base_gradient(batch)
+        self._apply(base, self.optimizer)
+        metrics: dict[str, Tensor | float] = {"loss": loss, "weight": self.method.weight_at(batch.progress)}
+        if measure:
+            metrics["base_gradient_norm"] = norm(base)
+        return metrics, base
+
+    def _apply(self, grads: Tree, optimizer: torch.optim.Optimizer) -> None:
+        for name, param in self.model.params.items():
+            param.grad = grads[name]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    # outer step ------------------------------------------------------------------------------------------------------
+
+    def _estimate(
+        self, batch: Batch, holdout: Labelled, inner: StructuredLoss, measure: bool, fused: bool
+    ) -> tuple[Tree, Tree, HypergradientResult]:
+        """``(meta, d outer / d meta, result)``: the estimator on (theta_0, c), then one product through couple and start."""
+        params, problem, settings = self.model.params, self.problem, self.settings
+        if problem.learns == "network":
+            meta: Tree = params
+        elif problem.learns == "labels":
+            with self._noise(COUPLE_NOISE, batch):
+                meta = problem.batch_meta(params, batch)
+            meta = map_tensors(lambda leaf: leaf.detach().requires_grad_(), meta)
+        else:
+            meta = self.meta
+        with self._noise(COUPLE_NOISE, batch):
+            c = problem.couple(meta, batch)
+        theta_0 = problem.start(meta, params)
+        wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
+        value = problem.fused_value(c, batch) if fused else detach(c)
+        result = settings.estimator.estimate(
+            inner, self.outer, detach(theta_0), value, Batches([batch], holdout), settings.optimizer, settings.steps,
+            settings.memory, seed=derive_seed(self.seed, ESTIMATE_NOISE, batch.step), wrt_start=wrt_start,
+            measure_start=measure,
+        )  # fmt: skip
+        _require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
+        outputs, cotangents = {"c": c}, {"c": result.grad_c}
+        if wrt_start:
+            outputs["start"], cotangents["start"] = theta_0, result.grad_theta_0
+        return meta, vjp_through(outputs, cotangents, meta), result
+
+    def _hypergradient(
+        self, batch: Batch, holdout: Labelled, base: Callable[[HypergradientResult | None], Tree], inner: StructuredLoss,
+        measure: bool, fused: bool,
+    ) -> tuple[Tree, Tree, dict[str, Tensor | float]]:  # fmt: skip
+        """Meta, the (controlled, scaled) hypergradient and diagnostics; ``base`` gives the base step's gradient."""
+        problem, params = self.problem, self.model.params
+        result, meta, found = None, params, None
+        if problem.needs_estimate:
+            meta, found, result = self._estimate(batch, holdout, inner, measure, fused)
+        base_gradient = base(result)
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, CONTROL_NOISE, batch.step))
+        with self._noise(CONTROL_NOISE, batch):
+            found = problem.control(found, params, holdout, rng)
+        metrics: dict[str, Tensor | float] = {}
+        if measure:
+            metrics["hypergradient_norm"] = norm(found)
+            metrics["base_gradient_norm"] = norm(base_gradient)
+            if problem.learns == "network":
+                full = {n: torch.zeros_like(p) if base_gradient[n] is None else base_gradient[n] for n, p in params.items()}
+                metrics["cosine"] = cosine(full, found)
+            if result is not None:
+                metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
+                metrics["holdout_after"] = result.outer_loss
+        scale: Any = self.settings.weight
+        if self.settings.relative is not None:
+            size = norm(found)
+            scale = scale * self.settings.relative * norm(base_gradient) / size.clamp_min(torch.finfo(size.dtype).tiny)
+        return meta, map_tensors(lambda g: g * scale, found), metrics
+
+    def _outer_step(self, batch: Batch, holdout: Labelled, base: Tree, measure: bool) -> dict[str, Tensor | float]:
+        meta, found, metrics = self._hypergradient(batch, holdout, lambda _: base, self.inner, measure, False)
+        if self.problem.learns == "network":
+            self._apply(found, self._outer_optimizer())
+        elif self.problem.learns == "own":
+            self._move_own(found)
+        else:
+            moved = self.problem.move(meta, found)  # type: ignore[attr-defined]
+            params = self.model.params
+            with self._noise(TRAINED_NOISE, batch):
+                loss = self.problem.trained_loss(params, moved, batch)
+            _require_finite(loss, "loss on the moved labels", batch)
+            self._apply(gradient(loss, params, unused="none"), self._outer_optimizer())
+        return metrics
+
+    def _outer_optimizer(self) -> torch.optim.Optimizer:
+        if self.settings.shared or self.outer_optimizer is None:
+            return self.optimizer
+        return self.outer_optimizer
+
+    def _move_own(self, found: Tree) -> None:
+        assert self.outer_optimizer is not None and self.meta is not None
+        for name, leaf in self.meta.items():
+            leaf.grad = found[name]
+        self.outer_optimizer.step()
+        self.outer_optimizer.zero_grad(set_to_none=True)
+
+    # fused -----------------------------------------------------------------------------------------------------------
+
+    def _fused_step(self, batch: Batch, holdout: Labelled, measure: bool) -> dict[str, Tensor | float]:
+        kept: dict[str, Any] = {}
+
+        progress, method = batch.progress, self.method
+        shares = self.problem.needs_estimate and self.settings.estimator.gives_first_gradient
+        shares = shares and self.problem.inner_is_base_loss
+        shares = shares and method.lookahead_weight(progress) == method.weight_at(progress)
+
+        def base(result: HypergradientResult | None) -> Tree:
+            if shares and result is not None:
+                kept["loss"], kept["base"] = result.diagnostics["inner_losses"][0], result.first_gradient
+            else:
+                kept["loss"], kept["base"] = self._base_gradient(batch)
+            return kept["base"]
+
+        inner = once_updating_buffers(self.inner, self.model) if shares else self.inner
+        _, found, metrics = self._hypergradient(batch, holdout, base, inner, measure, True)
+        total = found if self.problem.learns == "network" else None
+        if total is None:
+            self._move_own(found)
+            total = kept["base"]
+        else:
+            total = {n: g if kept["base"][n] is None else kept["base"][n] + g for n, g in found.items()}
+        _require_finite(kept["loss"], "base loss", batch)
+        self._apply(total, self.optimizer)
+        return {"loss": kept["loss"], "weight": self.method.weight_at(batch.progress), **metrics}
+
+
+def once_updating_buffers(loss: StructuredLoss, model: FunctionalModel) -> StructuredLoss:
+    """The same loss, whose first evaluation carries BatchNorm statistics into the module, as the base step would."""
+
+    def once(function: Any) -> Any:
+        if function is None:
+            return None
+        calls = iter([True])
+
+        def call(*args: Any) -> Any:
+            with model.updating_buffers(next(calls, False)):
+                return function(*args)
+
+        return call
+
+    return dataclasses.replace(loss, whole=once(loss.whole), free=once(loss.free), coupled=once(loss.coupled))
+
+
+def _require_finite(value: Tensor, what: str, batch: Batch) -> None:
+    if not bool(torch.isfinite(value)):
+        raise Diverged(f"{what} is {float(value)} at step {batch.step}")
+
+
+def _imputation_metrics(method: Method, batch: Batch) -> dict[str, Tensor | float]:
+    labels, weights = batch.imputation.labels, batch.imputation.weights
+    found: dict[str, Tensor | float] = {"mask_rate": weights.mean()}
+    truth = batch.unlabelled.truth
+    if truth is not None and method.uses_unlabelled:
+        known = truth >= 0 if truth.ndim == 1 and not truth.is_floating_point() else torch.isfinite(truth).flatten(1).all(1)
+        if bool(known.any()):
+            right = method.output.agreement(labels[known], truth[known])
+            found["imputed_accuracy"] = right.mean()
+            used = weights[known] > 0
+            if bool(used.any()):
+                found["imputed_accuracy_used"] = right[used].mean()
+    return found

@@ -1,0 +1,75 @@
+"""Batches of a training step: examples, views and device, all decided by (seed, step)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.functional import derive_seed
+from ..engine.pytree import Tree, tree_map
+from ..methods.base import Method
+from ..tasks.base import Batch, Labelled, Pool, Task, Unlabelled, ViewKind
+from .sampling import StepSampler
+
+LABELLED, UNLABELLED, HOLDOUT, LABELLED_VIEW, WEAK_VIEW, STRONG_VIEW, HOLDOUT_VIEW = range(10, 17)
+
+
+def to_device(tree: Tree, device: torch.device) -> Tree:
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    labelled: int
+    unlabelled: int
+    holdout: int
+
+
+class BatchSource:
+    """Draws the three batches of Algorithm 1, line 3: labelled, unlabelled and hold-out.
+
+    Args:
+        holdout: the pool hold-out batches come from: the labelled one (``joint``) or one of its own (``separate``).
+        holdout_view: the view of hold-out examples.
+    """
+
+    def __init__(
+        self, task: Task, method: Method, labelled: Pool, unlabelled: Pool, holdout: Pool, sizes: BatchSizes,
+        holdout_view: ViewKind, steps: int, seed: int, device: torch.device,
+    ) -> None:  # fmt: skip
+        self.task, self.method, self.device, self.seed, self.steps = task, method, device, seed, steps
+        self.labelled, self.unlabelled, self.holdout_pool = labelled, unlabelled, holdout
+        self.holdout_view = holdout_view
+        self._labelled = StepSampler(len(labelled), sizes.labelled, seed, LABELLED)
+        self._unlabelled = StepSampler(len(unlabelled), sizes.unlabelled, seed, UNLABELLED)
+        self._holdout = StepSampler(len(holdout), sizes.holdout, seed, HOLDOUT)
+
+    def _view(self, raw: Any, kind: ViewKind, step: int, stream: int) -> Tree:
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, stream, step))
+        return to_device(self.task.view(raw, kind, rng), self.device)
+
+    def _labelled_batch(self, pool: Pool, index: Tensor, kind: ViewKind, step: int, stream: int) -> Labelled:
+        assert pool.targets is not None
+        inputs = self._view(pool.take(index), kind, step, stream)
+        return Labelled(inputs, pool.targets[index].to(self.device), index)
+
+    def batch(self, step: int) -> Batch:
+        """Labelled and unlabelled examples of ``step``, in the method's views."""
+        method = self.method
+        labelled = self._labelled_batch(
+            self.labelled, self._labelled(step), method.labelled_view, step, LABELLED_VIEW
+        )
+        index = self._unlabelled(step)
+        raw = self.unlabelled.take(index)
+        truth = None if self.unlabelled.targets is None else self.unlabelled.targets[index].to(self.device)
+        unlabelled = Unlabelled(
+            self._view(raw, method.weak, step, WEAK_VIEW), self._view(raw, method.strong, step, STRONG_VIEW), index, truth
+        )
+        return Batch(labelled, unlabelled, step / self.steps, step)
+
+    def holdout(self, step: int) -> Labelled:
+        """Hold-out examples of ``step``."""
+        return self._labelled_batch(self.holdout_pool, self._holdout(step), self.holdout_view, step, HOLDOUT_VIEW)

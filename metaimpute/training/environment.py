@@ -1,0 +1,55 @@
+"""What a result was measured on: versions, machine, device, command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("metaimpute", "torch", "torchvision", "higher", "transformers", "datasets", "scikit-learn", "numpy")
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``: the first accelerator torch finds, else the CPU.
+
+    Raises:
+        ValueError: for a device torch does not know or does not have.
+    """
+    if name == "auto":
+        return torch.device(accelerator() or "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device '{name}' is not available: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def accelerator() -> str | None:
+    """Name of an available accelerator, or None."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return None if found is None else found.type
+
+
+def describe(device: torch.device) -> dict[str, object]:
+    """Environment of a run, for ``result.json``."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "device": f"{device.type} ({name})",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "packages": versions,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }

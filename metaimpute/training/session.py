@@ -1,0 +1,317 @@
+"""A run from recipe to result: load, train by Algorithm 1, evaluate, checkpoint, resume, record."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine import FunctionalModel, derive_seed, parse_memory
+from ..problems.base import Context, Sizes
+from ..recipes import Recipe
+from ..tasks.base import TaskError
+from ..tasks.outputs import Classes
+from ..tasks.splits import separate_holdout
+from . import checkpoint
+from .algorithm import Algorithm1, Diverged, OuterSettings
+from .data import BatchSizes, BatchSource, to_device
+from .ema import averaged_model
+from .environment import describe, pick_device
+from .evaluate import evaluate
+from .logs import RunLog, write_json, write_recipe
+from .optim import OptimizerSpec
+
+INIT, STEP = 1, 2
+LOOKAHEAD_WINDOW = 10
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop; a checkpoint has been written. Ends a command with exit code 130."""
+
+
+class Session:
+    """Everything a run holds. Build it from a recipe, then call :meth:`run`.
+
+    Args:
+        folder: run directory. say: receives one-line messages. report: receives metrics as they are logged.
+
+    Raises:
+        RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, *, why: str = "", say: Callable[[str], None] = print, report: Report | None = None
+    ) -> None:
+        self.recipe, self.folder, self.why, self.say = recipe, folder, why, say
+        self.report = report or (lambda step, values: None)
+        train, spec = recipe.train, recipe.problem_spec
+        if train.threads is not None:
+            torch.set_num_threads(train.threads)
+        try:
+            self.device = pick_device(train.device)
+        except ValueError as error:
+            raise recipe.source.fail(("train", "device"), str(error)) from None
+        task = self.task = recipe.task
+        task.prepare_inputs = recipe.model.preprocess()
+        try:
+            self.data = task.load(train.seed)
+            labelled, holdout = self.data.labelled, self.data.labelled
+            if spec.holdout == "separate" and recipe.problem.learns != "nothing":
+                classes = task.output.size if isinstance(task.output, Classes) else None
+                labelled, holdout = separate_holdout(self.data.labelled, classes, train.seed)
+            torch.manual_seed(derive_seed(train.seed, INIT))
+            self.module = recipe.model.build(task.input_shape, task.output.size).to(self.device).train()
+        except TaskError as error:
+            raise recipe.task_error(error) from None
+        model = FunctionalModel(self.module, recipe.model.head)
+        method = recipe.method.bind(task.output)
+        sizes = Sizes(len(labelled), len(self.data.unlabelled), task.output.size)
+        problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss))
+        self.optimizer = train.optimizer.build(self.module, model.head if train.optimizer.head_lr else ())
+        self.schedulers = [train.schedule.build(self.optimizer, train.steps)]
+        meta = None
+        self.outer_optimizer: torch.optim.Optimizer | None = None
+        if problem.learns == "own":
+            meta = {n: t.to(self.device).requires_grad_() for n, t in problem.init_meta(sizes).items()}
+            self.outer_optimizer = (spec.outer or OptimizerSpec(lr=0.01)).build(list(meta.values()))
+        elif problem.learns != "nothing" and spec.outer_optimizer == "separate":
+            self.outer_optimizer = (spec.outer or train.optimizer).build(self.module)
+            self.schedulers.append(train.schedule.build(self.outer_optimizer, train.steps))
+        self.algorithm = Algorithm1(
+            model, method, problem,
+            OuterSettings(
+                recipe.estimator, spec.inner.build(), parse_memory(spec.memory), spec.inner.steps, spec.weight,
+                spec.schedule, spec.relative, spec.outer_optimizer == "shared",
+            ),
+            self.optimizer, self.outer_optimizer, meta, train.seed,
+        )  # fmt: skip
+        view = spec.holdout_view or method.labelled_view
+        self.batches = BatchSource(
+            task, method, labelled, self.data.unlabelled, holdout,
+            BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
+            view, train.steps, train.seed, self.device,
+        )  # fmt: skip
+        self.averaged = None if train.ema is None else averaged_model(self.module, train.ema)
+        self.step, self.evaluations, self.lookahead = 0, [], []  # type: ignore[var-annotated]
+        self.warned = False
+        self.seconds = 0.0
+        self._stop = False
+
+    # state -----------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on bit for bit; randomness is a function of (seed, step)."""
+        algorithm = self.algorithm
+        return {
+            "step": self.step,
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "outer_optimizer": None if self.outer_optimizer is None else self.outer_optimizer.state_dict(),
+            "schedulers": [s.state_dict() for s in self.schedulers],
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "method": algorithm.state,
+            "meta": algorithm.meta,
+            "evaluations": self.evaluations,
+            "lookahead": self.lookahead,
+            "warned": self.warned,
+            "seconds": self.seconds,
+            "seed": self.recipe.train.seed,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts a checkpoint's state back.
+
+        Raises:
+            RecipeError: when the checkpoint belongs to another model or seed.
+        """
+        if state["seed"] != self.recipe.train.seed:
+            raise self.recipe.source.fail(("train", "seed"), f"the checkpoint was made with seed {state['seed']}")
+        try:
+            self.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise self.recipe.source.fail(("model",), f"the checkpoint belongs to another model or optimizer: {first}") from None
+        if self.outer_optimizer is not None:
+            self.outer_optimizer.load_state_dict(state["outer_optimizer"])
+        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.algorithm.state = to_device(state["method"], self.device)
+        if self.algorithm.meta is not None:
+            with torch.no_grad():
+                for name, leaf in self.algorithm.meta.items():
+                    leaf.copy_(state["meta"][name])
+        self.step, self.evaluations, self.lookahead = state["step"], state["evaluations"], state["lookahead"]
+        self.warned, self.seconds = state["warned"], state["seconds"]
+
+    def resume(self) -> None:
+        """Continues from the newest readable checkpoint of the run directory.
+
+        Raises:
+            NoCheckpoint: when there is none.
+        """
+        state, path, skipped = checkpoint.latest(self.folder)
+        for message in skipped:
+            self.say(message)
+        self.load_state(state)
+        self.say(f"resumed from {path.name} at step {self.step} of {self.recipe.train.steps}")
+
+    def save(self) -> Path:
+        return checkpoint.save(self.folder, self.step, self.state())
+
+    # training --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end and returns the content of ``result.json``.
+
+        Raises:
+            Interrupted: on SIGINT or SIGTERM, after the current step and a checkpoint.
+            Diverged: when a loss is not finite; names the last good checkpoint.
+        """
+        train = self.recipe.train
+        write_recipe(self.folder, self.recipe.resolved)
+        log = RunLog(self.folder, self.step)
+        handlers = self._catch_signals()
+        started, before = time.perf_counter(), self.seconds
+        try:
+            while self.step < train.steps:
+                self._one_step(log)
+                self.seconds = before + time.perf_counter() - started
+                if self.step % train.checkpoint_every == 0 or self._stop:
+                    self.save()
+                if self._stop:
+                    raise Interrupted(f"stopped at step {self.step}; continue with --resume {self.folder}")
+        except Diverged as error:
+            good = checkpoint.existing(self.folder)
+            last = f"last good checkpoint: {good[-1]}" if good else "no checkpoint had been written yet"
+            raise Diverged(f"{error}; {last}") from None
+        finally:
+            log.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        self.save()
+        result = self.result()
+        write_json(self.folder / "result.json", result)
+        return result
+
+    def _catch_signals(self) -> dict[int, Any]:
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            self.say("stopping after this step (again to stop at once)")
+
+        try:
+            return {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread
+            return {}
+
+    def _one_step(self, log: RunLog) -> None:
+        train, step = self.recipe.train, self.step
+        torch.manual_seed(derive_seed(train.seed, STEP, step))
+        measure = (step + 1) % train.log_every == 0 or step + 1 == train.steps
+        batch = self.batches.batch(step)
+        holdout = self.batches.holdout(step) if self.recipe.problem.learns != "nothing" else None
+        found = self.algorithm.step(batch, holdout, measure=measure)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.module)
+        rate = self.schedulers[0].get_last_lr()[0]
+        for scheduler in self.schedulers:
+            scheduler.step()
+        self.step += 1
+        if measure:
+            values = {name: float(value) for name, value in found.items()}
+            values["lr"] = rate
+            self._watch_lookahead(values)
+            log.write(self.step, values)
+            self.report(self.step, values)
+        if self._evaluates(self.step):
+            values = self._evaluate()
+            log.write(self.step, {k: v for k, v in values.items() if k != "step"})
+            self.report(self.step, values)
+
+    def _watch_lookahead(self, values: dict[str, float]) -> None:
+        """Warns once when look-ahead steps raise the hold-out loss: the inner learning rate is too large."""
+        if "holdout_after" not in values or self.warned:
+            return
+        self.lookahead = [*self.lookahead, values["holdout_after"] - values["holdout_before"]][-LOOKAHEAD_WINDOW:]
+        enough = len(self.lookahead) == LOOKAHEAD_WINDOW or self.step == self.recipe.train.steps
+        if enough and statistics.fmean(self.lookahead) > 0:
+            self.warned = True
+            self.say(
+                f"warning: the look-ahead raises the hold-out loss (mean change {statistics.fmean(self.lookahead):+.3g} over "
+                f"{len(self.lookahead)} measured steps); lower problem.inner.lr (now {self.recipe.problem_spec.inner.lr:g})"
+            )
+
+    # evaluation ------------------------------------------------------------------------------------------------------
+
+    def _points(self) -> list[int]:
+        train = self.recipe.train
+        return sorted({*range(train.eval_every, train.steps + 1, train.eval_every), train.steps})
+
+    def _evaluates(self, step: int) -> bool:
+        return step % self.recipe.train.eval_every == 0 or step == self.recipe.train.steps
+
+    def evaluated_module(self) -> torch.nn.Module:
+        """The network that is evaluated: averaged weights where the recipe asks for them."""
+        return self.module if self.averaged is None else self.averaged.module
+
+    def _evaluate(self) -> dict[str, float]:
+        values: dict[str, float] = {"step": self.step}
+        pools = {"validation": self.data.validation}
+        if self.step in self._points()[-self.recipe.train.test_checkpoints :]:
+            pools["test"] = self.data.test
+        for name, pool in pools.items():
+            if len(pool):
+                error = evaluate(self.evaluated_module(), self.task, pool, self.recipe.train.eval_batch, self.device)
+                values[f"{name}_error"] = error
+        self.evaluations = [*self.evaluations, values]
+        return values
+
+    def result(self) -> dict[str, Any]:
+        """The run's outcome with everything needed to repeat it."""
+        recipe = self.recipe
+        tested = [e["test_error"] for e in self.evaluations if "test_error" in e]
+        validated = [e["validation_error"] for e in self.evaluations if "validation_error" in e]
+        return {
+            "recipe": recipe.path,
+            "title": recipe.about.title,
+            "profile": recipe.profile,
+            "profile_reason": self.why,
+            "task": recipe.task.name,
+            "source": self.data.source,
+            "labels": len(self.data.labelled),
+            "unlabelled": len(self.data.unlabelled),
+            "test_examples": len(self.data.test),
+            "model": recipe.model.name,
+            "method": recipe.method.name,
+            "problem": recipe.problem.name,
+            "estimator": recipe.estimator.name if recipe.problem.needs_estimate else None,
+            "backend": recipe.problem_spec.backend,
+            "seed": recipe.train.seed,
+            "steps": self.step,
+            "metric": recipe.task.output.metric,
+            "test_last": tested[-1] if tested else None,
+            "test_median": statistics.median(tested) if tested else None,
+            "test_checkpoints": len(tested),
+            "validation_last": validated[-1] if validated else None,
+            "evaluations": self.evaluations,
+            "lookahead_warning": self.warned,
+            "training_seconds": round(self.seconds, 2),
+            "environment": describe(self.device),
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the trained weights and buffers."""
+        return {name: value.clone() for name, value in self.module.state_dict().items()}

