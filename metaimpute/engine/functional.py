@@ -49,18 +49,22 @@ def fixed_rng(seed: int) -> Iterator[None]:
         yield
 
 
+def _splitmix64(value: int) -> int:
+    mask = (1 << 64) - 1
+    value = (value + 0x9E3779B97F4A7C15) & mask
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & mask
+    return value ^ (value >> 31)
+
+
 def derive_seed(seed: int, *path: int) -> int:
     """A seed for the stream named by ``path``, spread over 63 bits so that neighbouring streams do not overlap.
 
     The mixing is splitmix64 (Steele et al., "Fast splittable pseudorandom number generators", OOPSLA 2014).
     """
-    mask = (1 << 64) - 1
-    state = seed & mask
+    state = _splitmix64(seed)
     for part in path:
-        state = (state ^ (part & mask)) + 0x9E3779B97F4A7C15 & mask
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & mask
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & mask
-        state ^= state >> 31
+        state = _splitmix64(state ^ _splitmix64(part))
     return state >> 1
 
 

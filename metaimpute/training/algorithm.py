@@ -261,7 +261,7 @@ def once_updating_buffers(loss: StructuredLoss, model: FunctionalModel) -> Struc
 
 def _require_finite(value: Tensor, what: str, batch: Batch) -> None:
     if not bool(torch.isfinite(value)):
-        raise Diverged(f"{what} is {float(value)} at step {batch.step}")
+        raise Diverged(f"{what} is {float(value.detach())} at step {batch.step}")
 
 
 def _imputation_metrics(method: Method, batch: Batch) -> dict[str, Tensor | float]:
