@@ -51,7 +51,7 @@ def fixed_rng(seed: int) -> Iterator[None]:
 
 def _splitmix64(value: int) -> int:
     mask = (1 << 64) - 1
-    value = (value + 0x9E3779B97F4A7C15) & mask
+    value = ((value & mask) + 0x9E3779B97F4A7C15) & mask
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & mask
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & mask
     return value ^ (value >> 31)
@@ -64,7 +64,7 @@ def derive_seed(seed: int, *path: int) -> int:
     """
     state = _splitmix64(seed)
     for part in path:
-        state = _splitmix64(state ^ _splitmix64(part))
+        state = _splitmix64(state ^ (part * 0xD1342543DE82EF95))
     return state >> 1
 
 
