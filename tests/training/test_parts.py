@@ -1,0 +1,70 @@
+"""Outer optimisers, schedules, averaging, evaluation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from metaimpute.tasks.two_moons import TwoMoons
+from metaimpute.training.ema import averaged_model
+from metaimpute.training.evaluate import evaluate
+from metaimpute.training.optim import OptimizerSpec, ScheduleSpec
+
+
+def test_schedules() -> None:
+    assert [ScheduleSpec(warmup=4).factor_at(10)(t) for t in (0, 3, 9)] == [0.25, 1.0, 1.0]
+    linear = ScheduleSpec(name="linear", warmup=2).factor_at(12)
+    assert linear(2) == 1.0 and linear(7) == 0.5 and linear(12) == 0.0
+    assert ScheduleSpec(name="cosine").factor_at(16)(8) == pytest.approx(math.cos(7 * math.pi / 32))
+    steps = ScheduleSpec(name="steps", milestones=[0.5, 0.75]).factor_at(100)
+    assert [steps(t) for t in (0, 50, 75)] == [1.0, 0.1, pytest.approx(0.01)]
+
+
+def test_optimizers_and_the_heads_own_learning_rate() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    built = OptimizerSpec(name="adamw", lr=0.1, head_lr=0.5, weight_decay=0.2).build(net, ("1.weight", "1.bias"))
+    assert isinstance(built, torch.optim.AdamW)
+    assert [(len(g["params"]), g["lr"]) for g in built.param_groups] == [(2, 0.1), (2, 0.5)]
+    sgd = OptimizerSpec(name="sgd", lr=0.1, momentum=0.8, nesterov=True).build(net)
+    assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.8 and sgd.defaults["nesterov"]
+    assert isinstance(OptimizerSpec().build([torch.zeros(1, requires_grad=True)]), torch.optim.Adam)
+
+
+def test_averaged_weights_warm_up_and_average_float_buffers() -> None:
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    averaged = averaged_model(net, 0.9)
+    expected = None
+    for step in range(15):
+        with torch.no_grad():
+            net[0].weight.fill_(float(step))  # type: ignore[operator]
+            net[1].running_mean.fill_(2.0 * step)  # type: ignore[operator,union-attr]
+            net[1].num_batches_tracked += 1  # type: ignore[operator]
+        averaged.update_parameters(net)
+        decay = 0.0 if expected is None else min(1 - 1 / (step + 1), 0.9)
+        expected = float(step) if expected is None else decay * expected + (1 - decay) * step
+        assert float(averaged.module[0].weight) == pytest.approx(expected, rel=1e-5)
+        assert float(averaged.module[1].running_mean) == pytest.approx(2 * expected, rel=1e-5)
+    assert int(averaged.module[1].num_batches_tracked) == 15
+
+
+def test_evaluation_is_in_eval_mode_over_all_examples_and_restores_training() -> None:
+    task = TwoMoons(size=200)
+    data = task.load(0)
+
+    class Rule(nn.Module):
+        """Predicts class 1 for the lower half plane; complains when it is in training mode."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return torch.stack([x[:, 1], 0.25 - x[:, 1]], -1)
+
+    module = Rule().train()
+    points, targets = data.test.inputs, data.test.targets
+    assert isinstance(points, torch.Tensor) and targets is not None
+    expected = 100.0 * float(((points[:, 1] < 0.125).long() != targets).float().mean())
+    assert evaluate(module, task, data.test, 37, torch.device("cpu")) == pytest.approx(expected)
+    assert module.training
+    assert math.isnan(evaluate(module, task, data.test.subset(torch.arange(0)), 8, torch.device("cpu")))
