@@ -25,8 +25,19 @@ __all__ = ["__version__", *sorted(_WHERE)]
 
 if TYPE_CHECKING:
     from .engine import (
-        Batches, FunctionalModel, HypergradientResult, InnerOptimizer, StructuredLoss, from_torch, hypergradient,
-        momentum, nesterov, register_estimator, register_optimizer, sgd, unroll,
+        Batches,
+        FunctionalModel,
+        HypergradientResult,
+        InnerOptimizer,
+        StructuredLoss,
+        from_torch,
+        hypergradient,
+        momentum,
+        nesterov,
+        register_estimator,
+        register_optimizer,
+        sgd,
+        unroll,
     )  # fmt: skip
     from .methods import Method, register_method
     from .models import Model, register_model

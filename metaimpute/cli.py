@@ -75,10 +75,14 @@ def main() -> None:
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--profile", type=click.Choice(["auto", "paper", "sample"]), default="auto", show_default=True,
               help="paper: the paper's model and schedule. sample: small real data, minutes on a CPU.")  # fmt: skip
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. train.steps=200. Repeatable.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. train.steps=200. Repeatable."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything: label draw, weights, batches, noise.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; default runs/RECIPE-PROBLEM-seedN.")
-@click.option("--resume", type=click.Path(path_type=Path), help="Continue the run in this directory from its last checkpoint.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), help="Continue the run in this directory from its last checkpoint."
+)
 def run(
     recipe: Path | None, profile: str, sets: tuple[str, ...], seed: int | None, out: Path | None, resume: Path | None
 ) -> None:
@@ -116,7 +120,9 @@ def run(
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is None:
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / "begun.json").write_text(json.dumps({"recipe": str(recipe), "profile": chosen.profile, "why": why}))
+                (folder / "begun.json").write_text(
+                    json.dumps({"recipe": str(recipe), "profile": chosen.profile, "why": why})
+                )
             else:
                 session.resume()
             result = session.run()
@@ -203,7 +209,7 @@ def list_(kind: str) -> None:
             table.add_column("what it is", overflow="fold")
             for name in registry:
                 table.add_row(name, registry.summary(name))
-        Console(soft_wrap=not sys.stdout.isatty()).print(table)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @main.group()

@@ -32,7 +32,9 @@ def _hub(what: str, download: Callable[[], Any], by_hand: str) -> Any:
         return download()
     except Exception as error:  # hub clients raise errors of several libraries
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingData(Missing(what, ("the Hugging Face hub",), f"{by_hand} ({type(error).__name__}: {first})")) from None
+        raise MissingData(
+            Missing(what, ("the Hugging Face hub",), f"{by_hand} ({type(error).__name__}: {first})")
+        ) from None
 
 
 def _get_imdb() -> Path:

@@ -29,7 +29,7 @@ def choose(path: Path, wanted: str, sets: tuple[str, ...] = (), seed: int | None
     if wanted != "auto":
         if wanted not in available:
             raise RecipeError(f"{path}: the recipe has no profile '{wanted}'; it has {', '.join(available)}")
-        return load(path, cast(Concrete, wanted), sets, seed), "asked for"
+        return load(path, wanted, sets, seed), "asked for"
     if "paper" not in available:
         return load(path, "sample", sets, seed), "the recipe has no paper profile"
     paper = load(path, "paper", sets, seed)

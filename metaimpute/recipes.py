@@ -3,117 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from .engine import (
-    BACKENDS, BadMemoryPolicy, Estimator, EstimatorError, InnerOptimizer, UnsupportedOptimizer, estimators, get_estimator,
-    optimizers, parse_memory,
+    BACKENDS,
+    BadMemoryPolicy,
+    Estimator,
+    EstimatorError,
+    UnsupportedOptimizer,
+    estimators,
+    get_estimator,
+    parse_memory,
 )  # fmt: skip
 from .engine.registry import Registry, UnknownName
 from .methods import Method, MethodError, methods
 from .models import Model, check_accepts, models
 from .problems import BilevelProblem, ProblemError, problems
+from .specs import About, ProblemSpec, TrainSpec
 from .tasks import Missing, Task, TaskError, tasks
 from .tasks.outputs import Classes
-from .training.optim import OptimizerSpec, ScheduleSpec
 from .yaml_source import RecipeError, Source, merge, override, read
 
 Profile = Literal["auto", "paper", "sample"]
 SECTIONS = ("task", "model", "method", "problem", "train")
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class InnerSpec(Strict):
-    """The look-ahead's optimiser: a registered name, its learning rate and options, and the number of steps."""
-
-    optimizer: str = "sgd"
-    lr: float = Field(0.1, gt=0)
-    steps: int = Field(1, ge=1)
-    momentum: float | None = Field(None, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-
-    def build(self) -> InnerOptimizer:
-        options: dict[str, Any] = {} if self.momentum is None else {"momentum": self.momentum}
-        return optimizers.get(self.optimizer)(self.lr, weight_decay=self.weight_decay, **options)
-
-
-class ProblemSpec(Strict):
-    """Options of every bilevel problem; a problem's own options stand beside them in the recipe."""
-
-    name: str
-    estimator: str | dict[str, Any] = "exact"
-    backend: str = "func"
-    memory: str = "store"
-    inner: InnerSpec = Field(default_factory=InnerSpec)
-    path: Literal["labels", "full"] = "labels"
-    inner_loss: Literal["all", "unlabelled"] = "all"
-    outer_optimizer: Literal["shared", "separate"] = "shared"
-    outer: OptimizerSpec | None = None
-    holdout: Literal["joint", "separate"] = "joint"
-    holdout_batch: int | None = Field(None, ge=1)
-    holdout_view: Literal["none", "weak", "strong"] | None = None
-    weight: float = 1.0
-    schedule: Literal["algorithm1", "fused"] = "algorithm1"
-    scale: str = "raw"
-
-    @field_validator("scale", mode="before")
-    @classmethod
-    def _scale(cls, value: Any) -> str:
-        if value == "raw" or (isinstance(value, str) and _relative(value) is not None):
-            return value
-        raise ValueError("write 'raw', or 'relative(rho)' with rho > 0, e.g. relative(1)")
-
-    @property
-    def relative(self) -> float | None:
-        """rho of ``relative(rho)``, or None for ``raw``."""
-        return _relative(self.scale)
-
-
-def _relative(text: str) -> float | None:
-    match = re.fullmatch(r"relative\(\s*([0-9.]+(?:e-?\d+)?)\s*\)", text)
-    try:
-        value = float(match[1]) if match else 0.0
-    except ValueError:
-        return None
-    return value if 0 < value < float("inf") else None
-
-
-class TrainSpec(Strict):
-    """The training loop. ``batch`` counts labelled and ``unlabelled_batch`` unlabelled examples per step.
-
-    ``test_checkpoints``: how many of the last evaluation points also see the test set; their median is reported beside
-    the last one. ``ema``: decay of the averaged weights that are evaluated, None for the weights themselves.
-    """
-
-    steps: int = Field(1000, ge=1)
-    batch: int = Field(64, ge=1)
-    unlabelled_batch: int = Field(64, ge=1)
-    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
-    schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
-    ema: float | None = Field(None, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
-    eval_every: int = Field(100, ge=1)
-    eval_batch: int = Field(256, ge=1)
-    checkpoint_every: int = Field(100, ge=1)
-    log_every: int = Field(10, ge=1)
-    test_checkpoints: int = Field(20, ge=1)
-    device: str = "auto"
-    threads: int | None = Field(None, ge=1)
-
-
-class About(Strict):
-    """What a recipe reproduces: a title and the place in the paper."""
-
-    title: str = ""
-    paper: str = ""
 
 
 @dataclass
@@ -152,7 +68,9 @@ class Recipe:
         return [*self.task.missing(), *self.model.missing()]
 
 
-def load(path: Path, profile: Literal["paper", "sample"], sets: tuple[str, ...] = (), seed: int | None = None) -> Recipe:
+def load(
+    path: Path, profile: Literal["paper", "sample"], sets: tuple[str, ...] = (), seed: int | None = None
+) -> Recipe:
     """Reads, merges and validates a recipe under a profile.
 
     Args:
@@ -186,6 +104,9 @@ def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int 
     merged = merge(plain, overlay, ("profiles", profile))
     for assignment in sets:
         merged = override(merged, assignment)
+    for key in merged.data:
+        if key not in (*SECTIONS, "about"):
+            raise merged.unknown((key,), SECTIONS)
     return merged if seed is None else override(merged, f"train.seed={seed}")
 
 
@@ -208,7 +129,9 @@ def validate(source: Source, path: str, profile: str) -> Recipe:
     method = _component(methods, source, "method")
     shared = {k: v for k, v in source.data["problem"].items() if k in ProblemSpec.model_fields}
     own = {k: v for k, v in source.data["problem"].items() if k not in ProblemSpec.model_fields}
-    problem = _component(problems, source, "problem", {"name": shared.get("name"), **own}, tuple(ProblemSpec.model_fields))
+    problem = _component(
+        problems, source, "problem", {"name": shared.get("name"), **own}, tuple(ProblemSpec.model_fields)
+    )
     spec = _settings(ProblemSpec, source, "problem", shared)
     estimator = _estimator(source, spec)
     recipe = Recipe(path, profile, about, task, model, method, problem, spec, estimator, train, source)
@@ -283,7 +206,9 @@ def _estimator(source: Source, spec: ProblemSpec) -> Estimator:
     name = options.pop("name", None)
     place = ("problem", "estimator")
     if spec.backend not in BACKENDS:
-        raise source.fail(("problem", "backend"), f"unknown backend '{spec.backend}'; choose one of: {', '.join(BACKENDS)}")
+        raise source.fail(
+            ("problem", "backend"), f"unknown backend '{spec.backend}'; choose one of: {', '.join(BACKENDS)}"
+        )
     if not isinstance(name, str):
         raise source.fail(place, f"name an estimator: {', '.join(estimators.names())}")
     try:
@@ -324,15 +249,24 @@ def _compatible(
             f"estimator '{estimator.name}' is defined for {estimator.max_steps} inner step; use head, mixed or exact",
         )
     if spec.path == "full" and problem.learns != "network":
-        raise source.fail(("problem", "path"), f"'full' differentiates the network's start, but '{problem.name}' learns {problem.learns}")
+        raise source.fail(
+            ("problem", "path"),
+            f"'full' differentiates the network's start, but '{problem.name}' learns {problem.learns}",
+        )
     if spec.path == "full" and not estimator.start_path:
-        raise source.fail(("problem", "path"), f"estimator '{estimator.name}' has no gradient for path 'full'; use exact or mixed")
+        raise source.fail(
+            ("problem", "path"), f"estimator '{estimator.name}' has no gradient for path 'full'; use exact or mixed"
+        )
     if spec.schedule == "fused" and problem.learns == "labels":
-        raise source.fail(("problem", "schedule"), f"'{problem.name}' trains on the moved labels in a second step; use algorithm1")
+        raise source.fail(
+            ("problem", "schedule"), f"'{problem.name}' trains on the moved labels in a second step; use algorithm1"
+        )
     if spec.schedule == "fused" and spec.outer_optimizer == "separate":
         raise source.fail(("problem", "outer_optimizer"), "a fused schedule takes one step with one optimizer")
     if spec.memory.strip() != "store" and estimator.name not in ("exact", "head"):
-        raise source.fail(("problem", "memory"), f"estimator '{estimator.name}' keeps no graph, so it has no memory policy")
+        raise source.fail(
+            ("problem", "memory"), f"estimator '{estimator.name}' keeps no graph, so it has no memory policy"
+        )
     if spec.memory.strip() != "store" and spec.backend == "higher":
         raise source.fail(("problem", "memory"), "backend 'higher' stores every step")
     try:

@@ -77,11 +77,15 @@ def parse(text: str, name: str) -> Source:
         return Source(yaml.safe_load(text), places, name)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{name}:{line}: not valid YAML: {error.problem or error.context or 'syntax error'}") from None
+        raise RecipeError(
+            f"{name}:{line}: not valid YAML: {error.problem or error.context or 'syntax error'}"
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         if isinstance(error, RecipeError):
             raise
-        raise RecipeError(f"{name}:1: not valid YAML: {str(error).splitlines()[0] if str(error) else 'unreadable'}") from None
+        raise RecipeError(
+            f"{name}:1: not valid YAML: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
+        ) from None
 
 
 def _walk(node: yaml.Node, path: Path_, name: str, places: dict[Path_, str]) -> None:

@@ -10,7 +10,14 @@ from .higher_backend import HIGHER_ESTIMATORS
 from .losses import LabelRows, Loss, StructuredLoss
 from .memory import BadMemoryPolicy, Checkpoint, MemoryPolicy, Store, memory_policies, parse_memory
 from .optimizers import (
-    InnerOptimizer, UnsupportedOptimizer, from_torch, momentum, nesterov, optimizers, register_optimizer, sgd,
+    InnerOptimizer,
+    UnsupportedOptimizer,
+    from_torch,
+    momentum,
+    nesterov,
+    optimizers,
+    register_optimizer,
+    sgd,
 )  # fmt: skip
 from .pytree import Tree
 from .unroll import Batches, BilevelMap, Trajectory, unroll

@@ -148,7 +148,9 @@ class FunctionalModel:
         finally:
             handle.remove()
         if seen.get("output") is not output:
-            raise HeadNotFound(f"the model's output is not that of its last linear layer ({names[0]}); name it with head=")
+            raise HeadNotFound(
+                f"the model's output is not that of its last linear layer ({names[0]}); name it with head="
+            )
         return seen["features"]
 
     def readout(self, params: Params, features: Tensor) -> Tensor:

@@ -30,9 +30,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _differentiable_optimizer(
-    optimizer: InnerOptimizer, params: dict[str, Tensor], hyper: Hyper, track: bool
-) -> Any:
+def _differentiable_optimizer(optimizer: InnerOptimizer, params: dict[str, Tensor], hyper: Hyper, track: bool) -> Any:
     """``higher``'s optimiser for one of ours, one parameter group per parameter so that names keep their own values."""
     with _quiet():
         import higher
@@ -45,9 +43,7 @@ def _differentiable_optimizer(
     def value(key: str, name: str) -> Any:
         return hyper[key][name] if isinstance(hyper[key], Mapping) else hyper[key]
 
-    groups = [
-        {"params": [p], "lr": 1.0, "momentum": 0.5 if optimizer.label != "sgd" else 0.0} for p in params.values()
-    ]
+    groups = [{"params": [p], "lr": 1.0, "momentum": 0.5 if optimizer.label != "sgd" else 0.0} for p in params.values()]
     reference = torch.optim.SGD(groups, lr=1.0, nesterov=bool(optimizer.options.get("nesterov")), momentum=0.5)
     override = {key: [value(key, name) for name in params] for key in ("lr", "momentum", "dampening", "weight_decay")}
     with _quiet():

@@ -56,7 +56,9 @@ class InnerOptimizer:
         """
         unknown = set(changes) - set(self.hyper)
         if unknown:
-            raise UnsupportedOptimizer(f"{self.label} has no hyperparameter {sorted(unknown)}; it has {sorted(self.hyper)}")
+            raise UnsupportedOptimizer(
+                f"{self.label} has no hyperparameter {sorted(unknown)}; it has {sorted(self.hyper)}"
+            )
         return replace(self, hyper={**self.hyper, **changes})
 
 
@@ -143,13 +145,13 @@ def sgd(
 
 @register_optimizer("momentum")
 def momentum(lr: Any, momentum: Any = 0.9, **options: Any) -> InnerOptimizer:
-    """Heavy-ball momentum (Polyak, 1964); see :func:`sgd`."""
+    """Heavy-ball momentum (Polyak, 1964), with the options of sgd."""
     return sgd(lr, momentum, **options)
 
 
 @register_optimizer("nesterov")
 def nesterov(lr: Any, momentum: Any = 0.9, **options: Any) -> InnerOptimizer:
-    """Nesterov's accelerated gradient in torch's form; see :func:`sgd`."""
+    """Nesterov's accelerated gradient in torch's form, with the options of sgd."""
     return sgd(lr, momentum, nesterov=True, **options)
 
 

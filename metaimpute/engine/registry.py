@@ -43,7 +43,9 @@ class Registry(Generic[T]):
         def add(entry: Any) -> Any:
             if name in self._entries and self._entries[name] is not entry:
                 known = self._entries[name]
-                same_place = getattr(known, "__qualname__", 0) == entry.__qualname__ and known.__module__ == entry.__module__
+                same_place = (
+                    getattr(known, "__qualname__", 0) == entry.__qualname__ and known.__module__ == entry.__module__
+                )
                 if not same_place:
                     raise ValueError(f"{self.kind} '{name}' is already registered by {known!r}")
             if isinstance(entry, type) and "__dataclass_fields__" not in vars(entry):

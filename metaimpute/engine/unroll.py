@@ -108,7 +108,9 @@ def run(problem: BilevelMap, theta_0: Tree, c: Tree, hyper: Hyper, *, mode: Diff
         theta, state = carry
         with torch.enable_grad():
             if mode == "full":
-                at = tree_map(lambda p: p if p.requires_grad or not p.is_floating_point() else p.requires_grad_(), theta)
+                at = tree_map(
+                    lambda p: p if p.requires_grad or not p.is_floating_point() else p.requires_grad_(), theta
+                )
             else:
                 at = tree_map(lambda p: p.detach().requires_grad_() if p.is_floating_point() else p, theta)
             loss = problem.inner(t, at, c if mode == "full" else detach(c))
@@ -149,7 +151,15 @@ def unroll(
         seed: noise of step ``t`` is drawn from a seed derived from this and ``t``.
     """
     problem = BilevelMap(
-        inner_loss, lambda *_: torch.zeros(()), theta_0, c, Batches(batches, None), optimizer, steps, memory or Store(), seed
+        inner_loss,
+        lambda *_: torch.zeros(()),
+        theta_0,
+        c,
+        Batches(batches, None),
+        optimizer,
+        steps,
+        memory or Store(),
+        seed,
     )
     with double_differentiable():
         return run(problem, theta_0, c, optimizer.hyper, mode="full" if differentiable else "none")

@@ -12,7 +12,7 @@ from .base import Method, MethodError, Predict, State, register_method
 
 @register_method("fixmatch")
 class FixMatch(Method):
-    """Cross-entropy of the strong view to the arg max of the weak view, where its probability reaches ``threshold``.
+    """Cross-entropy of the strong view to the arg max of the weak view, where its probability reaches a threshold.
 
     Labelled and strong examples share one pass, so BatchNorm sees both; the weak pass is separate and without gradient
     (the released FixMatch puts it in the same batch). Under a bilevel problem psi is the softmax instead of the arg max

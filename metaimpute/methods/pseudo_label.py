@@ -13,7 +13,7 @@ from .base import Method, Predict, State, register_method
 
 @register_method("pseudo_label")
 class PseudoLabel(Method):
-    """Cross-entropy to the arg max where the largest probability exceeds ``threshold``; values are used as they are.
+    """Cross-entropy to the arg max where the largest probability exceeds a threshold; values are used as they are.
 
     Args:
         weight: lambda. ramp: fraction of training over which lambda grows linearly. threshold: confidence, classes only.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -29,7 +30,7 @@ class MLP(Model):
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         sizes = [math.prod(input_shape)] + [self.width] * self.depth
         layers: list[nn.Module] = [nn.Flatten()]
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()] + ([nn.Dropout(self.dropout)] if self.dropout else [])
         return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 
@@ -52,7 +53,7 @@ class SmallCNN(Model):
             raise TaskError(f"model 'cnn' needs images of at least 4 x 4 pixels, not inputs of shape {input_shape}")
         channels = [input_shape[0], self.width, 2 * self.width, 2 * self.width]
         layers: list[nn.Module] = []
-        for index, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
+        for index, (a, b) in enumerate(pairwise(channels)):
             layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)]
             if index == 1:
                 layers.append(nn.MaxPool2d(2))

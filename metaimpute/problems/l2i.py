@@ -8,7 +8,7 @@ through the start of the look-ahead as well (``path: full``).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..engine.losses import LabelRows, StructuredLoss
 from ..engine.pytree import Tree, detach, gradient, map_tensors, norm
 from ..tasks.base import Batch, Labelled
-from .base import BilevelProblem, register_problem
+from .base import BilevelProblem, Learns, register_problem
 
 
 @register_problem("l2i")
@@ -28,7 +28,7 @@ class L2I(BilevelProblem):
         mask: whether the base method's per-example weights (a confidence mask) apply in the look-ahead.
     """
 
-    learns = "network"
+    learns: ClassVar[Learns] = "network"
 
     distance: Literal["method", "squared_error"] = "method"
     mask: bool = True

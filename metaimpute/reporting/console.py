@@ -38,7 +38,9 @@ class TrainingProgress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def say(self, message: str) -> None:
@@ -48,7 +50,9 @@ class TrainingProgress:
         """Receives metrics after ``step`` steps; evaluations are printed, the rest feeds the bar."""
         self.latest.update(values)
         self._bar.update(self._task, completed=step, description=self.describe())
-        found = [f"{name.removesuffix('_error')} {value:.2f}" for name, value in values.items() if name.endswith("_error")]
+        found = [
+            f"{name.removesuffix('_error')} {value:.2f}" for name, value in values.items() if name.endswith("_error")
+        ]
         if found:
             self.say(f"step {step}: {self.metric}: {', '.join(found)}; {self.describe()}")
 
@@ -78,7 +82,10 @@ def result_table(results: list[dict[str, Any]]) -> Table:
     rows: list[tuple[str, list[str]]] = [
         ("system", [system_name(r) for r in results]),
         ("data", [r["source"] for r in results]),
-        ("labels / unlabelled / test", [f"{r['labels']:,} / {r['unlabelled']:,} / {r['test_examples']:,}" for r in results]),
+        (
+            "labels / unlabelled / test",
+            [f"{r['labels']:,} / {r['unlabelled']:,} / {r['test_examples']:,}" for r in results],
+        ),
         ("model", [r["model"] for r in results]),
         ("profile, seed, steps", [f"{r['profile']}, {r['seed']}, {r['steps']:,}" for r in results]),
         (f"test {results[0]['metric']}", [f"[bold]{number(r['test_last'])}[/bold]" for r in results]),

@@ -1,7 +1,18 @@
 """Task adapters, one file each; importing this package registers all of them."""
 
 from .base import (
-    Batch, Imputation, Labelled, Missing, MissingData, Pool, Task, TaskData, TaskError, Unlabelled, register_task, tasks,
+    Batch,
+    Imputation,
+    Labelled,
+    Missing,
+    MissingData,
+    Pool,
+    Task,
+    TaskData,
+    TaskError,
+    Unlabelled,
+    register_task,
+    tasks,
 )  # fmt: skip
 from .digits import Digits
 from .imdb import IMDb

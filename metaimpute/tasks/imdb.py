@@ -13,7 +13,7 @@ from ..engine.pytree import Tree
 from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, ViewKind, register_task
 from .locate import data_folders, find
 from .outputs import Classes
-from .snippets import fetch_snippets, find_snippets, missing_snippets, read_snippets
+from .snippets import fetch_snippets, find_snippets, read_snippets
 from .splits import balanced_choice, generator, semi_supervised, without
 from .text_augment import TfIdfReplacement, augment_texts, read_back_translations
 
@@ -43,14 +43,14 @@ class Files(Sequence[str]):
 class Indexed(Sequence[str]):
     """Some texts of a larger sequence, in a given order; nothing is copied."""
 
-    def __init__(self, base: Sequence[str], index: Sequence[int]) -> None:
-        self.base, self.index = base, index
+    def __init__(self, base: Any, rows: Sequence[int]) -> None:
+        self.base, self.rows = base, rows
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.rows)
 
     def __getitem__(self, position: Any) -> Any:
-        return self.base[self.index[position]]
+        return self.base[self.rows[position]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class IMDb(Task):
         if self.source == "imdb" and find_imdb() is None:
             absent.append(_missing_imdb())
         if self.back_translations and not Path(self.back_translations).exists():
-            absent.append(Missing("back-translations", (self.back_translations,), "give one text per line, or leave it out"))
+            absent.append(
+                Missing("back-translations", (self.back_translations,), "give one text per line, or leave it out")
+            )
         return absent
 
     def load(self, seed: int) -> TaskData:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -72,7 +74,11 @@ def semi_supervised(
 def _joined(left: Pool, right: Pool) -> Pool:
     """Two pools one after the other; unknown targets are marked with -1."""
     unknown = torch.full((len(right),), -1) if right.targets is None else right.targets
-    inputs = torch.cat([left.inputs, right.inputs]) if isinstance(left.inputs, Tensor) else [*left.inputs, *right.inputs]  # type: ignore[list-item]
+    inputs: Tensor | list[Any]
+    if isinstance(left.inputs, Tensor) and isinstance(right.inputs, Tensor):
+        inputs = torch.cat([left.inputs, right.inputs])
+    else:
+        inputs = [*left.inputs, *right.inputs]
     targets = None if left.targets is None else torch.cat([left.targets, unknown])
     return Pool(inputs, targets, torch.cat([left.ids, right.ids]))
 

@@ -174,7 +174,9 @@ class Algorithm1:
             metrics["hypergradient_norm"] = norm(found)
             metrics["base_gradient_norm"] = norm(base_gradient)
             if problem.learns == "network":
-                full = {n: torch.zeros_like(p) if base_gradient[n] is None else base_gradient[n] for n, p in params.items()}
+                full = {
+                    n: torch.zeros_like(p) if base_gradient[n] is None else base_gradient[n] for n, p in params.items()
+                }
                 metrics["cosine"] = cosine(full, found)
             if result is not None:
                 metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
@@ -269,7 +271,9 @@ def _imputation_metrics(method: Method, batch: Batch) -> dict[str, Tensor | floa
     found: dict[str, Tensor | float] = {"mask_rate": weights.mean()}
     truth = batch.unlabelled.truth
     if truth is not None and method.uses_unlabelled:
-        known = truth >= 0 if truth.ndim == 1 and not truth.is_floating_point() else torch.isfinite(truth).flatten(1).all(1)
+        known = (
+            truth >= 0 if truth.ndim == 1 and not truth.is_floating_point() else torch.isfinite(truth).flatten(1).all(1)
+        )
         if bool(known.any()):
             right = method.output.agreement(labels[known], truth[known])
             found["imputed_accuracy"] = right.mean()

@@ -47,7 +47,7 @@ def latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
     Raises:
         NoCheckpoint: when there is none.
     """
-    skipped = []
+    skipped: list[str] = []
     for path in reversed(existing(folder)):
         try:
             return torch.load(path, map_location="cpu", weights_only=True), path, skipped

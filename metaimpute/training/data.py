@@ -59,14 +59,15 @@ class BatchSource:
     def batch(self, step: int) -> Batch:
         """Labelled and unlabelled examples of ``step``, in the method's views."""
         method = self.method
-        labelled = self._labelled_batch(
-            self.labelled, self._labelled(step), method.labelled_view, step, LABELLED_VIEW
-        )
+        labelled = self._labelled_batch(self.labelled, self._labelled(step), method.labelled_view, step, LABELLED_VIEW)
         index = self._unlabelled(step)
         raw = self.unlabelled.take(index)
         truth = None if self.unlabelled.targets is None else self.unlabelled.targets[index].to(self.device)
         unlabelled = Unlabelled(
-            self._view(raw, method.weak, step, WEAK_VIEW), self._view(raw, method.strong, step, STRONG_VIEW), index, truth
+            self._view(raw, method.weak, step, WEAK_VIEW),
+            self._view(raw, method.strong, step, STRONG_VIEW),
+            index,
+            truth,
         )
         return Batch(labelled, unlabelled, step / self.steps, step)
 

@@ -49,7 +49,13 @@ class Session:
     """
 
     def __init__(
-        self, recipe: Recipe, folder: Path, *, why: str = "", say: Callable[[str], None] = print, report: Report | None = None
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        why: str = "",
+        say: Callable[[str], None] = print,
+        report: Report | None = None,
     ) -> None:
         self.recipe, self.folder, self.why, self.say = recipe, folder, why, say
         self.report = report or (lambda step, values: None)
@@ -140,7 +146,9 @@ class Session:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
-            raise self.recipe.source.fail(("model",), f"the checkpoint belongs to another model or optimizer: {first}") from None
+            raise self.recipe.source.fail(
+                ("model",), f"the checkpoint belongs to another model or optimizer: {first}"
+            ) from None
         if self.outer_optimizer is not None:
             self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
@@ -231,15 +239,14 @@ class Session:
             scheduler.step()
         self.step += 1
         if measure:
-            values = {name: float(value) for name, value in found.items()}
-            values["lr"] = rate
+            values = {name: float(value) for name, value in found.items()} | {"lr": float(rate)}
             self._watch_lookahead(values)
             log.write(self.step, values)
             self.report(self.step, values)
         if self._evaluates(self.step):
-            values = self._evaluate()
-            log.write(self.step, {k: v for k, v in values.items() if k != "step"})
-            self.report(self.step, values)
+            errors = self._evaluate()
+            log.write(self.step, {k: v for k, v in errors.items() if k != "step"})
+            self.report(self.step, errors)
 
     def _watch_lookahead(self, values: dict[str, float]) -> None:
         """Warns once when look-ahead steps raise the hold-out loss: the inner learning rate is too large."""

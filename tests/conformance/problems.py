@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaimpute.engine import Batches, BilevelMap, FunctionalModel, InnerOptimizer, LabelRows, StructuredLoss, parse_memory
+from metaimpute.engine import (
+    Batches,
+    BilevelMap,
+    FunctionalModel,
+    InnerOptimizer,
+    LabelRows,
+    StructuredLoss,
+    parse_memory,
+)
 
 CLASSES = 3
 

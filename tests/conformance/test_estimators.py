@@ -44,7 +44,9 @@ def finite_difference(problem: BilevelMap, which: str, direction: Any, eps: floa
     return float((4 * slope(eps) - slope(2 * eps)) / 3)
 
 
-def estimate(case: Case, optimizer: InnerOptimizer, steps: int, name: str, memory: str = "store", **options: Any) -> Any:
+def estimate(
+    case: Case, optimizer: InnerOptimizer, steps: int, name: str, memory: str = "store", **options: Any
+) -> Any:
     return hypergradient(
         case.inner, case.outer, case.model.params, case.coupling, case.batches, optimizer, name,
         steps=steps, memory=memory, seed=11, **options,
@@ -133,6 +135,7 @@ def test_per_parameter_learning_rates_receive_gradients() -> None:
     higher = estimate(case, rule, 3, "exact", backend="higher")
     problem = case.bilevel_map(rule, 3)
     for name in rates:
+
         def shifted(step: float, name: str = name) -> torch.Tensor:
             return problem.value(hyper={**rule.hyper, "lr": {**rates, name: rates[name] + step}})
 
@@ -272,9 +275,7 @@ def test_impossible_requests_say_why(change: dict[str, Any], message: str) -> No
         arguments["steps"] = 1
         case = make_case("mlp_dropout", steps=1)
     with pytest.raises(EstimatorError, match=message.replace("(", "\\(")):
-        hypergradient(
-            case.inner, case.outer, case.model.params, case.coupling, case.batches, sgd(0.1), **arguments
-        )
+        hypergradient(case.inner, case.outer, case.model.params, case.coupling, case.batches, sgd(0.1), **arguments)
 
 
 def test_one_inner_batch_serves_every_step() -> None:

@@ -78,7 +78,15 @@ def test_from_torch_continues_a_running_optimizer(resume: bool) -> None:
 
 def test_a_parameter_without_gradient_does_not_move_even_under_weight_decay() -> None:
     params = {"used": torch.ones(2), "unused": torch.ones(2)}
-    end = unroll(lambda th, c, b: th["used"].sum(), params, None, [None], sgd(0.1, 0.9, weight_decay=0.5), 3, differentiable=False)
+    end = unroll(
+        lambda th, c, b: th["used"].sum(),
+        params,
+        None,
+        [None],
+        sgd(0.1, 0.9, weight_decay=0.5),
+        3,
+        differentiable=False,
+    )
     assert torch.equal(end.params["unused"], params["unused"])
     assert not torch.equal(end.params["used"], params["used"])
 

@@ -15,7 +15,12 @@ def test_memory_policies_parse_and_refuse() -> None:
     assert parse_memory(" checkpoint( 4 ) ") == Checkpoint(4)
     assert str(parse_memory("checkpoint(4)")) == "checkpoint(4)" and str(Store()) == "store"
     assert parse_memory(Checkpoint(2)) == Checkpoint(2)
-    for bad, hint in [("chekpoint(2)", "did you mean 'checkpoint'"), ("checkpoint(0)", "at least 1"), ("store(3)", "no argument"), ("", "choose")]:
+    for bad, hint in [
+        ("chekpoint(2)", "did you mean 'checkpoint'"),
+        ("checkpoint(0)", "at least 1"),
+        ("store(3)", "no argument"),
+        ("", "choose"),
+    ]:
         with pytest.raises(BadMemoryPolicy, match=hint):
             parse_memory(bad)
 

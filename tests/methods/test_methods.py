@@ -26,10 +26,16 @@ def predict(params: dict[str, Tensor], inputs: Tensor) -> Tensor:
 
 
 def case(progress: float = 1.0) -> Batch:
-    return Batch(Labelled(LOGITS_LABELLED, TARGETS, torch.arange(2)), Unlabelled(LOGITS_WEAK, LOGITS_STRONG, torch.arange(3)), progress)
+    return Batch(
+        Labelled(LOGITS_LABELLED, TARGETS, torch.arange(2)),
+        Unlabelled(LOGITS_WEAK, LOGITS_STRONG, torch.arange(3)),
+        progress,
+    )
 
 
-def prepared(name: str, progress: float = 1.0, **options: Any) -> tuple[Method, dict[str, Tensor], Batch, dict[str, Any]]:
+def prepared(
+    name: str, progress: float = 1.0, **options: Any
+) -> tuple[Method, dict[str, Tensor], Batch, dict[str, Any]]:
     method = methods.get(name)(**options).bind(Classes(2))
     params = {"scale": torch.tensor(1.0, requires_grad=True)}
     state = method.init_state(params)
@@ -83,7 +89,9 @@ def test_mean_teacher_compares_student_with_teacher_and_trains_the_student() -> 
     squared = sum((a - b) ** 2 for t, s in zip(teacher, student, strict=True) for a, b in zip(t, s, strict=True)) / 6
     loss = method.loss(predict, params, batch)
     assert float(loss) == pytest.approx(SUPERVISED + 10.0 * squared, rel=1e-5)
-    (slope,) = torch.autograd.grad(10.0 * method.unlabelled_loss(predict(params, LOGITS_STRONG), batch.imputation.labels, batch), params["scale"])
+    (slope,) = torch.autograd.grad(
+        10.0 * method.unlabelled_loss(predict(params, LOGITS_STRONG), batch.imputation.labels, batch), params["scale"]
+    )
     assert abs(float(slope)) > 1e-3, "the consistency loss must reach the student"
     assert not batch.imputation.labels.requires_grad
 
@@ -105,7 +113,10 @@ def test_uda_is_kl_from_original_to_augmented() -> None:
     method, params, batch, _ = prepared("uda", tsa="none", temperature=0.5, threshold=0.8)
     labels = [softmax(2 * row) for row in LOGITS_WEAK]
     assert batch.imputation.weights.tolist() == [1.0, 0.0, 1.0]
-    kl = [sum(z * (math.log(z) - math.log(p)) for z, p in zip(l, softmax(s), strict=True)) for l, s in zip(labels, LOGITS_STRONG, strict=True)]
+    kl = [
+        sum(z * (math.log(z) - math.log(p)) for z, p in zip(l, softmax(s), strict=True))
+        for l, s in zip(labels, LOGITS_STRONG, strict=True)
+    ]
     assert float(method.loss(predict, params, batch)) == pytest.approx(SUPERVISED + (kl[0] + kl[2]) / 3, rel=1e-5)
 
 
@@ -118,7 +129,11 @@ def test_training_signal_annealing_drops_examples_that_are_known(progress: float
 
 
 def test_annealing_thresholds_of_all_schedules_end_points() -> None:
-    for tsa, start, end in [("linear", 0.5, 1.0), ("log", 0.5, 0.5 + 0.5 * (1 - math.exp(-5))), ("exp", 0.5 + 0.5 * math.exp(-5), 1.0)]:
+    for tsa, start, end in [
+        ("linear", 0.5, 1.0),
+        ("log", 0.5, 0.5 + 0.5 * (1 - math.exp(-5))),
+        ("exp", 0.5 + 0.5 * math.exp(-5), 1.0),
+    ]:
         method = methods.get("uda")(tsa=tsa).bind(Classes(2))
         assert method.annealing_threshold(0.0) == pytest.approx(start)  # type: ignore[attr-defined]
         assert method.annealing_threshold(1.0) == pytest.approx(end)  # type: ignore[attr-defined]

@@ -97,7 +97,10 @@ def test_minilm_loads_its_weights_and_keeps_the_last_tokens() -> None:
     net = model.build((), 2)
     assert sum(p.numel() for p in net.encoder.parameters()) == pytest.approx(22.6e6, rel=0.01)
     tokenize = model.preprocess()
-    long, tail = tokenize(["word " * 500 + "a truly dreadful ending indeed"]), tokenize(["truly dreadful ending indeed"])
+    long, tail = (
+        tokenize(["word " * 500 + "a truly dreadful ending indeed"]),
+        tokenize(["truly dreadful ending indeed"]),
+    )
     assert long["input_ids"].shape == (1, 8)
     assert long["input_ids"][0, -5:].tolist() == tail["input_ids"][0, -5:].tolist()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from metaimpute.engine import BilevelMap, Batches, derive_seed, sgd
+from metaimpute.engine import Batches, BilevelMap, derive_seed, sgd
 from metaimpute.engine.pytree import dot, norm, tree_map
 from metaimpute.methods import methods
 from metaimpute.problems import problems
@@ -54,7 +54,9 @@ def directional(bound: Bound, path: str, direction: Any, eps: float = 1e-4) -> f
 @pytest.mark.parametrize("path", ["labels", "full"])
 @pytest.mark.parametrize("estimator", ["exact", "mixed"])
 @pytest.mark.parametrize("method", list(methods))
-def test_hypergradient_of_every_method_equals_finite_differences(method: str, estimator: str, path: str, steps: int) -> None:
+def test_hypergradient_of_every_method_equals_finite_differences(
+    method: str, estimator: str, path: str, steps: int
+) -> None:
     bound = bind(method, "l2i", estimator, path=path, steps=steps, method_options=OPTIONS.get(method))
     meta, found, _ = hypergradient(bound)
     assert meta.keys() == bound.params.keys()
@@ -156,6 +158,7 @@ def test_moving_the_network_along_the_hypergradient_lowers_the_lookahead_loss() 
 
 def test_zero_hypergradient_takes_the_second_step_with_zeros() -> None:
     """With momentum the second, zero-gradient step still moves: that is the confound it measures."""
+
     def momentum(ps: Any) -> Any:
         return torch.optim.SGD(ps, lr=0.1, momentum=0.9)
 
@@ -188,5 +191,7 @@ def test_holdout_supervision_is_the_plain_gradient_without_lookahead() -> None:
 
 
 def test_every_registered_problem_says_what_it_is() -> None:
-    assert {"none", "l2i", "l2i_learnable", "zero_hypergradient", "random_direction", "holdout_supervision"} <= set(problems)
+    assert {"none", "l2i", "l2i_learnable", "zero_hypergradient", "random_direction", "holdout_supervision"} <= set(
+        problems
+    )
     assert all(problems.summary(name) for name in problems)

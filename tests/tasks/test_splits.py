@@ -34,7 +34,10 @@ def test_the_unlabelled_pool_can_include_the_labelled_one() -> None:
     assert set(data.labelled.ids.tolist()) <= set(data.unlabelled.ids.tolist())
 
 
-@pytest.mark.parametrize(("labels", "message"), [(25, "nearest possible number is 20"), (3, "nearest possible number is 10"), (5000, "class 0 has only")])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(25, "nearest possible number is 20"), (3, "nearest possible number is 10"), (5000, "class 0 has only")],
+)
 def test_impossible_label_counts(labels: int, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         Digits(labels=labels).load(0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import hashlib
+import io
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,11 +13,30 @@ import numpy as np
 import pytest
 import torch
 
-from metaimpute.tasks import IMDb, MissingData, TaskError
-from metaimpute.tasks import snippets
+from metaimpute.tasks import IMDb, MissingData, TaskError, snippets
 from metaimpute.tasks.text_augment import TfIdfReplacement, read_back_translations, usable
 
-WORDS = "the a film movie was is good bad great awful plot actor scene and but very it of in".split()
+WORDS = [
+    "the",
+    "a",
+    "film",
+    "movie",
+    "was",
+    "is",
+    "good",
+    "bad",
+    "great",
+    "awful",
+    "plot",
+    "actor",
+    "scene",
+    "and",
+    "but",
+    "very",
+    "it",
+    "of",
+    "in",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +52,13 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make_imdb(root: Path, train: int = 12, unsup: int = 10, test: int = 6) -> Path:
     rng = np.random.default_rng(0)
     folder = root / "aclImdb"
-    for part, count in (("train/pos", train), ("train/neg", train), ("train/unsup", unsup), ("test/pos", test), ("test/neg", test)):
+    for part, count in (
+        ("train/pos", train),
+        ("train/neg", train),
+        ("train/unsup", unsup),
+        ("test/pos", test),
+        ("test/neg", test),
+    ):
         (folder / part).mkdir(parents=True)
         for i in range(count):
             text = f"{part.replace('/', ' ')} {i}<br />" + " ".join(rng.choice(WORDS, 30))
@@ -50,7 +75,12 @@ def test_imdb_folder_in_its_canonical_form(tmp_path: Path, monkeypatch: pytest.M
     make_imdb(tmp_path / "here")
     monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "here"))
     data = bound(IMDb(labels=4, validation=2)).load(0)
-    assert (len(data.labelled), len(data.unlabelled), len(data.validation), len(data.test)) == (4, 24 - 4 - 2 + 10, 2, 12)
+    assert (len(data.labelled), len(data.unlabelled), len(data.validation), len(data.test)) == (
+        4,
+        24 - 4 - 2 + 10,
+        2,
+        12,
+    )
     assert data.source == "IMDb (12 test reviews)"
     for pool in (data.labelled, data.validation, data.test):
         for text, target in zip(pool.take(torch.arange(len(pool))), pool.targets, strict=True):
@@ -65,7 +95,9 @@ def test_a_dataset_saved_by_the_datasets_library(tmp_path: Path, monkeypatch: py
     import datasets
 
     def part(labels: list[int]) -> Any:
-        return datasets.Dataset.from_dict({"text": [f"review {i} was good " * 3 for i in range(len(labels))], "label": labels})
+        return datasets.Dataset.from_dict(
+            {"text": [f"review {i} was good " * 3 for i in range(len(labels))], "label": labels}
+        )
 
     saved = datasets.DatasetDict(train=part([0, 1] * 6), test=part([0, 1] * 3), unsupervised=part([-1] * 5))
     saved.save_to_disk(str(tmp_path / "here" / "imdb"))
@@ -75,7 +107,9 @@ def test_a_dataset_saved_by_the_datasets_library(tmp_path: Path, monkeypatch: py
 
 
 def test_missing_imdb_says_where_it_looked_and_how_to_get_it() -> None:
-    with pytest.raises(MissingData, match=r"IMDb reviews not found \(looked in .*aclImdb.*\); get them with: metaimpute data get imdb"):
+    with pytest.raises(
+        MissingData, match=r"IMDb reviews not found \(looked in .*aclImdb.*\); get them with: metaimpute data get imdb"
+    ):
         IMDb().load(0)
 
 
@@ -166,7 +200,9 @@ def test_replacements_favour_uninformative_words() -> None:
     assert scores[frequent_everywhere] >= np.median(chance)
 
 
-def test_strong_views_use_back_translations_and_fall_back_to_the_original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strong_views_use_back_translations_and_fall_back_to_the_original(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_imdb(tmp_path / "here")
     monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "here"))
     plain = bound(IMDb(labels=4))

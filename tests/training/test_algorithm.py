@@ -117,7 +117,15 @@ def test_batchnorm_statistics_are_those_of_the_base_pass_alone(problem: str, sch
 def test_diagnostics_of_an_l2i_step() -> None:
     bound = bind("mean_teacher", "l2i", "mixed")
     found = bound.algorithm.step(bound.batch, bound.holdout, measure=True)
-    wanted = {"loss", "base_gradient_norm", "hypergradient_norm", "cosine", "holdout_before", "holdout_after", "mask_rate"}
+    wanted = {
+        "loss",
+        "base_gradient_norm",
+        "hypergradient_norm",
+        "cosine",
+        "holdout_before",
+        "holdout_after",
+        "mask_rate",
+    }
     assert wanted <= set(found)
     assert -1.0 <= float(found["cosine"]) <= 1.0
     assert float(found["hypergradient_norm"]) > 0
@@ -152,7 +160,9 @@ class LearnedScale(BilevelProblem):
 
     def inner_loss(self, params, scale, batch):  # type: ignore[no-untyped-def]
         raw = self.predict(params, batch.unlabelled.strong)
-        return self.supervised(params, batch.labelled) + scale * self.method.unlabelled_loss(raw, batch.imputation.labels, batch)
+        return self.supervised(params, batch.labelled) + scale * self.method.unlabelled_loss(
+            raw, batch.imputation.labels, batch
+        )
 
 
 @pytest.mark.parametrize("schedule", ["algorithm1", "fused"])

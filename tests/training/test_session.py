@@ -44,7 +44,9 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
-@pytest.mark.parametrize("options", [(), ("problem.outer_optimizer=separate",), ("problem.schedule=fused", "problem.scale=relative(1)")])
+@pytest.mark.parametrize(
+    "options", [(), ("problem.outer_optimizer=separate",), ("problem.schedule=fused", "problem.scale=relative(1)")]
+)
 @pytest.mark.parametrize("problem", ["none", "l2i", "l2i_learnable", "random_direction"])
 def test_resuming_gives_the_same_weights_bit_for_bit(tmp_path: Path, problem: str, options: tuple[str, ...]) -> None:
     if problem == "l2i_learnable" and options and "fused" in options[0]:
@@ -103,7 +105,17 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:
 def test_sigterm_writes_a_checkpoint_and_exits_130(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "metaimpute", "run", str(recipe), "--set", "train.steps=100000", "--out", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "metaimpute",
+        "run",
+        str(recipe),
+        "--set",
+        "train.steps=100000",
+        "--out",
+        str(folder),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not checkpoint.existing(folder) and time.monotonic() < deadline:
@@ -137,7 +149,15 @@ def test_records_of_a_run(tmp_path: Path) -> None:
         "checkpoints", "metrics.jsonl", "recipe.resolved.yaml", "result.json", "tensorboard",
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert {"holdout_before", "holdout_after", "hypergradient_norm", "cosine", "mask_rate", "imputed_accuracy", "lr"} <= set(lines[0])
+    assert {
+        "holdout_before",
+        "holdout_after",
+        "hypergradient_norm",
+        "cosine",
+        "mask_rate",
+        "imputed_accuracy",
+        "lr",
+    } <= set(lines[0])
     assert [line["step"] for line in lines if "test_error" in line] == [10, 20, 30]
     assert result["test_checkpoints"] == 3 and result["steps"] == 30 and result["seed"] == 0
     errors = sorted(e["test_error"] for e in result["evaluations"])

@@ -41,7 +41,9 @@ class Approx(Estimator):
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         inner, outer = problem.inner_loss, problem.outer_loss
         if not (isinstance(inner, StructuredLoss) and isinstance(outer, StructuredLoss)):
-            raise EstimatorError("'approx' (Eq. 6) needs losses factored at a last linear layer; use 'mixed' or 'exact'")
+            raise EstimatorError(
+                "'approx' (Eq. 6) needs losses factored at a last linear layer; use 'mixed' or 'exact'"
+            )
         if not (inner.is_factored and outer.is_factored and inner.label_rows is not None):
             raise EstimatorError("'approx' (Eq. 6) needs label rows and a last linear layer; use 'mixed' or 'exact'")
         assert inner.readout is not None and outer.readout is not None

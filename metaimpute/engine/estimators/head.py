@@ -9,8 +9,8 @@ import torch
 
 from ..functional import derive_seed, fixed_rng
 from ..losses import StructuredLoss
-from ..pytree import Tree, as_leaves, detach, gradient
 from ..optimizers import hyper_as_leaves, hyper_tensors
+from ..pytree import Tree, as_leaves, detach, gradient
 from ..unroll import OUTER_STREAM, Batches, BilevelMap, run
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
 
@@ -21,7 +21,9 @@ def subset_names(problem: BilevelMap, parameters: tuple[str, ...]) -> tuple[str,
     if not names and isinstance(problem.inner_loss, StructuredLoss):
         names = problem.inner_loss.head
     if not isinstance(problem.theta_0, dict) or not names:
-        raise EstimatorError("'head' needs parameters by name: give parameters=(...) or a loss that names its last layer")
+        raise EstimatorError(
+            "'head' needs parameters by name: give parameters=(...) or a loss that names its last layer"
+        )
     missing = [name for name in names if name not in problem.theta_0]
     if missing:
         raise EstimatorError(f"'head' was asked to move '{missing[0]}', which is not a parameter")

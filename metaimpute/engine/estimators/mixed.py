@@ -23,7 +23,16 @@ from torch.autograd import forward_ad
 
 from ..optimizers import Hyper, apply_updates, hyper_as_leaves, hyper_tensors
 from ..pytree import (
-    Tree, as_leaves, detach, gradient, tensors, tree_flatten, tree_unflatten, vjp_through, with_tensors, zeros_like,
+    Tree,
+    as_leaves,
+    detach,
+    gradient,
+    tensors,
+    tree_flatten,
+    tree_unflatten,
+    vjp_through,
+    with_tensors,
+    zeros_like,
 )  # fmt: skip
 from ..unroll import BilevelMap
 from .base import Estimator, HypergradientResult, register_estimator

@@ -1,0 +1,171 @@
+"""Recipes: what is valid, what is refused, and that a refusal names file, line, key and the nearest valid choice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from metaimpute import recipes
+from metaimpute.methods import methods
+from metaimpute.problems import problems
+from metaimpute.yaml_source import RecipeError, merge, override, parse
+
+ROOT = Path(__file__).parent.parent / "recipes"
+GOOD = """\
+task: {name: digits, labels: 20, validation: 50}
+model:
+  name: cnn
+  width: 8
+method: {name: mean_teacher}
+problem:
+  name: l2i
+  estimator: mixed
+  inner:
+    lr: 0.1
+train:
+  steps: 10
+  optimizer: {name: adam, lr: 2e-5}
+profiles:
+  paper: {}
+  sample:
+    train: {steps: 3}
+    model: {width: 4}
+"""
+
+
+def load(text: str, tmp_path: Path, *sets: str, profile: str = "sample") -> recipes.Recipe:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    return recipes.load(path, profile, sets)  # type: ignore[arg-type]
+
+
+def test_profiles_merge_deeply_and_overrides_come_last(tmp_path: Path) -> None:
+    recipe = load(GOOD, tmp_path)
+    assert (recipe.train.steps, recipe.model.width, recipe.train.optimizer.lr) == (3, 4, 2e-5)  # type: ignore[attr-defined]
+    assert load(GOOD, tmp_path, profile="paper").train.steps == 10
+    changed = load(GOOD, tmp_path, "train.steps=7", "problem.inner.steps=2", "method={name: fixmatch, threshold: 0.5}")
+    assert (changed.train.steps, changed.problem_spec.inner.steps, changed.method.name) == (7, 2, "fixmatch")
+
+
+def test_changing_a_components_name_drops_the_old_components_options(tmp_path: Path) -> None:
+    recipe = load(GOOD, tmp_path, "model.name=mlp")
+    assert recipe.model.name == "mlp" and recipe.model.width == 64  # type: ignore[attr-defined]
+
+
+MISTAKES = [
+    ("steps: 10", "stps: 10", r"r\.yaml:12: train\.stps: unknown key; did you mean 'steps'\?"),
+    ("width: 8", "widht: 8", r"r\.yaml:4: model\.widht: unknown key; did you mean 'width'\?"),
+    ("name: l2i", "name: l2j", r"r\.yaml:7: problem\.name: unknown problem 'l2j'; did you mean 'l2i'\?"),
+    ("name: mean_teacher", "name: mean_techer", r"r\.yaml:5: method\.name: unknown method .* did you mean 'mean_teacher'"),
+    ("estimator: mixed", "estimator: mixd", r"r\.yaml:8: problem\.estimator: .*did you mean 'mixed'"),
+    ("estimator: mixed", "estimatr: mixed", r"r\.yaml:8: problem\.estimatr: unknown key; did you mean 'estimator'"),
+    ("lr: 0.1", "lr: fast", r"r\.yaml:10: problem\.inner\.lr: should be a valid number.*not 'fast'"),
+    ("lr: 0.1", "lr: -1", r"r\.yaml:10: problem\.inner\.lr: should be greater than 0, not -1"),
+    ("labels: 20", "labels: 7", r"r\.yaml:1: task\.labels: 7 cannot be spread evenly over 10 classes; .* is 10"),
+    ("labels: 20", "labels: many", r"r\.yaml:1: task\.labels: should be a valid integer"),
+    ("name: cnn\n  width: 8", "name: mlp\n  width: 8\n  length: 3", r"r\.yaml:5: model\.length: unknown key; did you mean"),
+    ("    model: {width: 4}", "    model: {name: minilm}", r"r\.yaml:18: model\.name: model 'minilm' does not take image inputs; these do: cnn, mlp"),
+    ("name: adam,", "name: adamm,", r"r\.yaml:13: train\.optimizer\.name: should be 'adam', 'adamw' or 'sgd', not 'adamm'"),
+    ("profiles:", "profils:", r"r\.yaml:14: profils: unknown key; did you mean 'profiles'"),
+    ("  sample:", "  smaple:", r"r\.yaml:16: profiles\.smaple: unknown key; did you mean 'sample'"),
+    ("train: {steps: 3}", "trian: {steps: 3}", r"r\.yaml:17: profiles\.sample\.trian: unknown key; did you mean 'train'"),
+    ("train: {steps: 3}", "train: {steps: 0}", r"r\.yaml:17: train\.steps: should be greater than or equal to 1, not 0"),
+    ("method: {name: mean_teacher}", "method: mean_teacher", r"r\.yaml:5: method: must be a group of keys"),
+    ("method: {name: mean_teacher}", "method: {weight: 3}", r"r\.yaml:5: method\.name: name a method: fixmatch"),
+    ("method: {name: mean_teacher}", "method: {name: mean_teacher, name: uda}", r"r\.yaml:5: method\.name: written twice"),
+    ("method: {name: mean_teacher}", "method: {name: mean_teacher", r"r\.yaml:\d+: not valid YAML"),
+    ("  inner:", "  memory: checkpoint(0)\n  inner:", r"problem\.memory: .*at least 1"),
+    ("  inner:", "  memory: checkpoint(2)\n  inner:", r"problem\.memory: estimator 'mixed' keeps no graph"),
+    ("  inner:", "  backend: highr\n  inner:", r"problem\.backend: unknown backend 'highr'; choose one of: func, higher"),
+    ("  inner:", "  backend: higher\n  inner:", r"backend 'higher' carries out exact, first_order, not 'mixed'"),
+    ("  inner:", "  scale: relative(0)\n  inner:", r"problem\.scale: write 'raw', or 'relative\(rho\)'"),
+    ("  inner:", "  path: both\n  inner:", r"problem\.path: should be 'labels' or 'full'"),
+    ("estimator: mixed", "estimator: approx\n  path: full", r"problem\.path: estimator 'approx' has no gradient for path 'full'"),
+    ("lr: 0.1", "lr: 0.1\n    optimizer: sdg", r"problem\.inner\.optimizer: unknown inner optimizer 'sdg'; did you mean 'sgd'"),
+    ("lr: 0.1", "lr: 0.1\n    optimizer: nesterov\n    momentum: 0", r"problem\.inner: Nesterov momentum needs"),
+    ("name: l2i", "name: l2i_learnable\n  schedule: fused", r"problem\.schedule: .*use algorithm1"),
+    ("name: l2i", "name: l2i_learnable\n  path: full", r"problem\.path: 'full' differentiates the network's start"),
+    ("name: l2i", "name: l2i\n  holdout: separate\n  schedule: fused\n  outer_optimizer: separate", r"one step with one optimizer"),
+    ("estimator: mixed\n  inner:", "estimator: approx\n  inner:\n    steps: 3", r"problem\.inner\.steps: estimator 'approx' is defined for 1"),
+    ("estimator: mixed", "estimator: {name: mixed, depth: 3}", r"problem\.estimator: .*does not take the options \['depth'\]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), MISTAKES, ids=[m[1].replace("\n", " ") for m in MISTAKES])
+def test_mistakes_end_in_one_line_that_names_the_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(RecipeError) as caught:
+        load(GOOD.replace(old, new, 1), tmp_path)
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_separate_holdout_needs_two_labels_per_class(tmp_path: Path) -> None:
+    text = GOOD.replace("labels: 20", "labels: 10").replace("name: l2i", "name: l2i\n  holdout: separate")
+    with pytest.raises(RecipeError, match=r"r\.yaml:8: problem\.holdout: 'separate' needs 2 labels per class"):
+        load(text, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "task: 3\n", "? [a]\n: 1\n", "a: !!python/object:os.system x\n", "\tx: 1", "a: &x [*x]", "%", "task: {name: [1]}\nmodel: {}\nmethod: {}\n"])  # fmt: skip
+def test_nonsense_is_refused_without_a_traceback(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(text, tmp_path)
+    assert "r.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.steps", "write it as key=value"),
+        ("=3", "write it as key=value"),
+        ("train.steps.more=3", "'train.steps' is not a group of keys"),
+        ("train.steps=[1", "not valid YAML"),
+        ("train.stesp=3", "--set train.stesp=3: train.stesp: unknown key; did you mean 'steps'"),
+        ("nonsense=3", "nonsense: unknown key"),
+    ],
+)
+def test_overrides_are_checked_like_the_file(tmp_path: Path, assignment: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load(GOOD, tmp_path, assignment)
+
+
+def test_missing_sections_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="method: this section is missing"):
+        load("task: {name: digits, labels: 10}\nmodel: {name: cnn}\n", tmp_path)
+    with pytest.raises(RecipeError, match="No such file"):
+        recipes.load(tmp_path / "none.yaml", "sample")
+    with pytest.raises(RecipeError, match="Is a directory"):
+        recipes.load(tmp_path, "sample")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="not a text file"):
+        recipes.load(tmp_path / "b.yaml", "sample")
+
+
+def test_places_follow_values_through_merges() -> None:
+    base = parse("a:\n  b: 1\n  c: 2\nprofiles:\n  sample:\n    a:\n      b: 3\n", "f")
+    merged = merge(base, base.data["profiles"]["sample"], ("profiles", "sample"))
+    assert merged.data["a"] == {"b": 3, "c": 2}
+    assert merged.place(("a", "b")) == "f:7" and merged.place(("a", "c")) == "f:3" and merged.place(("z",)) == "f"
+    changed = override(merged, "a.c=9")
+    assert changed.place(("a", "c")) == "--set a.c=9" and changed.data["a"]["c"] == 9 and merged.data["a"]["c"] == 2
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("problem", list(problems))
+def test_shipped_recipes_are_valid_with_every_problem(path: Path, problem: str) -> None:
+    from metaimpute.profiles import profiles_of
+    from metaimpute.yaml_source import read
+
+    if problem.startswith("test_"):
+        pytest.skip("registered by another test")
+    extra = ["problem.schedule=algorithm1"] if problem == "l2i_learnable" else []
+    for profile in profiles_of(read(path)):
+        recipe = recipes.load(path, profile, (f"problem={{name: {problem}}}", *extra))
+        assert recipe.problem.name == problem and recipe.about.title
+
+
+@pytest.mark.parametrize("method", list(methods))
+def test_every_method_is_valid_on_digits(method: str, tmp_path: Path) -> None:
+    assert load(GOOD, tmp_path, f"method.name={method}").method.name == method
