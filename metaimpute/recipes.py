@@ -30,6 +30,12 @@ from .yaml_source import RecipeError, Source, merge, override, read
 
 Profile = Literal["auto", "paper", "sample"]
 SECTIONS = ("task", "model", "method", "problem", "train")
+COMPONENTS: dict[tuple[str, ...], frozenset[str]] = {
+    ("task",): frozenset(),
+    ("model",): frozenset(),
+    ("method",): frozenset(),
+    ("problem",): frozenset(ProblemSpec.model_fields),
+}
 
 
 @dataclass
@@ -101,9 +107,9 @@ def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int 
     overlay = profiles.get(profile) or {}
     if not isinstance(overlay, dict):
         raise source.fail(("profiles", profile), "must be a group of keys")
-    merged = merge(plain, overlay, ("profiles", profile))
+    merged = merge(plain, overlay, ("profiles", profile), components=COMPONENTS)
     for assignment in sets:
-        merged = override(merged, assignment)
+        merged = override(merged, assignment, components=COMPONENTS)
     for key in merged.data:
         if key not in (*SECTIONS, "about"):
             raise merged.unknown((key,), SECTIONS)
@@ -260,6 +266,11 @@ def _compatible(
     if spec.schedule == "fused" and problem.learns == "labels":
         raise source.fail(
             ("problem", "schedule"), f"'{problem.name}' trains on the moved labels in a second step; use algorithm1"
+        )
+    if spec.relative is not None and problem.learns != "network":
+        raise source.fail(
+            ("problem", "scale"),
+            f"compares with the network's base gradient, but '{problem.name}' learns {problem.learns}",
         )
     if spec.schedule == "fused" and spec.outer_optimizer == "separate":
         raise source.fail(("problem", "outer_optimizer"), "a fused schedule takes one step with one optimizer")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,13 +105,16 @@ def _walk(node: yaml.Node, path: Path_, name: str, places: dict[Path_, str]) -> 
             _walk(value, (*path, str(index)), name, places)
 
 
-def merge(base: Source, overlay: dict[str, Any], prefix: Path_ = ()) -> Source:
-    """``overlay`` deep-merged over ``base``: mappings merge key by key, anything else replaces.
+Kept = Mapping[Path_, frozenset[str]]
 
-    A mapping whose ``name`` changes replaces the old one whole, since another component has other options.
+
+def merge(base: Source, overlay: dict[str, Any], prefix: Path_ = (), *, components: Kept | None = None) -> Source:
+    """``overlay`` deep-merged over ``base``: mappings merge key by key, anything else replaces.
 
     Args:
         prefix: where ``overlay`` was written inside the base file, so that its places are found.
+        components: mappings that describe a named component, with the keys every component of its kind understands.
+            When such a mapping's ``name`` changes, only those keys survive, since another component has other options.
     """
     places = dict(base.places)
 
@@ -119,8 +122,8 @@ def merge(base: Source, overlay: dict[str, Any], prefix: Path_ = ()) -> Source:
         if not (isinstance(low, dict) and isinstance(high, dict)):
             _move_places(base.places, places, (*prefix, *path), path)
             return high
-        renamed = "name" in high and high["name"] != low.get("name")
-        merged = {} if renamed else dict(low)
+        renamed = "name" in high and high["name"] != low.get("name") and path in (components or {})
+        merged = {k: v for k, v in low.items() if not renamed or k in (components or {})[path]}
         for key, value in high.items():
             below = (*path, str(key))
             places[below] = base.places.get((*prefix, *below), places.get(below, base.name))
@@ -136,7 +139,7 @@ def _move_places(known: dict[Path_, str], places: dict[Path_, str], source: Path
             places[(*target, *path[len(source) :])] = place
 
 
-def override(source: Source, assignment: str) -> Source:
+def override(source: Source, assignment: str, *, components: Kept | None = None) -> Source:
     """Applies ``a.b.c=value`` (value in YAML) as given to ``--set``.
 
     Raises:
@@ -159,7 +162,7 @@ def override(source: Source, assignment: str) -> Source:
         current = current.get(part) if isinstance(current, dict) else None
         if current is not None and not isinstance(current, dict):
             raise RecipeError(f"{here}: '{'.'.join(parts[: depth + 1])}' is not a group of keys")
-    merged = merge(source, overlay)
+    merged = merge(source, overlay, components=components)
     for depth in range(1, len(parts) + 1):
         merged.places[parts[:depth]] = here
     return merged

@@ -52,6 +52,8 @@ def test_profiles_merge_deeply_and_overrides_come_last(tmp_path: Path) -> None:
 def test_changing_a_components_name_drops_the_old_components_options(tmp_path: Path) -> None:
     recipe = load(GOOD, tmp_path, "model.name=mlp")
     assert recipe.model.name == "mlp" and recipe.model.width == 64  # type: ignore[attr-defined]
+    own = load(GOOD.replace("name: l2i", "name: l2i\n  distance: squared_error"), tmp_path, "problem.name=none")
+    assert own.problem.name == "none" and own.problem_spec.estimator == "mixed", "shared options stay"
 
 
 MISTAKES = [
@@ -86,6 +88,7 @@ MISTAKES = [
     ("lr: 0.1", "lr: 0.1\n    optimizer: sdg", r"problem\.inner\.optimizer: unknown inner optimizer 'sdg'; did you mean 'sgd'"),
     ("lr: 0.1", "lr: 0.1\n    optimizer: nesterov\n    momentum: 0", r"problem\.inner: Nesterov momentum needs"),
     ("name: l2i", "name: l2i_learnable\n  schedule: fused", r"problem\.schedule: .*use algorithm1"),
+    ("name: l2i", "name: l2i_learnable\n  scale: relative(2)", r"problem\.scale: compares with the network's base gradient"),
     ("name: l2i", "name: l2i_learnable\n  path: full", r"problem\.path: 'full' differentiates the network's start"),
     ("name: l2i", "name: l2i\n  holdout: separate\n  schedule: fused\n  outer_optimizer: separate", r"one step with one optimizer"),
     ("estimator: mixed\n  inner:", "estimator: approx\n  inner:\n    steps: 3", r"problem\.inner\.steps: estimator 'approx' is defined for 1"),
@@ -160,9 +163,9 @@ def test_shipped_recipes_are_valid_with_every_problem(path: Path, problem: str) 
 
     if problem.startswith("test_"):
         pytest.skip("registered by another test")
-    extra = ["problem.schedule=algorithm1"] if problem == "l2i_learnable" else []
+    extra = ["problem.schedule=algorithm1", "problem.scale=raw"] if problem == "l2i_learnable" else []
     for profile in profiles_of(read(path)):
-        recipe = recipes.load(path, profile, (f"problem={{name: {problem}}}", *extra))
+        recipe = recipes.load(path, profile, (f"problem.name={problem}", *extra))
         assert recipe.problem.name == problem and recipe.about.title
 
 

@@ -1,0 +1,129 @@
+"""Is a gain of L2I the hypergradient's? One recipe under every control, paired over seeds.
+
+    python benchmarks/controls.py recipes/digits_mean_teacher.yaml --seeds 8
+
+Each seed draws labels, weights, batches and noise anew and every system sees the same draw. Writes
+``benchmarks/results/controls-RECIPE.json`` and ``.png`` and prints a table: mean error over seeds, and the paired
+difference to the base method with a 95% bootstrap interval of its mean. ``none x2`` is the base method with twice the
+optimiser steps, which is what ``algorithm1`` takes; a ``fused`` recipe takes as many as the base method.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metaimpute.profiles import choose
+from metaimpute.training.session import Session
+
+RESULTS = Path(__file__).parent / "results"
+SYSTEMS = ("none", "none x2", "l2i", "l2i_learnable", "zero_hypergradient", "random_direction", "holdout_supervision")
+
+
+def settings_of(system: str, steps: int, fused: bool) -> tuple[str, ...] | None:
+    """``--set`` values of a system, or None where it does not apply."""
+    name = system.split()[0]
+    sets: tuple[str, ...] = (f"problem.name={name}",)
+    if system == "none x2":
+        return None if fused else (*sets, f"train.steps={2 * steps}")
+    if name == "l2i_learnable" and fused:
+        sets += ("problem.schedule=algorithm1", "problem.scale=raw")
+    return sets
+
+
+def bootstrap(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
+    """95% percentile interval of the mean."""
+    rng = np.random.default_rng(0)
+    means = rng.choice(values, (draws, len(values))).mean(1)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def run(path: Path, system: str, sets: tuple[str, ...], seed: int) -> dict[str, Any]:
+    recipe, why = choose(path, "auto", sets, seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        result = Session(recipe, Path(scratch), why=why, say=lambda message: None).run()
+    return {"system": system, **result}
+
+
+def plot(results: list[dict[str, Any]], systems: list[str], target: Path, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
+    seeds = sorted({r["seed"] for r in results})
+    table = np.array(
+        [[next(r["test_last"] for r in results if (r["system"], r["seed"]) == (s, k)) for s in systems] for k in seeds]
+    )
+    for row in table:
+        axes.plot(range(len(systems)), row, color="0.8", linewidth=0.8, zorder=1)
+    for column in range(len(systems)):
+        axes.scatter(
+            [column] * len(seeds),
+            table[:, column],
+            s=14,
+            color="C0" if systems[column].startswith("l2i") else "0.45",
+            zorder=2,
+        )
+        axes.hlines(table[:, column].mean(), column - 0.25, column + 0.25, color="black", linewidth=2, zorder=3)
+    axes.set_xticks(range(len(systems)), [s.replace("_", "\n") for s in systems], fontsize=8)
+    axes.set_ylabel("test error %")
+    axes.set_title(title, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(target, dpi=150)
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(exists=True, path_type=Path))
+@click.option("--seeds", default=8, show_default=True, help="Seeds 0 .. N-1.")
+@click.option("--systems", default=",".join(SYSTEMS), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write; default benchmarks/results.")
+def main(recipe: Path, seeds: int, systems: str, out: Path | None) -> None:
+    """Run RECIPE under every control."""
+    folder = out or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen, _ = choose(recipe, "auto")
+    fused = chosen.problem_spec.schedule == "fused"
+    wanted = {s: settings_of(s, chosen.train.steps, fused) for s in systems.split(",")}
+    active = {s: sets for s, sets in wanted.items() if sets is not None}
+    results = []
+    for seed in range(seeds):
+        for system, sets in active.items():
+            results.append(run(recipe, system, sets, seed))
+            click.echo(
+                f"seed {seed} {system}: {results[-1]['test_last']:.2f} ({results[-1]['training_seconds']:.0f} s)"
+            )
+            (folder / f"controls-{recipe.stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    errors = {s: np.array([r["test_last"] for r in results if r["system"] == s]) for s in active}
+    table = Table(title=f"{chosen.about.title}: test error %, {seeds} paired seeds, profile {results[0]['profile']}")
+    for column in ("system", "mean", "std", "minus none", "95% interval", "better than none"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for system, values in errors.items():
+        gap = values - errors["none"]
+        low, high = bootstrap(gap)
+        row = [f"{values.mean():.2f}", f"{values.std(ddof=1):.2f}" if seeds > 1 else "-"]
+        row += (
+            ["", "", ""]
+            if system == "none"
+            else [f"{gap.mean():+.2f}", f"{low:+.2f} .. {high:+.2f}", f"{(gap < 0).sum()} of {seeds}"]
+        )
+        table.add_row(system, *row)
+    Console(width=110).print(table)
+    plot(
+        results,
+        list(active),
+        folder / f"controls-{recipe.stem}.png",
+        f"{chosen.about.title} ({results[0]['profile']} profile, {seeds} seeds)",
+    )
+
+
+if __name__ == "__main__":
+    main()
