@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -147,8 +147,10 @@ def concatenate(left: Tree, right: Tree) -> Tree:
     return tree_unflatten([_padded_cat(x, y) for x, y in zip(a, b, strict=True)], spec)
 
 
-def _padded_cat(left: Any, right: Any) -> Any:
-    if left.ndim == 2 and not left.is_floating_point() and left.shape[1] != right.shape[1]:
+def _padded_cat(left: Tensor, right: Tensor) -> Tensor:
+    """Rows of tokens are padded with zeros to the longer of the two; attention masks are then zero there as well."""
+    if left.ndim > 1 and left.shape[1] != right.shape[1] and left.shape[2:] == right.shape[2:]:
         width = max(left.shape[1], right.shape[1])
-        left, right = (torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (left, right))
+        after = [0, 0] * (left.ndim - 2)
+        left, right = (torch.nn.functional.pad(t, (*after, 0, width - t.shape[1])) for t in (left, right))
     return torch.cat([left, right])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from ..engine.pytree import Tree
@@ -44,8 +45,8 @@ class Model:
         """
         raise TypeError(f"{type(self).__name__} does not define build()")
 
-    def preprocess(self) -> Callable[[list[str]], Tree] | None:
-        """Turns texts into model inputs; None for models of tensors."""
+    def preprocess(self, device: torch.device) -> Callable[[list[str]], Tree] | None:
+        """Turns texts into model inputs; None for models of tensors. Called after :meth:`build`."""
         return None
 
 

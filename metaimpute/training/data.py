@@ -33,16 +33,17 @@ class BatchSource:
 
     Args:
         holdout: the pool hold-out batches come from: the labelled one (``joint``) or one of its own (``separate``).
-        holdout_view: the view of hold-out examples.
+        holdout_view: the view of hold-out examples. needs_unlabelled: False leaves the unlabelled views out.
     """
 
     def __init__(
         self, task: Task, method: Method, labelled: Pool, unlabelled: Pool, holdout: Pool, sizes: BatchSizes,
         holdout_view: ViewKind, steps: int, seed: int, device: torch.device,
+        needs_unlabelled: bool = True,
     ) -> None:  # fmt: skip
         self.task, self.method, self.device, self.seed, self.steps = task, method, device, seed, steps
         self.labelled, self.unlabelled, self.holdout_pool = labelled, unlabelled, holdout
-        self.holdout_view = holdout_view
+        self.holdout_view, self.needs_unlabelled = holdout_view, needs_unlabelled
         self._labelled = StepSampler(len(labelled), sizes.labelled, seed, LABELLED)
         self._unlabelled = StepSampler(len(unlabelled), sizes.unlabelled, seed, UNLABELLED)
         self._holdout = StepSampler(len(holdout), sizes.holdout, seed, HOLDOUT)
@@ -61,6 +62,9 @@ class BatchSource:
         method = self.method
         labelled = self._labelled_batch(self.labelled, self._labelled(step), method.labelled_view, step, LABELLED_VIEW)
         index = self._unlabelled(step)
+        progress = step / self.steps
+        if not self.needs_unlabelled:
+            return Batch(labelled, Unlabelled(None, None, index), progress, step)
         raw = self.unlabelled.take(index)
         truth = None if self.unlabelled.targets is None else self.unlabelled.targets[index].to(self.device)
         unlabelled = Unlabelled(
@@ -69,7 +73,7 @@ class BatchSource:
             index,
             truth,
         )
-        return Batch(labelled, unlabelled, step / self.steps, step)
+        return Batch(labelled, unlabelled, progress, step)
 
     def holdout(self, step: int) -> Labelled:
         """Hold-out examples of ``step``."""

