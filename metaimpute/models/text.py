@@ -35,6 +35,8 @@ class TextClassifier(nn.Module):
     def __init__(self, encoder: nn.Module, width: int, outputs: int, pooling: str, dropout: float) -> None:
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
+        self.mean: Tensor
+        self.spread: Tensor
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
         self.dropout = nn.Dropout(dropout)
@@ -94,7 +96,8 @@ class TextModel(Model):
     Args:
         length: tokens kept of each text, the last ones. pooling: ``mean`` over tokens or the ``cls`` pooler.
         layers: use only the first so many encoder layers (None: all). frozen: embeddings and so many first layers are
-            not trained (0: everything is); they run once per text and without dropout, as part of the input. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
+            not trained (0: everything is); they run once per text and without dropout, as part of the
+            input. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
         weights: ``pretrained``, or ``random`` for the same architecture with fresh weights. standardize: shift and scale
             the pooled features to zero mean and unit spread over a sample of unlabelled texts, before training.
     """
