@@ -32,6 +32,7 @@ from .optim import OptimizerSpec
 INIT, STEP, CALIBRATION = 1, 2, 3
 CALIBRATION_SAMPLE = 512
 LOOKAHEAD_WINDOW = 10
+LOOKAHEAD_TOLERANCE = 0.01  # relative; smaller rises are within the noise of ten steps
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -267,12 +268,14 @@ class Session:
         """Warns once when look-ahead steps raise the hold-out loss: the inner learning rate is too large."""
         if "holdout_after" not in values or self.warned:
             return
-        self.lookahead = [*self.lookahead, values["holdout_after"] - values["holdout_before"]][-LOOKAHEAD_WINDOW:]
+        self.lookahead = [*self.lookahead, values["holdout_after"] / max(values["holdout_before"], 1e-12) - 1][
+            -LOOKAHEAD_WINDOW:
+        ]
         enough = len(self.lookahead) == LOOKAHEAD_WINDOW or self.step == self.recipe.train.steps
-        if enough and statistics.fmean(self.lookahead) > 0:
+        if enough and statistics.fmean(self.lookahead) > LOOKAHEAD_TOLERANCE:
             self.warned = True
             self.say(
-                f"warning: the look-ahead raises the hold-out loss (mean change {statistics.fmean(self.lookahead):+.3g} over "
+                f"warning: the look-ahead raises the hold-out loss (mean change {statistics.fmean(self.lookahead):+.1%} over "
                 f"{len(self.lookahead)} measured steps); lower problem.inner.lr (now {self.recipe.problem_spec.inner.lr:g})"
             )
 
