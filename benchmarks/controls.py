@@ -4,7 +4,7 @@
 
 Each seed draws labels, weights, batches and noise anew and every system sees the same draw. Writes
 ``benchmarks/results/controls-RECIPE.json`` and ``.png`` and prints a table: mean error over seeds, and the paired
-difference to the base method with a 95% bootstrap interval of its mean. ``none x2`` is the base method with twice the
+difference to the base method with a 95% bootstrap interval of its mean. ``supervised`` is the labels alone; ``none x2`` is the base method with twice the
 optimiser steps, which is what ``algorithm1`` takes; a ``fused`` recipe takes as many as the base method.
 """
 
@@ -24,11 +24,22 @@ from metaimpute.profiles import choose
 from metaimpute.training.session import Session
 
 RESULTS = Path(__file__).parent / "results"
-SYSTEMS = ("none", "none x2", "l2i", "l2i_learnable", "zero_hypergradient", "random_direction", "holdout_supervision")
+SYSTEMS = (
+    "supervised",
+    "none",
+    "none x2",
+    "l2i",
+    "l2i_learnable",
+    "zero_hypergradient",
+    "random_direction",
+    "holdout_supervision",
+)
 
 
 def settings_of(system: str, steps: int, fused: bool) -> tuple[str, ...] | None:
     """``--set`` values of a system, or None where it does not apply."""
+    if system == "supervised":
+        return ("method.name=supervised", "problem.name=none")
     name = system.split()[0]
     sets: tuple[str, ...] = (f"problem.name={name}",)
     if system == "none x2":
@@ -85,19 +96,20 @@ def plot(results: list[dict[str, Any]], systems: list[str], target: Path, title:
 @click.argument("recipe", type=click.Path(exists=True, path_type=Path))
 @click.option("--seeds", default=8, show_default=True, help="Seeds 0 .. N-1.")
 @click.option("--systems", default=",".join(SYSTEMS), show_default=True)
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value in every system.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write; default benchmarks/results.")
-def main(recipe: Path, seeds: int, systems: str, out: Path | None) -> None:
+def main(recipe: Path, seeds: int, systems: str, sets: tuple[str, ...], out: Path | None) -> None:
     """Run RECIPE under every control."""
     folder = out or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    chosen, _ = choose(recipe, "auto")
+    chosen, _ = choose(recipe, "auto", sets)
     fused = chosen.problem_spec.schedule == "fused"
     wanted = {s: settings_of(s, chosen.train.steps, fused) for s in systems.split(",")}
-    active = {s: sets for s, sets in wanted.items() if sets is not None}
+    active = {s: (*sets, *own) for s, own in wanted.items() if own is not None}
     results = []
     for seed in range(seeds):
-        for system, sets in active.items():
-            results.append(run(recipe, system, sets, seed))
+        for system, settings in active.items():
+            results.append(run(recipe, system, settings, seed))
             click.echo(
                 f"seed {seed} {system}: {results[-1]['test_last']:.2f} ({results[-1]['training_seconds']:.0f} s)"
             )

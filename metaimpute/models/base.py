@@ -52,6 +52,14 @@ class Model:
         """Turns texts into model inputs; None for models of tensors. Called after :meth:`build`."""
         return None
 
+    def remember(self, inputs: list[str]) -> int:
+        """Told of every text that training will see: a model with a frozen part may run it on them once, in this order.
+
+        Returns:
+            The number of texts it has prepared; 0 when it prepares nothing.
+        """
+        return 0
+
 
 def check_accepts(model: Model, kind: InputKind) -> None:
     """Raises:

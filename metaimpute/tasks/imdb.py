@@ -15,7 +15,7 @@ from .locate import data_folders, find
 from .outputs import Classes
 from .snippets import fetch_snippets, find_snippets, read_snippets
 from .splits import balanced_choice, generator, semi_supervised, without
-from .text_augment import TfIdfReplacement, augment_texts, read_back_translations
+from .text_augment import TfIdfReplacement, Versions, read_back_translations
 
 CORPUS = 5000
 SNIPPET_TEST = 2000
@@ -75,7 +75,9 @@ class IMDb(Task):
         source: ``imdb``; ``snippets``; or ``imdb_or_snippets``, IMDb if it is found and the snippets otherwise.
         unlabelled: at most so many unlabelled texts (a fixed random sample), None for all.
         neutral: snippets rated within this of zero (scale -4 to 4) are left out.
-        replace: mean share of words replaced in a strong view.
+        replace: mean share of words replaced in a strong view. crop: share of the words that a passage keeps; below 1, every
+            other strong view is a random passage of the text in place of a replacement.
+        copies: strong versions there are of each text, as a file of back-translations has one; None: any number.
         back_translations: file with one back-translated text per line, in the order of the unlabelled pool.
     """
 
@@ -87,8 +89,10 @@ class IMDb(Task):
     unlabelled: int | None = None
     neutral: float = 0.5
     replace: float = 0.4
+    crop: float = 1.0
+    copies: int | None = None
     back_translations: str | None = None
-    _augment: TfIdfReplacement | None = field(default=None, init=False, repr=False)
+    _versions: Versions | None = field(default=None, init=False, repr=False)
     _translated: dict[str, str] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -141,19 +145,33 @@ class IMDb(Task):
                 raise TaskError(f"back_translations: {error}") from None
             self._translated = dict(zip(originals, lines, strict=True))
         order = torch.randperm(len(pool), generator=generator(0, 5))[:CORPUS]
-        self._augment = TfIdfReplacement.fit(pool.take(order), self.replace)  # type: ignore[arg-type]
+        fitted = TfIdfReplacement.fit(pool.take(order), self.replace)  # type: ignore[arg-type]
+        self._versions = Versions(fitted, self.crop, self.copies)
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.crop <= 1:
+            raise TaskError(f"crop: a share of the words in (0, 1], not {self.crop:g}")
+        if not 0 <= self.replace <= 1:
+            raise TaskError(f"replace: a share of the words in [0, 1], not {self.replace:g}")
+        if self.copies is not None and (self.copies < 1 or self.back_translations):
+            raise TaskError("copies: at least 1, and none beside back_translations, which are one version per text")
+
+    def distinct_inputs(self, data: TaskData, unlabelled: bool) -> list[str] | None:
+        if self.copies is None or self._versions is None:
+            return None
+        pools = [data.labelled, data.unlabelled] if unlabelled else [data.labelled]
+        return [view for pool in pools for text in pool.inputs for view in (text, *self._versions.all(text))]
 
     def view(self, raw: list[str], kind: ViewKind, generator: torch.Generator) -> Tree:
-        """Token ids and mask; a strong view is the back-translation where there is one, else word replacement."""
+        """Model inputs; a strong view is the back-translation where there is one, else a passage or word replacement."""
         texts = raw
         if kind == "strong":
-            if self._augment is None:
+            if self._versions is None:
                 raise TaskError("strong views of text need load() first")
-            if self._translated is not None:
-                known = self._translated
-                texts = [known.get(t) or augment_texts([t], self._augment, generator)[0] for t in raw]
-            else:
-                texts = augment_texts(raw, self._augment, generator)
+            drawn = self._versions.draw(raw, generator)
+            known = self._translated or {}
+            texts = [known.get(text, version) for text, version in zip(raw, drawn, strict=True)]
         if self.prepare_inputs is None:
             raise TaskError("the text task is not bound to a model that can tokenize")
         return self.prepare_inputs(texts)

