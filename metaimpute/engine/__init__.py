@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .functional import FunctionalModel, HeadNotFound, derive_seed, double_differentiable, fixed_rng
 from .higher_backend import HIGHER_ESTIMATORS
 from .losses import LabelRows, Loss, StructuredLoss
-from .memory import BadMemoryPolicy, Checkpoint, MemoryPolicy, Store, memory_policies, parse_memory
+from .memory import (
+    Auto,
+    BadMemoryPolicy,
+    Checkpoint,
+    MemoryPolicy,
+    Recompute,
+    Revolve,
+    Store,
+    memory_policies,
+    parse_memory,
+)
 from .optimizers import (
     InnerOptimizer,
     UnsupportedOptimizer,
+    adagrad,
+    adam,
+    adamw,
+    clip_norm,
+    clip_value,
     from_torch,
     momentum,
     nesterov,
     optimizers,
+    parameter_groups,
     register_optimizer,
+    rmsprop,
+    scheduled,
     sgd,
 )  # fmt: skip
 from .pytree import Tree
@@ -25,11 +44,13 @@ from .unroll import Batches, BilevelMap, Trajectory, unroll
 BACKENDS = ("func", "higher")
 
 __all__ = [
-    "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "Checkpoint", "Estimator", "EstimatorError",
-    "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer", "LabelRows", "MemoryPolicy", "Store",
-    "StructuredLoss", "Trajectory", "UnsupportedOptimizer", "derive_seed", "double_differentiable", "estimators",
-    "fixed_rng", "from_torch", "get_estimator", "hypergradient", "memory_policies", "momentum", "nesterov",
-    "optimizers", "parse_memory", "register_estimator", "register_optimizer", "sgd", "unroll",
+    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "Checkpoint", "Estimator", "EstimatorError",
+    "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer", "LabelRows", "MemoryPolicy",
+    "Recompute", "Revolve", "Store", "StructuredLoss", "Trajectory", "UnsupportedOptimizer", "adagrad", "adam",
+    "adamw", "clip_norm", "clip_value", "derive_seed", "double_differentiable", "estimators", "fixed_rng",
+    "from_torch", "get_estimator", "hypergradient", "memory_policies", "momentum", "nesterov", "optimizers",
+    "parameter_groups", "parse_memory", "register_estimator", "register_optimizer", "rmsprop", "scheduled", "sgd",
+    "unroll",
 ]  # fmt: skip
 
 
@@ -41,6 +62,7 @@ def get_estimator(name: str | Estimator, backend: str = "func", **options: Any) 
     """
     if isinstance(name, Estimator):
         return name
+    name, given = _called(name)
     cls = estimators.get(name)
     if backend not in BACKENDS:
         raise EstimatorError(f"unknown backend '{backend}'; choose one of: {', '.join(BACKENDS)}")
@@ -49,9 +71,21 @@ def get_estimator(name: str | Estimator, backend: str = "func", **options: Any) 
             raise EstimatorError(f"backend 'higher' carries out {', '.join(HIGHER_ESTIMATORS)}, not '{name}'")
         cls = HIGHER_ESTIMATORS[name]
     try:
-        return cls(**options)
+        return cls(*given, **options)
     except TypeError:
-        raise EstimatorError(f"estimator '{name}' does not take the options {sorted(options)}") from None
+        shown = [*map(str, given), *sorted(options)]
+        raise EstimatorError(f"estimator '{name}' does not take the options {shown}") from None
+
+
+def _called(text: str) -> tuple[str, list[float]]:
+    """``"truncated(3)"`` as a name and its first options."""
+    match = re.fullmatch(r"(\w+)\((.*)\)", text.strip())
+    if match is None:
+        return text, []
+    try:
+        return match[1], [int(a) if re.fullmatch(r"-?\d+", a.strip()) else float(a) for a in match[2].split(",") if a.strip()]
+    except ValueError:
+        raise EstimatorError(f"options in '{text}' must be numbers, e.g. truncated(3)") from None
 
 
 def hypergradient(
@@ -76,8 +110,9 @@ def hypergradient(
         theta: start of the inner steps (tree of tensors). coupling: what the inner loss depends on (tree of tensors).
         batches: ``Batches(inner=[...], outer=...)``.
         optimizer: e.g. ``sgd(0.1, momentum=0.9)``; tensors among its hyperparameters receive gradients.
+        estimator: a name, a name with its first options such as ``"truncated(3)"``, or an instance.
         steps: number of inner steps; default one per inner batch.
-        memory: ``"store"``, ``"checkpoint(n)"`` or a policy.
+        memory: ``"store"``, ``"checkpoint(n)"``, ``"recompute"``, ``"revolve(slots)"``, ``"auto(512MB)"`` or a policy.
 
     Raises:
         EstimatorError, UnknownName, BadMemoryPolicy: with what was wrong and the nearest valid choice.

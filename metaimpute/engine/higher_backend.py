@@ -82,6 +82,7 @@ class HigherExact(Estimator):
     """Reverse mode through ``higher``'s unroll; stores every step."""
 
     name = "exact"
+    uses_memory = True
     gives_first_gradient = False
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
@@ -94,6 +95,7 @@ class HigherFirstOrder(Estimator):
     name = "first_order"
     exact = False
     gives_first_gradient = False
+    uses_memory = True
     dropped = "second-order terms, and the update rule's own dependence on the parameters and hyperparameters"
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:

@@ -13,7 +13,7 @@ from .functional import derive_seed, double_differentiable, fixed_rng
 from .losses import Loss, StructuredLoss
 from .memory import MemoryPolicy, Store
 from .optimizers import Hyper, InnerOptimizer, apply_updates
-from .pytree import Tree, detach, gradient, tree_map
+from .pytree import Tree, as_leaves, detach, differentiable, gradient, tree_map
 
 OUTER_STREAM = -1
 Differentiation = Literal["full", "first_order", "none"]
@@ -94,37 +94,40 @@ class BilevelMap:
                 return self.outer(end.params, c)
 
 
-def run(problem: BilevelMap, theta_0: Tree, c: Tree, hyper: Hyper, *, mode: Differentiation = "full") -> Trajectory:
-    """Carries out the inner steps from ``theta_0`` under the problem's memory policy.
+def run(
+    problem: BilevelMap, theta_0: Tree, c: Tree, hyper: Hyper, *, mode: Differentiation = "full", start: int = 0,
+    stop: int | None = None, state: Tree = None,
+) -> Trajectory:  # fmt: skip
+    """Carries out inner steps ``start .. stop-1`` (default: all) from ``theta_0`` under the problem's memory policy.
 
     Args:
+        state: the optimiser's state before step ``start``; made by its ``init`` when ``start`` is 0.
         mode: ``"full"`` keeps the graph of every gradient; ``"first_order"`` treats inner gradients as constants but
             keeps the graph of the update rule; ``"none"`` keeps no graph.
     """
     losses: dict[int, Tensor] = {}
     first: dict[int, Tree] = {}
 
-    def step(t: int, carry: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
-        theta, state = carry
+    def step(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
+        (theta, state), (c, hyper), t = carry, closure, start + number
+        tracked = mode == "full" and torch.is_grad_enabled()
         with torch.enable_grad():
-            if mode == "full":
-                at = tree_map(
-                    lambda p: p if p.requires_grad or not p.is_floating_point() else p.requires_grad_(), theta
-                )
+            if tracked:
+                at = tree_map(lambda p: p if not differentiable(p) or p.requires_grad else p.requires_grad_(), theta)
             else:
-                at = tree_map(lambda p: p.detach().requires_grad_() if p.is_floating_point() else p, theta)
-            loss = problem.inner(t, at, c if mode == "full" else detach(c))
-            grads = gradient(loss, at, create_graph=mode == "full", unused="none")
+                at = as_leaves(theta)
+            loss = problem.inner(t, at, c if tracked else detach(c))
+            grads = gradient(loss, at, create_graph=tracked, unused="none")
         losses[t] = loss.detach()
         if t == 0:
             first[0] = detach(grads)
-        updates, state = problem.optimizer.update(grads, state, theta if mode != "full" else at, hyper)
-        return apply_updates(theta if mode != "full" else at, updates), state
+        updates, state = problem.optimizer.update(grads, state, at if tracked else theta, hyper)
+        return apply_updates(at if tracked else theta, updates), state
 
     with torch.set_grad_enabled(mode != "none"):
-        carry = (theta_0, problem.optimizer.init(theta_0))
+        carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
         policy = problem.memory if mode == "full" else Store()
-        theta_k, state = policy.scan(step, carry, problem.steps)
+        theta_k, state = policy.scan(step, carry, (problem.steps if stop is None else stop) - start, (c, hyper))
     return Trajectory(theta_k, state, [losses[t] for t in sorted(losses)], first.get(0))
 
 
@@ -146,7 +149,9 @@ def unroll(
         inner_loss: ``(theta, c, batch) -> scalar``.
         theta_0: start; pass tensors that require grad to differentiate with respect to them.
         batches: one batch for all steps or one per step.
-        memory: how the reverse pass finds its intermediate values; default :class:`~metaimpute.engine.memory.Store`.
+        memory: how the reverse pass finds its intermediate values; default :class:`~metaimpute.engine.memory.Store`. All
+            others carry gradients to ``theta_0``, ``c`` and the hyperparameters alone, and refuse an inner loss that uses
+            another tensor which requires a gradient.
         differentiable: False runs plain training steps with no graph.
         seed: noise of step ``t`` is drawn from a seed derived from this and ``t``.
     """

@@ -2,11 +2,15 @@
 
 from .approx import Approx
 from .base import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
-from .exact import Exact, FirstOrder
+from .exact import Exact, FirstOrder, Truncated
+from .finite_difference import FiniteDifference
+from .forward import Forward, ForwardGradient
 from .head import Head
+from .implicit import ConjugateGradient, Neumann
 from .mixed import Mixed
 
 __all__ = [
-    "Approx", "Estimator", "EstimatorError", "Exact", "FirstOrder", "Head", "HypergradientResult", "Mixed",
-    "estimators", "register_estimator",
+    "Approx", "ConjugateGradient", "Estimator", "EstimatorError", "Exact", "FiniteDifference", "FirstOrder", "Forward",
+    "ForwardGradient", "Head", "HypergradientResult", "Mixed", "Neumann", "Truncated", "estimators",
+    "register_estimator",
 ]  # fmt: skip

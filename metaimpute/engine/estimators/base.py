@@ -58,6 +58,7 @@ class Estimator:
     max_steps: ClassVar[int | None] = None
     start_path: ClassVar[bool] = True
     gives_first_gradient: ClassVar[bool] = True
+    uses_memory: ClassVar[bool] = False
 
     def estimate(
         self,
@@ -95,6 +96,11 @@ class Estimator:
             )
         if wrt_start and not self.start_path:
             raise EstimatorError(f"'{self.name}' gives no gradient with respect to the start (path: full)")
+        if not self.uses_memory and not isinstance(memory, Store | None):
+            users = ", ".join(name for name in estimators if estimators.get(name).uses_memory)  # type: ignore[attr-defined]
+            raise EstimatorError(
+                f"'{self.name}' stores no graph of an unroll, so memory '{memory}' is not for it; it is for {users}"
+            )
         if len(batches.inner) not in (1, steps):
             raise EstimatorError(f"{len(batches.inner)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..functional import derive_seed, fixed_rng
 from ..losses import StructuredLoss
@@ -42,36 +42,40 @@ def features_of(problem: BilevelMap, loss: StructuredLoss, t: int, theta: Tree, 
 
 
 def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any]) -> BilevelMap:
-    """The same bilevel map with everything but ``names`` held fixed; features are computed once where losses allow."""
+    """The same bilevel map with everything but ``names`` held fixed; features are computed once where losses allow.
+
+    What the small problem depends on (the fixed parameters, the features) is part of its coupling ``{"c", "body", "inner",
+    "outer"}``, so that gradients reach it under every memory policy.
+    """
     head, body = split(theta, names)
     inner, outer = problem.inner_loss, problem.outer_loss
-    inner_batches: list[Any] = [problem.inner_batch(t) for t in range(len(problem.batches.inner))]
-    outer_batch = problem.batches.outer
-    whole = BilevelMap(
-        lambda th, c, batch: inner({**body, **th}, c, batch),
-        lambda th, c, batch: outer({**body, **th}, c, batch),
-        head, problem.c, Batches(inner_batches, outer_batch), problem.optimizer, problem.steps, problem.memory,
+    batches: list[Any] = [problem.inner_batch(t) for t in range(len(problem.batches.inner))]
+    held: dict[str, Any] = {"c": problem.c, "body": body}
+
+    def factored(loss: Any) -> bool:
+        return isinstance(loss, StructuredLoss) and loss.is_factored and set(loss.head) == set(names)
+
+    def whole_inner(th: Tree, held: Tree, pair: tuple[int, Any]) -> Tensor:
+        return inner({**held["body"], **th}, held["c"], pair[1])
+
+    def read_inner(th: Tree, held: Tree, pair: tuple[int, Any]) -> Tensor:
+        return inner.readout({**held["body"], **th}, held["inner"][pair[0]], held["c"], pair[1])  # type: ignore[union-attr,misc]
+
+    def whole_outer(th: Tree, held: Tree, batch: Any) -> Tensor:
+        return outer({**held["body"], **th}, held["c"], batch)
+
+    def read_outer(th: Tree, held: Tree, batch: Any) -> Tensor:
+        return outer.readout({**held["body"], **th}, held["outer"], held["c"], batch)  # type: ignore[union-attr,misc]
+
+    if factored(inner):
+        held["inner"] = [features_of(problem, inner, t, theta, b) for t, b in enumerate(batches)]  # type: ignore[arg-type]
+    if factored(outer):
+        held["outer"] = features_of(problem, outer, OUTER_STREAM, theta, problem.batches.outer)  # type: ignore[arg-type]
+    return BilevelMap(
+        read_inner if factored(inner) else whole_inner, read_outer if factored(outer) else whole_outer, head, held,
+        Batches(list(enumerate(batches)), problem.batches.outer), problem.optimizer, problem.steps, problem.memory,
         problem.seed, problem.wrt_start,
     )  # fmt: skip
-    if isinstance(inner, StructuredLoss) and inner.is_factored and set(inner.head) == set(names):
-        readout = inner.readout
-        assert readout is not None
-        pairs = [(features_of(problem, inner, t, theta, b), b) for t, b in enumerate(inner_batches)]
-        whole = replace(
-            whole,
-            inner_loss=lambda th, c, pair: readout({**body, **th}, pair[0], c, pair[1]),
-            batches=Batches(pairs, outer_batch),
-        )
-    if isinstance(outer, StructuredLoss) and outer.is_factored and set(outer.head) == set(names):
-        outer_readout = outer.readout
-        assert outer_readout is not None
-        pair = (features_of(problem, outer, OUTER_STREAM, theta, outer_batch), outer_batch)
-        whole = replace(
-            whole,
-            outer_loss=lambda th, c, pair: outer_readout({**body, **th}, pair[0], c, pair[1]),
-            batches=whole.batches._replace(outer=pair),
-        )
-    return whole
 
 
 @register_estimator("head")
@@ -89,6 +93,7 @@ class Head(Estimator):
     parameters: tuple[str, ...] = ()
     exact = False
     gives_first_gradient = False
+    uses_memory = True
     dropped = "inner steps of all parameters outside the head (exact for the restricted inner problem)"
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
@@ -97,8 +102,9 @@ class Head(Estimator):
         small = restrict(problem, names, theta_0)
         head_0 = {n: theta_0[n] if problem.wrt_start else theta_0[n].requires_grad_() for n in names}
         c, hyper = as_leaves(problem.c), hyper_as_leaves(problem.optimizer.hyper)
-        end = run(small, head_0, c, hyper, mode="full")
-        outer = small.outer(end.params, c)
+        held = {**small.c, "c": c}
+        end = run(small, head_0, held, hyper, mode="full")
+        outer = small.outer(end.params, held)
         wanted = {"c": c, "hyper": hyper_tensors(hyper), "theta": theta_0 if problem.wrt_start else None}
         grads = gradient(outer, wanted)
         return HypergradientResult(

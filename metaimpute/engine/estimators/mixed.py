@@ -53,7 +53,7 @@ def pull_back_update(
     return vjp_through(outputs, cotangents, wanted)
 
 
-def _none_like(grads: Tree, values: Tree) -> Tree:
+def none_like(grads: Tree, values: Tree) -> Tree:
     """Zeros where the gradient was None, so that the tree can serve as a tangent."""
     flat, spec = tree_flatten(values)
     found = tree_flatten(grads)[0]
@@ -127,7 +127,7 @@ class Mixed(Estimator):
                 problem, grads_t, state_t, theta_t, (cotangent, state_cotangent)
             )
             grad_hyper = to_hyper if grad_hyper is None else add(grad_hyper, to_hyper)
-            direction = _none_like(to_grads, theta_t)
+            direction = none_like(to_grads, theta_t)
             if t == 0 and not problem.wrt_start:
                 grad_c = add(grad_c, label_product(problem, t, theta_t, c, direction))
             else:

@@ -1,0 +1,168 @@
+"""Implicit differentiation at the end of the inner steps: as if they had converged.
+
+At a stationary point of the inner problem, ``e(theta, c) = grad_theta L + weight_decay * theta = 0`` and
+
+    dC_H/dc = direct - x^T d e/dc      with      (d e/dtheta) x = v,   v = dC_H/dtheta_k
+
+(Bengio 2000; Lorraine, Vicol and Duvenaud, AISTATS 2020). The two estimators differ in how they solve for x. Neither keeps
+anything of the trajectory. The point's dependence on the start, the learning rate and the momentum is zero there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..optimizers import hyper_tensors
+from ..optimizers.base import is_zero
+from ..pytree import Tree, as_leaves, detach, dot, gradient, norm, tensors, tree_map, with_tensors, zeros_like
+from ..unroll import BilevelMap, run
+from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
+from .mixed import hessian_product
+
+
+def _axpy(scale: Any, x: Tree, y: Tree) -> Tree:
+    return with_tensors(y, [scale * a + b for a, b in zip(tensors(x), tensors(y), strict=True)])
+
+
+class Stationary:
+    """The inner problem's stationarity condition at ``theta``, with the last inner step's batch and noise."""
+
+    def __init__(self, problem: BilevelMap, theta: Tree, name: str) -> None:
+        rule = problem.optimizer
+        self.problem, self.theta, self.c, self.t = problem, theta, detach(problem.c), problem.steps - 1
+        self.decay = rule.hyper.get("weight_decay", 0.0)
+        self.sign = -1.0 if rule.options.get("maximize") else 1.0
+        if rule.options.get("decoupled") and not is_zero(self.decay):
+            raise EstimatorError(f"'{name}' needs a stationary point; decoupled weight decay has none, set it to 0")
+
+    def _decays(self) -> list[Any]:
+        if isinstance(self.decay, Mapping):
+            return [self.decay[name] for name in self.theta]
+        return [self.decay] * len(tensors(self.theta))
+
+    def product(self, x: Tree) -> tuple[Tree, Tree]:
+        """``(d e/dtheta) x`` and ``x^T d e/dc`` from one forward-over-reverse product."""
+        curved, crossed = hessian_product(self.problem, self.t, self.theta, self.c, x)
+        pairs = zip(tensors(curved), tensors(x), self._decays(), strict=True)
+        curved = with_tensors(curved, [self.sign * h + (d.detach() if isinstance(d, Tensor) else d) * u for h, u, d in pairs])
+        return curved, tree_map(lambda g: self.sign * g if isinstance(g, Tensor) and g.is_floating_point() else g, crossed)
+
+    def hyper_gradient(self, x: Tree) -> dict[str, Any]:
+        """Zero but for the weight decay, on which the stationary point depends."""
+        found = zeros_like(detach(hyper_tensors(self.problem.optimizer.hyper)))
+        if "weight_decay" not in found:
+            return found
+        parts = [-(u * p).sum() for u, p in zip(tensors(x), tensors(self.theta), strict=True)]
+        if isinstance(self.decay, Mapping):
+            by_name = dict(zip(self.theta, parts, strict=True))
+            found["weight_decay"] = {name: by_name[name] for name in found["weight_decay"]}
+        else:
+            found["weight_decay"] = torch.stack(parts).sum()
+        return found
+
+
+class Implicit(Estimator):
+    """What the implicit estimators share: take the steps, solve, multiply."""
+
+    exact = False
+    start_path = False
+    dropped = "the trajectory: exact only where the inner steps have converged"
+
+    def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
+        raise TypeError(f"{type(self).__name__} does not define solve()")
+
+    def differentiate(self, problem: BilevelMap) -> HypergradientResult:
+        hyper = detach(problem.optimizer.hyper)
+        end = run(problem, detach(problem.theta_0), detach(problem.c), hyper, mode="none")
+        theta = as_leaves(end.params)
+        c_leaf = as_leaves(problem.c)
+        outer = problem.outer(theta, c_leaf)
+        direct = gradient(outer, {"theta": theta, "c": c_leaf})
+        system = Stationary(problem, detach(end.params), self.name)
+        x, diagnostics = self.solve(system, direct["theta"])
+        reached, crossed = system.product(x)
+        residual = norm(_axpy(-1.0, direct["theta"], reached)) / norm(direct["theta"]).clamp_min(1e-300)
+        return HypergradientResult(
+            grad_c=_axpy(-1.0, crossed, direct["c"]),
+            grad_theta_0=None,
+            grad_optimizer=system.hyper_gradient(x),
+            outer_loss=outer.detach(),
+            theta_k=detach(end.params),
+            first_gradient=end.first_gradient,
+            diagnostics={"inner_losses": end.losses, "residual": residual, **diagnostics},
+        )
+
+
+@register_estimator("neumann")
+class Neumann(Implicit):
+    """Implicit differentiation, the inverse Hessian as ``m`` terms of its Neumann series.
+
+    ``x = a sum_{j=0..m} (I - a H)^j v``; converges for ``0 < a < 2 / largest eigenvalue`` (Lorraine et al., 2020, Algorithm 3).
+    Cost of k steps: k + 1 plain ones and m + 1 Hessian products of about 3. Reports the relative residual ``|H x - v| / |v|``.
+
+    Args:
+        m: terms beyond the first. alpha: the step a; None takes the inner learning rate.
+    """
+
+    m: int = 10
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.m < 0:
+            raise EstimatorError(f"'neumann' needs a number of terms of at least 0, not {self.m}")
+
+    def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
+        alpha = system.problem.optimizer.hyper["lr"] if self.alpha is None else self.alpha
+        if isinstance(alpha, Mapping) or (isinstance(alpha, Tensor) and alpha.ndim):
+            raise EstimatorError("'neumann' with several inner learning rates needs alpha, one step for its series")
+        alpha = float(alpha)
+        term = total = v
+        for _ in range(self.m):
+            term = _axpy(-alpha, system.product(term)[0], term)
+            total = _axpy(1.0, term, total)
+        grew = bool(norm(term) > norm(v)) if self.m else False
+        scaled = with_tensors(total, [alpha * leaf for leaf in tensors(total)])
+        return scaled, {"terms": self.m, "series_grows": grew}
+
+
+@register_estimator("cg")
+class ConjugateGradient(Implicit):
+    """Implicit differentiation, ``(H + damping I) x = v`` by at most ``m`` conjugate-gradient steps.
+
+    (Hestenes and Stiefel 1952; Pedregosa, ICML 2016; Rajeswaran et al., "iMAML", NeurIPS 2019.) Cost of k steps: k + 1 plain
+    ones and m + 1 Hessian products of about 3. Reports iterations, the relative residual ``|H x - v| / |v|`` (without the
+    damping), and whether it met negative curvature, where it stops: H is then not that of a minimum.
+
+    Args:
+        m: most iterations. tolerance: relative residual at which to stop. damping: added to the Hessian.
+    """
+
+    m: int = 10
+    tolerance: float = 1e-10
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.m < 1 or self.damping < 0:
+            raise EstimatorError("'cg' needs at least 1 iteration and a damping of at least 0")
+
+    def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
+        x, residual, direction = zeros_like(v), v, v
+        squared, start = dot(v, v), dot(v, v)
+        done, negative = 0, False
+        while done < self.m and float(squared) > self.tolerance**2 * float(start):
+            image = _axpy(self.damping, direction, system.product(direction)[0])
+            curvature = dot(direction, image)
+            if float(curvature) <= 0:
+                negative = True
+                break
+            step = squared / curvature
+            x, residual = _axpy(step, direction, x), _axpy(-step, image, residual)
+            following = dot(residual, residual)
+            direction = _axpy(following / squared, direction, residual)
+            squared = following
+            done += 1
+        return x, {"iterations": done, "negative_curvature": negative}

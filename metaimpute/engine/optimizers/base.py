@@ -1,0 +1,133 @@
+"""Inner optimisers as pairs of pure functions: ``init(params) -> state`` and ``update(grads, state, params, hyper)``.
+
+Every hyperparameter may be a float, a tensor (then it receives a gradient), or a dict with one value per parameter name.
+A parameter whose gradient is None took no part in the loss and, as in ``torch.optim``, does not move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pytree import Tree, differentiable, tree_flatten, tree_map, tree_unflatten
+from ..registry import Registry
+
+Hyper = dict[str, Any]
+Leaf = Tensor | None
+LeafInit = Callable[[Tensor], Tree]
+LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], tuple[Tensor, Tree]]
+
+optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer")
+register_optimizer = optimizers.register
+
+
+class UnsupportedOptimizer(ValueError):
+    """An optimiser, or an option of one, that cannot be differentiated faithfully."""
+
+
+@dataclass(frozen=True)
+class InnerOptimizer:
+    """An optimiser that autograd can look through.
+
+    Attributes:
+        init: ``params -> state``, a tree with one entry per parameter.
+        update: ``(grads, state, params, hyper) -> (updates, state)``; the new parameters are ``params + updates``.
+        hyper: current hyperparameters; tensors among them are differentiated by every estimator (``grad_optimizer``).
+        label: name shown in results.
+        options: what is fixed at construction and never differentiated, such as ``nesterov``.
+    """
+
+    init: Callable[[Tree], Tree]
+    update: Callable[[Tree, Tree, Tree, Hyper], tuple[Tree, Tree]]
+    hyper: Hyper
+    label: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def with_hyper(self, **changes: Any) -> InnerOptimizer:
+        """The same rule with other hyperparameters.
+
+        Raises:
+            UnsupportedOptimizer: for a name the rule does not have.
+        """
+        unknown = set(changes) - set(self.hyper)
+        if unknown:
+            raise UnsupportedOptimizer(
+                f"{self.label} has no hyperparameter {sorted(unknown)}; it has {sorted(self.hyper)}"
+            )
+        return replace(self, hyper={**self.hyper, **changes})
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """``params + updates``, leaf by leaf; a None update leaves its parameter as it is."""
+    flat, spec = tree_flatten(params)
+    steps = tree_flatten(updates)[0]
+    return tree_unflatten([p if u is None else p + u for p, u in zip(flat, steps, strict=True)], spec)
+
+
+def per_leaf(
+    init_leaf: LeafInit, update_leaf: LeafUpdate, hyper: Hyper, label: str, options: dict[str, Any]
+) -> InnerOptimizer:
+    """Lifts a rule for one tensor to a rule for a tree of tensors; per-name hyperparameters are looked up here."""
+
+    def init(params: Tree) -> Tree:
+        return [init_leaf(leaf) if differentiable(leaf) else None for leaf in tree_flatten(params)[0]]
+
+    def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
+        flat, spec = tree_flatten(params)
+        slopes = tree_flatten(grads)[0]
+        names = list(params) if isinstance(params, dict) and len(params) == len(flat) else [None] * len(flat)
+        moved = [
+            (None, s) if g is None else update_leaf(g, s, p, _for_parameter(hyper, name))
+            for g, s, p, name in zip(slopes, state, flat, names, strict=True)
+        ]
+        return tree_unflatten([u for u, _ in moved], spec), [s for _, s in moved]
+
+    return InnerOptimizer(init, update, hyper, label, options)
+
+
+def _for_parameter(hyper: Hyper, name: str | None) -> Hyper:
+    if not any(isinstance(value, Mapping) for value in hyper.values()):
+        return hyper
+    return {key: value[name] if isinstance(value, Mapping) else value for key, value in hyper.items()}
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a hyperparameter is switched off for good: the number 0, not a tensor that may be learned away from 0."""
+    return not isinstance(value, Tensor | Mapping) and value == 0
+
+
+def root(x: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0.
+
+    In ``g / (sqrt(v) + eps)`` with ``v`` a mean of ``g**2`` the root's infinite slope at 0 meets a factor 0 and gives NaN;
+    the quotient itself is differentiable there, with slope ``1 / eps``, and this definition yields it.
+    """
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+
+
+def decayed(grad: Tensor, param: Tensor, hyper: Hyper, maximize: bool) -> Tensor:
+    """The gradient to descend along: negated to maximize, with L2 weight decay added, as every torch.optim rule begins."""
+    grad = -grad if maximize else grad
+    return grad if is_zero(hyper["weight_decay"]) else grad + hyper["weight_decay"] * param
+
+
+def hyper_tensors(hyper: Hyper) -> Hyper:
+    """The tensor-valued hyperparameters: what ``grad_optimizer`` holds a gradient for."""
+    kept = {}
+    for key, value in hyper.items():
+        if isinstance(value, Mapping):
+            inner = {name: v for name, v in value.items() if differentiable(v)}
+            if inner:
+                kept[key] = inner
+        elif differentiable(value):
+            kept[key] = value
+    return kept
+
+
+def hyper_as_leaves(hyper: Hyper) -> Hyper:
+    return tree_map(lambda v: v.detach().requires_grad_() if differentiable(v) else v, dict(hyper))

@@ -1,0 +1,48 @@
+"""RMSprop, in torch.optim's form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pytree import Tree
+from .base import Hyper, InnerOptimizer, decayed, is_zero, per_leaf, register_optimizer, root
+
+
+@register_optimizer("rmsprop")
+def rmsprop(
+    lr: Any = 1e-2, alpha: Any = 0.99, eps: Any = 1e-8, *, weight_decay: Any = 0.0, momentum: Any = 0.0,
+    eps_root: Any = 0.0, centered: bool = False, maximize: bool = False,
+) -> InnerOptimizer:  # fmt: skip
+    """RMSprop (Tieleman and Hinton, 2012), optionally centred (Graves, 2013) and with momentum.
+
+    ``v <- alpha v + (1 - alpha) g^2``; ``s = g / (sqrt(v - a^2 + eps_root) + eps)`` with ``a`` the running mean of g when
+    centred and 0 otherwise; ``b <- momentum b + s``; the step is ``-lr b``. Slopes at ``v = 0`` are as in adam.
+
+    Hyperparameters that can be differentiated: lr, alpha, eps, eps_root, weight_decay, momentum.
+    """
+
+    def init_leaf(param: Tensor) -> Tree:
+        zeros = torch.zeros_like(param, requires_grad=False)
+        return {"square": zeros, "mean": zeros if centered else None, "buffer": None if is_zero(momentum) else zeros}
+
+    def update_leaf(grad: Tensor, state: dict[str, Any], param: Tensor, hyper: Hyper) -> tuple[Tensor, Tree]:
+        grad = decayed(grad, param, hyper, maximize)
+        square = hyper["alpha"] * state["square"] + (1 - hyper["alpha"]) * grad.square()
+        mean, buffer, spread = state["mean"], state["buffer"], square
+        if centered:
+            mean = hyper["alpha"] * mean + (1 - hyper["alpha"]) * grad
+            spread = square - mean.square()
+        if not is_zero(hyper["eps_root"]):
+            spread = spread + hyper["eps_root"]
+        step = grad / (root(spread) + hyper["eps"])
+        if buffer is not None:
+            step = buffer = hyper["momentum"] * buffer + step
+        return -hyper["lr"] * step, {"square": square, "mean": mean, "buffer": buffer}
+
+    hyper = {
+        "lr": lr, "alpha": alpha, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay, "momentum": momentum,
+    }  # fmt: skip
+    return per_leaf(init_leaf, update_leaf, hyper, "rmsprop", {"centered": centered, "maximize": maximize})

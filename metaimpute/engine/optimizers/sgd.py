@@ -1,0 +1,54 @@
+"""Gradient descent, heavy-ball and Nesterov momentum: the rule of ``torch.optim.SGD``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..pytree import Tree
+from .base import Hyper, InnerOptimizer, Leaf, UnsupportedOptimizer, decayed, is_zero, per_leaf, register_optimizer
+
+
+@register_optimizer("sgd")
+def sgd(
+    lr: Any, momentum: Any = 0.0, *, dampening: Any = 0.0, weight_decay: Any = 0.0, nesterov: bool = False,
+    maximize: bool = False,
+) -> InnerOptimizer:  # fmt: skip
+    """Stochastic gradient descent with optional momentum.
+
+    ``g <- g + weight_decay * p``; ``b <- momentum * b + (1 - dampening) * g`` (first step: ``b = g``);
+    the step is ``-lr * b``, or ``-lr * (g + momentum * b)`` with ``nesterov`` (Sutskever et al., ICML 2013).
+
+    Raises:
+        UnsupportedOptimizer: for Nesterov momentum with dampening or without momentum, as torch does.
+    """
+    if nesterov and (is_zero(momentum) or not is_zero(dampening)):
+        raise UnsupportedOptimizer("Nesterov momentum needs a momentum and zero dampening")
+
+    def init_leaf(param: Tensor) -> Tree:
+        return None  # the first step sets the buffer to the gradient itself
+
+    def update_leaf(grad: Tensor, buffer: Leaf, param: Tensor, hyper: Hyper) -> tuple[Tensor, Leaf]:
+        grad = decayed(grad, param, hyper, maximize)
+        if is_zero(hyper["momentum"]):
+            return -hyper["lr"] * grad, None
+        buffer = grad if buffer is None else hyper["momentum"] * buffer + (1 - hyper["dampening"]) * grad
+        step = grad + hyper["momentum"] * buffer if nesterov else buffer
+        return -hyper["lr"] * step, buffer
+
+    hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+    label = "nesterov" if nesterov else "sgd" if is_zero(momentum) else "momentum"
+    return per_leaf(init_leaf, update_leaf, hyper, label, {"nesterov": nesterov, "maximize": maximize})
+
+
+@register_optimizer("momentum")
+def momentum(lr: Any, momentum: Any = 0.9, **options: Any) -> InnerOptimizer:
+    """Heavy-ball momentum (Polyak, 1964), with the options of sgd."""
+    return sgd(lr, momentum, **options)
+
+
+@register_optimizer("nesterov")
+def nesterov(lr: Any, momentum: Any = 0.9, **options: Any) -> InnerOptimizer:
+    """Nesterov's accelerated gradient in torch's form, with the options of sgd."""
+    return sgd(lr, momentum, nesterov=True, **options)
