@@ -83,7 +83,9 @@ def _called(text: str) -> tuple[str, list[float]]:
     if match is None:
         return text, []
     try:
-        return match[1], [int(a) if re.fullmatch(r"-?\d+", a.strip()) else float(a) for a in match[2].split(",") if a.strip()]
+        return match[1], [
+            int(a) if re.fullmatch(r"-?\d+", a.strip()) else float(a) for a in match[2].split(",") if a.strip()
+        ]
     except ValueError:
         raise EstimatorError(f"options in '{text}' must be numbers, e.g. truncated(3)") from None
 

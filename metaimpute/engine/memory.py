@@ -82,14 +82,22 @@ def split(groups: int, slots: int) -> int:
     return min(reachable(slots, repeats - 1), groups - reachable(slots - 1, repeats - 1))
 
 
+def last_snapshot(groups: int, slots: int) -> int:
+    """Where the forward pass puts its last snapshot."""
+    at = 0
+    while groups - at > 1 and slots > 1:
+        at, slots = at + split(groups - at, slots), slots - 1
+    return at
+
+
 def repeated(groups: int, slots: int) -> int:
-    """Groups that are run forward again to find carries (rebuilding each group's graph once is not counted)."""
+    """Groups that are run forward again to find carries; the forward pass and the rebuilding of graphs are not counted."""
     if groups <= 1:
         return 0
     repeats = 0
     while reachable(slots, repeats) < groups:
         repeats += 1
-    return repeats * groups - reachable(slots + 1, repeats - 1) - (groups - 1)
+    return repeats * groups - reachable(slots + 1, repeats - 1) - last_snapshot(groups, slots)
 
 
 def require_closed(outputs: Tree, inputs: Tree) -> None:
@@ -341,7 +349,8 @@ def measure_step(step: Step, carry: Tree, closure: Tree, t: int) -> Footprint:
         peak = max(peak, live.peak)
         snapshot = sum(leaf.nbytes for leaf in tensors(recorded[2]))
         del found, recorded
-    return Footprint(snapshot, graph, max(0, peak - graph) + 2 * snapshot)
+    # two carries of cotangents, the end point, and gradients on their way out are alive beside the step itself
+    return Footprint(snapshot, graph, max(0, peak - graph) + 4 * snapshot)
 
 
 @memory_policies.register("auto")

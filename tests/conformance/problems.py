@@ -53,6 +53,35 @@ class Tied(nn.Module):
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
 
 
+class Recurrent(nn.Module):
+    """Embedding, one recurrent layer, the last state, linear head."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.embed, self.cell, self.head = nn.Embedding(7, 3), kind(3, 4, batch_first=True), nn.Linear(4, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.cell(self.embed(tokens))[0][:, -1])
+
+
+class HuggingFace(nn.Module):
+    """A BERT of the transformers library, with its own dropout and attention, at toy size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(
+            vocab_size=7, hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=5,
+            max_position_embeddings=4, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
+        )  # fmt: skip
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.bert(input_ids=tokens).last_hidden_state.mean(1))
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(5, CLASSES))
 
@@ -83,12 +112,20 @@ def token_rows(n: int) -> Tensor:
     return torch.randint(0, 7, (n, 3))
 
 
+def unpadded_rows(n: int) -> Tensor:
+    """No token 0: an embedding leaves its padding row out of every gradient, though not out of the forward pass."""
+    return torch.randint(1, 7, (n, 3))
+
+
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "mlp_dropout": (mlp, vectors),
     "conv_batchnorm": (convnet, pictures),
     "conv_batchnorm_eval": (convnet_eval, pictures),
     "transformer_dropout": (TinyTransformer, token_rows),
     "tied_unused_frozen": (Tied, vectors),
+    "lstm": (lambda: Recurrent(nn.LSTM), token_rows),
+    "gru": (lambda: Recurrent(nn.GRU), token_rows),
+    "hugging_face_bert": (HuggingFace, unpadded_rows),
 }
 
 

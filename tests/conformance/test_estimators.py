@@ -2,30 +2,74 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from metaimpute.engine import Batches, BilevelMap, EstimatorError, get_estimator, hypergradient, optimizers, sgd
-from metaimpute.engine.optimizers import InnerOptimizer
-from metaimpute.engine.pytree import dot, tree_map
+from metaimpute.engine import (
+    Batches,
+    BilevelMap,
+    EstimatorError,
+    clip_norm,
+    get_estimator,
+    hypergradient,
+    optimizers,
+    scheduled,
+    sgd,
+)
+from metaimpute.engine.optimizers import InnerOptimizer, hyper_tensors
+from metaimpute.engine.pytree import detach, dot, tree_map
 
 from .problems import ARCHITECTURES, Case, make_case
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 STEPS = (1, 3, 7)
-EXACT = [("exact", "store"), ("exact", "checkpoint(2)"), ("mixed", "store")]
+MEMORIES = ("store", "checkpoint(2)", "recompute", "revolve(2)", "auto(1MB)")
+T = torch.tensor
+
+
+def rules() -> dict[str, Callable[[], InnerOptimizer]]:
+    """Every rule with every hyperparameter learnable.
+
+    The adaptive rules have a large eps, so that finite differences are not ruined by gradients that are zero up to rounding
+    (a bias before BatchNorm), which a tiny eps would turn into steps of full length.
+    """
+    return {
+        "sgd": lambda: sgd(T(0.3), weight_decay=T(0.05)),
+        "momentum": lambda: optimizers.get("momentum")(T(0.3), T(0.8), weight_decay=T(0.05), dampening=T(0.1)),
+        "nesterov": lambda: optimizers.get("nesterov")(T(0.3), T(0.8), weight_decay=T(0.05)),
+        "adam": lambda: optimizers.get("adam")(T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05)),
+        "adam_amsgrad_root": lambda: optimizers.get("adam")(T(0.1), eps=T(0.02), eps_root=T(0.01), amsgrad=True),
+        "adamw": lambda: optimizers.get("adamw")(T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.1)),
+        "rmsprop": lambda: optimizers.get("rmsprop")(T(0.05), T(0.9), T(0.05), weight_decay=T(0.05)),
+        "rmsprop_centered_momentum": lambda: optimizers.get("rmsprop")(
+            T(0.03), T(0.9), T(0.05), momentum=T(0.5), centered=True
+        ),
+        "adagrad": lambda: optimizers.get("adagrad")(T(0.1), T(0.1), T(0.05), weight_decay=T(0.05)),
+        "adam_clipped": lambda: clip_norm(optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.3)),
+        "momentum_scheduled": lambda: scheduled(
+            optimizers.get("momentum")(T(0.3), T(0.8)), torch.linspace(1.0, 0.4, 7)
+        ),
+    }
+
+
+RULES = tuple(rules())
 
 
 def inner_optimizer(name: str) -> InnerOptimizer:
-    """Each rule with weight decay and a learnable learning rate."""
-    return optimizers.get(name)(torch.tensor(0.3), weight_decay=0.05)
+    return rules()[name]()
 
 
 def random_direction(tree: Any) -> Any:
     return tree_map(lambda leaf: torch.randn_like(leaf) if leaf.is_floating_point() else leaf, tree)
+
+
+def moved(tree: Any, direction: Any, step: float) -> Any:
+    return tree_map(lambda a, d: a + step * d, tree, direction)
 
 
 def finite_difference(problem: BilevelMap, which: str, direction: Any, eps: float = 1e-4) -> float:
@@ -33,10 +77,11 @@ def finite_difference(problem: BilevelMap, which: str, direction: Any, eps: floa
 
     def value(step: float) -> torch.Tensor:
         if which == "c":
-            return problem.value(c=tree_map(lambda a, d: a + step * d, problem.c, direction))
+            return problem.value(c=moved(problem.c, direction, step))
         if which == "theta":
-            return problem.value(theta_0=tree_map(lambda a, d: a + step * d, problem.theta_0, direction))
-        return problem.value(hyper={**problem.optimizer.hyper, "lr": problem.optimizer.hyper["lr"] + step * direction})
+            return problem.value(theta_0=moved(problem.theta_0, direction, step))
+        hyper = problem.optimizer.hyper
+        return problem.value(hyper={**hyper, **moved(hyper_tensors(hyper), direction, step)})
 
     def slope(h: float) -> torch.Tensor:
         return (value(h) - value(-h)) / (2 * h)
@@ -45,7 +90,7 @@ def finite_difference(problem: BilevelMap, which: str, direction: Any, eps: floa
 
 
 def estimate(
-    case: Case, optimizer: InnerOptimizer, steps: int, name: str, memory: str = "store", **options: Any
+    case: Case, optimizer: InnerOptimizer, steps: int, name: Any, memory: str = "store", **options: Any
 ) -> Any:
     return hypergradient(
         case.inner, case.outer, case.model.params, case.coupling, case.batches, optimizer, name,
@@ -53,55 +98,100 @@ def estimate(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_exact_estimators_equal_finite_differences(architecture: str, optimizer: str, steps: int) -> None:
-    case, rule = make_case(architecture, steps=steps), inner_optimizer(optimizer)
+def assert_exact(case: Case, rule: InnerOptimizer, steps: int, results: dict[Any, Any]) -> None:
+    """Every result equals finite differences of the whole map along a random direction in each of its arguments."""
     problem = case.bilevel_map(rule, steps)
-    results = {pair: estimate(case, rule, steps, *pair) for pair in EXACT}
-    results["mixed", "labels only"] = estimate(case, rule, steps, "mixed", wrt_start=False)
-    results["higher", "store"] = estimate(case, rule, steps, "exact", backend="higher")
-    for which in ("c", "theta", "lr"):
-        directions = {"c": random_direction(case.coupling), "theta": random_direction(case.model.params), "lr": 1.0}
-        expected = finite_difference(problem, which, directions[which])
+    fields = {"c": "grad_c", "theta": "grad_theta_0", "hyper": "grad_optimizer"}
+    spaces = {"c": case.coupling, "theta": case.model.params, "hyper": hyper_tensors(rule.hyper)}
+    for which, field in fields.items():
+        direction = random_direction(spaces[which])
+        expected = finite_difference(problem, which, direction)
         assert abs(expected) > 1e-6, "the check would be vacuous"
-        for pair, result in results.items():
-            if which == "theta" and pair[1] == "labels only":
-                assert result.grad_theta_0 is None
+        for name, result in results.items():
+            found = getattr(result, field)
+            if found is None:
+                assert which == "theta", name
                 continue
-            found = {
-                "c": lambda r=result: dot(r.grad_c, directions["c"]),
-                "theta": lambda r=result: dot(r.grad_theta_0, directions["theta"]),
-                "lr": lambda r=result: r.grad_optimizer["lr"],
-            }[which]()
-            assert float(found) == pytest.approx(expected, rel=2e-7, abs=1e-9), (pair, which)
+            value = float(dot(found, direction))
+            if value == pytest.approx(expected, rel=5e-7, abs=2e-9):
+                continue
+            # a kink within 1e-4 (a maximum, a clipped norm): only a wrong derivative disagrees at every smaller step too
+            closer = [finite_difference(problem, which, direction, eps) for eps in (1e-5, 1e-6, 1e-7)]
+            assert any(value == pytest.approx(e, rel=1e-6, abs=1e-8) for e in closer), (name, which, value, closer)
+
+
+HIGHER = ("sgd", "momentum", "nesterov")
+
+
+def pairs() -> list[Any]:
+    """Every architecture with every rule; the largest net with all rules but two among the slow tests."""
+    return [
+        pytest.param(a, r, marks=pytest.mark.slow if a == "hugging_face_bert" and r not in ("sgd", "adamw") else ())
+        for a in ARCHITECTURES
+        for r in RULES
+    ]
 
 
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_backends_memories_and_sweeps_agree(architecture: str, optimizer: str, steps: int) -> None:
-    case, rule = make_case(architecture, steps=steps), inner_optimizer(optimizer)
-    reference = estimate(case, rule, steps, "exact")
-    others = [
-        estimate(case, rule, steps, "exact", memory="checkpoint(1)"),
-        estimate(case, rule, steps, "exact", memory="checkpoint(3)"),
-        estimate(case, rule, steps, "mixed"),
-        estimate(case, rule, steps, "exact", backend="higher"),
-    ]
-    for other in others:
+@pytest.mark.parametrize(("architecture", "rule"), pairs())
+def test_exact_estimators_equal_finite_differences(architecture: str, rule: str, steps: int) -> None:
+    case, optimizer = make_case(architecture, steps=steps), inner_optimizer(rule)
+    results = {
+        "exact": estimate(case, optimizer, steps, "exact"),
+        "mixed": estimate(case, optimizer, steps, "mixed"),
+        "mixed, labels only": estimate(case, optimizer, steps, "mixed", wrt_start=False),
+    }
+    assert_exact(case, optimizer, steps, results)
+    reference = results["exact"]
+    others = [estimate(case, optimizer, steps, "exact", memory=memory) for memory in MEMORIES[1:]]
+    if rule in HIGHER:
+        others.append(estimate(case, optimizer, steps, "exact", backend="higher"))
+    if steps == 3:
+        others.append(estimate(case, optimizer, steps, "forward", wrt_start=False))
+        others.append(estimate(case, optimizer, steps, "exact", memory="revolve(2)", wrt_start=False))
+        others.append(estimate(case, optimizer, steps, "truncated(3)", wrt_start=False))
+    for other in [results["mixed"], *others]:
         for field in ("grad_c", "grad_theta_0", "grad_optimizer", "theta_k", "outer_loss"):
+            if getattr(other, field) is None:
+                continue
             torch.testing.assert_close(getattr(other, field), getattr(reference, field), rtol=1e-9, atol=1e-11)
 
 
-def test_recomputed_gradients_are_the_stored_one_to_rounding() -> None:
-    case, rule = make_case("transformer_dropout", steps=7), inner_optimizer("momentum")
-    stored = estimate(case, rule, 7, "exact")
-    for every in (1, 2, 5, 100):
-        again = estimate(case, rule, 7, "exact", memory=f"checkpoint({every})")
-        assert all(torch.equal(stored.grad_theta_0[n], again.grad_theta_0[n]) for n in stored.grad_theta_0)
-        assert torch.equal(stored.grad_c["labels"], again.grad_c["labels"])
+@pytest.mark.parametrize("break_it", ["learning_rate", "buffer", "sign", "gradient"])
+def test_a_broken_update_rule_is_caught(break_it: str) -> None:
+    """The suite can fail: a rule that computes the right step and the wrong derivative does not pass."""
+    from dataclasses import replace
+
+    case, rule = make_case("mlp_dropout", steps=3), inner_optimizer("momentum")
+
+    def broken(grads: Any, state: Any, params: Any, hyper: Any) -> Any:
+        if break_it == "learning_rate":
+            hyper = {**hyper, "lr": hyper["lr"].detach()}
+        if break_it == "buffer":
+            state = detach(state)
+        if break_it == "gradient":
+            grads = detach(grads)
+        updates, state = rule.update(grads, state, params, hyper)
+        if break_it == "sign":
+            updates = tree_map(lambda u: 2 * u.detach() - u if isinstance(u, torch.Tensor) else u, updates)
+        return updates, state
+
+    wrong = replace(rule, update=broken)
+    for name in ("exact", "mixed"):
+        with pytest.raises(AssertionError):
+            assert_exact(case, wrong, 3, {name: estimate(case, wrong, 3, name)})
+
+
+def test_memory_policies_give_the_stored_gradient_to_rounding() -> None:
+    case, rule = make_case("transformer_dropout", steps=13), inner_optimizer("adam")
+    stored = estimate(case, rule, 13, "exact")
+    for memory in ("checkpoint(1)", "checkpoint(5)", "checkpoint(100)", "recompute", "recompute(offload)", "revolve(1)",
+                   "revolve(2)", "revolve(3)", "revolve(50)", "auto(72KB)", "auto(120KB)", "auto(1GB)"):  # fmt: skip
+        again = estimate(case, rule, 13, "exact", memory=memory)
+        for field in ("grad_c", "grad_theta_0", "grad_optimizer", "theta_k"):
+            torch.testing.assert_close(
+                getattr(again, field), getattr(stored, field), rtol=1e-12, atol=1e-14, msg=memory
+            )
 
 
 def test_split_loss_gives_the_same_label_gradient_without_the_free_part() -> None:
@@ -158,7 +248,7 @@ def test_first_order_keeps_the_direct_term_and_the_update_rule_only() -> None:
         torch.testing.assert_close(found, slope * (1 - 0.3 * 0.05) ** steps, rtol=1e-12, atol=1e-14, msg=name)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_head_is_exact_for_the_last_layer_problem(architecture: str, steps: int, optimizer: str) -> None:
@@ -182,8 +272,13 @@ def test_head_is_exact_for_the_last_layer_problem(architecture: str, steps: int,
         case.structured_inner, case.structured_outer, case.model.params, case.coupling, case.batches, rule, "head",
         steps=steps, seed=11,
     )  # fmt: skip
+    rebuilt = hypergradient(
+        case.structured_inner, case.structured_outer, case.model.params, case.coupling, case.batches, rule, "head",
+        steps=steps, seed=11, memory="revolve(2)",
+    )  # fmt: skip
     for field in ("grad_c", "grad_theta_0", "grad_optimizer", "theta_k", "outer_loss"):
         torch.testing.assert_close(getattr(factored, field), getattr(plain, field), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(getattr(rebuilt, field), getattr(plain, field), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
@@ -266,6 +361,16 @@ def test_noise_is_replayed_and_the_global_generator_untouched() -> None:
         ({"steps": 2}, "give 1 or 2"),
         ({"estimator": "mixed", "backend": "higher"}, "backend 'higher' carries out"),
         ({"memory": "checkpoint(2)", "backend": "higher"}, "stores every step"),
+        ({"estimator": "mixed", "memory": "recompute"}, "memory 'recompute' is not for it; it is for exact"),
+        ({"estimator": "truncated(0)"}, "at least 1 step"),
+        ({"estimator": "truncated(2, 3)"}, "does not take the options"),
+        ({"estimator": "truncated(x)"}, "must be numbers"),
+        ({"estimator": "truncated", "wrt_start": True}, "path: full"),
+        ({"estimator": "forward(3)"}, "15 are asked for"),
+        ({"estimator": "forward_gradient(0)"}, "at least 1 direction"),
+        ({"estimator": "finite_difference(0)"}, "positive epsilon"),
+        ({"estimator": "neumann(-1)"}, "at least 0"),
+        ({"estimator": "cg(0)"}, "at least 1 iteration"),
     ],
 )
 def test_impossible_requests_say_why(change: dict[str, Any], message: str) -> None:
@@ -274,7 +379,7 @@ def test_impossible_requests_say_why(change: dict[str, Any], message: str) -> No
     if arguments["estimator"] == "approx" and arguments["steps"] == 3 and "steps" not in change:
         arguments["steps"] = 1
         case = make_case("mlp_dropout", steps=1)
-    with pytest.raises(EstimatorError, match=message.replace("(", "\\(")):
+    with pytest.raises(EstimatorError, match=re.escape(message)):
         hypergradient(case.inner, case.outer, case.model.params, case.coupling, case.batches, sgd(0.1), **arguments)
 
 

@@ -9,17 +9,48 @@ import pytest
 import torch
 from torch import nn
 
-from metaimpute.engine import UnsupportedOptimizer, from_torch, momentum, nesterov, sgd, unroll
-from metaimpute.engine.optimizers import apply_updates
+from metaimpute.engine import (
+    UnsupportedOptimizer,
+    adagrad,
+    adam,
+    adamw,
+    clip_norm,
+    clip_value,
+    from_torch,
+    momentum,
+    nesterov,
+    parameter_groups,
+    rmsprop,
+    scheduled,
+    sgd,
+    unroll,
+)
 
-SETTINGS: list[dict[str, Any]] = [
-    {"lr": 0.1},
-    {"lr": 0.1, "weight_decay": 0.2},
-    {"lr": 0.1, "momentum": 0.9},
-    {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1},
-    {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-    {"lr": 0.1, "momentum": 0.5, "maximize": True},
+SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+SETTINGS: list[tuple[Any, dict[str, Any]]] = [
+    (SGD, {"lr": 0.1}),
+    (SGD, {"lr": 0.1, "weight_decay": 0.2}),
+    (SGD, {"lr": 0.1, "momentum": 0.9}),
+    (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    (SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    (SGD, {"lr": 0.1, "momentum": 0.5, "maximize": True}),
+    (ADAM, {}),
+    (ADAM, {"lr": 0.1, "betas": (0.5, 0.7), "eps": 1e-3, "weight_decay": 0.1}),
+    (ADAM, {"lr": 0.1, "amsgrad": True, "betas": (0.5, 0.7)}),
+    (ADAM, {"lr": 0.1, "maximize": True, "weight_decay": 0.1}),
+    (ADAM, {"lr": 0.1, "decoupled_weight_decay": True, "weight_decay": 0.1}),
+    (ADAMW, {"lr": 0.1}),
+    (ADAMW, {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "maximize": True}),
+    (torch.optim.RMSprop, {"lr": 0.05}),
+    (torch.optim.RMSprop, {"lr": 0.05, "alpha": 0.7, "centered": True, "momentum": 0.8, "weight_decay": 0.1}),
+    (torch.optim.RMSprop, {"lr": 0.05, "maximize": True}),
+    (torch.optim.Adagrad, {"lr": 0.2}),
+    (torch.optim.Adagrad, {"lr": 0.2, "lr_decay": 0.3, "initial_accumulator_value": 0.1, "weight_decay": 0.1}),
 ]
+
+
+def named(case: tuple[Any, dict[str, Any]]) -> str:
+    return case[0].__name__ + ",".join(f"{k}={v}" for k, v in case[1].items())
 
 
 def network() -> nn.Module:
@@ -31,26 +62,135 @@ def loss_of(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return net(x).square().mean()
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_trajectories_equal_torch_optim(settings: dict[str, Any]) -> None:
-    net, x = network(), torch.randn(6, 3, dtype=torch.float64)
-    ours = dict(copy.deepcopy(net).named_parameters())
-    rule, stock = sgd(**settings), torch.optim.SGD(net.parameters(), **settings)
-    params, state = {n: p.detach() for n, p in ours.items()}, rule.init(ours)
-    for _ in range(5):
-        at = {n: p.requires_grad_() for n, p in params.items()}
-        grads = torch.autograd.grad(loss_of_params(net, at, x), list(at.values()))
-        updates, state = rule.update(dict(zip(at, grads, strict=True)), state, params, rule.hyper)
-        params = {n: p.detach() for n, p in apply_updates(params, updates).items()}
+def loss_of_params(net: nn.Module, params: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    return torch.func.functional_call(net, params, (x,)).square().mean()
+
+
+def train(net: nn.Module, stock: torch.optim.Optimizer, x: torch.Tensor, steps: int) -> None:
+    for _ in range(steps):
         stock.zero_grad()
         loss_of(net, x).backward()
         stock.step()
-    for name, p in net.named_parameters():
-        torch.testing.assert_close(params[name], p.detach(), rtol=1e-12, atol=1e-14)
 
 
-def loss_of_params(net: nn.Module, params: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    return torch.func.functional_call(net, params, (x,)).square().mean()
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("case", SETTINGS, ids=named)
+def test_twins_take_torchs_steps_from_any_state(case: tuple[Any, dict[str, Any]], before: int) -> None:
+    net, x = network(), torch.randn(6, 3, dtype=torch.float64)
+    stock = case[0](net.parameters(), **case[1])
+    train(net, stock, x, before)
+    params = dict(net.named_parameters())
+    start = {name: p.detach().clone() for name, p in params.items()}
+    twin = from_torch(stock, params)
+    end = unroll(lambda th, c, b: loss_of_params(net, th, b), start, None, [x], twin, 4, differentiable=False)
+    again = unroll(lambda th, c, b: loss_of_params(net, th, b), start, None, [x], twin, 4, differentiable=False)
+    train(net, stock, x, 4)
+    for name, p in params.items():
+        torch.testing.assert_close(end.params[name], p.detach(), rtol=1e-12, atol=1e-14)
+        assert torch.equal(end.params[name], again.params[name]), "an unroll must not consume the optimiser's state"
+
+
+@pytest.mark.parametrize("build", [
+    adam, lambda lr: adam(lr, amsgrad=True), adamw, rmsprop, lambda lr: rmsprop(lr, centered=True, momentum=0.9), adagrad,
+    lambda lr: clip_norm(adam(lr), 1.0), lambda lr: clip_norm(sgd(lr), 1.0),
+])  # fmt: skip
+def test_derivatives_are_finite_where_second_moments_are_zero(build: Any) -> None:
+    """An input that is always zero has a zero gradient: sqrt(0) has no slope, the step has one, lr / eps."""
+    weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    for steps in (1, 3):
+        end = unroll(
+            lambda th, c, b: (th["w"] * c).sum() ** 2 + (th["w"] * c).sum(),
+            {"w": weight},
+            scale,
+            [None],
+            build(0.1),
+            steps,
+        )
+        for order in torch.autograd.grad(end.params["w"].sum(), [weight, scale]):
+            assert bool(torch.isfinite(order).all())
+
+
+def test_the_slope_of_adams_first_step_at_a_zero_gradient_is_lr_over_eps() -> None:
+    grad = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    param = torch.ones(1, dtype=torch.float64)
+    for rule in (adam(0.1, eps=1e-3), rmsprop(0.1, eps=1e-3), adagrad(0.1, eps=1e-3)):
+        update, _ = rule.update([grad], rule.init([param]), [param], rule.hyper)
+        slope = torch.autograd.grad(update[0].sum(), grad)[0]
+        torch.testing.assert_close(slope, torch.full((1,), -0.1 / 1e-3, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("largest", [0.05, 100.0])
+def test_clipping_is_torchs(largest: float) -> None:
+    net, x = network(), torch.randn(6, 3, dtype=torch.float64)
+    params = {n: p.detach().clone() for n, p in net.named_parameters()}
+    for rule, clip in (
+        (clip_norm(sgd(0.5), largest), torch.nn.utils.clip_grad_norm_),
+        (clip_value(sgd(0.5), largest), torch.nn.utils.clip_grad_value_),
+    ):
+        other = copy.deepcopy(net)
+        stock = torch.optim.SGD(other.parameters(), lr=0.5)
+        loss_of(other, x).backward()
+        clip(other.parameters(), largest)
+        stock.step()
+        end = unroll(lambda th, c, b: loss_of_params(net, th, b), params, None, [x], rule, 1, differentiable=False)
+        for name, p in other.named_parameters():
+            torch.testing.assert_close(end.params[name], p.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_schedules_scale_the_rate_of_each_step_and_can_be_learned() -> None:
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return th["w"].sum()
+
+    start = {"w": torch.zeros(1)}
+    listed = unroll(loss, start, None, [None], scheduled(sgd(1.0), [1.0, 0.5, 0.25]), 3, differentiable=False)
+    called = unroll(loss, start, None, [None], scheduled(sgd(1.0), lambda t: 0.5**t), 3, differentiable=False)
+    assert float(listed.params["w"]) == float(called.params["w"]) == -1.75
+    rates = torch.tensor([1.0, 0.5, 0.25], requires_grad=True)
+    learned = unroll(loss, start, None, [None], scheduled(sgd({"w": 2.0}), rates), 3)
+    torch.testing.assert_close(
+        torch.autograd.grad(learned.params["w"].sum(), rates)[0], torch.full((3,), -2.0), rtol=1e-6, atol=0
+    )
+    with pytest.raises(UnsupportedOptimizer, match="the schedule has 3 values, but step 4"):
+        unroll(loss, start, None, [None], scheduled(sgd(1.0), [1.0, 0.5, 0.25]), 4)
+
+
+def test_parameter_groups_by_pattern() -> None:
+    params = {"body.weight": 0, "body.bias": 0, "head.weight": 0}
+    rule = parameter_groups(adam(0.1), params, {"body.*": {"lr": 0.01}, "*.bias": {"lr": 0.5, "beta1": 0.0}})
+    assert rule.hyper["lr"] == {"body.weight": 0.01, "body.bias": 0.5, "head.weight": 0.1}
+    assert rule.hyper["beta1"] == {"body.weight": 0.9, "body.bias": 0.0, "head.weight": 0.9}
+    with pytest.raises(UnsupportedOptimizer, match="no parameter matches 'tail"):
+        parameter_groups(adam(0.1), params, {"tail*": {"lr": 1.0}})
+    with pytest.raises(UnsupportedOptimizer, match="no hyperparameter"):
+        parameter_groups(adam(0.1), params, {"body*": {"momentum": 1.0}})
+
+
+def test_twins_with_parameter_groups_of_adam() -> None:
+    net, x = network(), torch.randn(6, 3, dtype=torch.float64)
+    groups = [{"params": net[0].parameters(), "lr": 0.2}, {"params": net[2].parameters(), "betas": (0.5, 0.6)}]  # type: ignore[index]
+    stock = torch.optim.AdamW(groups, lr=0.05, weight_decay=0.1)
+    train(net, stock, x, 2)
+    params = dict(net.named_parameters())
+    twin = from_torch(stock, params)
+    assert twin.hyper["beta2"] == {"0.weight": 0.999, "0.bias": 0.999, "2.weight": 0.6, "2.bias": 0.6}
+    end = unroll(lambda th, c, b: loss_of_params(net, th, b), params, None, [x], twin, 3, differentiable=False)
+    train(net, stock, x, 3)
+    for name, p in params.items():
+        torch.testing.assert_close(end.params[name], p.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_a_tensor_learning_rate_of_torch_is_differentiated() -> None:
+    net, x = network(), torch.randn(6, 3, dtype=torch.float64)
+    params, rate = dict(net.named_parameters()), torch.tensor(0.1, dtype=torch.float64)
+    twin = from_torch(torch.optim.Adam(net.parameters(), lr=rate), params)
+    from metaimpute.engine import Batches, hypergradient
+
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return loss_of_params(net, th, x)
+
+    found = hypergradient(loss, loss, params, {}, Batches([None], None), twin, steps=2)
+    assert set(found.grad_optimizer) == {"lr"} and float(found.grad_optimizer["lr"]) != 0
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -58,20 +198,14 @@ def test_from_torch_continues_a_running_optimizer(resume: bool) -> None:
     net, x = network(), torch.randn(6, 3, dtype=torch.float64)
     groups = [{"params": net[0].parameters(), "lr": 0.2}, {"params": net[2].parameters(), "momentum": 0.7}]  # type: ignore[index]
     stock = torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.01)
-    for _ in range(3):
-        stock.zero_grad()
-        loss_of(net, x).backward()
-        stock.step()
+    train(net, stock, x, 3)
     params = dict(net.named_parameters())
     twin = from_torch(stock, params, resume=resume)
     assert twin.hyper["lr"] == {"0.weight": 0.2, "0.bias": 0.2, "2.weight": 0.05, "2.bias": 0.05}
     end = unroll(lambda th, c, b: loss_of_params(net, th, b), params, None, [x], twin, 4, differentiable=False)
     if not resume:
         stock.state.clear()
-    for _ in range(4):
-        stock.zero_grad()
-        loss_of(net, x).backward()
-        stock.step()
+    train(net, stock, x, 4)
     for name, p in params.items():
         torch.testing.assert_close(end.params[name], p.detach(), rtol=1e-12, atol=1e-14)
 
@@ -105,6 +239,10 @@ def test_impossible_optimizers_are_refused() -> None:
         nesterov(0.1, 0.0)
     with pytest.raises(UnsupportedOptimizer, match="no hyperparameter"):
         momentum(0.1).with_hyper(beta=3)
+    hooked = torch.optim.Adam(net.parameters())
+    hooked.register_step_pre_hook(lambda *_: None)
+    with pytest.raises(UnsupportedOptimizer, match="step hooks"):
+        from_torch(hooked, params)
     strange = torch.optim.SGD(net.parameters(), lr=0.1)
     strange.param_groups[0]["trust_ratio"] = 1.0
     with pytest.raises(UnsupportedOptimizer, match="trust_ratio"):

@@ -22,9 +22,7 @@ from ..pytree import (
     gradient,
     norm,
     tensors,
-    tree_flatten,
     tree_map,
-    tree_unflatten,
     with_tensors,
     zeros_like,
 )  # fmt: skip
@@ -73,9 +71,7 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
         c = _with_tangent(c, along["c"]) if "c" in along else c
         if "hyper" in along:
             moving = iter(tensors(along["hyper"]))
-            hyper = tree_map(
-                lambda h: forward_ad.make_dual(h, next(moving)) if isinstance(h, Tensor) else h, hyper
-            )
+            hyper = tree_map(lambda h: forward_ad.make_dual(h, next(moving)) if isinstance(h, Tensor) else h, hyper)
         state = problem.optimizer.init(theta_0)
         for t in range(problem.steps):
             leaves, dual = _fresh_leaves(theta)

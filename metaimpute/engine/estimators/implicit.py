@@ -48,8 +48,12 @@ class Stationary:
         """``(d e/dtheta) x`` and ``x^T d e/dc`` from one forward-over-reverse product."""
         curved, crossed = hessian_product(self.problem, self.t, self.theta, self.c, x)
         pairs = zip(tensors(curved), tensors(x), self._decays(), strict=True)
-        curved = with_tensors(curved, [self.sign * h + (d.detach() if isinstance(d, Tensor) else d) * u for h, u, d in pairs])
-        return curved, tree_map(lambda g: self.sign * g if isinstance(g, Tensor) and g.is_floating_point() else g, crossed)
+        curved = with_tensors(
+            curved, [self.sign * h + (d.detach() if isinstance(d, Tensor) else d) * u for h, u, d in pairs]
+        )
+        return curved, tree_map(
+            lambda g: self.sign * g if isinstance(g, Tensor) and g.is_floating_point() else g, crossed
+        )
 
     def hyper_gradient(self, x: Tree) -> dict[str, Any]:
         """Zero but for the weight decay, on which the stationary point depends."""

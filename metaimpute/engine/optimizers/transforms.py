@@ -39,9 +39,13 @@ def clip_value(rule: InnerOptimizer, limit: Any) -> InnerOptimizer:
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         bound = hyper["clip_value"]
-        bound = bound if isinstance(bound, Tensor) else torch.tensor(float(bound))
-        clamped = map_tensors(lambda g: torch.minimum(torch.maximum(g, -bound.to(g)), bound.to(g)), grads)
-        return rule.update(clamped, state, params, hyper)
+
+        def clamp(g: Tensor) -> Tensor:
+            if not isinstance(bound, Tensor):
+                return g.clamp(-bound, bound)
+            return torch.minimum(torch.maximum(g, -bound.to(g)), bound.to(g))
+
+        return rule.update(map_tensors(clamp, grads), state, params, hyper)
 
     return replace(rule, update=update, hyper={**rule.hyper, "clip_value": limit})
 
@@ -93,7 +97,9 @@ def parameter_groups(rule: InnerOptimizer, params: Mapping[str, Any], groups: Ma
     for pattern, values in groups.items():
         names = [name for name in params if fnmatchcase(name, pattern)]
         if not names:
-            raise UnsupportedOptimizer(f"no parameter matches '{pattern}'; there are {', '.join(list(params)[:5])}, ...")
+            raise UnsupportedOptimizer(
+                f"no parameter matches '{pattern}'; there are {', '.join(list(params)[:5])}, ..."
+            )
         rule.with_hyper(**values)
         for key, value in values.items():
             now = hyper[key]

@@ -1,0 +1,199 @@
+"""Estimators that are not exact equal what they claim to compute, in closed form or by finite differences of that map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metaimpute.engine import Batches, BilevelMap, derive_seed, get_estimator, hypergradient, optimizers, sgd
+from metaimpute.engine.estimators.forward import DIRECTION_STREAM
+from metaimpute.engine.pytree import detach, dot, norm, tree_map
+
+from .problems import ARCHITECTURES, make_case
+from .test_estimators import estimate, finite_difference, inner_optimizer, random_direction
+
+pytestmark = pytest.mark.usefixtures("float64")
+FAST = [name for name in ARCHITECTURES if name != "hugging_face_bert"]
+
+
+@pytest.mark.parametrize("memory", ["store", "revolve(2)"])
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("h", [1, 3])
+@pytest.mark.parametrize("architecture", FAST)
+def test_truncated_is_exact_for_the_map_whose_first_steps_are_frozen(
+    architecture: str, h: int, rule: str, memory: str
+) -> None:
+    steps = 5
+    case, optimizer = make_case(architecture, steps=steps), inner_optimizer(rule)
+    frozen = detach(case.coupling)
+    numbered = Batches(list(enumerate(case.batches.inner)), case.batches.outer)
+
+    def inner(theta: Any, c: Any, batch: Any) -> Tensor:
+        return case.inner(theta, c if batch[0] >= steps - h else frozen, batch[1])
+
+    problem = BilevelMap(inner, case.outer, case.model.params, case.coupling, numbered, optimizer, steps, seed=11)
+    direction = random_direction(case.coupling)
+    expected = finite_difference(problem, "c", direction)
+    found = estimate(case, optimizer, steps, f"truncated({h})", memory, wrt_start=False)
+    assert float(dot(found.grad_c, direction)) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert len(found.diagnostics["inner_losses"]) == steps
+    exact = estimate(case, optimizer, steps, "exact")
+    torch.testing.assert_close(found.theta_k, exact.theta_k, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.first_gradient, exact.first_gradient, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "nesterov", "adam", "rmsprop"])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("architecture", FAST)
+def test_finite_difference_tends_to_the_last_steps_gradient(architecture: str, steps: int, rule: str) -> None:
+    case, optimizer = make_case(architecture, steps=steps), inner_optimizer(rule)
+    expected = estimate(case, optimizer, steps, "truncated(1)", wrt_start=False)
+    found = estimate(case, optimizer, steps, get_estimator("finite_difference", epsilon=1e-4), wrt_start=False)
+    torch.testing.assert_close(found.grad_c, expected.grad_c, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(found.grad_optimizer, expected.grad_optimizer, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found.theta_k, expected.theta_k, rtol=1e-12, atol=1e-14)
+    coarse = estimate(case, optimizer, steps, "finite_difference(0.2)", wrt_start=False)
+    finer = estimate(case, optimizer, steps, "finite_difference(0.1)", wrt_start=False)
+
+    def error(result: Any) -> float:
+        return float(norm(tree_map(lambda a, b: a - b, result.grad_c, expected.grad_c)))
+
+    assert error(finer) < 0.35 * error(coarse), "the error is of second order in epsilon"
+
+
+@pytest.mark.parametrize("architecture", FAST)
+@pytest.mark.parametrize("distribution", ["rademacher", "normal"])
+def test_forward_gradient_is_the_exact_slope_along_its_directions(architecture: str, distribution: str) -> None:
+    case, optimizer = make_case(architecture, steps=3), inner_optimizer("momentum")
+    exact = estimate(case, optimizer, 3, "exact")
+    estimator = get_estimator("forward_gradient", distribution=distribution)
+    found = estimate(case, optimizer, 3, estimator)
+    rng = torch.Generator().manual_seed(derive_seed(11, DIRECTION_STREAM, 0))
+    parts = {"c": exact.grad_c, "hyper": exact.grad_optimizer, "theta": exact.grad_theta_0}
+    along = {part: estimator._direction(tree, rng) for part, tree in parts.items()}  # type: ignore[attr-defined]
+    slope = sum(dot(parts[part], along[part]) for part in parts)
+    for part, result in (("c", found.grad_c), ("hyper", found.grad_optimizer), ("theta", found.grad_theta_0)):
+        torch.testing.assert_close(result, tree_map(lambda u: slope * u, along[part]), rtol=1e-9, atol=1e-11)
+
+
+def test_forward_gradient_is_unbiased_and_reports_its_error() -> None:
+    case, optimizer = make_case("tied_unused_frozen"), sgd(0.4)
+    exact = estimate(case, optimizer, 1, "exact").grad_c["labels"]
+    found = estimate(case, optimizer, 1, "forward_gradient(200)", wrt_start=False)
+    error = float(found.diagnostics["standard_error_norm"])
+    assert float((found.grad_c["labels"] - exact).norm()) < 2 * error
+    assert error < 0.5 * float(exact.norm())
+
+
+class Quadratic:
+    """``L = theta' A theta / 2 - theta' B c``: every estimator has a closed form."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(3)
+        root = torch.randn(5, 5)
+        self.A, self.B = root @ root.T / 5 + torch.eye(5), torch.randn(5, 3)
+        self.target, self.c, self.start = torch.randn(5), torch.randn(3), {"w": torch.randn(5)}
+
+    def inner(self, th: Any, c: Any, b: Any) -> Tensor:
+        return th["w"] @ self.A @ th["w"] / 2 - th["w"] @ self.B @ c["z"]
+
+    def outer(self, th: Any, c: Any, b: Any) -> Tensor:
+        return (th["w"] - self.target).square().sum() / 2 + c["z"].pow(3).sum()
+
+    def estimate(self, estimator: Any, optimizer: Any, steps: int = 400) -> Any:
+        return hypergradient(
+            self.inner, self.outer, self.start, {"z": self.c}, Batches([None], None), optimizer, estimator, steps=steps,
+            wrt_start=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", ["cg(5)", "neumann(600)"])
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+def test_implicit_estimators_equal_the_closed_form_at_a_stationary_point(
+    estimator: str, decay: float, maximize: bool
+) -> None:
+    problem = Quadratic()
+    learned = torch.tensor(decay)
+    rule = sgd(0.2, momentum=0.5, weight_decay=learned, maximize=maximize)
+    inner = problem.inner
+    if maximize:
+        problem.inner = lambda th, c, b: -inner(th, c, b)  # type: ignore[method-assign]
+    found = problem.estimate(estimator, rule)
+    H = problem.A + decay * torch.eye(5)
+    theta = torch.linalg.solve(H, problem.B @ problem.c)
+    torch.testing.assert_close(found.theta_k["w"], theta, rtol=1e-10, atol=1e-12)
+    x = torch.linalg.solve(H, theta - problem.target)
+    torch.testing.assert_close(found.grad_c["z"], problem.B.T @ x + 3 * problem.c**2, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found.grad_optimizer["weight_decay"], -(x @ theta), rtol=1e-8, atol=1e-10)
+    assert float(found.diagnostics["residual"]) < 1e-8
+    exact = problem.estimate("exact", rule)
+    torch.testing.assert_close(found.grad_c, exact.grad_c, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("m", [0, 1, 4])
+def test_neumann_is_its_truncated_series(m: int) -> None:
+    problem = Quadratic()
+    found = problem.estimate(f"neumann({m})", sgd(0.2))
+    v, term = found.theta_k["w"] - problem.target, found.theta_k["w"] - problem.target
+    total = v.clone()
+    for _ in range(m):
+        term = term - 0.2 * problem.A @ term
+        total = total + term
+    x = 0.2 * total
+    torch.testing.assert_close(found.grad_c["z"], problem.B.T @ x + 3 * problem.c**2, rtol=1e-10, atol=1e-12)
+    residual = (problem.A @ x - v).norm() / v.norm()
+    torch.testing.assert_close(found.diagnostics["residual"], residual, rtol=1e-9, atol=1e-12)
+    same = problem.estimate(get_estimator("neumann", m=m, alpha=0.2), sgd({"w": 0.2}))
+    torch.testing.assert_close(same.grad_c, found.grad_c)
+
+
+@pytest.mark.parametrize("estimator", ["cg(40)", "neumann(400)"])
+def test_implicit_estimators_equal_a_long_unroll_of_a_convex_problem(estimator: str) -> None:
+    """Softmax regression on weighted examples with weight decay, 300 steps of momentum."""
+    x, y, x_val, y_val = torch.randn(12, 3), torch.randint(0, 3, (12,)), torch.randn(6, 3), torch.randint(0, 3, (6,))
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def inner(th: Any, weights: Any, b: Any) -> Tensor:
+        return (weights * cross_entropy(x @ th["w"], y, reduction="none")).mean()
+
+    def outer(th: Any, weights: Any, b: Any) -> Tensor:
+        return cross_entropy(x_val @ th["w"], y_val)
+
+    rule = sgd(1.0, momentum=0.5, weight_decay=torch.tensor(0.2))
+    arguments = (inner, outer, {"w": torch.randn(3, 3)}, torch.rand(12), Batches([None], None), rule)
+    exact = hypergradient(*arguments, "exact", steps=300, memory="revolve(8)", wrt_start=False)
+    found = hypergradient(*arguments, estimator, steps=300, wrt_start=False)
+    torch.testing.assert_close(found.grad_c, exact.grad_c, rtol=1e-8, atol=1e-10)
+    weight_decay = {key: result.grad_optimizer["weight_decay"] for key, result in (("a", found), ("b", exact))}
+    torch.testing.assert_close(weight_decay["a"], weight_decay["b"], rtol=1e-8, atol=1e-10)
+    assert float(found.diagnostics["residual"]) < 1e-8
+
+
+def test_implicit_estimators_say_what_they_cannot_do() -> None:
+    problem = Quadratic()
+    with pytest.raises(ValueError, match="decoupled weight decay has none"):
+        problem.estimate("cg", optimizers.get("adamw")(0.1))
+    with pytest.raises(ValueError, match="needs alpha"):
+        problem.estimate("neumann", sgd({"w": 0.2}))
+    problem.A = -problem.A
+    stopped = problem.estimate("cg", sgd(0.01), steps=2)
+    assert stopped.diagnostics["negative_curvature"]
+    assert problem.estimate("neumann(50)", sgd(0.5), steps=2).diagnostics["series_grows"]
+
+
+@pytest.mark.parametrize("name", ["exact", "mixed", "truncated(2)", "first_order", "finite_difference", "forward", "neumann(3)",
+                                  "cg(3)", "forward_gradient(2)"])  # fmt: skip
+def test_every_estimator_reports_losses_norm_and_what_it_dropped(name: str) -> None:
+    case = make_case("mlp_dropout", steps=3)
+    found = estimate(case, sgd(0.1), 3, name, wrt_start=False)
+    assert len(found.diagnostics["inner_losses"]) == 3
+    assert found.diagnostics["estimator"] == name.split("(")[0] and found.diagnostics["dropped"]
+    torch.testing.assert_close(found.diagnostics["hypergradient_norm"], norm(found.grad_c))
+    exact = estimate(case, sgd(0.1), 3, "exact", wrt_start=False)
+    torch.testing.assert_close(found.outer_loss, exact.outer_loss, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.theta_k, exact.theta_k, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.first_gradient, exact.first_gradient, rtol=1e-12, atol=1e-14)

@@ -1,0 +1,242 @@
+"""Memory policies: plans that are optimal, budgets that are kept, and memory that does not grow."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metaimpute.engine import (
+    BadMemoryPolicy,
+    Batches,
+    FunctionalModel,
+    get_estimator,
+    hypergradient,
+    parse_memory,
+    sgd,
+    unroll,
+)
+from metaimpute.engine.live_memory import LiveBytes
+from metaimpute.engine.memory import Auto, Footprint, last_snapshot, repeated, split
+
+
+@functools.cache
+def fewest(groups: int, slots: int) -> int:
+    """Fewest repeated groups, by dynamic programming over the place of the next snapshot."""
+    if groups <= 1:
+        return 0
+    if slots == 1:
+        return groups * (groups - 1) // 2
+    return min(m + fewest(groups - m, slots - 1) + fewest(m, slots) for m in range(1, groups))
+
+
+def by_splits(groups: int, slots: int) -> int:
+    if groups <= 1:
+        return 0
+    if slots == 1:
+        return groups * (groups - 1) // 2
+    m = split(groups, slots)
+    assert 1 <= m < groups
+    return m + by_splits(groups - m, slots - 1) + by_splits(m, slots)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 5, 9])
+def test_snapshots_are_placed_for_the_fewest_repeated_steps(slots: int) -> None:
+    for groups in range(1, 40):
+        again = repeated(groups, slots) + last_snapshot(groups, slots)  # what the forward pass covers is not repeated
+        assert by_splits(groups, slots) == fewest(groups, slots) == again, (groups, slots)
+
+
+class Counted:
+    """A parameter-light, activation-heavy bilevel problem that counts evaluations of its inner loss."""
+
+    def __init__(self, width: int = 32, rows: int = 64) -> None:
+        torch.manual_seed(0)
+        self.model = FunctionalModel(
+            nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        )
+        self.x, self.y, self.evaluations = torch.randn(rows, 8), torch.randn(rows, 1), 0
+
+    def inner(self, th: Any, c: Tensor, b: Any) -> Tensor:
+        self.evaluations += 1
+        return (c * (self.model(th, self.x) - self.y).square()[:, 0]).mean()
+
+    def outer(self, th: Any, c: Tensor, b: Any) -> Tensor:
+        return (self.model(th, self.x) - self.y).square().mean()
+
+    def estimate(self, memory: Any, steps: int) -> Any:
+        self.evaluations = 0
+        params = self.model.params
+        return hypergradient(
+            self.inner, self.outer, params, torch.ones(len(self.x)), Batches([None], None), sgd(0.05, momentum=0.9),
+            memory=memory, steps=steps,
+        )  # fmt: skip
+
+
+def peak(problem: Counted, memory: Any, steps: int) -> int:
+    with LiveBytes() as live:
+        problem.estimate(memory, steps)
+    return live.peak
+
+
+def test_revolve_repeats_as_many_steps_as_it_says() -> None:
+    problem = Counted()
+    for slots in (1, 2, 4, 20):
+        problem.estimate(f"revolve({slots})", 20)
+        assert problem.evaluations == 20 + 20 + repeated(20, slots)
+    problem.estimate("recompute", 20)
+    assert problem.evaluations == 40
+    problem.estimate("store", 20)
+    assert problem.evaluations == 20
+
+
+def test_peak_memory_orders_the_policies_and_revolve_does_not_grow_with_k() -> None:
+    problem = Counted()
+    stored, recomputed, revolved = (peak(problem, m, 32) for m in ("store", "recompute", "revolve(4)"))
+    assert revolved < recomputed < stored / 2
+    assert peak(problem, "revolve(4)", 64) < 1.05 * revolved
+    assert peak(problem, "store", 64) > 1.8 * stored
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.6, 1.5])
+def test_auto_stays_within_its_budget_and_uses_it(share: float) -> None:
+    problem, steps = Counted(), 24
+    stored, recomputed = peak(problem, "store", steps), peak(problem, "recompute", steps)
+    budget = int(share * stored)
+    policy = Auto(budget)
+    problem.estimate(policy, steps)
+    assert peak(problem, policy, steps) <= budget
+    if budget > 1.3 * recomputed:
+        problem.estimate(policy, steps)
+        assert problem.evaluations < 2 * steps, "never more work than recompute when there is room for more"
+    torch.testing.assert_close(problem.estimate(policy, steps).grad_c, problem.estimate("store", steps).grad_c)
+
+
+def test_auto_plans() -> None:
+    cost = Footprint(snapshot=10, graph=100, working=50)
+    assert Auto(10**6).plan(20, cost).tail == 20
+    tight = Auto(170).plan(20, cost)
+    assert (tight.group, tight.slots, tight.tail) == (1, 2, 1)
+    middle = Auto(50 + 500 + 200).plan(20, cost)
+    assert middle.tail >= 4 and middle.group * 100 + middle.slots * 10 <= 700
+    with pytest.raises(BadMemoryPolicy, match=r"auto\(100B\) is too little for one step; it needs 160B"):
+        Auto(100).plan(20, cost)
+    problem = Counted()
+    with pytest.raises(BadMemoryPolicy, match="too little for one step"):
+        problem.estimate("auto(1KB)", 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("store", "store"), ("checkpoint", "checkpoint(1)"), (" checkpoint( 4 ) ", "checkpoint(4)"), ("recompute", "recompute"),
+        ("revolve(6, offload)", "revolve(6, offload)"), ("recompute(offload)", "recompute(offload)"),
+        ("auto(512MB)", "auto(488.3MiB)"), ("auto(2GiB)", "auto(2GiB)"), ("auto(1.5 kib)", "auto(1.5KiB)"),
+    ],
+)  # fmt: skip
+def test_policies_are_read_from_text(text: str, shown: str) -> None:
+    assert str(parse_memory(text)) == shown
+    assert parse_memory(parse_memory(text)) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sotre", "did you mean 'store'"), ("store(3)", "takes no argument"), ("checkpoint(0)", "at least 1"),
+        ("revolve(x)", "needs a whole number, not 'x'"), ("revolve(2MB)", "a whole number"), ("auto", "needs a budget"),
+        ("auto(12parsecs)", "a number of bytes"), ("auto(0)", "positive number of bytes"), ("checkpoint(1, 2)", "takes one"),
+        ("recompute(3)", "no argument but offload"), ("revolve(-1)", "at least 1"), ("", "unknown memory policy"),
+    ],
+)  # fmt: skip
+def test_policies_that_cannot_be_read_say_why(text: str, message: str) -> None:
+    with pytest.raises(BadMemoryPolicy, match=message):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize("memory", ["recompute", "revolve(2)", "checkpoint(2)", "auto(1KB)"])
+def test_a_dependence_that_a_rebuilt_graph_would_lose_is_refused(memory: str) -> None:
+    hidden = torch.ones(3, requires_grad=True)
+    policy = parse_memory("recompute") if memory.startswith("auto") else parse_memory(memory)
+
+    def inner(th: Any, c: Any, b: Any) -> Tensor:
+        return (th * hidden * c).square().sum()
+
+    start = torch.ones(3, requires_grad=True)
+    with pytest.raises(BadMemoryPolicy, match=r"shape \[3\] that requires a gradient but is in none of"):
+        end = unroll(inner, start, torch.ones(3, requires_grad=True), [None], sgd(0.1), 4, memory=policy)
+        end.params.sum().backward()
+    stored = unroll(inner, start, torch.ones(3, requires_grad=True), [None], sgd(0.1), 4)
+    stored.params.sum().backward()
+    assert hidden.grad is not None and bool((hidden.grad != 0).all()), "'store' carries it"
+
+
+def test_unroll_is_differentiable_under_every_policy() -> None:
+    start, c, rate = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.5, 1.5, 0.1))
+    reference = None
+    for memory in ("store", "recompute", "revolve(2)", "checkpoint(3)", "auto(1MB)"):
+        end = unroll(lambda th, k, b: (k * th - 1).pow(4), start, c, [None], sgd(rate), 6, memory=parse_memory(memory))
+        found = torch.stack(torch.autograd.grad(end.params * 2, [start, c, rate]))
+        reference = found if reference is None else reference
+        torch.testing.assert_close(found, reference, rtol=1e-12, atol=0)
+
+
+def live_bytes() -> int:
+    gc.collect()
+    seen = {
+        o.untyped_storage().data_ptr(): o.untyped_storage().nbytes()
+        for o in gc.get_objects()
+        if type(o) is Tensor or type(o) is nn.Parameter
+    }
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("memory", ["store", "recompute", "revolve(3)", "auto(1MB)"])
+def test_memory_does_not_grow_over_200_outer_steps(memory: str) -> None:
+    problem, policy = Counted(rows=8), parse_memory(memory)
+    sizes = []
+    for step in range(200):
+        result = problem.estimate(policy, 4)
+        with torch.no_grad():
+            for p, g in zip(problem.model.params.values(), result.grad_theta_0.values(), strict=True):
+                p -= 0.01 * g
+        del result
+        if step in (20, 199):
+            sizes.append(live_bytes())
+    assert sizes[1] <= sizes[0]
+
+
+@pytest.mark.parametrize("name", ["mixed", "first_order", "truncated(2)", "neumann(2)", "cg(2)", "finite_difference"])
+def test_no_estimator_keeps_what_it_computed(name: str) -> None:
+    problem = Counted(rows=8)
+    estimator = get_estimator(name)
+    sizes = []
+    for step in range(30):
+        hypergradient(
+            problem.inner, problem.outer, problem.model.params, torch.ones(8), Batches([None], None), sgd(0.05), estimator,
+            steps=3, wrt_start=False,
+        )  # fmt: skip
+        if step in (5, 29):
+            sizes.append(live_bytes())
+    assert sizes[1] <= sizes[0]
+
+
+def test_live_bytes_counts_storages_once_and_lets_go() -> None:
+    outside = torch.zeros(100)
+    with LiveBytes() as live:
+        a = torch.zeros(1000)
+        view = a[10:]
+        assert live.now == 4000
+        b = outside + 1
+        assert live.now == 4400
+        del a
+        assert live.now == 4400, "the view keeps its storage"
+        del view, b
+        assert live.now == 0 and live.peak == 4400
+        outside.add_(1)
+        assert live.now == 0
+    assert math.isclose(live.peak, 4400)
