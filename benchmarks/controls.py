@@ -4,7 +4,8 @@
 
 Each seed draws labels, weights, batches and noise anew and every system sees the same draw. Writes
 ``benchmarks/results/controls-RECIPE.json`` and ``.png`` and prints a table: mean error over seeds, and the paired
-difference to the base method with a 95% bootstrap interval of its mean. ``supervised`` is the labels alone; ``none x2`` is the base method with twice the
+difference to the base method with a 95% bootstrap interval of its mean. ``supervised`` is the
+labels alone; ``none x2`` is the base method with twice the
 optimiser steps, which is what ``algorithm1`` takes; a ``fused`` recipe takes as many as the base method.
 """
 

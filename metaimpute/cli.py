@@ -14,7 +14,7 @@ import click
 
 from . import __version__
 
-USAGE, MISSING, DIVERGED, INTERRUPTED = 2, 3, 4, 130
+INTERNAL, USAGE, MISSING, DIVERGED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def _plain_errors() -> Iterator[None]:
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from .engine import BadMemoryPolicy, EstimatorError, HeadNotFound, UnsupportedOptimizer
+    from .engine import BadMemoryPolicy, EstimatorError, HeadNotFound, NotScalar, UnsupportedOptimizer
     from .engine.registry import UnknownName
     from .methods import MethodError
     from .problems import ProblemError
@@ -36,7 +36,7 @@ def _plain_errors() -> Iterator[None]:
 
     mistakes = (
         RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,
-        BadMemoryPolicy, NoCheckpoint,
+        BadMemoryPolicy, NoCheckpoint, NotScalar,
     )  # fmt: skip
     try:
         yield
@@ -50,7 +50,14 @@ def _plain_errors() -> Iterator[None]:
         _fail(INTERRUPTED, str(error) or "interrupted")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _fail(USAGE, f"{where}{error.strerror or error}")
+        hint = "; metaimpute check takes folders" if isinstance(error, IsADirectoryError) else ""
+        hint = "; a run directory cannot be a file" if isinstance(error, FileExistsError | NotADirectoryError) else hint
+        _fail(USAGE, f"{where}{error.strerror or error}{hint}")
+    except Exception as error:
+        if os.environ.get("METAIMPUTE_DEBUG"):
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        _fail(INTERNAL, f"internal: {type(error).__name__}: {first} (METAIMPUTE_DEBUG=1 shows where)")
 
 
 def _fail(code: int, message: object) -> None:
@@ -98,8 +105,10 @@ def run(
 
         console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
         if resume is not None:
-            if sets or seed is not None or out is not None or profile != "auto":
-                raise RecipeError("--resume continues a run as it was; leave out --profile, --set, --seed and --out")
+            if recipe is not None or sets or seed is not None or out is not None or profile != "auto":
+                raise RecipeError(
+                    "--resume continues a run as it was; leave out RECIPE, --profile, --set, --seed and --out"
+                )
             saved = resume / "recipe.resolved.yaml"
             if not saved.exists():
                 raise RecipeError(f"{resume} is not a run directory (no recipe.resolved.yaml)")
@@ -132,8 +141,11 @@ def run(
 
 def _begun(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "begun.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads((folder / "begun.json").read_text())
+        if found["profile"] in ("paper", "sample"):
+            return {key: str(found[key]) for key in ("recipe", "profile", "why")}
+        raise ValueError("no such profile")
+    except (OSError, ValueError, LookupError, TypeError):
         return {"recipe": str(folder), "profile": "sample", "why": "resumed"}
 
 

@@ -14,6 +14,7 @@ from .engine import (
     BadMemoryPolicy,
     Estimator,
     EstimatorError,
+    Store,
     UnsupportedOptimizer,
     estimators,
     get_estimator,
@@ -99,7 +100,9 @@ def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int 
         raise source.fail(("profiles",), "must hold the profiles paper and sample")
     for key in profiles:
         if key not in ("paper", "sample"):
-            raise source.unknown(("profiles", key), ("paper", "sample"))
+            raise source.unknown(("profiles", str(key)), ("paper", "sample"))
+        if not isinstance(profiles[key], dict | None):
+            raise source.fail(("profiles", key), "must be a group of keys")
         for section in profiles[key] or {}:
             if section not in SECTIONS:
                 raise source.unknown(("profiles", key, section), SECTIONS)
@@ -191,24 +194,33 @@ def _component(
         entry: Any = registry.get(name)
     except UnknownName as error:
         raise source.fail((section, "name"), str(error)) from None
-    fields = {f.name: f for f in dataclasses.fields(entry) if f.init}
-    hints = get_type_hints(entry)
-    checked = {}
-    for key, given in options.items():
-        if key not in fields:
-            raise source.unknown((section, str(key)), (*fields, *also_valid, "name"))
-        try:
-            checked[key] = TypeAdapter(hints[key]).validate_python(given)
-        except ValidationError as error:
-            raise source.fail((section, key), _readable(error.errors()[0])) from None
+    checked = _options(entry, options, source, (section,), (*also_valid, "name"))
     try:
         return entry(**checked)
     except (ValueError, TypeError) as error:
         raise source.fail((section,), str(error)) from None
 
 
+def _options(
+    entry: Any, options: dict[Any, Any], source: Source, place: tuple[str, ...], also_valid: tuple[str, ...]
+) -> dict[str, Any]:
+    """Options of a component, each checked against the type and range of its field."""
+    fields = {f.name: f for f in dataclasses.fields(entry) if f.init}
+    hints = get_type_hints(entry, include_extras=True)
+    checked = {}
+    for key, given in options.items():
+        if key not in fields:
+            raise source.unknown((*place, str(key)), (*fields, *also_valid))
+        try:
+            checked[key] = TypeAdapter(hints[key]).validate_python(given)
+        except ValidationError as error:
+            raise source.fail((*place, key), _readable(error.errors()[0])) from None
+    return checked
+
+
 def _estimator(source: Source, spec: ProblemSpec) -> Estimator:
-    options = {"name": spec.estimator} if isinstance(spec.estimator, str) else dict(spec.estimator)
+    whole = source.data["problem"].get("estimator", spec.estimator)
+    options: dict[Any, Any] = {"name": whole} if isinstance(whole, str) else dict(whole)
     name = options.pop("name", None)
     place = ("problem", "estimator")
     if spec.backend not in BACKENDS:
@@ -218,6 +230,8 @@ def _estimator(source: Source, spec: ProblemSpec) -> Estimator:
     if not isinstance(name, str):
         raise source.fail(place, f"name an estimator: {', '.join(estimators.names())}")
     try:
+        if options:
+            options = _options(estimators.get(name), options, source, place, ("name",))
         return get_estimator(name, spec.backend, **options)
     except (UnknownName, EstimatorError) as error:
         raise source.fail(place, str(error)) from None
@@ -237,9 +251,14 @@ def _compatible(
     except MethodError as error:
         raise source.fail(("method",), str(error)) from None
     try:
-        parse_memory(spec.memory)
+        memory = parse_memory(spec.memory)
     except BadMemoryPolicy as error:
         raise source.fail(("problem", "memory"), str(error)) from None
+    if not estimator.uses_memory and not isinstance(memory, Store) and problem.needs_estimate:
+        raise source.fail(
+            ("problem", "memory"),
+            f"estimator '{estimator.name}' keeps no graph; memory is for exact, truncated, head",
+        )
     try:
         spec.inner.build()
     except UnknownName as error:
@@ -274,10 +293,6 @@ def _compatible(
         )
     if spec.schedule == "fused" and spec.outer_optimizer == "separate":
         raise source.fail(("problem", "outer_optimizer"), "a fused schedule takes one step with one optimizer")
-    if spec.memory.strip() != "store" and estimator.name not in ("exact", "head"):
-        raise source.fail(
-            ("problem", "memory"), f"estimator '{estimator.name}' keeps no graph, so it has no memory policy"
-        )
     if spec.memory.strip() != "store" and spec.backend == "higher":
         raise source.fail(("problem", "memory"), "backend 'higher' stores every step")
     try:

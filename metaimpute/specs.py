@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .engine import InnerOptimizer, optimizers
+from .bounds import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
+from .engine import InnerOptimizer, UnsupportedOptimizer, clip_norm, clip_value, optimizers, scheduled
 from .training.optim import OptimizerSpec, ScheduleSpec
 
 
@@ -16,17 +18,50 @@ class Strict(BaseModel):
 
 
 class InnerSpec(Strict):
-    """The look-ahead's optimiser: a registered name, its learning rate and options, and the number of steps."""
+    """The look-ahead's optimiser: a registered name, its learning rate and options, and the number of steps.
+
+    ``clip_norm`` and ``clip_value`` clip the inner gradient; ``schedule`` holds one factor of the learning rate per step.
+    """
 
     optimizer: str = "sgd"
-    lr: float = Field(0.1, gt=0)
-    steps: int = Field(1, ge=1)
-    momentum: float | None = Field(None, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: Rate = 0.1
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 1
+    weight_decay: NonNegative = 0.0
+    momentum: BelowOne | None = None
+    betas: tuple[BelowOne, BelowOne] | None = None
+    alpha: BelowOne | None = None
+    eps: Positive | None = None
+    eps_root: NonNegative | None = None
+    clip_norm: Positive | None = None
+    clip_value: Positive | None = None
+    schedule: list[NonNegative] | None = None
 
     def build(self) -> InnerOptimizer:
-        options: dict[str, Any] = {} if self.momentum is None else {"momentum": self.momentum}
-        return optimizers.get(self.optimizer)(self.lr, weight_decay=self.weight_decay, **options)
+        """The inner optimiser.
+
+        Raises:
+            UnsupportedOptimizer: naming an option that the optimiser does not have.
+        """
+        options = {
+            key: getattr(self, key)
+            for key in ("momentum", "betas", "alpha", "eps", "eps_root")
+            if getattr(self, key) is not None
+        }
+        factory = optimizers.get(self.optimizer)
+        known = inspect.signature(factory).parameters
+        for key in options:
+            if key not in known:
+                raise UnsupportedOptimizer(f"{key}: '{self.optimizer}' has no such option")
+        rule = factory(self.lr, weight_decay=self.weight_decay, **options)
+        if self.clip_value is not None:
+            rule = clip_value(rule, self.clip_value)
+        if self.clip_norm is not None:
+            rule = clip_norm(rule, self.clip_norm)
+        if self.schedule is not None:
+            if len(self.schedule) < self.steps:
+                raise UnsupportedOptimizer(f"schedule: {len(self.schedule)} factors for {self.steps} inner steps")
+            rule = scheduled(rule, self.schedule)
+        return rule
 
 
 class ProblemSpec(Strict):
@@ -42,9 +77,9 @@ class ProblemSpec(Strict):
     outer_optimizer: Literal["shared", "separate"] = "shared"
     outer: OptimizerSpec | None = None
     holdout: Literal["joint", "separate"] = "joint"
-    holdout_batch: int | None = Field(None, ge=1)
+    holdout_batch: BatchSize | None = None
     holdout_view: Literal["none", "weak", "strong"] | None = None
-    weight: float = 1.0
+    weight: Finite = 1.0
     schedule: Literal["algorithm1", "fused"] = "algorithm1"
     scale: str = "raw"
 
@@ -77,20 +112,20 @@ class TrainSpec(Strict):
     the last one. ``ema``: decay of the averaged weights that are evaluated, None for the weights themselves.
     """
 
-    steps: int = Field(1000, ge=1)
-    batch: int = Field(64, ge=1)
-    unlabelled_batch: int = Field(64, ge=1)
+    steps: int = Field(1000, ge=1, le=10**9)
+    batch: BatchSize = 64
+    unlabelled_batch: BatchSize = 64
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
     ema: float | None = Field(None, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
     eval_every: int = Field(100, ge=1)
-    eval_batch: int = Field(256, ge=1)
+    eval_batch: BatchSize = 256
     checkpoint_every: int = Field(100, ge=1)
     log_every: int = Field(10, ge=1)
     test_checkpoints: int = Field(20, ge=1)
     device: str = "auto"
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=1024)
 
 
 class About(Strict):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from metaimpute.cli import KINDS, main
+
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 SMALL = """\
 about: {title: small}
@@ -150,3 +153,56 @@ def test_data_status_and_a_fetch_that_cannot_succeed(here: Path, monkeypatch: py
     assert done.exit_code == 3 and "aclImdb_v1.tar.gz" in done.output and "the network is unreachable)" in done.output
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     assert call("data", "get", "bert-base-uncased").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "train.optimizer.betas=[2,3]", "train.optimizer={name: sgd, nesterov: true, momentum: 0, lr: 0.1}", "model.dropout=2",
+        "model.width=0", "model.depth=-1", "task.size=0", "task.noise=-1", "train.device=meta", "train.batch=1000000000",
+        "method.weight=-3", "train.optimizer.lr=.inf", "problem.weight=.nan", "problem.inner.betas=[0.9,0.9]",
+        "problem.inner={optimizer: sgd, lr: 0.1, steps: 3, schedule: [1.0]}", "problem.inner.lr=-1", "train.seed=-1",
+        "profiles.sample=3",
+    ],
+)  # fmt: skip
+def test_values_out_of_range_end_in_one_line(setting: str, tmp_path: Path) -> None:
+    command = [
+        "run",
+        str(RECIPES / "two_moons.yaml"),
+        "--set",
+        "train.steps=2",
+        "--set",
+        setting,
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 2 and len(done.stderr.strip().splitlines()) == 1, done.output
+    assert setting.split("=")[0].split(".")[0] in done.stderr
+
+
+def test_mistakes_in_a_run_directory_end_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = ["run", str(RECIPES / "two_moons.yaml"), "--set", "train.steps=3", "--out", str(folder)]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    done = CliRunner().invoke(main, ["run", str(RECIPES / "two_moons.yaml"), "--resume", str(folder)])
+    assert done.exit_code == 2 and "leave out RECIPE" in done.stderr
+    for damaged in ("[]", "{}", "nonsense", '{"profile": "x"}'):
+        (folder / "begun.json").write_text(damaged)
+        assert CliRunner().invoke(main, ["run", "--resume", str(folder)]).exit_code == 0
+    done = CliRunner().invoke(main, ["run", str(tmp_path)])
+    assert done.exit_code == 2 and "check takes folders" in done.stderr
+    done = CliRunner().invoke(main, [*command[:-1], str(folder / "result.json")])
+    assert done.exit_code == 2 and "cannot be a file" in done.stderr
+
+
+def test_what_nobody_foresaw_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("by hand\nand more")
+
+    monkeypatch.setattr("metaimpute.training.session.Session.run", broken)
+    command = ["run", str(RECIPES / "two_moons.yaml"), "--out", str(tmp_path / "r")]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1 and done.stderr.strip().startswith(
+        "error: internal: ZeroDivisionError: by hand (METAIMPUTE_DEBUG"
+    )

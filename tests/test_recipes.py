@@ -92,7 +92,11 @@ MISTAKES = [
     ("name: l2i", "name: l2i_learnable\n  path: full", r"problem\.path: 'full' differentiates the network's start"),
     ("name: l2i", "name: l2i\n  holdout: separate\n  schedule: fused\n  outer_optimizer: separate", r"one step with one optimizer"),
     ("estimator: mixed\n  inner:", "estimator: approx\n  inner:\n    steps: 3", r"problem\.inner\.steps: estimator 'approx' is defined for 1"),
-    ("estimator: mixed", "estimator: {name: mixed, depth: 3}", r"problem\.estimator: .*does not take the options \['depth'\]"),
+    ("estimator: mixed", "estimator: {name: head, parameters: 3}", r"problem\.estimator\.parameters: .*tuple"),
+    ("estimator: mixed", "estimator: {name: exact, backend: foo}", r"problem\.estimator\.backend: unknown key"),
+    ("estimator: mixed", "estimator: {name: neumann, m: many}", r"problem\.estimator\.m: .*integer"),
+    ("estimator: mixed", "estimator: truncated(0)", r"problem\.estimator: .*at least 1 step"),
+    ("estimator: mixed", "estimator: {name: mixed, depth: 3}", r"problem\.estimator\.depth: unknown key; valid keys: name"),
 ]  # fmt: skip
 
 

@@ -39,13 +39,13 @@ from .optimizers import (
     sgd,
 )  # fmt: skip
 from .pytree import Tree
-from .unroll import Batches, BilevelMap, Trajectory, unroll
+from .unroll import Batches, BilevelMap, NotScalar, Trajectory, unroll
 
 BACKENDS = ("func", "higher")
 
 __all__ = [
     "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "Checkpoint", "Estimator", "EstimatorError",
-    "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer", "LabelRows", "MemoryPolicy",
+    "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer", "LabelRows", "MemoryPolicy", "NotScalar",
     "Recompute", "Revolve", "Store", "StructuredLoss", "Trajectory", "UnsupportedOptimizer", "adagrad", "adam",
     "adamw", "clip_norm", "clip_value", "derive_seed", "double_differentiable", "estimators", "fixed_rng",
     "from_torch", "get_estimator", "hypergradient", "memory_policies", "momentum", "nesterov", "optimizers",
@@ -103,7 +103,7 @@ def hypergradient(
     memory: str | MemoryPolicy = "store",
     backend: str = "func",
     seed: int | None = None,
-    wrt_start: bool = True,
+    wrt_start: bool | None = None,
 ) -> HypergradientResult:
     """Gradient of ``outer_loss`` after inner steps on ``inner_loss``, with respect to coupling, start and hyperparameters.
 
@@ -114,6 +114,7 @@ def hypergradient(
         optimizer: e.g. ``sgd(0.1, momentum=0.9)``; tensors among its hyperparameters receive gradients.
         estimator: a name, a name with its first options such as ``"truncated(3)"``, or an instance.
         steps: number of inner steps; default one per inner batch.
+        wrt_start: whether the gradient with respect to the start is wanted; None: where the estimator gives it.
         memory: ``"store"``, ``"checkpoint(n)"``, ``"recompute"``, ``"revolve(slots)"``, ``"auto(512MB)"`` or a policy.
 
     Raises:

@@ -432,6 +432,8 @@ def parse_memory(text: str | MemoryPolicy) -> MemoryPolicy:
         BadMemoryPolicy: naming the nearest valid policy, or what its argument must be.
     """
     if not isinstance(text, str):
+        if not hasattr(text, "scan"):
+            raise BadMemoryPolicy(f"memory is a policy or a text such as 'recompute', not {text!r}")
         return text
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*([^()]*?)\s*\))?\s*", text)
     if match is None or match[1] not in memory_policies:

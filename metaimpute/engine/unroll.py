@@ -16,6 +16,24 @@ from .optimizers import Hyper, InnerOptimizer, apply_updates
 from .pytree import Tree, as_leaves, detach, differentiable, gradient, tree_map
 
 OUTER_STREAM = -1
+
+
+class NotScalar(ValueError):
+    """An inner or outer loss that does not return one number."""
+
+
+def scalar(value: Tensor, which: str) -> Tensor:
+    """The loss itself.
+
+    Raises:
+        NotScalar: when it is not a tensor with one element.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise NotScalar(f"the {which} loss must return a scalar tensor, not {found}; take its mean or sum")
+    return value.reshape(())
+
+
 Differentiation = Literal["full", "first_order", "none"]
 
 
@@ -82,7 +100,7 @@ class BilevelMap:
 
     def outer(self, theta: Tree, c: Tree) -> Tensor:
         with fixed_rng(derive_seed(self.seed, OUTER_STREAM)):
-            return self.outer_loss(theta, c, self.batches.outer)
+            return scalar(self.outer_loss(theta, c, self.batches.outer), "outer")
 
     def value(self, theta_0: Tree | None = None, c: Tree | None = None, hyper: Hyper | None = None) -> Tensor:
         """The map itself, without its derivative: what finite differences are taken of."""
@@ -113,10 +131,10 @@ def run(
         tracked = mode == "full" and torch.is_grad_enabled()
         with torch.enable_grad():
             if tracked:
-                at = tree_map(lambda p: p if not differentiable(p) or p.requires_grad else p.requires_grad_(), theta)
+                at = tree_map(lambda p: p if not differentiable(p) or p.requires_grad else as_leaves(p), theta)
             else:
                 at = as_leaves(theta)
-            loss = problem.inner(t, at, c if tracked else detach(c))
+            loss = scalar(problem.inner(t, at, c if tracked else detach(c)), "inner")
             grads = gradient(loss, at, create_graph=tracked, unused="none")
         losses[t] = loss.detach()
         if t == 0:

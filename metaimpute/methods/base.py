@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..bounds import NonNegative, Share
 from ..engine.pytree import Tree, tree_flatten, tree_unflatten
 from ..engine.registry import Registry
 from ..tasks.base import Batch, Imputation, Unlabelled, ViewKind
@@ -58,8 +59,8 @@ class Method:
     joint_forward: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
 
-    weight: float = 1.0
-    ramp: float = 0.0
+    weight: NonNegative = 1.0
+    ramp: Share = 0.0
     output: Output = field(default_factory=lambda: Classes(2), init=False, repr=False)
 
     def bind(self, output: Output) -> Method:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
+from ..bounds import NonNegative, Share
 from ..engine.pytree import Tree
 from ..tasks.base import Imputation, Unlabelled
 from ..tasks.outputs import Classes, Output
@@ -25,8 +26,8 @@ class FixMatch(Method):
     strong = "strong"
     joint_forward = True
 
-    weight: float = 1.0
-    threshold: float = 0.95
+    weight: NonNegative = 1.0
+    threshold: Share = 0.95
 
     def bind(self, output: Output) -> Method:
         if not isinstance(output, Classes):

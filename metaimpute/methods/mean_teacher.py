@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..bounds import BelowOne, NonNegative, Share
 from ..engine.pytree import Tree, detach, map_tensors, tensors, with_tensors
 from ..tasks.base import Imputation, Unlabelled
 from .base import Method, Predict, State, ema_decay, register_method
@@ -18,9 +19,9 @@ class MeanTeacher(Method):
         weight: lambda. ramp: fraction of training over which lambda grows linearly. decay: of the teacher.
     """
 
-    weight: float = 50.0
-    ramp: float = 0.4
-    decay: float = 0.999
+    weight: NonNegative = 50.0
+    ramp: Share = 0.4
+    decay: BelowOne = 0.999
 
     def init_state(self, params: Tree) -> State:
         return {"teacher": map_tensors(lambda p: p.detach().clone(), params)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ..bounds import NonNegative, Share
 from ..engine.pytree import Tree
 from ..tasks.base import Imputation, Unlabelled
 from ..tasks.outputs import Classes
@@ -19,9 +20,9 @@ class PseudoLabel(Method):
         weight: lambda. ramp: fraction of training over which lambda grows linearly. threshold: confidence, classes only.
     """
 
-    weight: float = 1.0
-    ramp: float = 0.4
-    threshold: float = 0.95
+    weight: NonNegative = 1.0
+    ramp: Share = 0.4
+    threshold: Share = 0.95
 
     def impute(self, predict: Predict, params: Tree, unlabelled: Unlabelled, state: State) -> Imputation:
         labels = self.psi(predict, params, unlabelled)

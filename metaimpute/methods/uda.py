@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..bounds import NonNegative, Positive, Share
 from ..engine.pytree import Tree
 from ..tasks.base import Imputation, Unlabelled
 from ..tasks.outputs import Classes, Output
@@ -31,9 +32,9 @@ class UDA(Method):
     strong = "strong"
     labelled_view = "none"
 
-    weight: float = 1.0
-    temperature: float = 1.0
-    threshold: float = 0.0
+    weight: NonNegative = 1.0
+    temperature: Positive = 1.0
+    threshold: Share = 0.0
     tsa: Literal["none", "linear", "log", "exp"] = "linear"
 
     def bind(self, output: Output) -> Method:

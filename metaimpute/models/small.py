@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from ..bounds import BelowOne, Count, Natural
 from ..tasks.base import TaskError
 from .base import Model, register_model
 
@@ -23,9 +24,9 @@ class MLP(Model):
 
     accepts = ("vector", "image")
 
-    width: int = 64
-    depth: int = 2
-    dropout: float = 0.0
+    width: Count = 64
+    depth: Natural = 2
+    dropout: BelowOne = 0.0
 
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         sizes = [math.prod(input_shape)] + [self.width] * self.depth
@@ -46,7 +47,7 @@ class SmallCNN(Model):
 
     accepts = ("image",)
 
-    width: int = 32
+    width: Count = 32
 
     def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         if len(input_shape) != 3 or min(input_shape[1:]) < 4:

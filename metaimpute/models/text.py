@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..bounds import BelowOne, Count, Natural
 from ..engine.pytree import Tree
 from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.locate import data_folders
@@ -107,7 +108,8 @@ class TextModel(Model):
         length: tokens kept of each text, the last ones. pooling: ``mean`` over tokens or the ``cls`` pooler.
         layers: use only the first so many encoder layers (None: all). frozen: embeddings and so many first layers are
             not trained (0: everything is); they run without dropout as part of the input, once per text where all of
-            them are frozen and the task has a fixed set of texts. dropout: before the linear layer; hidden_dropout: inside the encoder (None: the model's own).
+            them are frozen and the task has a fixed set of texts. dropout: before the linear
+            layer; hidden_dropout: inside the encoder (None: the model's own).
         weights: ``pretrained``, or ``random`` for the same architecture with fresh weights. standardize: shift and scale
             the pooled features to zero mean and unit spread over a sample of unlabelled texts, before training.
     """
@@ -115,12 +117,12 @@ class TextModel(Model):
     accepts = ("text",)
     head = "classifier"
 
-    length: int = 128
+    length: Count = 128
     pooling: Literal["mean", "cls"] = "mean"
-    layers: int | None = None
-    frozen: int = 0
-    dropout: float = 0.1
-    hidden_dropout: float | None = None
+    layers: Count | None = None
+    frozen: Natural = 0
+    dropout: BelowOne = 0.1
+    hidden_dropout: BelowOne | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
     standardize: bool = False
     _prefix: nn.Module | None = field(default=None, init=False, repr=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..bounds import Positive
 from ..engine.pytree import Tree
 from ..tasks.base import Batch
 from .base import register_problem
@@ -27,7 +28,7 @@ class L2ILearnable(L2I):
 
     learns = "labels"
 
-    label_lr: float = 1.0
+    label_lr: Positive = 1.0
 
     @property
     def inner_is_base_loss(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..bounds import Natural
 from ..engine.pytree import Tree
 from ..engine.registry import Registry
 from .outputs import Classes, Output
@@ -176,8 +177,8 @@ class Task:
     input_kind: ClassVar[InputKind] = "vector"
     input_shape: ClassVar[tuple[int, ...]] = ()
 
-    labels: int = 0
-    validation: int = 0
+    labels: Natural = 0
+    validation: Natural = 0
     unlabelled_includes_labelled: bool = False
     prepare_inputs: Callable[[list[str]], Tree] | None = field(default=None, init=False, repr=False)
 

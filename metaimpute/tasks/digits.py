@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bounds import Count, Natural
 from .base import Pool, Task, TaskData, ViewKind, register_task
 from .outputs import Classes
 from .splits import balanced_choice, generator, semi_supervised, without
@@ -60,8 +61,8 @@ class Digits(Task):
     input_kind = "image"
     input_shape = (1, 8, 8)
 
-    labels: int = 40
-    validation: int = 200
+    labels: Count = 40
+    validation: Natural = 200
 
     @property
     def output(self) -> Classes:

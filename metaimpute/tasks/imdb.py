@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from ..bounds import Count, Natural, NonNegative, Share
 from ..engine.pytree import Tree
 from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, ViewKind, register_task
 from .locate import data_folders, find
@@ -83,14 +84,14 @@ class IMDb(Task):
 
     input_kind = "text"
 
-    labels: int = 20
-    validation: int = 0
+    labels: Count = 20
+    validation: Natural = 0
     source: Literal["imdb", "snippets", "imdb_or_snippets"] = "imdb"
-    unlabelled: int | None = None
-    neutral: float = 0.5
-    replace: float = 0.4
-    crop: float = 1.0
-    copies: int | None = None
+    unlabelled: Count | None = None
+    neutral: NonNegative = 0.5
+    replace: Share = 0.4
+    crop: Share = 1.0
+    copies: Count | None = None
     back_translations: str | None = None
     _versions: Versions | None = field(default=None, init=False, repr=False)
     _translated: dict[str, str] | None = field(default=None, init=False, repr=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,13 +76,31 @@ def semi_supervised(
 def _joined(left: Pool, right: Pool) -> Pool:
     """Two pools one after the other; unknown targets are marked with -1."""
     unknown = torch.full((len(right),), -1) if right.targets is None else right.targets
-    inputs: Tensor | list[Any]
+    inputs: Tensor | Sequence[Any]
     if isinstance(left.inputs, Tensor) and isinstance(right.inputs, Tensor):
         inputs = torch.cat([left.inputs, right.inputs])
     else:
-        inputs = [*left.inputs, *right.inputs]
+        inputs = Chain(left.inputs, right.inputs)  # type: ignore[arg-type]
     targets = None if left.targets is None else torch.cat([left.targets, unknown])
-    return Pool(inputs, targets, torch.cat([left.ids, right.ids]))
+    return dataclasses.replace(left, inputs=inputs, targets=targets, ids=torch.cat([left.ids, right.ids]))
+
+
+class Chain(Sequence[Any]):
+    """Two sequences as one; nothing is read before it is asked for."""
+
+    def __init__(self, left: Sequence[Any], right: Sequence[Any]) -> None:
+        self.left, self.right = left, right
+
+    def __len__(self) -> int:
+        return len(self.left) + len(self.right)
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        position %= len(self)
+        return self.left[position] if position < len(self.left) else self.right[position - len(self.left)]
 
 
 def separate_holdout(pool: Pool, classes: int | None, seed: int, share: float = 0.6) -> tuple[Pool, Pool]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..bounds import Count, Natural, NonNegative
 from .base import Pool, Task, TaskData, ViewKind, register_task
 from .outputs import Classes
 from .splits import semi_supervised
@@ -25,12 +26,12 @@ class TwoMoons(Task):
     input_kind = "vector"
     input_shape = (2,)
 
-    labels: int = 4
-    validation: int = 100
-    size: int = 1000
-    noise: float = 0.1
-    weak: float = 0.05
-    strong: float = 0.15
+    labels: Count = 4
+    validation: Natural = 100
+    size: Count = 1000
+    noise: NonNegative = 0.1
+    weak: NonNegative = 0.05
+    strong: NonNegative = 0.15
 
     @property
     def output(self) -> Classes:

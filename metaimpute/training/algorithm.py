@@ -113,16 +113,22 @@ class Algorithm1:
 
     def _base_step(self, batch: Batch, measure: bool) -> tuple[dict[str, Tensor | float], Tree]:
         loss, base = self._base_gradient(batch)
-        self._apply(base, self.optimizer)
+        self._apply(base, self.optimizer, "base gradient", batch)
         metrics: dict[str, Tensor | float] = {"loss": loss, "weight": self.method.weight_at(batch.progress)}
         if measure:
             metrics["base_gradient_norm"] = norm(base)
         return metrics, base
 
-    def _apply(self, grads: Tree, optimizer: torch.optim.Optimizer) -> None:
+    def _apply(self, grads: Tree, optimizer: torch.optim.Optimizer, what: str, batch: Batch) -> None:
+        _require_finite(norm(grads), f"norm of the {what}", batch)
         for name, param in self.model.params.items():
             param.grad = grads[name]
-        optimizer.step()
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise Diverged(f"the step along the {what} overflows at step {batch.step}") from None
         optimizer.zero_grad(set_to_none=True)
 
     # outer step ------------------------------------------------------------------------------------------------------
@@ -184,13 +190,14 @@ class Algorithm1:
         scale: Any = self.settings.weight
         if self.settings.relative is not None:
             size = norm(found)
-            scale = scale * self.settings.relative * norm(base_gradient) / size.clamp_min(torch.finfo(size.dtype).tiny)
+            ratio = self.settings.relative * norm(base_gradient) / torch.where(size > 0, size, 1.0)
+            scale = scale * torch.where(size > 0, ratio, 0.0)
         return meta, map_tensors(lambda g: g * scale, found), metrics
 
     def _outer_step(self, batch: Batch, holdout: Labelled, base: Tree, measure: bool) -> dict[str, Tensor | float]:
         meta, found, metrics = self._hypergradient(batch, holdout, lambda _: base, self.inner, measure, False)
         if self.problem.learns == "network":
-            self._apply(found, self._outer_optimizer())
+            self._apply(found, self._outer_optimizer(), "hypergradient", batch)
         elif self.problem.learns == "own":
             self._move_own(found)
         else:
@@ -199,7 +206,12 @@ class Algorithm1:
             with self._noise(TRAINED_NOISE, batch):
                 loss = self.problem.trained_loss(params, moved, batch)
             _require_finite(loss, "loss on the moved labels", batch)
-            self._apply(gradient(loss, params, unused="none"), self._outer_optimizer())
+            self._apply(
+                gradient(loss, params, unused="none"), self._outer_optimizer(), "gradient on the moved labels", batch
+            )
+            if measure:
+                before, after = (self.problem.labels(meta["labels"]), self.problem.labels(moved["labels"]))  # type: ignore[attr-defined]
+                metrics["label_change"] = (after - before).abs().mean()
         return metrics
 
     def _outer_optimizer(self) -> torch.optim.Optimizer:
@@ -240,7 +252,7 @@ class Algorithm1:
         else:
             total = {n: g if kept["base"][n] is None else kept["base"][n] + g for n, g in found.items()}
         _require_finite(kept["loss"], "base loss", batch)
-        self._apply(total, self.optimizer)
+        self._apply(total, self.optimizer, "gradient", batch)
         return {"loss": kept["loss"], "weight": self.method.weight_at(batch.progress), **metrics}
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+
+from ..bounds import BelowOne, NonNegative, Positive, Rate, Share
 
 
 class OptimizerSpec(BaseModel):
@@ -22,12 +24,18 @@ class OptimizerSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-3, gt=0)
-    head_lr: float | None = Field(None, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: Rate = 1e-3
+    head_lr: Rate | None = None
+    weight_decay: NonNegative = 0.0
+    momentum: BelowOne = 0.9
     nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+
+    @model_validator(mode="after")
+    def _nesterov(self) -> OptimizerSpec:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs sgd with a momentum above 0")
+        return self
 
     def build(self, module: nn.Module | list[torch.Tensor], head: tuple[str, ...] = ()) -> torch.optim.Optimizer:
         """The optimiser over a module's trainable parameters, or over a list of tensors."""
@@ -58,8 +66,8 @@ class ScheduleSpec(BaseModel):
 
     name: Literal["constant", "linear", "cosine", "steps"] = "constant"
     warmup: int = Field(0, ge=0)
-    milestones: list[float] = []
-    factor: float = 0.1
+    milestones: list[Share] = []
+    factor: Positive = 0.1
 
     def factor_at(self, total: int) -> Callable[[int], float]:
         def at(step: int) -> float:

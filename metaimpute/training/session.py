@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..engine import FunctionalModel, derive_seed, parse_memory
 from ..engine.pytree import Tree
+from ..engine.registry import describe_choices
 from ..problems.base import Context, Sizes
 from ..recipes import Recipe
 from ..tasks.base import MissingData, TaskError
@@ -32,6 +34,7 @@ from .optim import OptimizerSpec
 INIT, STEP, CALIBRATION = 1, 2, 3
 CALIBRATION_SAMPLE = 512
 LOOKAHEAD_WINDOW = 10
+ZEROS_BEFORE_WARNING = 3
 LOOKAHEAD_TOLERANCE = 0.01  # relative; smaller rises are within the noise of ten steps
 
 Report = Callable[[int, dict[str, float]], None]
@@ -92,6 +95,10 @@ class Session:
         method = recipe.method.bind(task.output)
         sizes = Sizes(len(labelled), len(self.data.unlabelled), task.output.size)
         problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss))
+        for name in getattr(recipe.estimator, "parameters", ()):
+            if name not in model.params:
+                reason = f"'{name}' is not a parameter of the model; {describe_choices(name, list(model.params))}"
+                raise recipe.source.fail(("problem", "estimator", "parameters"), reason)
         self.optimizer = train.optimizer.build(self.module, model.head if train.optimizer.head_lr else ())
         self.schedulers = [train.schedule.build(self.optimizer, train.steps)]
         meta = None
@@ -119,7 +126,8 @@ class Session:
         )  # fmt: skip
         self.averaged = None if train.ema is None else averaged_model(self.module, train.ema)
         self.step, self.evaluations, self.lookahead = 0, [], []  # type: ignore[var-annotated]
-        self.warned = False
+        self.warned = self.zero_warned = False
+        self.zero_seen = 0
         self.seconds = 0.0
         self._stop = False
 
@@ -151,7 +159,15 @@ class Session:
             "warned": self.warned,
             "seconds": self.seconds,
             "seed": self.recipe.train.seed,
+            "data": self._data_identity(),
+            "threads": torch.get_num_threads(),
         }
+
+    def _data_identity(self) -> dict[str, Any]:
+        """What tells one split of one data set from another."""
+        pools = {name: getattr(self.data, name) for name in ("labelled", "unlabelled", "validation", "test")}
+        ids = {name: zlib.crc32(pool.ids.numpy().tobytes()) for name, pool in pools.items()}
+        return {"source": self.data.source, **{f"{name}_rows": len(pool) for name, pool in pools.items()}, **ids}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts a checkpoint's state back.
@@ -161,6 +177,16 @@ class Session:
         """
         if state["seed"] != self.recipe.train.seed:
             raise self.recipe.source.fail(("train", "seed"), f"the checkpoint was made with seed {state['seed']}")
+        if state["data"] != self._data_identity():
+            raise self.recipe.source.fail(
+                ("task",),
+                f"the checkpoint was made on {state['data']['source']}, with other rows than {self.data.source} here",
+            )
+        if state["threads"] != torch.get_num_threads():
+            self.say(
+                f"note: the run was begun on {state['threads']} threads and goes on on {torch.get_num_threads()}; sums may "
+                "differ in the last bit"
+            )
         try:
             self.module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -213,6 +239,8 @@ class Session:
         handlers = self._catch_signals()
         started, before = time.perf_counter(), self.seconds
         try:
+            if self.step == 0 and not checkpoint.existing(self.folder):
+                self.save()  # so that a run killed before its first checkpoint can be resumed as well
             while self.step < train.steps:
                 self._one_step(log)
                 self.seconds = before + time.perf_counter() - started
@@ -221,7 +249,9 @@ class Session:
                 if self._stop:
                     raise Interrupted(f"stopped at step {self.step}; continue with --resume {self.folder}")
         except Diverged as error:
-            good = checkpoint.existing(self.folder)
+            # the weights of a checkpoint at this very step are those whose loss is not finite
+            bad = checkpoint.checkpoint_path(self.folder, self.step)
+            good = [path for path in checkpoint.existing(self.folder) if path != bad or self.step == 0]
             last = f"last good checkpoint: {good[-1]}" if good else "no checkpoint had been written yet"
             raise Diverged(f"{error}; {last}") from None
         finally:
@@ -270,6 +300,15 @@ class Session:
 
     def _watch_lookahead(self, values: dict[str, float]) -> None:
         """Warns once when look-ahead steps raise the hold-out loss: the inner learning rate is too large."""
+        if self.recipe.problem.needs_estimate and values.get("hypergradient_norm") == 0 and not self.zero_warned:
+            self.zero_seen += 1
+            if self.zero_seen == ZEROS_BEFORE_WARNING or self.step == self.recipe.train.steps:
+                self.zero_warned = True
+                self.say(
+                    f"warning: the hypergradient is exactly zero in {self.zero_seen} measured steps, so this run equals the "
+                    f"control zero_hypergradient (estimator '{self.recipe.estimator.name}', dropped: "
+                    f"{self.recipe.estimator.dropped})"
+                )
         if "holdout_after" not in values or self.warned:
             return
         self.lookahead = [*self.lookahead, values["holdout_after"] / max(values["holdout_before"], 1e-12) - 1][
@@ -337,6 +376,7 @@ class Session:
             "validation_last": validated[-1] if validated else None,
             "evaluations": self.evaluations,
             "lookahead_warning": self.warned,
+            "zero_hypergradient_warning": self.zero_warned,
             "training_seconds": round(self.seconds, 2),
             "environment": describe(self.device),
         }

@@ -19,6 +19,7 @@ from metaimpute import recipes
 from metaimpute.training import checkpoint
 from metaimpute.training.algorithm import Diverged
 from metaimpute.training.session import Interrupted, Session
+from metaimpute.yaml_source import RecipeError
 
 RECIPE = """
 task: {name: two_moons, labels: 4, validation: 20, size: 200}
@@ -90,7 +91,7 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while not checkpoint.existing(killed) and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(random.Random(os.getpid()).uniform(0.0, 0.5))
+    time.sleep(random.Random(os.getpid()).uniform(0.0, 1.5))  # before the first regular checkpoint, or after it
     process.kill()
     process.wait()
     assert not (killed / "result.json").exists(), "the run ended before it was killed; nothing was tested"
@@ -177,7 +178,7 @@ def test_test_set_is_seen_at_the_last_points_only(tmp_path: Path) -> None:
 def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     hot = session(recipe, tmp_path / "hot", "train.optimizer={name: sgd, lr: 1.0e+30}")
-    with pytest.raises(Diverged, match="nan at step 0; no checkpoint had been written yet"):
+    with pytest.raises(Diverged, match="at step 0; last good checkpoint: .*step-00000000.pt"):
         hot.run()
     run = session(recipe, tmp_path / "run")
     original = run._one_step
@@ -217,3 +218,59 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     other = session(recipe, tmp_path / "run", "model.width=9")
     with pytest.raises(recipes.RecipeError, match="another model"):
         other.resume()
+
+
+def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    whole, killed = session(recipe, tmp_path / "whole"), session(recipe, tmp_path / "killed")
+    whole.run()
+    one_step = killed._one_step
+
+    def die(log: Any) -> None:
+        if killed.step == 2:
+            raise MemoryError
+        one_step(log)
+
+    killed._one_step = die  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        killed.run()
+    assert [path.name for path in checkpoint.existing(tmp_path / "killed")] == ["step-00000000.pt"]
+    again = session(recipe, tmp_path / "killed")
+    again.resume()
+    again.run()
+    assert same(whole.weights(), again.weights())
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    first = session(recipe, tmp_path / "run")
+    first.save()
+    other = session(recipe, tmp_path / "run", "task.size=300")
+    with pytest.raises(RecipeError, match="the checkpoint was made on scikit-learn make_moons, with other rows"):
+        other.resume()
+
+
+def test_a_relative_scale_survives_a_zero_hypergradient(tmp_path: Path) -> None:
+    recipe, said = write_recipe(tmp_path), []
+    for number, (problem, estimator) in enumerate((("zero_hypergradient", "exact"), ("l2i", "first_order"))):
+        sets = (f"problem.name={problem}", f"problem.estimator={estimator}", "problem.scale=relative(1000)")
+        run = session(recipe, tmp_path / f"run{number}", *sets, "train.log_every=1")
+        run.say = said.append  # type: ignore[method-assign]
+        run.run()
+        assert all(bool(torch.isfinite(w).all()) for w in run.weights().values())
+    warnings = [line for line in said if "exactly zero" in line]
+    assert len(warnings) == 1 and "'first_order'" in warnings[0], "the control itself needs no warning"
+
+
+def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None:
+    run = session(write_recipe(tmp_path), tmp_path / "run")
+    original = run.algorithm._estimate
+
+    def poisoned(*args: Any) -> Any:
+        meta, found, result = original(*args)
+        return meta, {name: g * float("nan") for name, g in found.items()}, result
+
+    run.algorithm._estimate = poisoned  # type: ignore[method-assign]
+    with pytest.raises(Diverged, match="norm of the hypergradient is nan at step 0"):
+        run.run()
+    assert all(bool(torch.isfinite(w).all()) for w in run.weights().values())

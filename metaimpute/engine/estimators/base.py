@@ -13,7 +13,7 @@ from ..functional import double_differentiable
 from ..losses import Loss
 from ..memory import MemoryPolicy, Store
 from ..optimizers import InnerOptimizer
-from ..pytree import Tree, norm, tensors
+from ..pytree import Tree, norm, tensors, tree_flatten
 from ..registry import Registry
 from ..unroll import Batches, BilevelMap
 
@@ -72,7 +72,7 @@ class Estimator:
         memory: MemoryPolicy | None = None,
         *,
         seed: int | None = None,
-        wrt_start: bool = True,
+        wrt_start: bool | None = None,
         measure_start: bool = False,
     ) -> HypergradientResult:
         """Hypergradient of ``outer_loss(theta_k, c)`` after ``steps`` inner steps from ``theta_0``.
@@ -82,12 +82,16 @@ class Estimator:
             theta_0: start of the inner steps, a tree of tensors. c: the coupling, a tree of tensors.
             batches: inner batches (one, or one per step) and the outer batch.
             seed: seed of the noise inside the losses; None draws one from torch's global generator.
-            wrt_start: whether ``d outer / d theta_0`` is wanted; False is cheaper.
+            wrt_start: whether ``d outer / d theta_0`` is wanted; False is cheaper. None: where the estimator gives it.
             measure_start: also evaluate the outer loss at ``theta_0`` (diagnostic ``"outer_loss_start"``), one more pass.
 
         Raises:
             EstimatorError: when the problem lacks what the estimator needs.
         """
+        if wrt_start is None:
+            wrt_start = self.start_path
+        if not isinstance(steps, int) or isinstance(steps, bool):
+            raise EstimatorError(f"inner steps must be a whole number, not {steps!r}")
         if steps < 1:
             raise EstimatorError(f"inner steps must be at least 1, not {steps}")
         if self.max_steps is not None and steps > self.max_steps:
@@ -105,6 +109,9 @@ class Estimator:
             raise EstimatorError(f"{len(batches.inner)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):
             raise EstimatorError("theta_0 holds no floating-point tensor")
+        given = [leaf for leaf in tree_flatten(c)[0] if isinstance(leaf, Tensor)]
+        if given and not tensors(c):
+            raise EstimatorError(f"the coupling holds no floating-point tensor (it has {given[0].dtype})")
         if seed is None:
             seed = int(torch.randint(2**62, (), dtype=torch.int64))
         problem = BilevelMap(

@@ -59,13 +59,13 @@ def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any])
         return inner({**held["body"], **th}, held["c"], pair[1])
 
     def read_inner(th: Tree, held: Tree, pair: tuple[int, Any]) -> Tensor:
-        return inner.readout({**held["body"], **th}, held["inner"][pair[0]], held["c"], pair[1])  # type: ignore[union-attr,misc]
+        return inner.readout({**held["body"], **th}, held["inner"][pair[0]], held["c"], pair[1])  # type: ignore[attr-defined]
 
     def whole_outer(th: Tree, held: Tree, batch: Any) -> Tensor:
         return outer({**held["body"], **th}, held["c"], batch)
 
     def read_outer(th: Tree, held: Tree, batch: Any) -> Tensor:
-        return outer.readout({**held["body"], **th}, held["outer"], held["c"], batch)  # type: ignore[union-attr,misc]
+        return outer.readout({**held["body"], **th}, held["outer"], held["c"], batch)  # type: ignore[attr-defined]
 
     if factored(inner):
         held["inner"] = [features_of(problem, inner, t, theta, b) for t, b in enumerate(batches)]  # type: ignore[arg-type]

@@ -73,6 +73,11 @@ def per_leaf(
 ) -> InnerOptimizer:
     """Lifts a rule for one tensor to a rule for a tree of tensors; per-name hyperparameters are looked up here."""
 
+    for key, value in hyper.items():
+        for number in value.values() if isinstance(value, Mapping) else [value]:
+            if not isinstance(number, Tensor) and not 0 <= number < float("inf"):
+                raise UnsupportedOptimizer(f"{label}: {key} must be a finite number of at least 0, not {number}")
+
     def init(params: Tree) -> Tree:
         return [init_leaf(leaf) if differentiable(leaf) else None for leaf in tree_flatten(params)[0]]
 

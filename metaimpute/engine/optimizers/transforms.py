@@ -63,9 +63,9 @@ def scheduled(rule: InnerOptimizer, schedule: Schedule) -> InnerOptimizer:
     learned = isinstance(schedule, Tensor)
 
     def factor(t: int, hyper: Hyper) -> Any:
-        if callable(schedule) and not learned:
+        if not isinstance(schedule, Tensor) and callable(schedule):
             return schedule(t)
-        values = hyper["schedule"] if learned else schedule
+        values: Any = hyper["schedule"] if learned else schedule
         if t >= len(values):
             raise UnsupportedOptimizer(f"the schedule has {len(values)} values, but step {t + 1} was asked for")
         return values[t]
