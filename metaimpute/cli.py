@@ -50,8 +50,7 @@ def _plain_errors() -> Iterator[None]:
         _fail(INTERRUPTED, str(error) or "interrupted")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        hint = "; metaimpute check takes folders" if isinstance(error, IsADirectoryError) else ""
-        hint = "; a run directory cannot be a file" if isinstance(error, FileExistsError | NotADirectoryError) else hint
+        hint = "; a run directory cannot be a file" if isinstance(error, FileExistsError | NotADirectoryError) else ""
         _fail(USAGE, f"{where}{error.strerror or error}{hint}")
     except Exception as error:
         if os.environ.get("METAIMPUTE_DEBUG"):

@@ -60,7 +60,8 @@ def read(path: Path) -> Source:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}") from None
+        hint = "; name one recipe, or give the folder to metaimpute check" if path.is_dir() else ""
+        raise RecipeError(f"{path}: {error.strerror or error}{hint}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: not a text file in UTF-8") from None
     return parse(text, str(path))

@@ -191,7 +191,7 @@ def test_mistakes_in_a_run_directory_end_in_one_line(tmp_path: Path) -> None:
         (folder / "begun.json").write_text(damaged)
         assert CliRunner().invoke(main, ["run", "--resume", str(folder)]).exit_code == 0
     done = CliRunner().invoke(main, ["run", str(tmp_path)])
-    assert done.exit_code == 2 and "check takes folders" in done.stderr
+    assert done.exit_code == 2 and "to metaimpute check" in done.stderr
     done = CliRunner().invoke(main, [*command[:-1], str(folder / "result.json")])
     assert done.exit_code == 2 and "cannot be a file" in done.stderr
 

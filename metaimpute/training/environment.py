@@ -23,8 +23,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device(accelerator() or "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device '{name}' is not available: {str(error).splitlines()[0]}") from None
     return device
 
