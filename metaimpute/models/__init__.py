@@ -3,8 +3,9 @@
 from .base import Model, check_accepts, models, register_model
 from .small import MLP, SmallCNN
 from .text import BertBase, MiniLM, TextClassifier, TextModel
+from .wrn import WRN, WideResNet
 
 __all__ = [
-    "MLP", "BertBase", "MiniLM", "Model", "SmallCNN", "TextClassifier", "TextModel", "check_accepts", "models",
-    "register_model",
+    "MLP", "WRN", "BertBase", "MiniLM", "Model", "SmallCNN", "TextClassifier", "TextModel", "WideResNet",
+    "check_accepts", "models", "register_model",
 ]  # fmt: skip

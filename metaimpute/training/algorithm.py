@@ -37,7 +37,8 @@ class OuterSettings:
     Attributes:
         steps, optimizer, memory: of the look-ahead. weight: factor of the hypergradient.
         schedule: see the module's docstring. relative: rescale the hypergradient to this multiple of the base gradient's
-            norm (None: raw). shared: the base step's optimiser takes the outer step too, as in the authors' code.
+            norm (None: raw). psi: keep the imputer's graph while the estimator works, or evaluate it again afterwards: one
+            forward pass more, less memory. shared: the base step's optimiser takes the outer step too, as in the authors' code.
     """
 
     estimator: Estimator
@@ -48,6 +49,7 @@ class OuterSettings:
     schedule: Literal["algorithm1", "fused"] = "algorithm1"
     relative: float | None = None
     shared: bool = True
+    psi: Literal["kept", "recomputed"] = "kept"
 
 
 class Algorithm1:
@@ -146,7 +148,8 @@ class Algorithm1:
             meta = map_tensors(lambda leaf: leaf.detach().requires_grad_(), meta)
         else:
             meta = self.meta
-        with self._noise(COUPLE_NOISE, batch):
+        again = settings.psi == "recomputed"
+        with torch.set_grad_enabled(not again), self._noise(COUPLE_NOISE, batch):
             c = problem.couple(meta, batch)
         theta_0 = problem.start(meta, params)
         wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
@@ -157,6 +160,9 @@ class Algorithm1:
             measure_start=measure,
         )  # fmt: skip
         _require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
+        if again:
+            with self._noise(COUPLE_NOISE, batch):
+                c = problem.couple(meta, batch)
         outputs, cotangents = {"c": c}, {"c": result.grad_c}
         if wrt_start:
             outputs["start"], cotangents["start"] = theta_0, result.grad_theta_0

@@ -113,7 +113,7 @@ class Session:
             model, method, problem,
             OuterSettings(
                 recipe.estimator, spec.inner.build(), parse_memory(spec.memory), spec.inner.steps, spec.weight,
-                spec.schedule, spec.relative, spec.outer_optimizer == "shared",
+                spec.schedule, spec.relative, spec.outer_optimizer == "shared", spec.psi,
             ),
             self.optimizer, self.outer_optimizer, meta, train.seed,
         )  # fmt: skip

@@ -1,0 +1,165 @@
+"""The cost of one training step, method x problem x estimator, against the limits that counting passes gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from ..engine import FunctionalModel, get_estimator, parse_memory, sgd
+from ..methods import methods
+from ..models.wrn import WideResNet
+from ..problems import Context, Sizes, problems
+from ..tasks import Batch, Labelled, Unlabelled
+from ..tasks.outputs import Classes
+from ..training.algorithm import Algorithm1, OuterSettings
+from .measure import machine, paired_times, peak_bytes, ratio
+
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """One kind of training step. ``limit``: its cost in base steps when no pass is made twice, from counting passes."""
+
+    method: str
+    problem: str
+    estimator: str = "exact"
+    schedule: str = "algorithm1"
+    psi: str = "kept"
+    limit: float | None = None
+
+    @property
+    def name(self) -> str:
+        if self.problem == "none":
+            return f"{self.method} alone"
+        psi = "" if self.psi == "kept" else ", psi recomputed"
+        return f"{self.method} + {self.problem}, {self.estimator}, {self.schedule}{psi}"
+
+
+def limit_of(method: str, estimator: str, schedule: str, psi: str = "kept", mu: int = 1) -> float | None:
+    """Base step and additions in units of one forward pass of a labelled batch; a backward pass counts 2.
+
+    Mean Teacher: base 1 + 2 for labelled, 1 + 2 for unlabelled and 1 for the teacher. FixMatch: 3 for labelled, 3 mu for the
+    strong view, mu for the weak. Algorithm 1 adds psi (3 mu, with its backward pass), the inner gradient (3 and 3 mu; features
+    alone for approx and head: 1 and mu... the labelled pass is not needed for Eq. 6's labels but is for theta*), the hold-out
+    batch (3; features alone: 1), and for exact labels one forward-mode pass of the unlabelled batch (3 mu).
+    """
+    base = 6 + 1 if method == "mean_teacher" else 3 + 3 * mu + mu
+    if schedule == "fused":
+        added = 3 * mu + 3 + 3 * mu
+    elif estimator in ("approx", "head"):
+        added = 3 * mu + (1 + mu if method == "fixmatch" else 1) + 1
+    elif estimator == "mixed":
+        added = 3 * mu + (3 if method == "mean_teacher" else 3 + 3 * mu) + 3 + 3 * mu
+    else:
+        return None
+    return (base + added + (mu if psi == "recomputed" else 0)) / base
+
+
+class Bench:
+    """WRN-16-2 on random images, with one labelled batch, mu unlabelled ones and a hold-out batch."""
+
+    def __init__(self, batch: int, mu: int, side: int = 32) -> None:
+        self.batch, self.mu, self.side = batch, mu, side
+
+    def algorithm(self, config: Config) -> tuple[Algorithm1, Batch, Labelled]:
+        torch.manual_seed(0)
+        output, n, m = Classes(CLASSES), self.batch, self.batch * self.mu
+        module = WideResNet(16, 2, 3, CLASSES)
+        model = FunctionalModel(module)
+
+        def pictures(count: int) -> Tensor:
+            return torch.randn(count, 3, self.side, self.side)
+
+        def targets(count: int) -> Tensor:
+            return torch.randint(0, CLASSES, (count,))
+
+        batch = Batch(
+            Labelled(pictures(n), targets(n), torch.arange(n)),
+            Unlabelled(pictures(m), pictures(m), torch.arange(m)),
+            0.5,
+            0,
+        )
+        holdout = Labelled(pictures(n), targets(n), torch.arange(n))
+        options = {"threshold": 0.0} if config.method == "fixmatch" else {}
+        method = methods.get(config.method)(**options).bind(output)
+        problem = problems.get(config.problem)()
+        problem.bind(Context(model, method, output, Sizes(n, m, CLASSES)))
+        estimator, _, memory = config.estimator.partition("/")
+        settings = OuterSettings(
+            get_estimator(estimator), sgd(0.1), parse_memory(memory or "store"), schedule=config.schedule, psi=config.psi,  # type: ignore[arg-type]
+        )  # fmt: skip
+        base = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9)
+        return Algorithm1(model, method, problem, settings, base, None, None, seed=0), batch, holdout
+
+    def work(self, config: Config) -> Callable[[], Any]:
+        algorithm, batch, holdout = self.algorithm(config)
+        given = None if config.problem == "none" else holdout
+        return lambda: algorithm.step(batch, given)
+
+
+def configurations(method: str, mu: int) -> list[Config]:
+    found = [Config(method, "none", limit=1.0)]
+    for schedule in ("algorithm1", "fused"):
+        for estimator in ("approx", "head", "mixed", "exact"):
+            if schedule == "fused" and estimator in ("approx", "head"):
+                continue
+            found.append(Config(method, "l2i", estimator, schedule))
+    found += [
+        Config(method, "l2i", "mixed", "algorithm1", "recomputed"),
+        Config(method, "l2i", "mixed", "fused", "recomputed"),
+    ]
+    found.append(Config(method, "l2i_learnable", "mixed"))
+    return [
+        c
+        if c.limit or c.problem != "l2i"
+        else dataclasses.replace(c, limit=limit_of(method, c.estimator, c.schedule, c.psi, mu))
+        for c in found
+    ]
+
+
+def sweep(
+    pairs: Iterable[tuple[str, int]], *, batch: int = 16, repeats: int = 5, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Measures every configuration for ``(method, mu)`` pairs, in turn within each."""
+    rows = []
+    for method, mu in pairs:
+        bench = Bench(batch, mu)
+        configs = {c.name: c for c in configurations(method, mu)}
+        works = {name: bench.work(config) for name, config in configs.items()}
+        say(f"{method}, mu = {mu}: timing {len(works)} kinds of step")
+        times = paired_times(works, repeats)
+        base = f"{method} alone"
+        peaks = {name: peak_bytes(work) for name, work in works.items()}
+        for name, config in configs.items():
+            wall = ratio(times[name], times[base])
+            rows.append(
+                {**asdict(config), "name": name, "mu": mu, "wall": wall[0], "wall_low": wall[1], "wall_high": wall[2],
+                 "peak": peaks[name], "peak_ratio": peaks[name] / peaks[base]}
+            )  # fmt: skip
+    return {
+        "benchmark": "step", "model": "WRN-16-2", "batch": batch, "repeats": repeats, "machine": machine(), "rows": rows,
+    }  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Measured cost beside the limit."""
+    view = Table(title=f"{result['model']}, batch {result['batch']}: one training step in units of the base method's step",
+                 title_justify="left")  # fmt: skip
+    view.add_column("step")
+    for column in ("mu", "wall", "range", "limit", "over limit", "peak MiB", "x base"):
+        view.add_column(column, justify="right")
+    for row in result["rows"]:
+        limit = row["limit"]
+        view.add_row(
+            row["name"], str(row["mu"]), f"{row['wall']:.2f}", f"{row['wall_low']:.2f}-{row['wall_high']:.2f}",
+            "-" if limit is None else f"{limit:.2f}", "-" if limit is None else f"{row['wall'] / limit - 1:+.0%}",
+            f"{row['peak'] / 2**20:.1f}", f"{row['peak_ratio']:.2f}",
+        )  # fmt: skip
+    return view
