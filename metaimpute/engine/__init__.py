@@ -39,6 +39,7 @@ from .optimizers import (
     sgd,
 )  # fmt: skip
 from .pytree import Tree
+from .stacked import stack, stacked, unstack
 from .unroll import Batches, BilevelMap, NotScalar, Trajectory, unroll
 
 BACKENDS = ("func", "higher")
@@ -50,7 +51,7 @@ __all__ = [
     "adamw", "clip_norm", "clip_value", "derive_seed", "double_differentiable", "estimators", "fixed_rng",
     "from_torch", "get_estimator", "hypergradient", "memory_policies", "momentum", "nesterov", "optimizers",
     "parameter_groups", "parse_memory", "register_estimator", "register_optimizer", "rmsprop", "scheduled", "sgd",
-    "unroll",
+    "unroll", "unstack", "stack", "stacked",
 ]  # fmt: skip
 
 

@@ -43,10 +43,19 @@ def double_differentiable() -> Iterator[None]:
 @contextlib.contextmanager
 def fixed_rng(seed: int) -> Iterator[None]:
     """Runs the block under ``seed`` on the CPU and the current accelerator, then restores both generators."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+    generator = torch.default_generator
+    before = generator.get_state()
+    # torch.manual_seed would also queue a seeding, with a stack trace, for every accelerator that was never used
+    accelerated = torch.cuda.is_available() and torch.cuda.is_initialized()
+    others = torch.random.fork_rng(devices=[torch.cuda.current_device()]) if accelerated else contextlib.nullcontext()
+    try:
+        with others:
+            generator.manual_seed(seed)
+            if accelerated:
+                torch.cuda.manual_seed(seed)
+            yield
+    finally:
+        generator.set_state(before)
 
 
 def _splitmix64(value: int) -> int:
@@ -66,6 +75,27 @@ def derive_seed(seed: int, *path: int) -> int:
     for part in path:
         state = _splitmix64(state ^ (part * 0xD1342543DE82EF95))
     return state >> 1
+
+
+def _inside_vmap() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@contextlib.contextmanager
+def _untracked_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalisation in training mode without its running statistics, which torch.vmap cannot update in place."""
+    tracking = [
+        part
+        for part in module.modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.training and part.track_running_stats
+    ]
+    for part in tracking:
+        part.track_running_stats = False
+    try:
+        yield
+    finally:
+        for part in tracking:
+            part.track_running_stats = True
 
 
 class FunctionalModel:
@@ -113,7 +143,8 @@ class FunctionalModel:
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The module's output under ``params``; running statistics are left as they were."""
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
-        output = functional_call(self.module, (params, buffers), args, kwargs)
+        with _untracked_statistics(self.module) if _inside_vmap() else contextlib.nullcontext():
+            output = functional_call(self.module, (params, buffers), args, kwargs)
         if self._update_buffers:
             with torch.no_grad():
                 for name, buffer in self.module.named_buffers():

@@ -254,8 +254,8 @@ class _Scan(torch.autograd.Function):
 def replayed(step: Step, carry: Tree, steps: int, closure: Tree, plan: Plan) -> Tree:
     """The scan under a plan; a plain loop when nothing is to be differentiated."""
     leaves = [*tensors(carry), *tensors(closure)]
-    if not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
-        return Store().scan(step, carry, steps, closure)
+    if steps <= plan.group or not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
+        return Store().scan(step, carry, steps, closure)  # one group's graph is what the plan holds anyway
     replay = _Replay(step, steps, plan, carry, closure)
     found = _Scan.apply(replay, len(tensors(carry)), *leaves)
     return with_tensors(replay.end, list(found))

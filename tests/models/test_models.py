@@ -157,3 +157,11 @@ def test_missing_bert_weights_say_how_to_get_them(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(type(model), "weights_folder", lambda self: None)
     with pytest.raises(MissingData, match="metaimpute data get bert-base-uncased"):
         model.build((), 2)
+
+
+def test_wrn_28_2_has_the_published_size() -> None:
+    net = models.get("wrn")().build((3, 32, 32), 10)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(1.47e6, rel=0.005)
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(TaskError, match="6 n \\+ 4 layers"):
+        models.get("wrn")(depth=20).build((3, 32, 32), 10)

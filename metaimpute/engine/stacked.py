@@ -1,0 +1,63 @@
+"""Many inner problems in one call: parameters, couplings and batches with one more dimension in front.
+
+Problems are independent, so the gradient of the sum of their losses is each problem's own gradient, and every estimator that
+treats entries one by one works on a stack as it is: only the losses have to be mapped, which ``torch.vmap`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .losses import Loss
+from .pytree import Tree, tree_flatten, tree_map, tree_unflatten
+
+Randomness = Literal["different", "same", "error"]
+
+
+def stacked(loss: Loss, randomness: Randomness = "different") -> Loss:
+    """The sum over problems of ``loss``, as a loss of stacked arguments.
+
+    ``theta``, ``c`` and the batch hold tensors ``[problems, ...]``; the result's gradient with respect to them is, row by row,
+    that of each problem alone. What mixes problems must be left out: a clipped gradient norm, the inner products of ``cg``,
+    the step length of ``finite_difference``. Structure of a :class:`~metaimpute.engine.losses.StructuredLoss` is not used.
+
+    Args:
+        randomness: of dropout across problems, as in ``torch.vmap``.
+    """
+
+    def total(theta: Tree, c: Tree, batch: Any) -> Tensor:
+        trees = (theta, c, batch)
+        leaves, spec = tree_flatten(trees)
+        is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
+        mapped = [leaf for leaf, tensor in zip(leaves, is_tensor, strict=True) if tensor]
+
+        def one(*parts: Tensor) -> Tensor:
+            given = iter(parts)
+            rebuilt = [next(given) if tensor else leaf for leaf, tensor in zip(leaves, is_tensor, strict=True)]
+            return loss(*tree_unflatten(rebuilt, spec))
+
+        return torch.vmap(one, randomness=randomness)(*mapped).sum()
+
+    return total
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Trees of one shape as one tree whose tensors have a dimension more in front."""
+    flat = [tree_flatten(tree) for tree in trees]
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    return tree_unflatten(
+        [
+            torch.stack([leaf.detach() for leaf in column]) if isinstance(column[0], Tensor) else column[0]
+            for column in columns
+        ],
+        flat[0][1],
+    )
+
+
+def unstack(tree: Tree, number: int) -> Tree:
+    """Row ``number`` of a stack."""
+    return tree_map(lambda leaf: leaf[number] if isinstance(leaf, Tensor) else leaf, tree)
