@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .live_memory import LiveBytes
-from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
+from .pytree import Tree, as_leaves, detach, differentiable, tensors, tree_map, vjp_through, with_tensors
 from .registry import Registry, describe_choices
 
 Step = Callable[[int, Tree, Tree], Tree]
@@ -329,34 +329,48 @@ class Revolve:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one inner step, measured.
+    """Bytes of inner steps, measured.
 
     Attributes:
-        snapshot: a carry. graph: what a recorded step holds. working: the most a step or its reversal needs beyond that.
+        snapshot: a carry. graph: what each further recorded step holds. first: what the first one of a group holds beyond
+            that. working: the most that a step or its reversal needs beyond its graph.
     """
 
     snapshot: int
     graph: int
+    first: int
     working: int
 
 
-def measure_step(step: Step, carry: Tree, closure: Tree, t: int) -> Footprint:
-    """Runs step ``t`` once under a memory counter: recorded, and reversed."""
-    replay = _Replay(step, t + 1, Plan(1, 1), carry, closure)
-    start = replay.start_structure
+def measure_steps(step: Step, carry: Tree, closure: Tree, steps: int) -> Footprint:
+    """Records two steps under a memory counter and reverses them.
+
+    Two, since a graph may hold less of each step than the step's own end: a first layer's weights, say, are in no graph. The
+    first step of the unroll is passed over where there are more, for it is often a smaller one (no momentum yet).
+    """
+    replay = _Replay(step, 3, Plan(1, 1), carry, closure)
+    replay.wanted = [leaf.requires_grad for leaf in tensors(closure)]
+    start, at = replay.start_structure, 0
+    if steps > 2:
+        with torch.no_grad():
+            start, at = detach(step(0, start, replay.closure)), 1
     with LiveBytes() as live:
         live.ignore((start, replay.closure))
-        recorded = replay._record(start, t, t + 1)
-        graph, peak = live.now, live.peak
+        one = replay._record(start, at, at + 1)
+        single = live.now
+        del one
+        recorded = replay._record(start, at, at + 2)
+        double, peak = live.now, live.peak
         live.reset_peak()
-        ones = tree_map(lambda x: torch.ones_like(x) if isinstance(x, Tensor) and x.is_floating_point() else x,
-                        detach(recorded[2]))  # fmt: skip
-        found = vjp_through(recorded[2], ones, recorded[:2])
+        ones = tree_map(lambda x: torch.ones_like(x) if differentiable(x) else x, detach(recorded[2]))
+        wanted = [leaf for leaf in tensors(recorded[:2]) if leaf.requires_grad]
+        found = vjp_through(recorded[2], ones, wanted)
         peak = max(peak, live.peak)
         snapshot = sum(leaf.nbytes for leaf in tensors(recorded[2]))
-        del found, recorded
+        del found, recorded, ones, wanted
+    graph = max(0, double - single)
     # two carries of cotangents, the end point, and gradients on their way out are alive beside the step itself
-    return Footprint(snapshot, graph, max(0, peak - graph) + 4 * snapshot)
+    return Footprint(snapshot, graph, max(0, single - graph), max(0, peak - double) + 4 * snapshot)
 
 
 @memory_policies.register("auto")
@@ -364,7 +378,7 @@ def measure_step(step: Step, carry: Tree, closure: Tree, t: int) -> Footprint:
 class Auto:
     """The fastest plan within ``budget`` bytes: as many steps' graphs as fit, snapshots for the rest.
 
-    A step is measured once per shape of the problem (its graph, its snapshot, its working memory); then every size of
+    Two steps are measured once per shape of the problem (graph, snapshot, working memory); then every size of
     group and number of snapshots is considered and the one with the fewest repeated steps taken. The budget is for what
     the unroll holds at its peak, above what was alive before; the network's own forward and backward pass in the outer
     loss is the caller's.
@@ -386,7 +400,9 @@ class Auto:
             return Store().scan(step, carry, steps, closure)
         key = tuple((tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in leaves)
         if key not in self._measured:
-            self._measured[key] = measure_step(step, carry, closure, 0)
+            if steps < 2:
+                return Store().scan(step, carry, steps, closure)
+            self._measured[key] = measure_steps(step, carry, closure, steps)
         plan = self.plan(steps, self._measured[key])
         if plan.tail >= steps:
             return Store().scan(step, carry, steps, closure)
@@ -397,7 +413,7 @@ class Auto:
         best: tuple[int, int, Plan] | None = None
         room = self.budget - cost.working
         for group in range(1, steps + 1):
-            graphs = group * cost.graph
+            graphs = cost.first + group * cost.graph
             if graphs > room:
                 break
             remaining = steps - group
@@ -411,7 +427,7 @@ class Auto:
             if best is None or candidate[:2] < best[:2]:
                 best = candidate
         if best is None:
-            least = cost.graph + cost.snapshot + cost.working
+            least = cost.first + cost.graph + cost.snapshot + cost.working
             raise BadMemoryPolicy(f"auto({_bytes(self.budget)}) is too little for one step; it needs {_bytes(least)}")
         return best[2]
 

@@ -117,13 +117,27 @@ def test_auto_stays_within_its_budget_and_uses_it(share: float) -> None:
     torch.testing.assert_close(problem.estimate(policy, steps).grad_c, problem.estimate("store", steps).grad_c)
 
 
+def test_auto_sees_that_a_graph_may_be_smaller_than_a_snapshot() -> None:
+    """A wide first layer's weights are in no graph: storing is leaner than keeping every step's parameters."""
+    torch.manual_seed(0)
+    problem = Counted()
+    problem.model = FunctionalModel(nn.Sequential(nn.Linear(8, 2000), nn.Tanh(), nn.Linear(2000, 1)))
+    problem.x, problem.y = torch.randn(2, 8), torch.randn(2, 1)
+    stored, recomputed = peak(problem, "store", 24), peak(problem, "recompute", 24)
+    assert stored < recomputed
+    policy = Auto(int(0.7 * recomputed))
+    problem.estimate(policy, 24)
+    problem.estimate(policy, 24)
+    assert problem.evaluations == 24 and peak(problem, policy, 24) <= policy.budget
+
+
 def test_auto_plans() -> None:
-    cost = Footprint(snapshot=10, graph=100, working=50)
+    cost = Footprint(snapshot=10, graph=95, first=5, working=50)
     assert Auto(10**6).plan(20, cost).tail == 20
     tight = Auto(170).plan(20, cost)
     assert (tight.group, tight.slots, tight.tail) == (1, 2, 1)
     middle = Auto(50 + 500 + 200).plan(20, cost)
-    assert middle.tail >= 4 and middle.group * 100 + middle.slots * 10 <= 700
+    assert middle.tail >= 4 and 5 + middle.group * 95 + middle.slots * 10 <= 700
     with pytest.raises(BadMemoryPolicy, match=r"auto\(100B\) is too little for one step; it needs 160B"):
         Auto(100).plan(20, cost)
     problem = Counted()
