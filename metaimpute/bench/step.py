@@ -32,6 +32,7 @@ class Config:
     estimator: str = "exact"
     schedule: str = "algorithm1"
     psi: str = "kept"
+    inner: str = "all"
     limit: float | None = None
 
     @property
@@ -39,27 +40,29 @@ class Config:
         if self.problem == "none":
             return f"{self.method} alone"
         psi = "" if self.psi == "kept" else ", psi recomputed"
-        return f"{self.method} + {self.problem}, {self.estimator}, {self.schedule}{psi}"
+        inner = "" if self.inner == "all" else ", inner loss C_U alone"
+        return f"{self.method} + {self.problem}, {self.estimator}, {self.schedule}{psi}{inner}"
 
 
-def limit_of(method: str, estimator: str, schedule: str, psi: str = "kept", mu: int = 1) -> float | None:
+def limit_of(config: Config, mu: int = 1) -> float | None:
     """Base step and additions in units of one forward pass of a labelled batch; a backward pass counts 2.
 
-    Mean Teacher: base 1 + 2 for labelled, 1 + 2 for unlabelled and 1 for the teacher. FixMatch: 3 for labelled, 3 mu for the
-    strong view, mu for the weak. Algorithm 1 adds psi (3 mu, with its backward pass), the inner gradient (3 and 3 mu; features
-    alone for approx and head: 1 and mu... the labelled pass is not needed for Eq. 6's labels but is for theta*), the hold-out
-    batch (3; features alone: 1), and for exact labels one forward-mode pass of the unlabelled batch (3 mu).
+    Mean Teacher's base step: 3 for labelled, 3 mu for unlabelled, mu for the teacher. FixMatch's: 3, 3 mu for the strong view, mu
+    for the weak. The outer step adds psi (3 mu, with its backward pass), the inner step (3 mu, and 3 for C_T where the inner
+    loss has it; features alone for approx and head: mu and 1), the hold-out batch (3; features alone 1), and for exact labels one
+    forward-mode pass of the unlabelled batch (3 mu; FixMatch's shared pass has the labelled rows in it: 3 more). A fused step
+    has taken its inner step already. Reverse over reverse has no limit here.
     """
-    base = 6 + 1 if method == "mean_teacher" else 3 + 3 * mu + mu
-    if schedule == "fused":
-        added = 3 * mu + 3 + 3 * mu
-    elif estimator in ("approx", "head"):
-        added = 3 * mu + (1 + mu if method == "fixmatch" else 1) + 1
-    elif estimator == "mixed":
-        added = 3 * mu + (3 if method == "mean_teacher" else 3 + 3 * mu) + 3 + 3 * mu
+    base, with_labels = 3 + 3 * mu + mu, config.inner == "all"
+    shared = config.method == "fixmatch" and with_labels
+    if config.estimator in ("approx", "head"):
+        added = 3 * mu + mu + (1 if with_labels else 0) + 1
+    elif config.estimator == "mixed":
+        inner = 0 if config.schedule == "fused" else 3 * mu + (3 if with_labels else 0)
+        added = 3 * mu + inner + 3 + 3 * mu + (3 if shared else 0)
     else:
         return None
-    return (base + added + (mu if psi == "recomputed" else 0)) / base
+    return (base + added + (mu if config.psi == "recomputed" else 0)) / base
 
 
 class Bench:
@@ -90,7 +93,7 @@ class Bench:
         options = {"threshold": 0.0} if config.method == "fixmatch" else {}
         method = methods.get(config.method)(**options).bind(output)
         problem = problems.get(config.problem)()
-        problem.bind(Context(model, method, output, Sizes(n, m, CLASSES)))
+        problem.bind(Context(model, method, output, Sizes(n, m, CLASSES), inner=config.inner))  # type: ignore[arg-type]
         estimator, _, memory = config.estimator.partition("/")
         settings = OuterSettings(
             get_estimator(estimator), sgd(0.1), parse_memory(memory or "store"), schedule=config.schedule, psi=config.psi,  # type: ignore[arg-type]
@@ -111,17 +114,10 @@ def configurations(method: str, mu: int) -> list[Config]:
             if schedule == "fused" and estimator in ("approx", "head"):
                 continue
             found.append(Config(method, "l2i", estimator, schedule))
-    found += [
-        Config(method, "l2i", "mixed", "algorithm1", "recomputed"),
-        Config(method, "l2i", "mixed", "fused", "recomputed"),
-    ]
+    found += [Config(method, "l2i", "mixed", schedule, "recomputed") for schedule in ("algorithm1", "fused")]
+    found += [Config(method, "l2i", estimator, inner="unlabelled") for estimator in ("approx", "mixed")]
     found.append(Config(method, "l2i_learnable", "mixed"))
-    return [
-        c
-        if c.limit or c.problem != "l2i"
-        else dataclasses.replace(c, limit=limit_of(method, c.estimator, c.schedule, c.psi, mu))
-        for c in found
-    ]
+    return [dataclasses.replace(c, limit=limit_of(c, mu)) if c.problem == "l2i" else c for c in found]
 
 
 def sweep(

@@ -90,9 +90,13 @@ def test_mistakes_end_in_one_line(arguments: list[str], message: str) -> None:
 
 
 def test_the_step_benchmark_and_its_limits(tmp_path: Path) -> None:
-    assert step_bench.limit_of("mean_teacher", "approx", "algorithm1") == pytest.approx(12 / 7)
-    assert step_bench.limit_of("mean_teacher", "mixed", "algorithm1") == pytest.approx(19 / 7)
-    assert step_bench.limit_of("mean_teacher", "mixed", "fused") == pytest.approx(16 / 7)
+    def limit(*options: str) -> float | None:
+        return step_bench.limit_of(step_bench.Config("mean_teacher", "l2i", *options))
+
+    assert limit("approx", "algorithm1", "kept", "unlabelled") == pytest.approx(12 / 7)
+    assert limit("mixed", "algorithm1", "kept", "unlabelled") == pytest.approx(19 / 7)
+    assert limit("mixed", "algorithm1") == pytest.approx(22 / 7) and limit("exact") is None
+    assert limit("mixed", "fused") == pytest.approx(16 / 7)
     bench = step_bench.Bench(2, 1, side=8)
     for config in [*step_bench.configurations("mean_teacher", 1), *step_bench.configurations("fixmatch", 2)]:
         metrics = bench.work(config)()
