@@ -274,3 +274,31 @@ def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None
     with pytest.raises(Diverged, match="norm of the hypergradient is nan at step 0"):
         run.run()
     assert all(bool(torch.isfinite(w).all()) for w in run.weights().values())
+
+
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "approx", "head", "first_order", "truncated(1)", "finite_difference",
+                                       "neumann(2)", "{name: cg, m: 2, damping: 0.1}", "forward_gradient(2)", "forward"])  # fmt: skip
+def test_every_estimator_trains_from_a_recipe(estimator: str, tmp_path: Path) -> None:
+    run = session(
+        write_recipe(tmp_path), tmp_path / "run", f"problem.estimator={estimator}", "train.steps=3", "train.log_every=1"
+    )
+    run.run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    norms = [line["hypergradient_norm"] for line in lines if "hypergradient_norm" in line]
+    assert len(norms) == 3 and all((n == 0) == (estimator == "first_order") for n in norms[1:])  # lambda(0) = 0
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "{optimizer: adam, lr: 0.01, betas: [0.8, 0.9], eps: 1.0e-3}", "{optimizer: adamw, lr: 0.01, weight_decay: 0.1}",
+        "{optimizer: rmsprop, lr: 0.01, alpha: 0.9, momentum: 0.5}", "{optimizer: adagrad, lr: 0.1, clip_value: 0.5}",
+        "{optimizer: momentum, lr: 0.1, steps: 3, clip_norm: 1.0, schedule: [1.0, 0.5, 0.25]}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("memory", ["store", "recompute", "auto(10MB)"])
+def test_every_inner_optimizer_and_memory_trains_from_a_recipe(inner: str, memory: str, tmp_path: Path) -> None:
+    sets = (f"problem.inner={inner}", "problem.estimator=exact", f"problem.memory={memory}", "train.steps=2")
+    run = session(write_recipe(tmp_path), tmp_path / "run", *sets)
+    assert run.run()["steps"] == 2
+    assert all(bool(torch.isfinite(w).all()) for w in run.weights().values())
