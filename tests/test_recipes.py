@@ -95,7 +95,7 @@ MISTAKES = [
     ("estimator: mixed", "estimator: {name: head, parameters: 3}", r"problem\.estimator\.parameters: .*tuple"),
     ("estimator: mixed", "estimator: {name: exact, backend: foo}", r"problem\.estimator\.backend: unknown key"),
     ("estimator: mixed", "estimator: {name: neumann, m: many}", r"problem\.estimator\.m: .*integer"),
-    ("estimator: mixed", "estimator: truncated(0)", r"problem\.estimator: .*at least 1 step"),
+    ("estimator: mixed", "estimator: truncated(0)", r"problem\.estimator: .*at least 1, not 0"),
     ("estimator: mixed", "estimator: {name: mixed, depth: 3}", r"problem\.estimator\.depth: unknown key; valid keys: name"),
 ]  # fmt: skip
 

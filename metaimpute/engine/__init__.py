@@ -62,6 +62,8 @@ def get_estimator(name: str | Estimator, backend: str = "func", **options: Any) 
         UnknownName: no such estimator. EstimatorError: the backend does not carry it out, or an unknown option.
     """
     if isinstance(name, Estimator):
+        if backend != "func" or options:
+            raise EstimatorError("an estimator that is already made takes no backend or options; give its name instead")
         return name
     name, given = _called(name)
     cls = estimators.get(name)

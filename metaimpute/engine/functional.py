@@ -98,6 +98,20 @@ def _untracked_statistics(module: nn.Module) -> Iterator[None]:
             part.track_running_stats = True
 
 
+_rebuilding = 0
+
+
+@contextlib.contextmanager
+def rebuilding() -> Iterator[None]:
+    """Passes in this block repeat one that was already made, so they carry no statistics into any module."""
+    global _rebuilding
+    _rebuilding += 1
+    try:
+        yield
+    finally:
+        _rebuilding -= 1
+
+
 class FunctionalModel:
     """A module as a pure function ``model(params, *inputs)``.
 
@@ -145,7 +159,7 @@ class FunctionalModel:
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
         with _untracked_statistics(self.module) if _inside_vmap() else contextlib.nullcontext():
             output = functional_call(self.module, (params, buffers), args, kwargs)
-        if self._update_buffers:
+        if self._update_buffers and not _rebuilding:
             with torch.no_grad():
                 for name, buffer in self.module.named_buffers():
                     buffer.copy_(buffers[name])

@@ -21,6 +21,7 @@ from .pytree import as_leaves, detach, gradient
 from .unroll import BilevelMap
 
 _SUPPORTED = ("sgd", "momentum", "nesterov")
+_HYPER = {"lr", "momentum", "dampening", "weight_decay"}
 
 
 @contextlib.contextmanager
@@ -37,6 +38,9 @@ def _differentiable_optimizer(optimizer: InnerOptimizer, params: dict[str, Tenso
 
     if optimizer.label not in _SUPPORTED:
         raise EstimatorError(f"backend 'higher' here carries out {', '.join(_SUPPORTED)}, not {optimizer.label}")
+    around = [*optimizer.options.get("transforms", ()), *(set(optimizer.hyper) - _HYPER)]
+    if around:
+        raise EstimatorError(f"backend 'higher' cannot carry out {around[0]}; use backend 'func'")
     if optimizer.options.get("maximize"):
         raise EstimatorError("backend 'higher' ignores 'maximize'; use backend 'func'")
 

@@ -9,15 +9,17 @@ and rebuilds the graph of a few steps at a time in the reverse pass. Which ones 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from .functional import double_differentiable, rebuilding
 from .live_memory import LiveBytes
 from .pytree import Tree, as_leaves, detach, differentiable, tensors, tree_map, vjp_through, with_tensors
 from .registry import Registry, describe_choices
@@ -135,7 +137,13 @@ class _Replay:
         self.start_structure = detach(carry)
         self.kept: Any = None
         self.end: Tree = None
-        self.checked = False
+        self.rejoin: Tree = None  # the carry after the last group, to check that a rebuilt one leads there again
+        self.devices = [leaf.device for leaf in tensors(self.start_structure)]
+        self.must_be_closed = getattr(step, "must_be_closed", True)
+        self.autocast = [
+            (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+            for kind in {"cpu", *(device.type for device in self.devices)}
+        ]
 
     def _bounds(self, group: int) -> tuple[int, int]:
         """Steps of a group. The odd-sized group comes first, so that all others are full."""
@@ -157,8 +165,9 @@ class _Replay:
     def _take_out(self, carry: Tree) -> Tree:
         if not self.plan.offload:
             return carry
-        device = next(iter(tensors(self.start_structure))).device
-        return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, carry)
+        if len(tensors(carry)) != len(self.devices):  # an optimiser's state appeared after the first step
+            return tree_map(lambda x: x.to(self.devices[0]) if isinstance(x, Tensor) else x, carry)
+        return with_tensors(carry, [leaf.to(d) for leaf, d in zip(tensors(carry), self.devices, strict=True)])
 
     def _record(self, carry: Tree, start: int, stop: int) -> tuple[Tree, Tree, Tree]:
         with torch.enable_grad():
@@ -168,10 +177,34 @@ class _Replay:
             end = at
             for t in range(start, stop):
                 end = self.step(t, end, closure)
-        if not self.checked:
+        if self.must_be_closed:
             require_closed(end, (at, closure))
-            self.checked = True
         return at, closure, end
+
+    @contextlib.contextmanager
+    def _as_in_forward(self) -> Iterator[None]:
+        """The reverse pass may run anywhere: steps are rebuilt under the forward pass's autocast and attention kernels."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(double_differentiable())
+            stack.enter_context(rebuilding())
+            for kind, enabled, dtype in self.autocast:
+                if enabled or torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
+            yield
+
+    def _require_same(self, end: Tree) -> None:
+        """Checks that a rebuilt step leads where the step that was taken led.
+
+        Raises:
+            BadMemoryPolicy: when it does not, so that its gradient would be another function's.
+        """
+        for found, taken in zip(tensors(end), tensors(self.rejoin), strict=True):
+            gap = (found.detach() - taken).abs().max() if taken.numel() else torch.zeros(())
+            if float(gap) > 1e-3 * float(taken.abs().max()) + 1e-12:
+                raise BadMemoryPolicy(
+                    "a step rebuilt for the reverse pass does not repeat the step that was taken: a module's mode (train, eval) "
+                    "or a tensor was changed in between; use memory 'store', or change nothing before the gradient is taken"
+                )
 
     def forward(self) -> Tree:
         carry, at, slots = self.start_structure, 0, self.plan.slots
@@ -183,6 +216,7 @@ class _Replay:
                 at, slots = at + ahead, slots - 1
                 self.snapshots.append((at, self._put_away(carry)))
             carry = self._advance(carry, at, self.groups)
+        self.rejoin = carry
         if self.tail_start < self.steps:
             self.kept = self._record(carry, self.tail_start, self.steps)
             carry = detach(self.kept[2])
@@ -204,28 +238,34 @@ class _Replay:
             total = pulled if total is None else [a + b for a, b in zip(total, pulled, strict=True)]
             return found.get("at")
 
-        if self.kept is not None:
-            recorded, self.kept = self.kept, None
-            cotangent = pull(recorded, cotangent, self.tail_start == 0)
-            del recorded
-        stop = self.groups
-        while self.snapshots:
-            start, saved = self.snapshots[-1]
-            slots = self.plan.slots - len(self.snapshots) + 1
-            if stop - start > 1 and slots > 1:
-                ahead = split(stop - start, slots)
-                carry = self._advance(self._take_out(saved), start, start + ahead)
-                self.snapshots.append((start + ahead, self._put_away(carry)))
-                continue
-            carry = self._take_out(saved)
-            if stop - start > 1:
-                carry = self._advance(carry, start, stop - 1)
-            else:
-                self.snapshots.pop()
-            stop -= 1
-            del saved
-            cotangent = pull(self._record(carry, *self._bounds(stop)), cotangent, stop == 0)
-            del carry
+        with self._as_in_forward():
+            snapshots, kept, self.kept = list(self.snapshots), self.kept, None
+            if self.tail_start < self.steps:
+                if kept is None:  # a second reverse pass
+                    kept = self._record(self.rejoin, self.tail_start, self.steps)
+                cotangent = pull(kept, cotangent, self.tail_start == 0)
+                del kept
+            stop = self.groups
+            while snapshots:
+                start, saved = snapshots[-1]
+                slots = self.plan.slots - len(snapshots) + 1
+                if stop - start > 1 and slots > 1:
+                    ahead = split(stop - start, slots)
+                    carry = self._advance(self._take_out(saved), start, start + ahead)
+                    snapshots.append((start + ahead, self._put_away(carry)))
+                    continue
+                carry = self._take_out(saved)
+                if stop - start > 1:
+                    carry = self._advance(carry, start, stop - 1)
+                else:
+                    snapshots.pop()
+                stop -= 1
+                del saved
+                recorded = self._record(carry, *self._bounds(stop))
+                if stop == self.groups - 1:
+                    self._require_same(recorded[2])
+                cotangent = pull(recorded, cotangent, stop == 0)
+                del carry, recorded
         return cotangent, total or []
 
 
@@ -349,12 +389,11 @@ def measure_steps(step: Step, carry: Tree, closure: Tree, steps: int) -> Footpri
     first step of the unroll is passed over where there are more, for it is often a smaller one (no momentum yet).
     """
     replay = _Replay(step, 3, Plan(1, 1), carry, closure)
-    replay.wanted = [leaf.requires_grad for leaf in tensors(closure)]
     start, at = replay.start_structure, 0
     if steps > 2:
-        with torch.no_grad():
+        with torch.no_grad(), rebuilding():
             start, at = detach(step(0, start, replay.closure)), 1
-    with LiveBytes() as live:
+    with rebuilding(), LiveBytes() as live:
         live.ignore((start, replay.closure))
         one = replay._record(start, at, at + 1)
         single = live.now
@@ -384,7 +423,8 @@ class Auto:
     loss is the caller's.
 
     Raises:
-        BadMemoryPolicy: when not even one step with one snapshot fits, naming the least budget that would do.
+        BadMemoryPolicy: when not even one step with one snapshot fits, naming the least budget that would do. (A single
+            inner step is not measured: there is nothing to choose.)
     """
 
     budget: int = 1 << 30
@@ -398,7 +438,8 @@ class Auto:
         leaves = [*tensors(carry), *tensors(closure)]
         if not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
             return Store().scan(step, carry, steps, closure)
-        key = tuple((tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in leaves)
+        shapes = tuple((tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in leaves)
+        key = (getattr(step, "kind", None), shapes)
         if key not in self._measured:
             if steps < 2:
                 return Store().scan(step, carry, steps, closure)

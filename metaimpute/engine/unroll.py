@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .functional import derive_seed, double_differentiable, fixed_rng
 from .losses import Loss, StructuredLoss
-from .memory import MemoryPolicy, Store
+from .memory import MemoryPolicy, Store, parse_memory
 from .optimizers import Hyper, InnerOptimizer, apply_updates
-from .pytree import Tree, as_leaves, detach, differentiable, gradient, tree_map
+from .pytree import Tree, as_leaves, detach, differentiable, gradient, tensors, tree_map
 
 OUTER_STREAM = -1
 
@@ -86,9 +86,9 @@ class BilevelMap:
         if isinstance(loss, StructuredLoss) and loss.free is not None and loss.coupled is not None:
             with fixed_rng(derive_seed(self.seed, t, 0)):
                 free = loss.free(theta, batch)
-            return free + self.coupled(t, theta, c)
+            return scalar(free + self.coupled(t, theta, c), "inner")
         with fixed_rng(derive_seed(self.seed, t)):
-            return loss(theta, c, batch)
+            return scalar(loss(theta, c, batch), "inner")
 
     def coupled(self, t: int, theta: Tree, c: Tree) -> Tensor:
         """The part of step ``t``'s inner loss that depends on the coupling; all of it when the loss is not split."""
@@ -114,12 +114,14 @@ class BilevelMap:
 
 def run(
     problem: BilevelMap, theta_0: Tree, c: Tree, hyper: Hyper, *, mode: Differentiation = "full", start: int = 0,
-    stop: int | None = None, state: Tree = None,
+    stop: int | None = None, state: Tree = None, closed: bool = False,
 ) -> Trajectory:  # fmt: skip
     """Carries out inner steps ``start .. stop-1`` (default: all) from ``theta_0`` under the problem's memory policy.
 
     Args:
         state: the optimiser's state before step ``start``; made by its ``init`` when ``start`` is 0.
+        closed: refuse an inner loss that depends on other tensors which require a gradient, where a memory policy would
+            lose that dependence. Estimators need not: they return no such gradient.
         mode: ``"full"`` keeps the graph of every gradient; ``"first_order"`` treats inner gradients as constants but
             keeps the graph of the update rule; ``"none"`` keeps no graph.
     """
@@ -132,9 +134,11 @@ def run(
         with torch.enable_grad():
             if tracked:
                 at = tree_map(lambda p: p if not differentiable(p) or p.requires_grad else as_leaves(p), theta)
+                # an alias of its own: what c or another parameter does with the same tensor is no part of this gradient
+                at = tree_map(lambda p: p.view_as(p) if differentiable(p) else p, at)
             else:
                 at = as_leaves(theta)
-            loss = scalar(problem.inner(t, at, c if tracked else detach(c)), "inner")
+            loss = problem.inner(t, at, c if tracked else detach(c))
             grads = gradient(loss, at, create_graph=tracked, unused="none")
         losses[t] = loss.detach()
         if t == 0:
@@ -142,6 +146,12 @@ def run(
         updates, state = problem.optimizer.update(grads, state, at if tracked else theta, hyper)
         return apply_updates(at if tracked else theta, updates), state
 
+    whole = problem.inner_loss.whole if isinstance(problem.inner_loss, StructuredLoss) else problem.inner_loss
+    step.kind = (  # type: ignore[attr-defined]  # what a measurement of this step may be kept for
+        getattr(whole, "__code__", type(whole)), problem.optimizer.label,
+        tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1]))),
+    )  # fmt: skip
+    step.must_be_closed = closed  # type: ignore[attr-defined]
     with torch.set_grad_enabled(mode != "none"):
         carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
         policy = problem.memory if mode == "full" else Store()
@@ -157,7 +167,7 @@ def unroll(
     optimizer: InnerOptimizer,
     steps: int,
     *,
-    memory: MemoryPolicy | None = None,
+    memory: str | MemoryPolicy | None = None,
     differentiable: bool = True,
     seed: int = 0,
 ) -> Trajectory:
@@ -181,8 +191,10 @@ def unroll(
         Batches(batches, None),
         optimizer,
         steps,
-        memory or Store(),
+        Store() if memory is None else parse_memory(memory),
         seed,
     )
+    if steps < 1 or len(batches) not in (1, steps):
+        raise ValueError(f"{len(batches)} batches for {steps} steps; give at least 1 step, and 1 batch or one per step")
     with double_differentiable():
-        return run(problem, theta_0, c, optimizer.hyper, mode="full" if differentiable else "none")
+        return run(problem, theta_0, c, optimizer.hyper, mode="full" if differentiable else "none", closed=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from metaimpute.engine import (
     scheduled,
     sgd,
 )
+from metaimpute.engine.memory import Plan, replayed
 from metaimpute.engine.optimizers import InnerOptimizer, hyper_tensors
 from metaimpute.engine.pytree import detach, dot, tree_map
 
@@ -28,7 +30,19 @@ from .problems import ARCHITECTURES, Case, make_case
 pytestmark = pytest.mark.usefixtures("float64")
 
 STEPS = (1, 3, 7)
-MEMORIES = ("store", "checkpoint(2)", "recompute", "revolve(2)", "auto(1MB)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """A policy with a plan of its own: a kept tail, groups of two and fewer snapshots than groups, as ``auto`` may choose."""
+
+    plan: Plan = dataclasses.field(default_factory=lambda: Plan(group=2, slots=1, tail=2))
+
+    def scan(self, step: Any, carry: Any, steps: int, closure: Any) -> Any:
+        return replayed(step, carry, steps, closure, self.plan)
+
+
+MEMORIES: tuple[Any, ...] = ("store", "checkpoint(2)", "recompute", "revolve(2)", Fixed())
 T = torch.tensor
 
 
@@ -90,7 +104,7 @@ def finite_difference(problem: BilevelMap, which: str, direction: Any, eps: floa
 
 
 def estimate(
-    case: Case, optimizer: InnerOptimizer, steps: int, name: Any, memory: str = "store", **options: Any
+    case: Case, optimizer: InnerOptimizer, steps: int, name: Any, memory: Any = "store", **options: Any
 ) -> Any:
     return hypergradient(
         case.inner, case.outer, case.model.params, case.coupling, case.batches, optimizer, name,
@@ -160,8 +174,6 @@ def test_exact_estimators_equal_finite_differences(architecture: str, rule: str,
 @pytest.mark.parametrize("break_it", ["learning_rate", "buffer", "sign", "gradient"])
 def test_a_broken_update_rule_is_caught(break_it: str) -> None:
     """The suite can fail: a rule that computes the right step and the wrong derivative does not pass."""
-    from dataclasses import replace
-
     case, rule = make_case("mlp_dropout", steps=3), inner_optimizer("momentum")
 
     def broken(grads: Any, state: Any, params: Any, hyper: Any) -> Any:
@@ -176,7 +188,7 @@ def test_a_broken_update_rule_is_caught(break_it: str) -> None:
             updates = tree_map(lambda u: 2 * u.detach() - u if isinstance(u, torch.Tensor) else u, updates)
         return updates, state
 
-    wrong = replace(rule, update=broken)
+    wrong = dataclasses.replace(rule, update=broken)
     for name in ("exact", "mixed"):
         with pytest.raises(AssertionError):
             assert_exact(case, wrong, 3, {name: estimate(case, wrong, 3, name)})
@@ -362,15 +374,16 @@ def test_noise_is_replayed_and_the_global_generator_untouched() -> None:
         ({"estimator": "mixed", "backend": "higher"}, "backend 'higher' carries out"),
         ({"memory": "checkpoint(2)", "backend": "higher"}, "stores every step"),
         ({"estimator": "mixed", "memory": "recompute"}, "memory 'recompute' is not for it; it is for exact"),
-        ({"estimator": "truncated(0)"}, "at least 1 step"),
+        ({"estimator": "truncated(0)"}, "h to be a whole number of at least 1, not 0"),
         ({"estimator": "truncated(2, 3)"}, "does not take the options"),
         ({"estimator": "truncated(x)"}, "must be numbers"),
         ({"estimator": "truncated", "wrt_start": True}, "path: full"),
         ({"estimator": "forward(3)"}, "15 are asked for"),
-        ({"estimator": "forward_gradient(0)"}, "at least 1 direction"),
+        ({"estimator": "forward_gradient(0)"}, "n to be a whole number of at least 1"),
         ({"estimator": "finite_difference(0)"}, "positive epsilon"),
-        ({"estimator": "neumann(-1)"}, "at least 0"),
-        ({"estimator": "cg(0)"}, "at least 1 iteration"),
+        ({"estimator": "neumann(-1)"}, "at least 0, not -1"),
+        ({"estimator": "neumann(2.5)"}, "at least 0, not 2.5"),
+        ({"estimator": "cg(0)"}, "at least 1, not 0"),
     ],
 )
 def test_impossible_requests_say_why(change: dict[str, Any], message: str) -> None:

@@ -172,10 +172,10 @@ def test_policies_that_cannot_be_read_say_why(text: str, message: str) -> None:
         parse_memory(text)
 
 
-@pytest.mark.parametrize("memory", ["recompute", "revolve(2)", "checkpoint(2)", "auto(1KB)"])
+@pytest.mark.parametrize("memory", ["recompute", "revolve(2)", "checkpoint(2)"])
 def test_a_dependence_that_a_rebuilt_graph_would_lose_is_refused(memory: str) -> None:
     hidden = torch.ones(3, requires_grad=True)
-    policy = parse_memory("recompute") if memory.startswith("auto") else parse_memory(memory)
+    policy = parse_memory(memory)
 
     def inner(th: Any, c: Any, b: Any) -> Tensor:
         return (th * hidden * c).square().sum()
@@ -197,6 +197,112 @@ def test_unroll_is_differentiable_under_every_policy() -> None:
         found = torch.stack(torch.autograd.grad(end.params * 2, [start, c, rate]))
         reference = found if reference is None else reference
         torch.testing.assert_close(found, reference, rtol=1e-12, atol=0)
+
+
+REPLAYED = ("recompute", "revolve(2)", "checkpoint(2)")
+
+
+@pytest.mark.parametrize("memory", [*REPLAYED, Auto(1500)])
+def test_the_reverse_pass_can_be_taken_twice(memory: Any) -> None:
+    """Row by row, as a Jacobian is."""
+    x, y = torch.randn(6, 3), torch.randn(6)
+    w, c = torch.randn(3, requires_grad=True), torch.ones(6, requires_grad=True)
+
+    def rows(policy: Any) -> list[Tensor]:
+        end = unroll(
+            lambda th, k, b: (k * (x @ th - y).square()).mean(), w, c, [None], sgd(0.1), 5, memory=policy
+        ).params
+        return [torch.cat(torch.autograd.grad(end[i], [w, c], retain_graph=True)) for i in range(3)]
+
+    for found, expected in zip(rows(memory), rows("store"), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_coupling_that_depends_on_the_start_is_no_part_of_the_inner_gradient() -> None:
+    x, w = torch.randn(6, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64, requires_grad=True)
+
+    def ends(coupling: Any, start: Any) -> list[Tensor]:
+        def inner(th: Any, c: Any, b: Any) -> Tensor:
+            return (x @ th["w"] - c).square().mean() + (th["v"].sum() if "v" in th else 0.0)
+
+        found = [unroll(inner, start, coupling, [None], sgd(0.2), 3, memory=m).params for m in ("store", *REPLAYED)]
+        found.append(unroll(inner, start, coupling, [None], sgd(0.2), 3, differentiable=False).params)
+        return [end["w"] for end in found]
+
+    for coupling, start in (
+        (torch.tanh(x @ w), {"w": w}),
+        (x @ w, {"w": w}),
+        (torch.zeros(6).double(), {"w": w, "v": w}),
+    ):
+        first, *others = ends(coupling, start)
+        for other in others:
+            torch.testing.assert_close(other, first, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("memory", REPLAYED)
+def test_a_step_that_cannot_be_repeated_is_refused(memory: str) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model, x = FunctionalModel(net), torch.randn(6, 3)
+
+    def inner(th: Any, c: Any, b: Any) -> Tensor:
+        return model(th, x).square().mean()
+
+    start = {n: p.detach().clone().requires_grad_() for n, p in model.params.items()}
+    end = unroll(inner, start, None, [None], sgd(0.1), 3, memory=memory)
+    net.eval()
+    with pytest.raises(BadMemoryPolicy, match="does not repeat the step that was taken"):
+        sum(p.sum() for p in end.params.values()).backward()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("memory", REPLAYED)
+def test_steps_are_rebuilt_under_the_forward_passes_autocast_and_attention(memory: str) -> None:
+    torch.manual_seed(0)
+    net = nn.MultiheadAttention(8, 2, batch_first=True)
+    model, x = FunctionalModel(net), torch.randn(2, 3, 8)
+    found = []
+    for policy in ("store", memory):
+        start = {n: p.detach().clone().requires_grad_() for n, p in model.params.items()}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            end = unroll(
+                lambda th, c, b: model(th, x, x, x)[0].float().square().mean(),
+                start,
+                None,
+                [None],
+                sgd(0.5),
+                3,
+                memory=policy,
+            )
+        sum(p.square().sum() for p in end.params.values()).backward()  # type: ignore[union-attr]
+        found.append(start["in_proj_weight"].grad)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("memory", ["store", *REPLAYED, "auto(1MB)"])
+def test_statistics_are_updated_once_per_step_whatever_is_repeated(memory: str) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    model, x = FunctionalModel(net), torch.randn(6, 3)
+
+    def inner(th: Any, c: Any, b: Any) -> Tensor:
+        with model.updating_buffers():
+            return (c * model(th, x)).square().mean()
+
+    hypergradient(inner, lambda th, c, b: model(th, x).square().mean(), model.params, torch.ones(4), Batches([None], None),
+                  sgd(0.1), steps=3, memory=memory)  # fmt: skip
+    assert int(net[1].num_batches_tracked) == 3  # type: ignore[arg-type]
+
+
+def test_estimators_may_use_other_tensors_that_require_a_gradient() -> None:
+    """A body that the inner steps leave alone (as in ANIL): no estimator returns a gradient for it."""
+    body, head = nn.Linear(3, 4), {"w": torch.randn(4)}
+    x = torch.randn(5, 3)
+
+    def inner(th: Any, c: Any, b: Any) -> Tensor:
+        return (c * (body(x) @ th["w"])).square().mean()
+
+    found = [hypergradient(inner, inner, head, torch.ones(5), Batches([None], None), sgd(0.1), steps=3, memory=m).grad_c
+             for m in ("store", *REPLAYED)]  # fmt: skip
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
 
 
 def live_bytes() -> int:

@@ -251,3 +251,61 @@ def test_impossible_optimizers_are_refused() -> None:
 
 def test_with_hyper_changes_values_and_keeps_the_rule() -> None:
     assert momentum(0.1).with_hyper(lr=0.3).hyper["lr"] == 0.3
+
+
+def test_a_momentum_given_later_is_honoured_by_rmsprop() -> None:
+    def end(rule: Any) -> float:
+        start = {"w": torch.ones(2, dtype=torch.float64)}
+        found = unroll(lambda th, c, b: th["w"].square().sum(), start, None, [None], rule, 4, differentiable=False)
+        return float(found.params["w"][0])
+
+    built = end(rmsprop(0.05, momentum=0.9))
+    assert end(rmsprop(0.05).with_hyper(momentum=0.9)) == built != end(rmsprop(0.05))
+    assert end(parameter_groups(rmsprop(0.05), {"w": 0}, {"w": {"momentum": 0.9}})) == built
+
+
+def test_leaves_that_are_no_parameters_stay_as_they_are() -> None:
+    from metaimpute.engine import Batches, hypergradient
+
+    theta = {"w": torch.ones(2), "n": torch.tensor(7), "k": 5}
+    c = {"z": torch.ones(2), "mask": torch.tensor([True, False])}
+
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return (th["w"] * c["z"] * c["mask"]).square().sum()
+
+    for rule in (sgd(0.1, 0.9), adam(0.1)):
+        for name in ("exact", "mixed", "forward", "finite_difference", "neumann(2)"):
+            found = hypergradient(loss, loss, theta, c, Batches([None], None), rule, name, steps=2)
+            assert int(found.theta_k["n"]) == 7 and found.theta_k["k"] == 5
+            assert found.grad_c["mask"] is None and found.grad_c["z"].shape == (2,)
+            assert found.grad_theta_0 is None or found.grad_theta_0["n"] is None
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: clip_norm(clip_norm(sgd(0.1), 1.0), 2.0), "has a clip_norm already"),
+        (lambda: scheduled(scheduled(sgd(0.1), [1.0]), [0.5]), "has a schedule already"),
+        (lambda: clip_norm(sgd(0.1), -0.1), "clip_norm must be above 0"), (lambda: clip_value(sgd(0.1), 0), "above 0"),
+        (lambda: adam(betas=(0.9, 1.0)), r"betas must lie in \[0, 1\)"),
+        (lambda: parameter_groups(clip_norm(sgd(0.1), 1.0), {"w": 0}, {"w": {"clip_norm": 2.0}}), "one for all parameters"),
+        (lambda: unroll(lambda th, c, b: th["w"].sum(), {"w": torch.ones(1)}, None, [None], sgd({"v": 0.1}), 1), "no value for"),
+        (lambda: unroll(lambda th, c, b: th["a"]["w"].sum(), {"a": {"w": torch.ones(1)}}, None, [None], sgd({"w": 0.1}), 1), "no value for"),
+    ],
+)  # fmt: skip
+def test_rules_that_would_be_something_else_are_refused(build: Any, message: str) -> None:
+    with pytest.raises(UnsupportedOptimizer, match=message):
+        build()
+
+
+def test_the_higher_backend_refuses_what_it_would_ignore() -> None:
+    from metaimpute.engine import Batches, EstimatorError, hypergradient
+
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return (th["w"] * c).square().sum()
+
+    for rule in (clip_norm(sgd(0.1), 0.01), clip_value(sgd(0.1), 0.01), scheduled(sgd(0.1), [1.0])):
+        with pytest.raises(EstimatorError, match="backend 'higher' cannot carry out"):
+            hypergradient(
+                loss, loss, {"w": torch.ones(2)}, torch.ones(2), Batches([None], None), rule, backend="higher"
+            )

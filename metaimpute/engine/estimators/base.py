@@ -13,7 +13,7 @@ from ..functional import double_differentiable
 from ..losses import Loss
 from ..memory import MemoryPolicy, Store
 from ..optimizers import InnerOptimizer
-from ..pytree import Tree, norm, tensors, tree_flatten
+from ..pytree import Tree, differentiable, norm, tensors, tree_flatten, tree_unflatten
 from ..registry import Registry
 from ..unroll import Batches, BilevelMap
 
@@ -46,6 +46,20 @@ class HypergradientResult:
     theta_k: Tree
     first_gradient: Tree | None = None
     diagnostics: dict[str, Any] = field(default_factory=dict)
+
+
+def only_gradients(grads: Tree, values: Tree) -> Tree:
+    """None in place of leaves that have no gradient (counts, masks), where trees carry the value itself along."""
+    flat, spec = tree_flatten(grads)
+    kept = [g if differentiable(v) else None for g, v in zip(flat, tree_flatten(values)[0], strict=True)]
+    return tree_unflatten(kept, spec)
+
+
+def whole_number(name: str, option: str, value: object, least: int) -> None:
+    """Raises:
+    EstimatorError: unless the option is a whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise EstimatorError(f"'{name}' needs {option} to be a whole number of at least {least}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -127,8 +141,8 @@ class Estimator:
         if measure_start:
             with torch.no_grad(), double_differentiable():
                 result.diagnostics["outer_loss_start"] = problem.outer(theta_0, c)
-        if not wrt_start:
-            result.grad_theta_0 = None
+        result.grad_theta_0 = only_gradients(result.grad_theta_0, theta_0) if wrt_start else None
+        result.grad_c = only_gradients(result.grad_c, c)
         return result
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..pytree import as_leaves, detach, gradient
 from ..unroll import BilevelMap, Differentiation, run
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
+from .base import Estimator, HypergradientResult, register_estimator, whole_number
 
 
 def reverse(problem: BilevelMap, mode: Differentiation, plain_steps: int = 0) -> HypergradientResult:
@@ -82,8 +82,7 @@ class Truncated(Estimator):
     dropped = "dependence of all but the last h inner steps"
 
     def __post_init__(self) -> None:
-        if self.h < 1:
-            raise EstimatorError(f"'truncated' differentiates at least 1 step, not {self.h}")
+        whole_number("truncated", "h", self.h, 1)
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         return reverse(problem, "full", plain_steps=max(0, problem.steps - self.h))

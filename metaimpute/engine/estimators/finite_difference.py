@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..optimizers import apply_updates
-from ..pytree import Tree, as_leaves, detach, gradient, norm, tensors, tree_map, with_tensors
+from ..pytree import Tree, as_leaves, detach, gradient, norm, tensors, with_tensors
 from ..unroll import BilevelMap, run
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
 from .mixed import add, none_like, pull_back_update
@@ -66,7 +66,8 @@ class FiniteDifference(Estimator):
                 return gradient(problem.coupled(last, displaced, leaf), leaf)
 
             leaf = as_leaves(c)
-            product = tree_map(lambda a, b: (a - b) / (2 * size), slope(+1.0), slope(-1.0))
+            pairs = zip(tensors(slope(+1.0)), tensors(slope(-1.0)), strict=True)
+            product = with_tensors(c, [(a - b) / (2 * size) for a, b in pairs])
             grad_c = add(grad_c, product)
         return HypergradientResult(
             grad_c=grad_c,

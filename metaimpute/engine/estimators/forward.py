@@ -19,6 +19,7 @@ from ..optimizers import apply_updates, hyper_tensors
 from ..pytree import (
     Tree,
     detach,
+    differentiable,
     gradient,
     norm,
     tensors,
@@ -27,7 +28,7 @@ from ..pytree import (
     zeros_like,
 )  # fmt: skip
 from ..unroll import BilevelMap
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
+from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
 
 DIRECTION_STREAM = -2
 
@@ -71,7 +72,7 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
         c = _with_tangent(c, along["c"]) if "c" in along else c
         if "hyper" in along:
             moving = iter(tensors(along["hyper"]))
-            hyper = tree_map(lambda h: forward_ad.make_dual(h, next(moving)) if isinstance(h, Tensor) else h, hyper)
+            hyper = tree_map(lambda h: forward_ad.make_dual(h, next(moving)) if differentiable(h) else h, hyper)
         state = problem.optimizer.init(theta_0)
         for t in range(problem.steps):
             leaves, dual = _fresh_leaves(theta)
@@ -95,7 +96,7 @@ def _one_hots(tree: Tree) -> Iterator[tuple[int, int, Tree]]:
     leaves = tensors(tree)
     for number, leaf in enumerate(leaves):
         for entry in range(leaf.numel()):
-            direction = [torch.zeros_like(other) for other in leaves]
+            direction = [torch.zeros_like(other, memory_format=torch.contiguous_format) for other in leaves]
             direction[number].view(-1)[entry] = 1
             yield number, entry, with_tensors(tree, direction)
 
@@ -122,7 +123,11 @@ class Forward(Estimator):
                 f"'forward' takes one pass per scalar and {count:,} are asked for (max_scalars is {self.max_scalars}); "
                 "use 'mixed' or 'exact'"
             )
-        found = {"c": [torch.zeros_like(x) for x in tensors(c)], "hyper": [torch.zeros_like(x) for x in tensors(hyper)]}
+        plain = torch.contiguous_format
+        found = {
+            part: [torch.zeros_like(x, memory_format=plain) for x in tensors(tree)]
+            for part, tree in (("c", c), ("hyper", hyper))
+        }
         last = None
         for part, tree in (("c", c), ("hyper", hyper)):
             for number, entry, direction in _one_hots(tree):
@@ -158,8 +163,9 @@ class ForwardGradient(Estimator):
     dropped = "nothing in expectation; one sample of a random estimate"
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise EstimatorError(f"'forward_gradient' needs at least 1 direction, not {self.n}")
+        whole_number("forward_gradient", "n", self.n, 1)
+        if self.distribution not in ("rademacher", "normal"):
+            raise EstimatorError(f"'forward_gradient' draws rademacher or normal directions, not '{self.distribution}'")
 
     def _direction(self, tree: Tree, rng: torch.Generator) -> Tree:
         drawn = []

@@ -84,13 +84,19 @@ class Head(Estimator):
 
     The restricted map is ``theta_k = (body_0, head_k)``; its hypergradient is that of reverse mode through the small
     problem. Where the losses are factored the network runs once per batch, whatever k; a loss that is not factored is
-    evaluated whole at every step.
+    evaluated whole at every step. With one batch for several steps its features, and with them the noise in the body, are
+    drawn once.
 
     Args:
         parameters: names of the parameters that move instead of the last linear layer.
     """
 
     parameters: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.parameters, tuple | list):
+            raise EstimatorError(f"'head' takes parameter names as a tuple, not {self.parameters!r}")
+
     exact = False
     gives_first_gradient = False
     uses_memory = True

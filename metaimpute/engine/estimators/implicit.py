@@ -20,7 +20,7 @@ from ..optimizers import hyper_tensors
 from ..optimizers.base import is_zero
 from ..pytree import Tree, as_leaves, detach, dot, gradient, norm, tensors, tree_map, with_tensors, zeros_like
 from ..unroll import BilevelMap, run
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
+from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
 from .mixed import hessian_product
 
 
@@ -89,7 +89,9 @@ class Implicit(Estimator):
         system = Stationary(problem, detach(end.params), self.name)
         x, diagnostics = self.solve(system, direct["theta"])
         reached, crossed = system.product(x)
-        residual = norm(_axpy(-1.0, direct["theta"], reached)) / norm(direct["theta"]).clamp_min(1e-300)
+        residual = norm(_axpy(-1.0, direct["theta"], reached)) / norm(direct["theta"]).clamp_min(
+            torch.finfo(outer.dtype).tiny
+        )
         return HypergradientResult(
             grad_c=_axpy(-1.0, crossed, direct["c"]),
             grad_theta_0=None,
@@ -116,8 +118,9 @@ class Neumann(Implicit):
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        if self.m < 0:
-            raise EstimatorError(f"'neumann' needs a number of terms of at least 0, not {self.m}")
+        whole_number("neumann", "m", self.m, 0)
+        if self.alpha is not None and not self.alpha > 0:
+            raise EstimatorError(f"'neumann' needs alpha above 0, not {self.alpha}")
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
         alpha = system.problem.optimizer.hyper["lr"] if self.alpha is None else self.alpha
@@ -150,8 +153,9 @@ class ConjugateGradient(Implicit):
     damping: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.m < 1 or self.damping < 0:
-            raise EstimatorError("'cg' needs at least 1 iteration and a damping of at least 0")
+        whole_number("cg", "m", self.m, 1)
+        if self.damping < 0:
+            raise EstimatorError(f"'cg' needs a damping of at least 0, not {self.damping}")
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
         x, residual, direction = zeros_like(v), v, v

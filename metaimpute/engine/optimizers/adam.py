@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, decayed, is_zero, per_leaf, register_optimizer, root
+from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, decayed, is_zero, per_leaf, register_optimizer, root
 
 
 @register_optimizer("adam")
@@ -27,6 +28,10 @@ def adam(
 
     Hyperparameters that can be differentiated: lr, beta1, beta2, eps, eps_root, weight_decay.
     """
+
+    for beta in betas:
+        if not isinstance(beta, Tensor | Mapping) and not 0 <= beta < 1:
+            raise UnsupportedOptimizer(f"betas must lie in [0, 1), not {beta}")
 
     def init_leaf(param: Tensor) -> Tree:
         zeros = torch.zeros_like(param, requires_grad=False)

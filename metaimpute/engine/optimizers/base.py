@@ -86,7 +86,7 @@ def per_leaf(
         slopes = tree_flatten(grads)[0]
         names = list(params) if isinstance(params, dict) and len(params) == len(flat) else [None] * len(flat)
         moved = [
-            (None, s) if g is None else update_leaf(g, s, p, _for_parameter(hyper, name))
+            (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, _for_parameter(hyper, name))
             for g, s, p, name in zip(slopes, state, flat, names, strict=True)
         ]
         return tree_unflatten([u for u, _ in moved], spec), [s for _, s in moved]
@@ -97,6 +97,13 @@ def per_leaf(
 def _for_parameter(hyper: Hyper, name: str | None) -> Hyper:
     if not any(isinstance(value, Mapping) for value in hyper.values()):
         return hyper
+    if name is None:
+        raise UnsupportedOptimizer("hyperparameters by name need parameters as one flat dict of tensors")
+    for key, value in hyper.items():
+        if isinstance(value, Mapping) and name not in value:
+            raise UnsupportedOptimizer(
+                f"{key} has no value for the parameter '{name}'; it has {', '.join(list(value)[:5])}"
+            )
     return {key: value[name] if isinstance(value, Mapping) else value for key, value in hyper.items()}
 
 

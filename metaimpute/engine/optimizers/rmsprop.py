@@ -26,7 +26,7 @@ def rmsprop(
 
     def init_leaf(param: Tensor) -> Tree:
         zeros = torch.zeros_like(param, requires_grad=False)
-        return {"square": zeros, "mean": zeros if centered else None, "buffer": None if is_zero(momentum) else zeros}
+        return {"square": zeros, "mean": zeros if centered else None, "buffer": None}
 
     def update_leaf(grad: Tensor, state: dict[str, Any], param: Tensor, hyper: Hyper) -> tuple[Tensor, Tree]:
         grad = decayed(grad, param, hyper, maximize)
@@ -38,8 +38,8 @@ def rmsprop(
         if not is_zero(hyper["eps_root"]):
             spread = spread + hyper["eps_root"]
         step = grad / (root(spread) + hyper["eps"])
-        if buffer is not None:
-            step = buffer = hyper["momentum"] * buffer + step
+        if not is_zero(hyper["momentum"]):
+            step = buffer = step if buffer is None else hyper["momentum"] * buffer + step
         return -hyper["lr"] * step, {"square": square, "mean": mean, "buffer": buffer}
 
     hyper = {

@@ -16,6 +16,18 @@ from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, root
 Schedule = Callable[[int], Any] | Sequence[float] | Tensor
 
 
+def _around(rule: InnerOptimizer, name: str, value: Any, **changes: Any) -> InnerOptimizer:
+    """The rule with a transformation around it, whose value is a hyperparameter of its own."""
+    present = rule.options.get("transforms", ())
+    if name in present:
+        raise UnsupportedOptimizer(f"the rule has a {name} already; give it one with the product of both")
+    numbers = value if isinstance(value, list) else [value]
+    if any(isinstance(number, int | float) and not number > 0 for number in numbers):
+        raise UnsupportedOptimizer(f"{name} must be above 0, not {value}")
+    hyper = rule.hyper if value is None else {**rule.hyper, name: value}
+    return replace(rule, hyper=hyper, options={**rule.options, "transforms": (*present, name)}, **changes)
+
+
 def clip_norm(rule: InnerOptimizer, max_norm: Any) -> InnerOptimizer:
     """Scales the whole gradient down to Euclidean norm ``max_norm``, as ``torch.nn.utils.clip_grad_norm_`` does.
 
@@ -31,7 +43,7 @@ def clip_norm(rule: InnerOptimizer, max_norm: Any) -> InnerOptimizer:
             grads = map_tensors(lambda g: g * scale, grads)
         return rule.update(grads, state, params, hyper)
 
-    return replace(rule, update=update, hyper={**rule.hyper, "clip_norm": max_norm})
+    return _around(rule, "clip_norm", max_norm, update=update)
 
 
 def clip_value(rule: InnerOptimizer, limit: Any) -> InnerOptimizer:
@@ -47,7 +59,7 @@ def clip_value(rule: InnerOptimizer, limit: Any) -> InnerOptimizer:
 
         return rule.update(map_tensors(clamp, grads), state, params, hyper)
 
-    return replace(rule, update=update, hyper={**rule.hyper, "clip_value": limit})
+    return _around(rule, "clip_value", limit, update=update)
 
 
 def scheduled(rule: InnerOptimizer, schedule: Schedule) -> InnerOptimizer:
@@ -79,8 +91,7 @@ def scheduled(rule: InnerOptimizer, schedule: Schedule) -> InnerOptimizer:
         updates, inner = rule.update(grads, state["rule"], params, {**hyper, "lr": now})
         return updates, {"t": state["t"] + 1, "rule": inner}
 
-    hyper = {**rule.hyper, "schedule": schedule} if learned else rule.hyper
-    return replace(rule, init=init, update=update, hyper=hyper)
+    return _around(rule, "schedule", schedule if learned else None, init=init, update=update)
 
 
 def parameter_groups(rule: InnerOptimizer, params: Mapping[str, Any], groups: Mapping[str, Hyper]) -> InnerOptimizer:
@@ -101,6 +112,9 @@ def parameter_groups(rule: InnerOptimizer, params: Mapping[str, Any], groups: Ma
                 f"no parameter matches '{pattern}'; there are {', '.join(list(params)[:5])}, ..."
             )
         rule.with_hyper(**values)
+        whole = set(values) & {"clip_norm", "schedule"}
+        if whole:
+            raise UnsupportedOptimizer(f"{whole.pop()} is one for all parameters and cannot differ between groups")
         for key, value in values.items():
             now = hyper[key]
             spread = dict(now) if isinstance(now, Mapping) else dict.fromkeys(params, now)
