@@ -260,7 +260,9 @@ def test_first_order_keeps_the_direct_term_and_the_update_rule_only() -> None:
         torch.testing.assert_close(found, slope * (1 - 0.3 * 0.05) ** steps, rtol=1e-12, atol=1e-14, msg=name)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(r, marks=() if r in ("sgd", "momentum", "adam") else pytest.mark.slow) for r in RULES]
+)
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_head_is_exact_for_the_last_layer_problem(architecture: str, steps: int, optimizer: str) -> None:

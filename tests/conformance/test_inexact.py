@@ -8,21 +8,41 @@ import pytest
 import torch
 from torch import Tensor
 
-from metaimpute.engine import Batches, BilevelMap, derive_seed, get_estimator, hypergradient, optimizers, sgd
+from metaimpute.engine import (
+    Batches,
+    BilevelMap,
+    derive_seed,
+    double_differentiable,
+    get_estimator,
+    hypergradient,
+    optimizers,
+    sgd,
+)
 from metaimpute.engine.estimators.forward import DIRECTION_STREAM
 from metaimpute.engine.pytree import detach, dot, norm, tree_map
 
 from .problems import ARCHITECTURES, make_case
-from .test_estimators import estimate, finite_difference, inner_optimizer, random_direction
+from .test_estimators import RULES, estimate, finite_difference, inner_optimizer, random_direction
 
 pytestmark = pytest.mark.usefixtures("float64")
 FAST = [name for name in ARCHITECTURES if name != "hugging_face_bert"]
 
 
+def pairs(*quick: str) -> Any:
+    """Every architecture with every rule; all but the quick ones among the slow tests."""
+    return pytest.mark.parametrize(
+        ("architecture", "rule"),
+        [
+            pytest.param(a, r, marks=() if a in FAST and r in quick else pytest.mark.slow)
+            for a in ARCHITECTURES
+            for r in RULES
+        ],
+    )
+
+
 @pytest.mark.parametrize("memory", ["store", "revolve(2)"])
-@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("h", [1, 3])
-@pytest.mark.parametrize("architecture", FAST)
+@pairs("sgd", "momentum", "adam")
 def test_truncated_is_exact_for_the_map_whose_first_steps_are_frozen(
     architecture: str, h: int, rule: str, memory: str
 ) -> None:
@@ -45,9 +65,8 @@ def test_truncated_is_exact_for_the_map_whose_first_steps_are_frozen(
     torch.testing.assert_close(found.first_gradient, exact.first_gradient, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("rule", ["sgd", "nesterov", "adam", "rmsprop"])
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("architecture", FAST)
+@pairs("sgd", "nesterov", "adam", "rmsprop")
 def test_finite_difference_tends_to_the_last_steps_gradient(architecture: str, steps: int, rule: str) -> None:
     case, optimizer = make_case(architecture, steps=steps), inner_optimizer(rule)
     expected = estimate(case, optimizer, steps, "truncated(1)", wrt_start=False)
@@ -64,10 +83,12 @@ def test_finite_difference_tends_to_the_last_steps_gradient(architecture: str, s
     assert error(finer) < 0.35 * error(coarse), "the error is of second order in epsilon"
 
 
-@pytest.mark.parametrize("architecture", FAST)
+@pairs("momentum", "adamw")
 @pytest.mark.parametrize("distribution", ["rademacher", "normal"])
-def test_forward_gradient_is_the_exact_slope_along_its_directions(architecture: str, distribution: str) -> None:
-    case, optimizer = make_case(architecture, steps=3), inner_optimizer("momentum")
+def test_forward_gradient_is_the_exact_slope_along_its_directions(
+    architecture: str, rule: str, distribution: str
+) -> None:
+    case, optimizer = make_case(architecture, steps=3), inner_optimizer(rule)
     exact = estimate(case, optimizer, 3, "exact")
     estimator = get_estimator("forward_gradient", distribution=distribution)
     found = estimate(case, optimizer, 3, estimator)
@@ -132,6 +153,50 @@ def test_implicit_estimators_equal_the_closed_form_at_a_stationary_point(
     assert float(found.diagnostics["residual"]) < 1e-8
     exact = problem.estimate("exact", rule)
     torch.testing.assert_close(found.grad_c, exact.grad_c, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("architecture", FAST)
+def test_implicit_estimators_solve_the_dense_system_on_every_architecture(architecture: str, rule: str) -> None:
+    """Away from a stationary point too they compute ``direct - x^T d^2 L / dtheta dc`` with the Hessian of the last step."""
+    case, optimizer, steps = make_case(architecture, steps=2), inner_optimizer(rule), 2
+    problem = case.bilevel_map(optimizer, steps)
+    found = estimate(case, optimizer, steps, "neumann(3, 0.1)", wrt_start=False)
+    damped = estimate(
+        case, optimizer, steps, get_estimator("cg", m=400, damping=50.0, tolerance=1e-13), wrt_start=False
+    )
+    names = list(found.theta_k)
+    theta = {n: p.detach().requires_grad_() for n, p in found.theta_k.items()}
+    c = {"labels": case.coupling["labels"].detach().requires_grad_()}
+
+    def flat(output: Tensor, inputs: list[Tensor], **options: Any) -> Tensor:
+        grads = torch.autograd.grad(output, inputs, allow_unused=True, **options)
+        return torch.cat(
+            [torch.zeros_like(x).flatten() if g is None else g.flatten() for g, x in zip(grads, inputs, strict=True)]
+        )
+
+    leaves = list(theta.values())
+    with double_differentiable():
+        outer = problem.outer(theta, c)
+        v, direct = flat(outer, leaves, retain_graph=True), flat(outer, [c["labels"]])
+        slope = flat(problem.inner(steps - 1, theta, c), leaves, create_graph=True)
+        rows = [
+            flat(entry, [*leaves, c["labels"]], retain_graph=True) if entry.requires_grad else None for entry in slope
+        ]
+    width = v.numel()
+    dense = torch.stack([torch.zeros(width + 15) if row is None else row for row in rows])
+    H, cross = dense[:, :width], dense[:, width:]
+    decay = optimizer.hyper["weight_decay"]
+    H = H + float(decay) * torch.eye(width)
+    term = total = v
+    for _ in range(3):
+        term = term - 0.1 * H @ term
+        total = total + term
+    expected = direct - cross.T @ (0.1 * total)
+    torch.testing.assert_close(found.grad_c["labels"].flatten(), expected, rtol=1e-8, atol=1e-10)
+    x = torch.linalg.solve(H + 50.0 * torch.eye(width), v)
+    torch.testing.assert_close(damped.grad_c["labels"].flatten(), direct - cross.T @ x, rtol=1e-6, atol=1e-9)
+    assert names == list(case.model.params)
 
 
 @pytest.mark.parametrize("m", [0, 1, 4])
