@@ -74,8 +74,8 @@ def test_finite_difference_tends_to_the_last_steps_gradient(architecture: str, s
     torch.testing.assert_close(found.grad_c, expected.grad_c, rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(found.grad_optimizer, expected.grad_optimizer, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(found.theta_k, expected.theta_k, rtol=1e-12, atol=1e-14)
-    coarse = estimate(case, optimizer, steps, "finite_difference(0.2)", wrt_start=False)
-    finer = estimate(case, optimizer, steps, "finite_difference(0.1)", wrt_start=False)
+    coarse = estimate(case, optimizer, steps, "finite_difference(0.04)", wrt_start=False)
+    finer = estimate(case, optimizer, steps, "finite_difference(0.02)", wrt_start=False)
 
     def error(result: Any) -> float:
         return float(norm(tree_map(lambda a, b: a - b, result.grad_c, expected.grad_c)))
