@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+REAL_DATA = os.environ.get("METAIMPUTE_DATA")  # read before any test hides it from the code under test
+
 
 @pytest.fixture(autouse=True)
 def deterministic() -> Iterator[None]:
@@ -30,7 +32,6 @@ def float64() -> Iterator[None]:
 @pytest.fixture
 def real_data() -> Path:
     """Folder with unpacked data sets, from METAIMPUTE_DATA."""
-    folder = os.environ.get("METAIMPUTE_DATA")
-    if not folder:
+    if not REAL_DATA:
         pytest.skip("METAIMPUTE_DATA is not set")
-    return Path(folder)
+    return Path(REAL_DATA)
