@@ -21,9 +21,9 @@ from metaimpute.engine import (
     scheduled,
     sgd,
 )
-from metaimpute.engine.memory import Plan, replayed
 from metaimpute.engine.optimizers import InnerOptimizer, hyper_tensors
 from metaimpute.engine.pytree import detach, dot, tree_map
+from metaimpute.engine.replay import Plan, replayed
 
 from .problems import ARCHITECTURES, Case, make_case
 

@@ -22,7 +22,8 @@ from metaimpute.engine import (
     unroll,
 )
 from metaimpute.engine.live_memory import LiveBytes
-from metaimpute.engine.memory import Auto, Footprint, last_snapshot, repeated, split
+from metaimpute.engine.memory import Auto, Footprint
+from metaimpute.engine.replay import last_snapshot, repeated, split
 
 
 @functools.cache
