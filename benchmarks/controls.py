@@ -93,6 +93,12 @@ def plot(results: list[dict[str, Any]], systems: list[str], target: Path, title:
     figure.savefig(target, dpi=150)
 
 
+def described(results: list[dict[str, Any]]) -> str:
+    """What was run, and on which data: a recipe may fall back on a stand-in."""
+    seeds = len({r["seed"] for r in results})
+    return f"{results[0]['title']}; data: {results[0]['source']} ({results[0]['profile']} profile, {seeds} seeds)"
+
+
 @click.command()
 @click.argument("recipe", type=click.Path(exists=True, path_type=Path))
 @click.option("--seeds", default=8, show_default=True, help="Seeds 0 .. N-1.")
@@ -116,7 +122,7 @@ def main(recipe: Path, seeds: int, systems: str, sets: tuple[str, ...], out: Pat
             )
             (folder / f"controls-{recipe.stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     errors = {s: np.array([r["test_last"] for r in results if r["system"] == s]) for s in active}
-    table = Table(title=f"{chosen.about.title}: test error %, {seeds} paired seeds, profile {results[0]['profile']}")
+    table = Table(title=f"{described(results)}: test error %")
     for column in ("system", "mean", "std", "minus none", "95% interval", "better than none"):
         table.add_column(column, justify="left" if column == "system" else "right")
     for system, values in errors.items():
@@ -130,12 +136,7 @@ def main(recipe: Path, seeds: int, systems: str, sets: tuple[str, ...], out: Pat
         )
         table.add_row(system, *row)
     Console(width=110).print(table)
-    plot(
-        results,
-        list(active),
-        folder / f"controls-{recipe.stem}.png",
-        f"{chosen.about.title} ({results[0]['profile']} profile, {seeds} seeds)",
-    )
+    plot(results, list(active), folder / f"controls-{recipe.stem}.png", described(results))
 
 
 if __name__ == "__main__":
