@@ -302,7 +302,7 @@ def _numbers(context: Any, parameter: Any, text: str | None) -> tuple[int, ...] 
 @click.option(
     "--memory", "memories", callback=_names, default="store,recompute,checkpoint(4),revolve(4)", show_default=True
 )
-@click.option("--backend", "backends", callback=_names, default="func", show_default=True, help="func, or func,higher.")
+@click.option("--backend", "backends", callback=_names, default="func", show_default=True, help="Any of func,compiled,higher.")
 @click.option(
     "--peers", callback=_names, default="higher,torchopt,betty", show_default=True, help="Other packages to run."
 )
@@ -331,7 +331,7 @@ def hypergradient(model: str, shape: tuple[int, ...] | None, steps: tuple[int, .
         from .engine.registry import describe_choices
         from .training.environment import pick_device
 
-        for name, known in [*((b, BACKENDS) for b in backends), *((p, tuple(PEERS)) for p in peers)]:
+        for name, known in [*((b, (*BACKENDS, "compiled")) for b in backends), *((p, tuple(PEERS)) for p in peers)]:
             if name not in known:
                 raise click.UsageError(f"unknown '{name}'; {describe_choices(name, list(known))}")
         torch.set_num_threads(threads)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..engine import (
     BadMemoryPolicy,
+    CannotCompile,
+    Compiled,
     EstimatorError,
     InnerOptimizer,
     get_estimator,
@@ -26,6 +28,7 @@ from .peers import PEERS, installed
 from .problems import WeightedExamples, build
 
 ESTIMATORS = ("exact", "mixed", "truncated(1)", "finite_difference", "neumann(5)", "cg(5)", "first_order", "head")
+OURS = ("func", "compiled")
 MEMORIES = ("store", "recompute", "checkpoint(4)", "revolve(4)")
 
 
@@ -35,7 +38,8 @@ class Row:
 
     Attributes:
         wall: median ratio to k plain steps and its range. flops: ratio of counted operations. peak: bytes, and as a ratio to
-            the plain steps'. error: relative error against the float64 exact gradient. cosine: with it.
+            the plain steps'; None for a compiled step, which torch does not look into.
+        error: relative error against the float64 exact gradient. cosine: with it.
     """
 
     system: str
@@ -46,9 +50,9 @@ class Row:
     wall: float
     wall_low: float
     wall_high: float
-    flops: float
-    peak: int
-    peak_ratio: float
+    flops: float | None
+    peak: int | None
+    peak_ratio: float | None
     error: float
     cosine: float
     note: str = ""
@@ -72,8 +76,11 @@ def ours(
     problem: WeightedExamples, rule: InnerOptimizer, steps: int, estimator: str, memory: str, backend: str = "func"
 ) -> Callable[[], Tensor]:
     """The hypergradient of the example weights by an estimator of the engine."""
-    chosen, policy = get_estimator(estimator, backend), parse_memory(memory)
+    compiled = backend == "compiled"
+    chosen, policy = get_estimator(estimator, "func" if compiled else backend), parse_memory(memory)
     inner, outer = problem.structured() if chosen.name in ("head",) else (problem.inner, problem.outer)
+    if compiled:
+        inner = Compiled(inner)
 
     def work() -> Tensor:
         found = hypergradient(
@@ -98,6 +105,8 @@ def configurations(
     found = []
     for name in estimators:
         found += [(name, memory, "func") for memory in (memories if name == "exact" else ("store",))]
+    if "compiled" in backends:
+        found += [(name, memory, "compiled") for name, memory, _ in found if name == "exact" and "auto" not in memory]
     if "higher" in backends:
         found += [("exact", "store", "higher")]
     return found
@@ -126,6 +135,7 @@ def sweep(
         for estimator, memory, backend in wanted:
             label = estimator if memory == "store" and backend == "func" else f"{estimator} / {memory}"
             label = f"higher's unroll, {estimator}" if backend == "higher" else label
+            label = f"compiled, {label.replace(' / store', '')}" if backend == "compiled" else label
             work = ours(problem, rule, k, estimator, memory, backend)
             works[label] = (work, (estimator, memory, backend))
         for name in peers:
@@ -137,7 +147,7 @@ def sweep(
         for label, (work, kind) in works.items():
             try:
                 usable[label] = (work, kind, work().detach())
-            except (EstimatorError, BadMemoryPolicy, RuntimeError, AttributeError, TypeError) as error:
+            except (CannotCompile, EstimatorError, BadMemoryPolicy, RuntimeError, AttributeError, TypeError) as error:
                 skipped.append(
                     {"system": label, "steps": k, "why": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
                 )
@@ -146,9 +156,11 @@ def sweep(
         plain_peak, plain_flops = peak_bytes(unit), flops(unit)
         for label, (work, (estimator, memory, backend), found) in usable.items():
             wall = ratio(times[label], times["plain"])
-            peak = peak_bytes(work)
-            work_flops = flops(work) / max(1, plain_flops)
-            costs = (*wall, work_flops, peak, peak / max(1, plain_peak))
+            # torch counts neither operations nor allocations inside a compiled program
+            counted = backend != "compiled"
+            peak = peak_bytes(work) if counted else None
+            work_flops = flops(work) / max(1, plain_flops) if counted else None
+            costs = (*wall, work_flops, peak, None if peak is None else peak / max(1, plain_peak))
             rows.append(Row(label, backend, estimator, memory, k, *costs, *accuracy(found, truth)))
     return {
         "benchmark": "hypergradient", "model": model, "parameters": sum(p.numel() for p in problem.module.parameters()),
@@ -180,12 +192,17 @@ def table(result: dict[str, Any]) -> Table:
     for row in sorted(result["rows"], key=lambda r: (r["steps"], r["wall"])):
         view.add_row(
             str(row["steps"]) if row["steps"] != last else "", row["system"], f"{row['wall']:.2f}",
-            f"{row['wall_low']:.2f}-{row['wall_high']:.2f}", f"{row['flops']:.2f}", f"{row['peak'] / 2**20:.1f}",
-            f"{row['peak_ratio']:.1f}", f"{row['error']:.1e}", f"{row['cosine']:+.4f}",
+            f"{row['wall_low']:.2f}-{row['wall_high']:.2f}", *_counted(row), f"{row['error']:.1e}", f"{row['cosine']:+.4f}",
             end_section=False,
         )  # fmt: skip
         last = row["steps"]
     return view
+
+
+def _counted(row: dict[str, Any]) -> tuple[str, str, str]:
+    if row["peak"] is None:
+        return "-", "-", "-"
+    return f"{row['flops']:.2f}", f"{row['peak'] / 2**20:.1f}", f"{row['peak_ratio']:.1f}"
 
 
 def _near(left: dict[str, Any], right: dict[str, Any]) -> bool:
@@ -204,7 +221,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     steps = sorted({row["steps"] for row in result["rows"]})
     figure, axes = plt.subplots(1, len(steps), figsize=(4.8 * len(steps), 4.8), layout="constrained", squeeze=False)
-    largest = max(row["peak"] for row in result["rows"])
+    largest = max(row["peak"] or 0 for row in result["rows"])
     for ax, k in zip(axes[0], steps, strict=True):
         rows = sorted((r for r in result["rows"] if r["steps"] == k), key=lambda r: r["wall"])
         front, best = [], float("inf")
@@ -215,9 +232,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
         ax.plot([r["wall"] for r in front], [max(r["error"], 1e-9) for r in front], color="0.75", linewidth=1, zorder=1)
         labels: list[list[dict[str, Any]]] = []
         for row in rows:
-            ours = row["backend"] == "func"
-            place, size = (row["wall"], max(row["error"], 1e-9)), 30 + 300 * row["peak"] / largest
-            ax.scatter(*place, s=size, color="C0" if ours else "C3", alpha=0.55, zorder=2)
+            ours = row["backend"] in OURS
+            place, size = (row["wall"], max(row["error"], 1e-9)), 30 + 300 * (row["peak"] or 0) / largest
+            colour = ("C0" if row["backend"] == "func" else "C2") if ours else "C3"
+            ax.scatter(*place, s=size, color=colour, alpha=0.55, zorder=2)
             if labels and _near(labels[-1][-1], row):
                 labels[-1].append(row)
             else:
@@ -225,7 +243,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for group in labels:
             place = (group[0]["wall"], max(group[0]["error"], 1e-9))
             text = ", ".join(r["system"].removeprefix("exact / ") if r is not group[0] else r["system"] for r in group)
-            colour = "0.1" if group[0]["backend"] == "func" else "C3"
+            colour = "0.1" if group[0]["backend"] in OURS else "C3"
             ax.annotate(text, place, fontsize=7, rotation=52, xytext=(1, 6), textcoords="offset points", color=colour)
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -238,7 +256,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("relative error to the float64 exact gradient")
     what = f"{result['model']}, {result['optimizer']}, batch {result['batch']}"
-    figure.suptitle(f"{what}: area = peak memory, red = other packages", fontsize=10)
+    compiled = (
+        ", green = compiled step (memory not counted)"
+        if any(r["backend"] == "compiled" for r in result["rows"])
+        else ""
+    )
+    figure.suptitle(f"{what}: area = peak memory, red = other packages{compiled}", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

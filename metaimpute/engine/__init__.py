@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .functional import FunctionalModel, HeadNotFound, derive_seed, double_differentiable, fixed_rng
 from .higher_backend import HIGHER_ESTIMATORS
@@ -45,13 +46,13 @@ from .unroll import Batches, BilevelMap, NotScalar, Trajectory, unroll
 BACKENDS = ("func", "higher")
 
 __all__ = [
-    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "Checkpoint", "Estimator", "EstimatorError",
-    "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer", "LabelRows", "MemoryPolicy", "NotScalar",
-    "Recompute", "Revolve", "Store", "StructuredLoss", "Trajectory", "UnsupportedOptimizer", "adagrad", "adam",
-    "adamw", "clip_norm", "clip_value", "derive_seed", "double_differentiable", "estimators", "fixed_rng",
-    "from_torch", "get_estimator", "hypergradient", "memory_policies", "momentum", "nesterov", "optimizers",
-    "parameter_groups", "parse_memory", "register_estimator", "register_optimizer", "rmsprop", "scheduled", "sgd",
-    "unroll", "unstack", "stack", "stacked",
+    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "CannotCompile", "Checkpoint", "Compiled",
+    "Estimator", "EstimatorError", "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer",
+    "LabelRows", "MemoryPolicy", "NotScalar", "Recompute", "Revolve", "Store", "StructuredLoss", "Trajectory",
+    "UnsupportedOptimizer", "adagrad", "adam", "adamw", "clip_norm", "clip_value", "derive_seed",
+    "double_differentiable", "estimators", "fixed_rng", "from_torch", "get_estimator", "hypergradient",
+    "memory_policies", "momentum", "nesterov", "optimizers", "parameter_groups", "parse_memory", "register_estimator",
+    "register_optimizer", "rmsprop", "scheduled", "sgd", "stack", "stacked", "unroll", "unstack",
 ]  # fmt: skip
 
 

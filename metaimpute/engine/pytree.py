@@ -28,7 +28,7 @@ def tensors(tree: Tree) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if differentiable(leaf)]
 
 
-def with_tensors(tree: Tree, values: Sequence[Tensor]) -> Tree:
+def with_tensors(tree: Tree, values: Sequence[Tensor | None]) -> Tree:
     """The same tree with its differentiable leaves replaced, in order, by ``values``."""
     leaves, spec = tree_flatten(tree)
     replacement = iter(values)
@@ -86,7 +86,7 @@ def gradient(
         grads = [next(found) if leaf.requires_grad else None for leaf in leaves]
     if unused == "zeros":
         grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)]
-    return with_tensors(inputs, grads)  # type: ignore[arg-type]
+    return with_tensors(inputs, grads)
 
 
 def vjp_through(outputs: Tree, cotangents: Tree, inputs: Tree) -> Tree:

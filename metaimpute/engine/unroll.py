@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .compiled import Compiled
 from .functional import derive_seed, double_differentiable, fixed_rng
 from .losses import Loss, StructuredLoss
-from .memory import MemoryPolicy, Store, parse_memory
+from .memory import Auto, BadMemoryPolicy, MemoryPolicy, Store, parse_memory
 from .optimizers import Hyper, InnerOptimizer, apply_updates
-from .pytree import Tree, as_leaves, detach, differentiable, gradient, tensors, tree_map
+from .pytree import Tree, as_leaves, detach, differentiable, gradient, tensors, tree_map, with_tensors
 
 OUTER_STREAM = -1
 
@@ -130,6 +131,14 @@ def run(
 
     def step(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
         (theta, state), (c, hyper), t = carry, closure, start + number
+        if isinstance(problem.inner_loss, Compiled):
+            with fixed_rng(derive_seed(problem.seed, t)):
+                theta, state, losses[t], slopes = problem.inner_loss.step(
+                    problem.optimizer, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
+                )
+            if t == 0:
+                first[0] = with_tensors(theta, slopes)
+            return theta, state
         tracked = mode == "full" and torch.is_grad_enabled()
         with torch.enable_grad():
             if tracked:
@@ -146,12 +155,16 @@ def run(
         updates, state = problem.optimizer.update(grads, state, at if tracked else theta, hyper)
         return apply_updates(at if tracked else theta, updates), state
 
-    whole = problem.inner_loss.whole if isinstance(problem.inner_loss, StructuredLoss) else problem.inner_loss
+    whole = (
+        problem.inner_loss.whole if isinstance(problem.inner_loss, StructuredLoss | Compiled) else problem.inner_loss
+    )
     step.kind = (  # type: ignore[attr-defined]  # what a measurement of this step may be kept for
         getattr(whole, "__code__", type(whole)), problem.optimizer.label,
         tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1]))),
     )  # fmt: skip
     step.must_be_closed = closed  # type: ignore[attr-defined]
+    if isinstance(problem.inner_loss, Compiled) and isinstance(problem.memory, Auto):
+        raise BadMemoryPolicy("memory 'auto' cannot measure inside a compiled step; use checkpoint(n) or recompute")
     with torch.set_grad_enabled(mode != "none"):
         carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
         policy = problem.memory if mode == "full" else Store()
