@@ -129,8 +129,28 @@ class TrainSpec(Strict):
     threads: int | None = Field(None, ge=1, le=1024)
 
 
+class PaperRow(Strict):
+    """One row of a table of the paper that a recipe reproduces under its ``paper`` profile.
+
+    Attributes:
+        table: number of the table. row: its name there. data: data set. labels: the columns, as ``task`` options to set:
+            ``"labels=250"`` or ``"label_share=0.01"``; empty where the recipe's own number is the only one.
+        set: further overrides that turn the recipe into this row, e.g. ``"problem.estimator=exact"``.
+    """
+
+    table: int = Field(ge=1, le=10)
+    row: str
+    data: str
+    labels: list[str] = []
+    set: list[str] = []
+
+    def commands(self) -> list[tuple[str, ...]]:
+        """The ``--set`` assignments of each of the row's numbers."""
+        return [(*self.set, f"task.{one}") for one in self.labels] or [tuple(self.set)]
+
+
 class About(Strict):
-    """What a recipe reproduces: a title and the place in the paper."""
+    """What a recipe is: a title, and the rows of the paper's tables it stands for."""
 
     title: str = ""
-    paper: str = ""
+    paper: list[PaperRow] = []

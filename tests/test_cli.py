@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from metaimpute.cli import KINDS, main
+from metaimpute.cli import main
+from metaimpute.cli.lists import KINDS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -1,0 +1,27 @@
+"""The ``metaimpute`` command. Thin: each command imports what it needs when it runs, so help is immediate."""
+
+from __future__ import annotations
+
+import click
+
+from .. import __version__
+from .bench import bench
+from .lists import data, list_
+from .run import check, run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="metaimpute")
+def main() -> None:
+    """Learn with few labels by differentiating through training.
+
+    \b
+    metaimpute run recipes/imdb_uda.yaml                       train and evaluate
+    metaimpute run recipes/imdb_uda.yaml --set problem.name=none   the base method alone
+    metaimpute check recipes/                                  validate, say what data is missing
+    metaimpute list methods                                    what there is
+    """
+
+
+for command in (run, check, list_, data, bench):
+    main.add_command(command)

@@ -1,0 +1,152 @@
+"""``metaimpute bench``: what hypergradients and bilevel training steps cost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .errors import plain_errors
+
+
+@click.group()
+def bench() -> None:
+    """Measure what hypergradients and bilevel training steps cost."""
+
+
+def _names(_: Any, __: Any, text: str) -> tuple[str, ...]:
+    """A comma-separated list; commas inside parentheses belong to a name."""
+    found, depth, word = [], 0, ""
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            found.append(word)
+            word = ""
+        else:
+            word += letter
+    return tuple(name.strip() for name in (*found, word) if name.strip())
+
+
+def _numbers(context: Any, parameter: Any, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"whole numbers with commas between them, not '{text}'") from None
+    if any(number < 1 for number in found):
+        raise click.BadParameter("numbers of at least 1")
+    return found
+
+
+@bench.command()
+@click.option("--model", default="mlp", show_default=True, help="mlp, cnn, transformer, wrn, or module:Class.")
+@click.option("--input", "shape", callback=_numbers, help="Shape of one example for module:Class, e.g. 3,32,32.")
+@click.option("--steps", default="1,4,16", show_default=True, callback=_numbers, help="Numbers of inner steps k.")
+@click.option(
+    "--estimator",
+    "estimators",
+    callback=_names,
+    default="exact,mixed,truncated(1),finite_difference,neumann(5),cg(5),first_order,head",
+    show_default=True,
+)
+@click.option(
+    "--memory", "memories", callback=_names, default="store,recompute,checkpoint(4),revolve(4)", show_default=True
+)
+@click.option(
+    "--backend", "backends", callback=_names, default="func", show_default=True, help="Any of func,compiled,higher."
+)
+@click.option(
+    "--peers", callback=_names, default="higher,torchopt,betty", show_default=True, help="Other packages to run."
+)
+@click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam"]), default="sgd", show_default=True)
+@click.option("--lr", default=0.05, show_default=True, help="Inner learning rate.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Timings of each, taken in turn.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
+@click.option(
+    "--plot", "picture", type=click.Path(path_type=Path), help="Write the cost-versus-accuracy plot (PNG or SVG)."
+)
+def hypergradient(model: str, shape: tuple[int, ...] | None, steps: tuple[int, ...], backends: tuple[str, ...],
+                  peers: tuple[str, ...], threads: int, device: str, out: Path | None, picture: Path | None,
+                  **options: Any) -> None:  # fmt: skip
+    """Cost and accuracy of hypergradient estimators on a model."""
+    with plain_errors():
+        import torch
+        from rich.console import Console
+
+        from ..bench import hypergradient as work
+        from ..bench.peers import PEERS
+        from ..bench.problems import BenchError
+        from ..engine import BACKENDS
+        from ..engine.registry import describe_choices
+        from ..training.environment import pick_device
+
+        for name, known in [*((b, (*BACKENDS, "compiled")) for b in backends), *((p, tuple(PEERS)) for p in peers)]:
+            if name not in known:
+                raise click.UsageError(f"unknown '{name}'; {describe_choices(name, list(known))}")
+        torch.set_num_threads(threads)
+        sys.path.insert(0, str(Path.cwd()))  # module:Class may be a file here, as for python -m
+        try:
+            where = str(pick_device(device))
+            result = work.sweep(
+                model, steps, shape=shape, backends=backends, peers=peers, device=where, say=_say, **options
+            )
+        except (BenchError, ValueError) as error:
+            raise click.UsageError(str(error)) from None
+        Console(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        _finish(result, out)
+        if picture is not None:
+            work.plot(result, picture)
+            click.echo(f"wrote {picture}")
+
+
+@bench.command()
+@click.option(
+    "--method",
+    "methods",
+    callback=_names,
+    default="mean_teacher:1,fixmatch:7",
+    show_default=True,
+    help="METHOD:MU, unlabelled batches per labelled one.",
+)
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
+@click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
+def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, out: Path | None) -> None:
+    """Cost of one training step of WRN-16-2 against the limit of counting passes."""
+    with plain_errors():
+        import torch
+        from rich.console import Console
+
+        from ..bench import step as work
+
+        pairs = []
+        for text in methods:
+            name, _, mu = text.partition(":")
+            if name not in ("mean_teacher", "fixmatch") or not (mu or "1").isdigit():
+                raise click.UsageError(f"'{text}': write mean_teacher:1 or fixmatch:7")
+            pairs.append((name, int(mu or 1)))
+        torch.set_num_threads(threads)
+        result = work.sweep(pairs, batch=batch, repeats=repeats, say=_say)
+        Console(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        _finish(result, out)
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _finish(result: dict[str, Any], out: Path | None) -> None:
+    for row in result.get("skipped", []):
+        click.echo(f"skipped {row['system']} at k = {row['steps']}: {row['why']}")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        click.echo(f"wrote {out}")

@@ -1,0 +1,121 @@
+"""``metaimpute run`` and ``metaimpute check``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .errors import MISSING, fail, plain_errors
+
+
+@click.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--profile", type=click.Choice(["auto", "paper", "sample"]), default="auto", show_default=True,
+              help="paper: the paper's model and schedule. sample: small real data, minutes on a CPU.")  # fmt: skip
+@click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. train.steps=200. Repeatable."
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything: label draw, weights, batches, noise.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory; default runs/RECIPE-PROBLEM-seedN.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), help="Continue the run in this directory from its last checkpoint."
+)
+def run(
+    recipe: Path | None, profile: str, sets: tuple[str, ...], seed: int | None, out: Path | None, resume: Path | None
+) -> None:
+    """Train a RECIPE and evaluate it; with --resume, continue a run."""
+    with plain_errors():
+        from rich.console import Console
+
+        from ..profiles import choose
+        from ..recipes import load
+        from ..reporting.console import TrainingProgress, result_table
+        from ..training.session import Session
+        from ..yaml_source import RecipeError
+
+        console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+        if resume is not None:
+            if recipe is not None or sets or seed is not None or out is not None or profile != "auto":
+                raise RecipeError(
+                    "--resume continues a run as it was; leave out RECIPE, --profile, --set, --seed and --out"
+                )
+            saved = resume / "recipe.resolved.yaml"
+            if not saved.exists():
+                raise RecipeError(f"{resume} is not a run directory (no recipe.resolved.yaml)")
+            begun = _begun(resume)
+            chosen, why = load(saved, begun["profile"]), begun["why"]
+            chosen.path = begun["recipe"]
+            folder = resume
+        elif recipe is None:
+            raise RecipeError("name a recipe, e.g. metaimpute run recipes/imdb_uda.yaml")
+        else:
+            chosen, why = choose(recipe, profile, sets, seed)
+            folder = out or _free_folder(Path("runs") / f"{recipe.stem}-{chosen.problem.name}-seed{chosen.train.seed}")
+            if out is not None and (out / "recipe.resolved.yaml").exists():
+                raise RecipeError(f"{out} already holds a run; continue it with --resume {out} or choose another --out")
+        console.print(f"profile {chosen.profile}: {why}", markup=False, highlight=False)
+        with TrainingProgress(console, chosen.train.steps, chosen.task.output.metric) as progress:
+            session = Session(chosen, folder, why=why, say=progress.say, report=progress.report)
+            progress.say(f"data: {session.data.source}; run directory: {folder}")
+            if resume is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "begun.json").write_text(
+                    json.dumps({"recipe": str(recipe), "profile": chosen.profile, "why": why})
+                )
+            else:
+                session.resume()
+            result = session.run()
+        console.print(result_table([result]))
+        console.print(f"wrote {folder / 'result.json'}", markup=False, highlight=False)
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "begun.json").read_text())
+        if found["profile"] in ("paper", "sample"):
+            return {key: str(found[key]) for key in ("recipe", "profile", "why")}
+        raise ValueError("no such profile")
+    except (OSError, ValueError, LookupError, TypeError):
+        return {"recipe": str(folder), "profile": "sample", "why": "resumed"}
+
+
+def _free_folder(wanted: Path) -> Path:
+    """``wanted``, or with a number appended when a run is already there."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value before checking. Repeatable.")
+def check(recipes: tuple[Path, ...], sets: tuple[str, ...]) -> None:
+    """Validate RECIPES (files or folders) under every profile and say what data is missing; runs nothing.
+
+    Exit code 3 when a recipe cannot run under any of its profiles because data or weights are missing.
+    """
+    with plain_errors():
+        from ..profiles import profiles_of
+        from ..recipes import load
+        from ..yaml_source import RecipeError, read
+
+        files = [f for path in recipes for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+        if not files:
+            raise RecipeError(f"no recipe (*.yaml) in {', '.join(map(str, recipes))}")
+        unrunnable = []
+        for path in files:
+            runnable = False
+            for profile in profiles_of(read(path)):
+                missing = load(path, profile, sets).missing()
+                runnable |= not missing
+                click.echo(f"{path} [{profile}]: valid" + "".join(f"; {m}" for m in missing))
+            if not runnable:
+                unrunnable.append(str(path))
+        if unrunnable:
+            fail(MISSING, f"cannot run here for want of data: {', '.join(unrunnable)}")
