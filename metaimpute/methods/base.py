@@ -3,13 +3,17 @@
 A method turns an unlabelled batch into labels (:meth:`Method.impute`), measures how far a prediction is from them
 (:meth:`Method.consistency`), and says how much that counts (:meth:`Method.weight_at`). A problem that learns to impute
 asks for :meth:`Method.psi`, the differentiable imputer.
+
+What the student is trained on are rows of inputs (:meth:`Method.inputs`) with targets (:meth:`Method.targets`), a
+differentiable function of the imputed labels. By default those are the examples as they come; methods that mix examples
+say otherwise. Random choices behind them are made once per batch (:meth:`Method.prepare`) and travel with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +21,7 @@ from torch import Tensor
 from ..bounds import NonNegative, Share
 from ..engine.pytree import Tree, tree_flatten, tree_unflatten
 from ..engine.registry import Registry
-from ..tasks.base import Batch, Imputation, Unlabelled, ViewKind
+from ..tasks.base import Batch, Imputation, InputKind, Unlabelled, ViewKind
 from ..tasks.outputs import Classes, Output
 
 Predict = Callable[[Tree, Tree], Tensor]
@@ -36,6 +40,11 @@ def linear_ramp(progress: float, length: float) -> float:
     return 1.0 if length <= 0 else min(1.0, progress / length)
 
 
+def kl_divergence(output: Output, raw: Tensor, labels: Tensor) -> Tensor:
+    """KL(labels || prediction) per example, ``[n]``, from raw outputs and class probabilities."""
+    return torch.xlogy(labels, labels).sum(-1) + output.soft_loss(raw, labels)
+
+
 def ema_decay(step: int, decay: float) -> float:
     """``min(1 - 1/(t+1), decay)``: short runs do not keep their initial weights. ``step`` counts from 1."""
     return min(1.0 - 1.0 / (step + 1), decay)
@@ -48,8 +57,10 @@ class Method:
     Attributes:
         weak, strong: the views that labels are imputed from and that the student trains on.
         labelled_view: the view of labelled examples.
-        joint_forward: labelled and unlabelled examples go through the network in one batch, so that BatchNorm sees both.
+        joint_forward: labelled and unlabelled rows go through the network in one batch, so that BatchNorm sees both.
+            A method whose labelled targets depend on imputed labels needs it.
         uses_unlabelled: whether the base step has a consistency loss at all.
+        accepts: kinds of input the method works on.
     """
 
     name: ClassVar[str] = ""
@@ -58,6 +69,7 @@ class Method:
     labelled_view: ClassVar[ViewKind] = "weak"
     joint_forward: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
+    accepts: ClassVar[tuple[InputKind, ...]] = get_args(InputKind)
 
     weight: NonNegative = 1.0
     ramp: Share = 0.0
@@ -72,6 +84,23 @@ class Method:
         self.output = output
         return self
 
+    def check_inputs(self, kind: InputKind) -> None:
+        """Called when a recipe is checked, before anything is loaded.
+
+        Raises:
+            MethodError: when the method adds inputs up and the task's are not numbers.
+        """
+        if kind not in self.accepts:
+            fitting = " or ".join(self.accepts)
+            raise MethodError(
+                f"{self.name} adds to inputs as to numbers, and token ids are names; it takes {fitting} inputs, not {kind}"
+            )
+
+    @property
+    def views(self) -> int:
+        """Views of each unlabelled example a step needs. 1: ``strong`` is ``weak``; above 2: ``more`` holds the others."""
+        return 2
+
     # state -----------------------------------------------------------------------------------------------------------
 
     def init_state(self, params: Tree) -> State:
@@ -81,6 +110,27 @@ class Method:
     def update_state(self, state: State, params: Tree, step: int) -> State:
         """State after optimisation step number ``step`` (from 1)."""
         return state
+
+    # the batch -------------------------------------------------------------------------------------------------------
+
+    def prepare(self, predict: Predict, params: Tree, batch: Batch, rng: torch.Generator) -> Batch:
+        """The batch with everything the method chooses at random for it, called once, before imputation.
+
+        The choices hold for the base step, the look-ahead and every evaluation an estimator makes. ``rng`` is a function
+        of seed and step; no gradient is recorded.
+        """
+        return batch
+
+    def inputs(self, batch: Batch) -> tuple[Tree, Tree]:
+        """What the student is trained on: labelled and unlabelled rows of inputs."""
+        return batch.labelled.inputs, batch.unlabelled.strong
+
+    def targets(self, imputed: Imputation, batch: Batch) -> tuple[Tensor, Imputation]:
+        """Targets of the labelled rows, labels and weights of the unlabelled rows that :meth:`inputs` gives.
+
+        A differentiable function of the imputed labels ``[n, outputs]``.
+        """
+        return batch.labelled.targets, imputed
 
     # imputation ------------------------------------------------------------------------------------------------------
 
@@ -92,14 +142,14 @@ class Method:
     def psi(self, predict: Predict, params: Tree, unlabelled: Unlabelled) -> Tensor:
         """The imputer as a differentiable function of the network, ``[n, outputs]`` (paper, section 3 and appendix A.2).
 
-        Default: the network's activated output on the weak view.
+        Default: the network's activated output on the weak view, moved with the example to the strong view.
         """
-        return self.output.activate(predict(params, unlabelled.weak))
+        return unlabelled.carried(self.output.activate(predict(params, unlabelled.weak)))
 
     # losses ----------------------------------------------------------------------------------------------------------
 
     def labelled_loss(self, raw: Tensor, targets: Tensor, progress: float) -> Tensor:
-        """Supervised loss C_T of a labelled batch, a scalar."""
+        """Supervised loss C_T of labelled rows, a scalar. Targets are class indices, distributions over classes or values."""
         return self.output.loss(raw, targets).mean()
 
     def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
@@ -115,21 +165,29 @@ class Method:
         return self.weight_at(progress)
 
     def forward(self, call: Callable[[Tree], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """``call`` (the network, or its features) on labelled inputs and on the student's unlabelled view."""
+        """``call`` (the network, or its features) on the labelled and the unlabelled rows; :meth:`targets` are theirs."""
         if self.joint_forward:
-            together = concatenate(batch.labelled.inputs, batch.unlabelled.strong)
-            found = call(together)
+            found = call(concatenate(*self.inputs(batch)))
             n = len(batch.labelled.targets)
             return found[:n], found[n:]
-        return call(batch.labelled.inputs), call(batch.unlabelled.strong)
+        return self.forward_labelled(call, batch), self.forward_unlabelled(call, batch)
+
+    def forward_labelled(self, call: Callable[[Tree], Tensor], batch: Batch) -> Tensor:
+        """The first of :meth:`forward`'s two passes, where there are two."""
+        return call(self.inputs(batch)[0])
+
+    def forward_unlabelled(self, call: Callable[[Tree], Tensor], batch: Batch) -> Tensor:
+        """The second of :meth:`forward`'s two passes, where there are two."""
+        return call(self.inputs(batch)[1])
 
     def combine(self, raw: tuple[Tensor, Tensor], labels: Tensor, batch: Batch, weight: float) -> Tensor:
-        """``C_T + weight * C_U`` from raw outputs, with ``C_U = mean(imputation weights * consistency)`` (Eq. 2, OPT1)."""
-        supervised = self.labelled_loss(raw[0], batch.labelled.targets, batch.progress)
-        return supervised + weight * self.unlabelled_loss(raw[1], labels, batch)
+        """``C_T + weight * C_U`` from :meth:`forward`'s raw outputs and imputed labels ``[n, outputs]`` (Eq. 2, OPT1)."""
+        known, rows = self.targets(Imputation(labels, batch.imputation.weights), batch)
+        supervised = self.labelled_loss(raw[0], known, batch.progress)
+        return supervised + weight * self.unlabelled_loss(raw[1], rows.labels, batch.with_imputed(rows))
 
     def unlabelled_loss(self, raw: Tensor, labels: Tensor, batch: Batch) -> Tensor:
-        """C_U: mean over the whole batch of weighted per-example distances."""
+        """C_U: mean over all rows of per-example distances times the imputation's weights. Row i of ``raw`` has label i."""
         return (batch.imputation.weights * self.consistency(raw, labels)).mean()
 
     def loss(self, predict: Predict, params: Tree, batch: Batch) -> Tensor:
@@ -141,8 +199,10 @@ class Method:
         return self.combine(raw, batch.imputation.labels, batch, weight)
 
 
-def concatenate(left: Tree, right: Tree) -> Tree:
-    """Two batches of inputs (tensors, or dicts of tensors such as token ids and masks) as one."""
+def concatenate(left: Tree, right: Tree, *others: Tree) -> Tree:
+    """Batches of inputs (tensors, or dicts of tensors such as token ids and masks) as one."""
+    if others:
+        return concatenate(concatenate(left, right), *others)
     a, spec = tree_flatten(left)
     b = tree_flatten(right)[0]
     return tree_unflatten([_padded_cat(x, y) for x, y in zip(a, b, strict=True)], spec)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ..bounds import NonNegative, Positive, Share
 from ..engine.pytree import Tree
 from ..tasks.base import Imputation, Unlabelled
 from ..tasks.outputs import Classes, Output
-from .base import Method, MethodError, Predict, State, register_method
+from .base import Method, MethodError, Predict, State, kl_divergence, register_method
 
 
 @register_method("uda")
@@ -54,8 +53,7 @@ class UDA(Method):
         return Imputation(labels, confident)
 
     def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """KL(labels || prediction) per example."""
-        return torch.xlogy(labels, labels).sum(-1) + self.output.soft_loss(raw, labels)
+        return kl_divergence(self.output, raw, labels)
 
     def labelled_loss(self, raw: Tensor, targets: Tensor, progress: float) -> Tensor:
         each = self.output.loss(raw, targets)

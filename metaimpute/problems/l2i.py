@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..engine.losses import LabelRows, StructuredLoss
 from ..engine.pytree import Tree, detach, gradient, map_tensors, norm
-from ..tasks.base import Batch, Labelled
+from ..tasks.base import Batch, Imputation, Labelled
 from .base import BilevelProblem, Learns, register_problem
 
 
@@ -60,11 +60,12 @@ class L2I(BilevelProblem):
         def free(params: Tree, batch: Batch) -> Tensor:
             if self.context.inner == "unlabelled":
                 return torch.zeros(())
-            raw = self.predict(params, batch.labelled.inputs)
-            return method.labelled_loss(raw, batch.labelled.targets, batch.progress)
+            raw = method.forward_labelled(lambda inputs: self.predict(params, inputs), batch)
+            return method.labelled_loss(raw, method.targets(batch.imputation, batch)[0], batch.progress)
 
         def coupled(params: Tree, c: Tree, batch: Batch) -> Tensor:
-            return self._unlabelled_part(self.predict(params, batch.unlabelled.strong), c, batch)
+            raw = method.forward_unlabelled(lambda inputs: self.predict(params, inputs), batch)
+            return self._unlabelled_part(raw, self._targets(c, batch)[1], batch)
 
         def features(params: Tree, batch: Batch) -> Tree:
             return method.forward(lambda inputs: model.features(params, inputs), batch)
@@ -73,9 +74,12 @@ class L2I(BilevelProblem):
             return self._readout_loss((model.readout(params, found[0]), model.readout(params, found[1])), c, batch)
 
         def rows(c: Tree, found: tuple[Tensor, Tensor], batch: Batch) -> LabelRows:
-            labels = self.labels(c)
-            scale = method.lookahead_weight(batch.progress) / len(labels)
-            return LabelRows(labels, scale * self._weights(batch), found[1])
+            known, imputed = self._targets(c, batch)
+            weights = method.lookahead_weight(batch.progress) / len(imputed.labels) * imputed.weights
+            if self.context.inner == "unlabelled" or not known.requires_grad:
+                return LabelRows(imputed.labels, weights, found[1])
+            every = weights.new_full((len(known),), 1 / len(known))  # C_T is then a mean over soft labelled targets
+            return LabelRows(torch.cat([known, imputed.labels]), torch.cat([every, weights]), torch.cat(found))
 
         return StructuredLoss(
             self.inner_loss, free=free if split else None, coupled=coupled if split else None, head=head,
@@ -86,15 +90,20 @@ class L2I(BilevelProblem):
         weights = batch.imputation.weights
         return weights if self.mask else torch.ones_like(weights)
 
-    def _unlabelled_part(self, raw: Tensor, c: Tree, batch: Batch) -> Tensor:
+    def _targets(self, c: Tree, batch: Batch) -> tuple[Tensor, Imputation]:
+        """What the method makes of the coupling's labels: targets of its labelled rows, labels of its unlabelled rows."""
+        return self.method.targets(Imputation(self.labels(c), self._weights(batch)), batch)
+
+    def _unlabelled_part(self, raw: Tensor, rows: Imputation, batch: Batch) -> Tensor:
         measure = self.context.output.squared_error if self.distance == "squared_error" else self.method.consistency
-        each = self._weights(batch) * measure(raw, self.labels(c))
+        each = rows.weights * measure(raw, rows.labels)
         return self.method.lookahead_weight(batch.progress) * each.mean()
 
     def _readout_loss(self, raw: tuple[Tensor, Tensor], c: Tree, batch: Batch) -> Tensor:
-        loss = self._unlabelled_part(raw[1], c, batch)
+        known, rows = self._targets(c, batch)
+        loss = self._unlabelled_part(raw[1], rows, batch)
         if self.context.inner == "all":
-            loss = loss + self.method.labelled_loss(raw[0], batch.labelled.targets, batch.progress)
+            loss = loss + self.method.labelled_loss(raw[0], known, batch.progress)
         return loss
 
 

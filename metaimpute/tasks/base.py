@@ -12,6 +12,7 @@ from torch import Tensor
 from ..bounds import Natural
 from ..engine.pytree import Tree
 from ..engine.registry import Registry
+from .motion import LabelMotion
 from .outputs import Classes, Output
 
 ViewKind = Literal["none", "weak", "strong"]
@@ -108,13 +109,22 @@ class Unlabelled:
 
     Attributes:
         weak: the view labels are imputed from. strong: the view the student is trained on.
-        index: positions in the unlabelled pool ``[n]``. truth: targets where known, for diagnostics only.
+        index: positions in the unlabelled pool ``[n]``.
+        truth: targets of the strong view where known, for diagnostics only.
+        motion: how a label moves from the weak view to the strong one; None where labels do not move.
+        more: further views of the strong kind, for methods that ask for more than two (``Method.views``).
     """
 
     weak: Tree
     strong: Tree
     index: Tensor
     truth: Tensor | None = None
+    motion: LabelMotion | None = None
+    more: tuple[Tree, ...] = ()
+
+    def carried(self, labels: Tensor) -> Tensor:
+        """Labels predicted on the weak view ``[n, outputs]`` as labels of the strong view."""
+        return labels if self.motion is None else self.motion.apply(labels)
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,7 @@ class Batch:
     Attributes:
         progress: fraction of training done, in [0, 1); schedules are functions of it.
         imputed: labels imputed by the method for ``unlabelled``; None before imputation.
+        drawn: random choices the method has made for this batch (``Method.prepare``), the same for every use of it.
     """
 
     labelled: Labelled
@@ -143,6 +154,7 @@ class Batch:
     progress: float = 1.0
     step: int = 0
     imputed: Imputation | None = None
+    drawn: Any = None
 
     def with_imputed(self, imputed: Imputation) -> Batch:
         return replace(self, imputed=imputed)
@@ -221,3 +233,7 @@ class Task:
     def view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tree:
         """Model inputs for raw examples under a random view; ``"none"`` is the evaluation view."""
         return raw
+
+    def moved_view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> tuple[Tree, LabelMotion | None]:
+        """A view and how labels move under it; the motion is None where a label stays the same, as a class does."""
+        return self.view(raw, kind, generator), None

@@ -23,7 +23,7 @@ from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..tasks.base import Batch, Imputation, Labelled
 
-BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE = range(30, 35)
+BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_NOISE = range(30, 36)
 
 
 class Diverged(RuntimeError):
@@ -79,7 +79,7 @@ class Algorithm1:
         Raises:
             Diverged: when a loss is not finite; parameters are then those before the offending update.
         """
-        batch = batch.with_imputed(self._impute(batch))
+        batch = self.prepare(batch)
         if self.problem.learns == "nothing" or holdout is None:
             metrics, _ = self._base_step(batch, measure)
         elif self.settings.schedule == "fused":
@@ -92,6 +92,13 @@ class Algorithm1:
             metrics.update(_imputation_metrics(self.method, batch))
             metrics.update(self.problem.measure(self.meta))
         return metrics
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch as base step and look-ahead share it: the method's random choices made, labels imputed (line 4)."""
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, PREPARE_NOISE, batch.step, 1))
+        with torch.no_grad(), self._noise(PREPARE_NOISE, batch):
+            batch = self.method.prepare(self.model, self.model.params, batch, rng)
+        return batch.with_imputed(self._impute(batch))
 
     def _impute(self, batch: Batch) -> Imputation:
         if not self.method.uses_unlabelled and self.problem.learns == "nothing":

@@ -12,9 +12,10 @@ from ..engine.functional import derive_seed
 from ..engine.pytree import Tree, tree_map
 from ..methods.base import Method
 from ..tasks.base import Batch, Labelled, Pool, Task, Unlabelled, ViewKind
+from ..tasks.motion import LabelMotion, between
 from .sampling import StepSampler
 
-LABELLED, UNLABELLED, HOLDOUT, LABELLED_VIEW, WEAK_VIEW, STRONG_VIEW, HOLDOUT_VIEW = range(10, 17)
+LABELLED, UNLABELLED, HOLDOUT, LABELLED_VIEW, WEAK_VIEW, STRONG_VIEW, HOLDOUT_VIEW, MORE_VIEWS = range(10, 18)
 
 
 def to_device(tree: Tree, device: torch.device) -> Tree:
@@ -48,14 +49,16 @@ class BatchSource:
         self._unlabelled = StepSampler(len(unlabelled), sizes.unlabelled, seed, UNLABELLED)
         self._holdout = StepSampler(len(holdout), sizes.holdout, seed, HOLDOUT)
 
-    def _view(self, raw: Any, kind: ViewKind, step: int, stream: int) -> Tree:
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, stream, step))
-        return to_device(self.task.view(raw, kind, rng), self.device)
+    def _view(self, raw: Any, kind: ViewKind, step: int, *stream: int) -> tuple[Tree, LabelMotion | None]:
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, stream[0], step, *stream[1:]))
+        inputs, motion = self.task.moved_view(raw, kind, rng)
+        return to_device(inputs, self.device), None if motion is None else motion.to(self.device)
 
     def _labelled_batch(self, pool: Pool, index: Tensor, kind: ViewKind, step: int, stream: int) -> Labelled:
         assert pool.targets is not None
-        inputs = self._view(pool.take(index), kind, step, stream)
-        return Labelled(inputs, pool.targets[index].to(self.device), index)
+        inputs, motion = self._view(pool.take(index), kind, step, stream)
+        targets = pool.targets[index].to(self.device)
+        return Labelled(inputs, targets if motion is None else motion.apply(targets), index)
 
     def batch(self, step: int) -> Batch:
         """Labelled and unlabelled examples of ``step``, in the method's views."""
@@ -67,12 +70,14 @@ class BatchSource:
             return Batch(labelled, Unlabelled(None, None, index), progress, step)
         raw = self.unlabelled.take(index)
         truth = None if self.unlabelled.targets is None else self.unlabelled.targets[index].to(self.device)
-        unlabelled = Unlabelled(
-            self._view(raw, method.weak, step, WEAK_VIEW),
-            self._view(raw, method.strong, step, STRONG_VIEW),
-            index,
-            truth,
-        )
+        weak, from_weak = self._view(raw, method.weak, step, WEAK_VIEW)
+        strong, to_strong = weak, from_weak
+        if method.views > 1:
+            strong, to_strong = self._view(raw, method.strong, step, STRONG_VIEW)
+        more = tuple(self._view(raw, method.strong, step, MORE_VIEWS, i)[0] for i in range(method.views - 2))
+        if truth is not None and to_strong is not None:
+            truth = to_strong.apply(truth)
+        unlabelled = Unlabelled(weak, strong, index, truth, between(from_weak, to_strong), more)
         return Batch(labelled, unlabelled, progress, step)
 
     def holdout(self, step: int) -> Labelled:

@@ -39,8 +39,8 @@ def prepared(
     method = methods.get(name)(**options).bind(Classes(2))
     params = {"scale": torch.tensor(1.0, requires_grad=True)}
     state = method.init_state(params)
-    batch = case(progress)
     with torch.no_grad():
+        batch = method.prepare(predict, params, case(progress), torch.Generator().manual_seed(0))
         return method, params, batch.with_imputed(method.impute(predict, params, batch.unlabelled, state)), state
 
 

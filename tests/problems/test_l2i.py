@@ -24,7 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def hypergradient(bound: Bound) -> tuple[Any, Any, Any]:
     algorithm = bound.algorithm
-    bound.batch = bound.batch.with_imputed(algorithm._impute(bound.batch))
+    bound.batch = algorithm.prepare(bound.batch)
     return algorithm._estimate(bound.batch, bound.holdout, algorithm.inner, False, False)
 
 

@@ -16,6 +16,7 @@ from metaimpute.training.algorithm import Diverged
 from ..bound import bind, regression
 
 pytestmark = pytest.mark.usefixtures("float64")
+ADDED = ["pi_model", "mixup", "vat", "mixmatch"]
 BUILT_IN = ["none", "l2i", "l2i_learnable", "zero_hypergradient", "random_direction", "holdout_supervision"]
 
 
@@ -27,7 +28,7 @@ def sgd_step(lr: float = 0.1) -> Any:
     return lambda ps: torch.optim.SGD(ps, lr=lr)
 
 
-@pytest.mark.parametrize("estimator", ["exact", "mixed", "approx", "head", "first_order"])
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "approx", "head", "first_order", "finite_difference"])
 @pytest.mark.parametrize("problem", BUILT_IN)
 @pytest.mark.parametrize("method", list(methods))
 def test_every_method_composes_with_every_problem_and_estimator(method: str, problem: str, estimator: str) -> None:
@@ -38,7 +39,18 @@ def test_every_method_composes_with_every_problem_and_estimator(method: str, pro
     assert any(not torch.equal(before[n], p) for n, p in bound.params.items())
 
 
-@pytest.mark.parametrize("method", ["supervised", "pseudo_label", "mean_teacher"])
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "approx", "head", "first_order", "finite_difference"])
+@pytest.mark.parametrize("problem", sorted(set(BUILT_IN) - {"l2i_learnable"}))
+@pytest.mark.parametrize("method", list(methods))
+def test_every_method_composes_with_a_fused_step(method: str, problem: str, estimator: str) -> None:
+    bound = bind(method, problem, estimator, schedule="fused", norm=True)
+    before = snapshot(bound)
+    metrics = bound.algorithm.step(bound.batch, bound.holdout, measure=True)
+    assert all(torch.isfinite(torch.as_tensor(v)) for v in metrics.values())
+    assert any(not torch.equal(before[n], p) for n, p in bound.params.items())
+
+
+@pytest.mark.parametrize("method", ["supervised", "pseudo_label", "mean_teacher", "pi_model"])
 def test_regression_methods_compose_with_every_problem(method: str) -> None:
     for problem in BUILT_IN:
         bound = bind(method, problem, "mixed", output=regression())
@@ -52,7 +64,7 @@ def test_algorithm1_is_a_base_step_then_a_step_along_the_hypergradient() -> None
     both.algorithm.step(both.batch, both.holdout)
 
     again = bind(problem="l2i")
-    batch = again.batch.with_imputed(again.algorithm._impute(again.batch))
+    batch = again.algorithm.prepare(again.batch)
     with torch.no_grad():
         for name, p in again.params.items():
             p.copy_(middle[name])
@@ -63,14 +75,17 @@ def test_algorithm1_is_a_base_step_then_a_step_along_the_hypergradient() -> None
 
 @pytest.mark.parametrize("estimator", ["exact", "mixed", "approx", "head"])
 @pytest.mark.parametrize("norm_layer", [False, True])
-def test_fused_applies_base_gradient_and_hypergradient_in_one_step(estimator: str, norm_layer: bool) -> None:
-    alone = bind(problem="none", norm=norm_layer)
+@pytest.mark.parametrize("method", ["mean_teacher", *ADDED])
+def test_fused_applies_base_gradient_and_hypergradient_in_one_step(
+    method: str, estimator: str, norm_layer: bool
+) -> None:
+    alone = bind(method, problem="none", norm=norm_layer)
     start = snapshot(alone)
     alone.algorithm.step(alone.batch, None)
     base = {n: (start[n] - p.detach()) / 0.1 for n, p in alone.params.items()}
 
-    fused = bind(problem="l2i", estimator=estimator, schedule="fused", norm=norm_layer)
-    batch = fused.batch.with_imputed(fused.algorithm._impute(fused.batch))
+    fused = bind(method, problem="l2i", estimator=estimator, schedule="fused", norm=norm_layer)
+    batch = fused.algorithm.prepare(fused.batch)
     _, found, result = fused.algorithm._estimate(batch, fused.holdout, fused.algorithm.inner, False, True)
     if estimator in ("exact", "mixed"):
         for name, slope in result.first_gradient.items():
@@ -104,10 +119,12 @@ def test_a_separate_optimizer_takes_the_outer_step() -> None:
 
 @pytest.mark.parametrize("problem", BUILT_IN)
 @pytest.mark.parametrize("schedule", ["algorithm1", "fused"])
-def test_batchnorm_statistics_are_those_of_the_base_pass_alone(problem: str, schedule: str) -> None:
+@pytest.mark.parametrize("method", ["mean_teacher", *ADDED])
+def test_batchnorm_statistics_are_those_of_the_base_pass_alone(method: str, problem: str, schedule: str) -> None:
     if problem == "l2i_learnable" and schedule == "fused":
         pytest.skip("refused at check time")
-    reference, bound = bind(problem="none", norm=True), bind(problem=problem, norm=True, schedule=schedule)
+    reference = bind(method, problem="none", norm=True)
+    bound = bind(method, problem=problem, norm=True, schedule=schedule)
     for b in (reference, bound):
         b.algorithm.step(b.batch, b.holdout, measure=True)
     for name, buffer in bound.algorithm.model.buffers.items():
@@ -189,6 +206,44 @@ def test_a_problem_of_its_own_moves_its_meta_by_the_right_gradient(schedule: str
     expected = float((value(1e-5) - value(-1e-5)) / 2e-5)
     assert bound.algorithm.meta is not None
     assert float(bound.algorithm.meta["log_scale"].detach()) == pytest.approx(-expected, rel=1e-5)
+
+
+@register_problem("test_learned_weights")
+class LearnedWeights(BilevelProblem):
+    """Weights of the unlabelled examples, written as the README's problem is: on the batch's own views and labels."""
+
+    def init_meta(self, sizes):  # type: ignore[no-untyped-def]
+        return {"logits": torch.zeros(sizes.unlabelled)}
+
+    def couple(self, meta, batch):  # type: ignore[no-untyped-def]
+        return meta["logits"][batch.unlabelled.index].sigmoid()
+
+    def inner_loss(self, params, weights, batch):  # type: ignore[no-untyped-def]
+        raw = self.predict(params, batch.unlabelled.strong)
+        consistency = self.method.consistency(raw, batch.imputation.labels)
+        return self.supervised(params, batch.labelled) + (weights * consistency).mean()
+
+
+@register_problem("test_learned_factor")
+class LearnedFactor(LearnedScale):
+    """One learned factor of whatever the method trains on: its own passes and its own sum."""
+
+    def inner_loss(self, params, scale, batch):  # type: ignore[no-untyped-def]
+        raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
+        return self.method.combine(raw, batch.imputation.labels, batch, scale)
+
+
+@pytest.mark.parametrize("problem", ["test_learned_rate", "test_learned_weights", "test_learned_factor"])
+@pytest.mark.parametrize("method", list(methods))
+def test_every_method_serves_problems_of_ones_own(method: str, problem: str) -> None:
+    options = {"threshold": 0.0} if method in ("pseudo_label", "fixmatch") else None
+    bound = bind(method, problem, "mixed", outer_optimizer=sgd_step(1.0), shared=False, method_options=options)
+    assert bound.algorithm.meta is not None
+    before = {n: t.detach().clone() for n, t in bound.algorithm.meta.items()}
+    bound.algorithm.step(bound.batch, bound.holdout)
+    for name, value in bound.algorithm.meta.items():
+        moved = (value.detach() - before[name]).abs()
+        assert bool(torch.isfinite(moved).all()) and float(moved.max()) > 1e-9
 
 
 def test_registered_problems_are_listed() -> None:

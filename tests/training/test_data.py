@@ -21,13 +21,13 @@ class Telling(Task):
         return torch.stack([raw, torch.full_like(raw, code), torch.rand(len(raw), generator=generator)], 1)
 
 
-def source(method: str, **options: Any) -> BatchSource:
+def source(method: str, method_options: dict[str, Any] | None = None, **options: Any) -> BatchSource:
     def pool(start: int, n: int) -> Pool:
         numbers = torch.arange(start, start + n)
         return Pool(numbers.float(), numbers % 2, numbers)
 
     return BatchSource(
-        Telling(), methods.get(method)(), pool(0, 10), pool(100, 30), pool(200, 8), BatchSizes(4, 6, 3), "strong", 20, 0,
+        Telling(), methods.get(method)(**(method_options or {})), pool(0, 10), pool(100, 30), pool(200, 8), BatchSizes(4, 6, 3), "strong", 20, 0,
         torch.device("cpu"), **options,
     )  # fmt: skip
 
@@ -56,3 +56,21 @@ def test_views_follow_the_method_and_repeat_exactly() -> None:
     assert torch.equal(one.unlabelled.strong, two.unlabelled.strong)
     assert not torch.equal(one.unlabelled.strong[:, 2], one.unlabelled.weak[:, 2])
     assert source("supervised", needs_unlabelled=False).batch(0).unlabelled.strong is None
+
+
+def test_a_method_gets_as_many_views_as_it_asks_for() -> None:
+    two, four = source("mixmatch").batch(5).unlabelled, source("mixmatch", {"augmentations": 4}).batch(5).unlabelled
+    assert two.more == () and len(four.more) == 2
+    assert torch.equal(two.weak, four.weak) and torch.equal(two.strong, four.strong), "further views disturb no other"
+    views = torch.stack([four.weak, four.strong, *four.more])
+    assert bool((views[:, :, 0] == four.weak[:, 0]).all()), "the same examples"
+    assert bool((views[:, :, 1] == 1.0).all()), "all weak"
+    assert len(views[:, :, 2].unique()) == 4 * 6, "each with noise of its own"
+    again = source("mixmatch", {"augmentations": 4}).batch(5).unlabelled
+    assert all(torch.equal(a, b) for a, b in zip(four.more, again.more, strict=True))
+
+
+def test_methods_of_one_view_are_given_it_as_both() -> None:
+    for method in ("mixup", "vat"):
+        unlabelled = source(method).batch(5).unlabelled
+        assert unlabelled.strong is unlabelled.weak and unlabelled.more == ()
