@@ -1,4 +1,4 @@
-"""Data and weights that can be downloaded by name."""
+"""Data and weights by name: what can be downloaded, and how to get the rest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .models import models
-from .tasks.base import Missing, MissingData
+from .tasks.aflw import AFLW, find_aflw
+from .tasks.base import Missing, MissingData, Task
+from .tasks.cifar import Cifar10, Cifar100
+from .tasks.fashion_mnist import find_fashion_mnist
+from .tasks.image_folder import ImageNet72, TinyImageNet
 from .tasks.imdb import find_imdb
 from .tasks.locate import cache_folder
+from .tasks.mtfl import MTFL, find_mtfl
 from .tasks.snippets import fetch_snippets, find_snippets
 
 
@@ -22,19 +27,17 @@ class Source:
     get: Callable[[], Any]
 
 
-def _hub(what: str, download: Callable[[], Any], by_hand: str) -> Any:
-    """Runs a hub download and turns its many kinds of failure into one that says what to do.
+def _download(what: str, download: Callable[[], Any], by_hand: str, where: str = "the Hugging Face hub") -> Any:
+    """Runs a download and turns its many kinds of failure into one that says what to do.
 
     Raises:
-        MissingData: when the hub cannot be reached.
+        MissingData: when the place cannot be reached.
     """
     try:
         return download()
-    except Exception as error:  # hub clients raise errors of several libraries
+    except Exception as error:  # download clients raise errors of several libraries
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingData(
-            Missing(what, ("the Hugging Face hub",), f"{by_hand} ({type(error).__name__}: {first})")
-        ) from None
+        raise MissingData(Missing(what, (where,), f"{by_hand} ({type(error).__name__}: {first})")) from None
 
 
 def _get_imdb() -> Path:
@@ -42,7 +45,7 @@ def _get_imdb() -> Path:
 
     target = cache_folder() / "imdb"
     by_hand = f"or unpack aclImdb_v1.tar.gz so that {cache_folder() / 'aclImdb'} (or METAIMPUTE_DATA/aclImdb) exists"
-    parts = _hub("IMDb reviews", lambda: datasets.load_dataset("stanfordnlp/imdb"), by_hand)
+    parts = _download("IMDb reviews", lambda: datasets.load_dataset("stanfordnlp/imdb"), by_hand)
     parts.save_to_disk(str(target))
     return target
 
@@ -52,13 +55,51 @@ def _get_bert() -> Any:
 
     wanted = ["config.json", "model.safetensors", "vocab.txt", "tokenizer*.json"]
     by_hand = f"or put config.json, model.safetensors and vocab.txt in {cache_folder() / 'bert-base-uncased'}"
-    return _hub(
+    return _download(
         "BERT-base weights", lambda: snapshot_download("google-bert/bert-base-uncased", allow_patterns=wanted), by_hand
     )
+
+
+def _get_images(name: str, layout: str, found: Callable[[], Path | None]) -> Callable[[], Any]:
+    """A data set of torchvision's, downloaded and checked by torchvision.
+
+    Args:
+        name: of the class in ``torchvision.datasets``. layout: where its files are to lie, for those who put them there.
+    """
+
+    def get() -> Path | None:
+        from torchvision import datasets
+
+        target = cache_folder()
+        _download(
+            name, lambda: getattr(datasets, name)(str(target), download=True), f"put {target / layout} there by hand",
+            "its home page",
+        )  # fmt: skip
+        return found()
+
+    return get
+
+
+def _by_hand(task: Callable[[], Task]) -> Callable[[], Any]:
+    """For data that only a person can get: says from where, and where it is to lie."""
+
+    def get() -> None:
+        raise MissingData(task().missing())
+
+    return get
 
 
 SOURCES: dict[str, Source] = {
     "snippets": Source(find_snippets, fetch_snippets),
     "imdb": Source(lambda: (find_imdb() or (None, None))[1], _get_imdb),
+    "cifar10": Source(Cifar10.found, _get_images("CIFAR10", Cifar10.folder, Cifar10.found)),
+    "cifar100": Source(Cifar100.found, _get_images("CIFAR100", Cifar100.folder, Cifar100.found)),
+    "fashion_mnist": Source(
+        find_fashion_mnist, _get_images("FashionMNIST", "FashionMNIST/raw/*-ubyte.gz", find_fashion_mnist)
+    ),
+    "mtfl": Source(find_mtfl, _by_hand(MTFL)),
+    "aflw": Source(find_aflw, _by_hand(AFLW)),
+    "imagenet72": Source(ImageNet72().found, _by_hand(ImageNet72)),
+    "tiny_imagenet": Source(TinyImageNet().found, _by_hand(TinyImageNet)),
     "bert-base-uncased": Source(lambda: models.get("bert-base-uncased")().weights_folder(), _get_bert),  # type: ignore[attr-defined]
 }

@@ -146,7 +146,7 @@ def validate(source: Source, path: str, profile: str) -> Recipe:
     recipe = Recipe(path, profile, about, task, model, method, problem, spec, estimator, train, source)
     try:
         task.check()
-        if spec.holdout == "separate" and isinstance(task.output, Classes) and task.labels < 2 * task.output.size:
+        if spec.holdout == "separate" and isinstance(task.output, Classes) and 0 < task.labels < 2 * task.output.size:
             raise TaskError(f"holdout: 'separate' needs 2 labels per class; {task.labels} labels give fewer")
     except TaskError as error:
         raise recipe.task_error(error) from None
@@ -247,6 +247,7 @@ def _compatible(
     except TaskError as error:
         raise source.fail(("model", "name"), str(error)) from None
     try:
+        method.check_inputs(task.input_kind)
         method.bind(task.output)
     except MethodError as error:
         raise source.fail(("method",), str(error)) from None
@@ -301,8 +302,8 @@ def _compatible(
         raise source.fail(("problem",), str(error)) from None
 
 
-def about_recipes(folder: Path) -> list[tuple[str, str, str]]:
-    """``(file, title, place in the paper)`` of every recipe in a folder.
+def about_recipes(folder: Path) -> list[tuple[Path, About]]:
+    """Every recipe in a folder with what it says about itself.
 
     Raises:
         RecipeError: when the folder holds none.
@@ -310,9 +311,8 @@ def about_recipes(folder: Path) -> list[tuple[str, str, str]]:
     files = sorted(folder.glob("*.yaml"))
     if not files:
         raise RecipeError(f"no recipes in {folder.resolve()}; run this where a folder 'recipes' is")
-    rows = []
+    found = []
     for path in files:
         source = read(path)
-        about = _settings(About, source, "about", source.data.get("about") or {})
-        rows.append((str(path), about.title, about.paper))
-    return rows
+        found.append((path, _settings(About, source, "about", source.data.get("about") or {})))
+    return found

@@ -111,6 +111,8 @@ class TrainSpec(Strict):
 
     ``test_checkpoints``: how many of the last evaluation points also see the test set; their median is reported beside
     the last one. ``ema``: decay of the averaged weights that are evaluated, None for the weights themselves.
+    ``watch_test``: that many test examples, and the hold-out batch, have their loss recorded just before and after every
+    logged label update, for the paper's Fig. 2; nothing depends on it.
     """
 
     steps: int = Field(1000, ge=1, le=10**9)
@@ -125,6 +127,7 @@ class TrainSpec(Strict):
     checkpoint_every: int = Field(100, ge=1)
     log_every: int = Field(10, ge=1)
     test_checkpoints: int = Field(20, ge=1)
+    watch_test: int = Field(0, ge=0)
     device: str = "auto"
     threads: int | None = Field(None, ge=1, le=1024)
 
@@ -133,20 +136,21 @@ class PaperRow(Strict):
     """One row of a table of the paper that a recipe reproduces under its ``paper`` profile.
 
     Attributes:
-        table: number of the table. row: its name there. data: data set. labels: the columns, as ``task`` options to set:
-            ``"labels=250"`` or ``"label_share=0.01"``; empty where the recipe's own number is the only one.
+        table: number of the table. row: its name there. data: data set. labels: the columns, as numbers of labels, or below 1
+            as shares of the training set; empty where the recipe's own is the only one.
         set: further overrides that turn the recipe into this row, e.g. ``"problem.estimator=exact"``.
     """
 
     table: int = Field(ge=1, le=10)
     row: str
     data: str
-    labels: list[str] = []
+    labels: list[Annotated[float, Field(gt=0)]] = []
     set: list[str] = []
 
-    def commands(self) -> list[tuple[str, ...]]:
+    def assignments(self) -> list[tuple[str, ...]]:
         """The ``--set`` assignments of each of the row's numbers."""
-        return [(*self.set, f"task.{one}") for one in self.labels] or [tuple(self.set)]
+        columns = [f"task.label_share={n:g}" if n < 1 else f"task.labels={n:g}" for n in self.labels]
+        return [(*self.set, column) for column in columns] or [tuple(self.set)]
 
 
 class About(Strict):

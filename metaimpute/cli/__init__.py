@@ -7,6 +7,7 @@ import click
 from .. import __version__
 from .bench import bench
 from .lists import data, list_
+from .report import report
 from .run import check, run
 
 
@@ -23,5 +24,5 @@ def main() -> None:
     """
 
 
-for command in (run, check, list_, data, bench):
+for command in (run, check, list_, data, report, bench):
     main.add_command(command)

@@ -16,8 +16,9 @@ def recipe_rows(about: list[tuple[Path, Any]]) -> list[tuple[str, ...]]:
     found = []
     for path, recipe in about:
         for row in recipe.paper:
-            options = [*row.set, " | ".join(f"task.{one}" for one in row.labels)]
-            found.append((row.table, str(row.table), row.row, row.data, str(path), " ".join(o for o in options if o)))
+            number = "task.label_share" if any(n < 1 for n in row.labels) else "task.labels"
+            columns = [f"{number}={'|'.join(f'{n:g}' for n in row.labels)}"] if row.labels else []
+            found.append((row.table, str(row.table), row.row, row.data, str(path), " ".join([*row.set, *columns])))
         if not recipe.paper:
             found.append((99, "-", recipe.title, "", str(path), ""))
     return [row[1:] for row in sorted(found, key=lambda row: row[0])]
@@ -44,7 +45,7 @@ def list_(kind: str) -> None:
         if kind == "recipes":
             from ..recipes import about_recipes
 
-            for column in ("table", "system", "data", "recipe", "--set, one of"):
+            for column in ("table", "system", "data", "recipe", "--set"):
                 table.add_column(column, overflow="fold")
             for row in recipe_rows(about_recipes(Path("recipes"))):
                 table.add_row(*row)

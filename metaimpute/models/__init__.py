@@ -1,11 +1,13 @@
 """Networks, one file per family; importing this package registers all of them."""
 
 from .base import Model, check_accepts, models, register_model
+from .resnet import DecathlonResNet, ResNet26
 from .small import MLP, SmallCNN
+from .tcdcn import TCDCN
 from .text import BertBase, MiniLM, TextClassifier, TextModel
 from .wrn import WRN, WideResNet
 
 __all__ = [
-    "MLP", "WRN", "BertBase", "MiniLM", "Model", "SmallCNN", "TextClassifier", "TextModel", "WideResNet",
-    "check_accepts", "models", "register_model",
+    "MLP", "TCDCN", "WRN", "BertBase", "DecathlonResNet", "MiniLM", "Model", "ResNet26", "SmallCNN", "TextClassifier",
+    "TextModel", "WideResNet", "check_accepts", "models", "register_model",
 ]  # fmt: skip

@@ -93,6 +93,9 @@ def result_table(results: list[dict[str, Any]]) -> Table:
     if any(r["test_checkpoints"] > 1 for r in results):
         count = max(r["test_checkpoints"] for r in results)
         rows.append((f"median of the last {count}", [number(r["test_median"]) for r in results]))
+    for measure in dict.fromkeys(name for r in results for name in r.get("test_measures", {})):
+        found = [r.get("test_measures", {}).get(measure, {}).get("last") for r in results]
+        rows.append((f"test {measure.replace('_', ' ')}", [number(value) for value in found]))
     if any(r["validation_last"] is not None for r in results):
         rows.append((f"validation {results[0]['metric']}", [number(r["validation_last"]) for r in results]))
     rows.append(("training seconds", [number(r["training_seconds"], "{:.0f}") for r in results]))

@@ -1,5 +1,6 @@
 """Task adapters, one file each; importing this package registers all of them."""
 
+from .aflw import AFLW
 from .base import (
     Batch,
     Imputation,
@@ -14,11 +15,18 @@ from .base import (
     register_task,
     tasks,
 )  # fmt: skip
+from .cifar import Cifar10, Cifar100
 from .digits import Digits
+from .drawn_faces import DrawnFaces
+from .fashion_mnist import FashionMNIST
+from .image_folder import ImageFolder, ImageNet72, TinyImageNet
 from .imdb import IMDb
+from .landmarks import LandmarkTask
+from .mtfl import MTFL
 from .two_moons import TwoMoons
 
 __all__ = [
-    "Batch", "Digits", "IMDb", "Imputation", "Labelled", "Missing", "MissingData", "Pool", "Task", "TaskData",
-    "TaskError", "TwoMoons", "Unlabelled", "register_task", "tasks",
+    "AFLW", "MTFL", "Batch", "Cifar10", "Cifar100", "Digits", "DrawnFaces", "FashionMNIST", "IMDb", "ImageFolder", "ImageNet72",
+    "Imputation", "Labelled", "LandmarkTask", "Missing", "MissingData", "Pool", "Task", "TaskData", "TaskError",
+    "TinyImageNet", "TwoMoons", "Unlabelled", "register_task", "tasks",
 ]  # fmt: skip

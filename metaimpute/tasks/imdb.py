@@ -12,6 +12,7 @@ import torch
 from ..bounds import Count, Natural, NonNegative, Share
 from ..engine.pytree import Tree
 from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, ViewKind, register_task
+from .lazy import LazyPool
 from .locate import data_folders, find
 from .outputs import Classes
 from .snippets import fetch_snippets, find_snippets, read_snippets
@@ -39,28 +40,6 @@ class Files(Sequence[str]):
         if isinstance(index, slice):
             return Files(self.paths[index])
         return self.paths[index].read_text(encoding="utf-8").replace("<br />", " ")
-
-
-class Indexed(Sequence[str]):
-    """Some texts of a larger sequence, in a given order; nothing is copied."""
-
-    def __init__(self, base: Any, rows: Sequence[int]) -> None:
-        self.base, self.rows = base, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: Any) -> Any:
-        return self.base[self.rows[position]]
-
-
-@dataclass(frozen=True)
-class TextPool(Pool):
-    """A pool of texts whose subsets stay unread."""
-
-    def subset(self, index: torch.Tensor) -> TextPool:
-        targets = None if self.targets is None else self.targets[index]
-        return TextPool(Indexed(self.inputs, index.tolist()), targets, self.ids[index])
 
 
 @register_task("imdb")
@@ -132,7 +111,7 @@ class IMDb(Task):
     def _read_snippets(self) -> tuple[Pool, Pool, str]:
         path = find_snippets() or fetch_snippets()
         texts, labels = read_snippets(path, self.neutral)
-        pool = TextPool(texts, torch.tensor(labels), torch.arange(len(texts)))
+        pool = LazyPool(texts, torch.tensor(labels), torch.arange(len(texts)))
         test = balanced_choice(pool.targets, SNIPPET_TEST, generator(0, 0), 2, "test")  # type: ignore[arg-type]
         rest = without(len(pool), test)
         return pool.subset(rest), pool.subset(test), "movie snippets (Hutto and Gilbert, 2014)"
@@ -209,7 +188,7 @@ def _read_imdb(found: tuple[str, Path]) -> tuple[Pool, Pool, Pool, str]:
     if kind == "folder":
         train, test = (_folder_pool(path / part, ("neg", "pos")) for part in ("train", "test"))
         extra = _folder_pool(path / "train", ("unsup",))
-        return train, TextPool(extra.inputs, None, extra.ids), test, f"IMDb ({len(test):,} test reviews)"
+        return train, LazyPool(extra.inputs, None, extra.ids), test, f"IMDb ({len(test):,} test reviews)"
     import datasets
 
     if kind == "saved":
@@ -221,12 +200,12 @@ def _read_imdb(found: tuple[str, Path]) -> tuple[Pool, Pool, Pool, str]:
     for part in ("train", "unsupervised", "test"):
         targets = torch.tensor(parts[part]["label"])
         texts = [text.replace("<br />", " ") for text in parts[part]["text"]]
-        pools[part] = TextPool(texts, targets, torch.arange(len(texts)))
-    extra = TextPool(pools["unsupervised"].inputs, None, pools["unsupervised"].ids)
+        pools[part] = LazyPool(texts, targets, torch.arange(len(texts)))
+    extra = LazyPool(pools["unsupervised"].inputs, None, pools["unsupervised"].ids)
     return pools["train"], extra, pools["test"], f"IMDb ({len(pools['test']):,} test reviews)"
 
 
-def _folder_pool(folder: Path, classes: tuple[str, ...]) -> TextPool:
+def _folder_pool(folder: Path, classes: tuple[str, ...]) -> LazyPool:
     paths: list[Path] = []
     targets: list[int] = []
     for label, name in enumerate(classes):
@@ -235,4 +214,4 @@ def _folder_pool(folder: Path, classes: tuple[str, ...]) -> TextPool:
         targets += [label] * len(files)
     if not paths:
         raise MissingData(Missing(f"reviews in {folder}", (str(folder),), "unpack the archive again"))
-    return TextPool(Files(paths), torch.tensor(targets), torch.arange(len(paths)))
+    return LazyPool(Files(paths), torch.tensor(targets), torch.arange(len(paths)))

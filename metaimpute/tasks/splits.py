@@ -39,6 +39,33 @@ def balanced_choice(targets: Tensor, count: int, rng: torch.Generator, classes: 
     return together[torch.randperm(len(together), generator=rng)]
 
 
+def choose(targets: Tensor, rng: torch.Generator, classes: int | None, count: int, share: float = 0.0) -> Tensor:
+    """Positions of the labelled examples, in random order: ``count`` of them, or a ``share`` where count is 0.
+
+    Args:
+        classes: number of classes, which a count spreads evenly over and a share is taken of one by one (at least one
+            example each; the paper labels 5% per class of ImageNet); None where targets are values.
+
+    Raises:
+        TaskError: when there are too few examples, naming the option.
+    """
+    if count and classes is not None:
+        return balanced_choice(targets, count, rng, classes)
+    if count > len(targets):
+        raise TaskError(f"labels: {count} asked, but there are only {len(targets)} examples")
+    if count or classes is None:
+        return torch.randperm(len(targets), generator=rng)[: count or max(round(share * len(targets)), 1)]
+    chosen = []
+    for label in range(classes):
+        members = (targets == label).nonzero()[:, 0]
+        if not len(members):
+            raise TaskError(f"label_share: class {label} has no examples")
+        wanted = max(round(share * len(members)), 1)
+        chosen.append(members[torch.randperm(len(members), generator=rng)[:wanted]])
+    together = torch.cat(chosen)
+    return together[torch.randperm(len(together), generator=rng)]
+
+
 def without(total: int, *taken: Tensor) -> Tensor:
     """Positions in ``range(total)`` that appear in none of ``taken``."""
     free = torch.ones(total, dtype=torch.bool)
@@ -48,10 +75,15 @@ def without(total: int, *taken: Tensor) -> Tensor:
 
 
 def semi_supervised(
-    train: Pool, test: Pool, *, labels: int, validation: int, classes: int, seed: int, include_labelled: bool, source: str,
-    extra_unlabelled: Pool | None = None,
+    train: Pool, test: Pool, *, labels: int, validation: int | Tensor, classes: int | None, seed: int,
+    include_labelled: bool, source: str, extra_unlabelled: Pool | None = None, label_share: float = 0.0,
 ) -> TaskData:  # fmt: skip
     """Draws validation (the same for every seed) and labelled rows (by seed); the rest is unlabelled.
+
+    Args:
+        labels: labelled examples in all; 0 for a ``label_share`` of what validation leaves.
+        validation: examples kept for validation, or their positions where the data set fixes them.
+        classes: None where targets are values; nothing is balanced then.
 
     Raises:
         TaskError: when the numbers cannot be met, naming the option.
@@ -60,16 +92,23 @@ def semi_supervised(
     if targets is None:
         raise TaskError("the training data has no labels to draw from")
     held = torch.empty(0, dtype=torch.long)
-    if validation:
+    if isinstance(validation, Tensor):
+        held = validation
+    elif validation and classes is not None:
         held = balanced_choice(targets, validation, generator(0, 1), classes, "validation")
+    elif validation:
+        if validation >= len(train):
+            raise TaskError(f"validation: {validation} asked, but there are only {len(train)} examples")
+        held = torch.randperm(len(train), generator=generator(0, 1))[:validation]
     free = without(len(train), held)
-    drawn = free[balanced_choice(targets[free], labels, generator(seed, 2), classes)]
+    drawn = free[choose(targets[free], generator(seed, 2), classes, labels, label_share)]
     rest = free if include_labelled else without(len(train), held, drawn)
     unlabelled = train.subset(rest)
     if extra_unlabelled is not None:
         unlabelled = _joined(unlabelled, extra_unlabelled)
     if not len(unlabelled):
-        raise TaskError(f"labels: {labels} leaves no unlabelled examples")
+        option = f"labels: {labels}" if labels else f"label_share: {label_share:g}"
+        raise TaskError(f"{option} leaves no unlabelled examples")
     return TaskData(train.subset(drawn), unlabelled, train.subset(held), test, source)
 
 

@@ -23,6 +23,7 @@ from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..tasks.base import Batch, Imputation, Labelled
 
+Watch = Callable[[Labelled], dict[str, Tensor]]
 BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_NOISE = range(30, 36)
 
 
@@ -70,11 +71,15 @@ class Algorithm1:
         self.inner, self.outer = problem.structured_inner(), problem.structured_outer()
         self.state: State = method.init_state(model.params)
 
-    def step(self, batch: Batch, holdout: Labelled | None, *, measure: bool = False) -> dict[str, Tensor | float]:
+    def step(
+        self, batch: Batch, holdout: Labelled | None, *, measure: bool = False, watch: Watch | None = None
+    ) -> dict[str, Tensor | float]:
         """Trains on one set of batches and returns what was measured.
 
         Args:
             holdout: needed by every problem that learns something. measure: also compute diagnostics that cost extra.
+            watch: called on the hold-out batch just before and just after the label update (the outer step, or the one
+                step of a fused schedule); what it returns is among the measurements, as ``update_*_before`` and ``_after``.
 
         Raises:
             Diverged: when a loss is not finite; parameters are then those before the offending update.
@@ -83,10 +88,10 @@ class Algorithm1:
         if self.problem.learns == "nothing" or holdout is None:
             metrics, _ = self._base_step(batch, measure)
         elif self.settings.schedule == "fused":
-            metrics = self._fused_step(batch, holdout, measure)
+            metrics = _watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
         else:
             metrics, base = self._base_step(batch, measure)
-            metrics.update(self._outer_step(batch, holdout, base, measure))
+            metrics.update(_watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
         if measure:
             metrics.update(_imputation_metrics(self.method, batch))
@@ -267,6 +272,17 @@ class Algorithm1:
         _require_finite(kept["loss"], "base loss", batch)
         self._apply(total, self.optimizer, "gradient", batch)
         return {"loss": kept["loss"], "weight": self.method.weight_at(batch.progress), **metrics}
+
+
+def _watched(
+    update: Callable[[], dict[str, Tensor | float]], watch: Watch | None, holdout: Labelled
+) -> dict[str, Tensor | float]:
+    if watch is None:
+        return update()
+    before, metrics = watch(holdout), update()
+    for when, seen in (("before", before), ("after", watch(holdout))):
+        metrics.update({f"update_{name}_{when}": value for name, value in seen.items()})
+    return metrics
 
 
 def once_updating_buffers(loss: StructuredLoss, model: FunctionalModel) -> StructuredLoss:

@@ -27,9 +27,10 @@ from .algorithm import Algorithm1, Diverged, OuterSettings
 from .data import BatchSizes, BatchSource, to_device
 from .ema import averaged_model
 from .environment import describe, pick_device
-from .evaluate import evaluate
+from .evaluate import measure
 from .logs import RunLog, write_json, write_recipe
 from .optim import OptimizerSpec
+from .watch import UpdateWatch
 
 INIT, STEP, CALIBRATION = 1, 2, 3
 CALIBRATION_SAMPLE = 512
@@ -124,6 +125,12 @@ class Session:
             view, train.steps, train.seed, self.device,
             needs_unlabelled=draws,
         )  # fmt: skip
+        watches = train.watch_test and recipe.problem.learns in ("network", "labels")
+        self.watch = (
+            UpdateWatch(self.module, task, self.data.test, train.watch_test, train.seed, self.device)
+            if watches
+            else None
+        )
         self.averaged = None if train.ema is None else averaged_model(self.module, train.ema)
         self.step, self.evaluations, self.lookahead = 0, [], []  # type: ignore[var-annotated]
         self.warned = self.zero_warned = False
@@ -281,7 +288,7 @@ class Session:
         measure = (step + 1) % train.log_every == 0 or step + 1 == train.steps
         batch = self.batches.batch(step)
         holdout = self.batches.holdout(step) if self.recipe.problem.learns != "nothing" else None
-        found = self.algorithm.step(batch, holdout, measure=measure)
+        found = self.algorithm.step(batch, holdout, measure=measure, watch=self.watch if measure else None)
         if self.averaged is not None:
             self.averaged.update_parameters(self.module)
         rate = self.schedulers[0].get_last_lr()[0]
@@ -342,8 +349,8 @@ class Session:
             pools["test"] = self.data.test
         for name, pool in pools.items():
             if len(pool):
-                error = evaluate(self.evaluated_module(), self.task, pool, self.recipe.train.eval_batch, self.device)
-                values[f"{name}_error"] = error
+                found = measure(self.evaluated_module(), self.task, pool, self.recipe.train.eval_batch, self.device)
+                values |= {f"{name}_{key}": value for key, value in found.items()}
         self.evaluations = [*self.evaluations, values]
         return values
 
@@ -374,12 +381,22 @@ class Session:
             "test_median": statistics.median(tested) if tested else None,
             "test_checkpoints": len(tested),
             "validation_last": validated[-1] if validated else None,
+            "test_measures": self._test_measures(),
             "evaluations": self.evaluations,
             "lookahead_warning": self.warned,
             "zero_hypergradient_warning": self.zero_warned,
             "training_seconds": round(self.seconds, 2),
             "environment": describe(self.device),
         }
+
+    def _test_measures(self) -> dict[str, dict[str, float]]:
+        """What the task measures on the test set beside its error, e.g. ``failure_rate``: last and median, as for the error."""
+        found: dict[str, list[float]] = {}
+        for evaluation in self.evaluations:
+            for key, value in evaluation.items():
+                if key.startswith("test_") and key != "test_error":
+                    found.setdefault(key.removeprefix("test_"), []).append(value)
+        return {name: {"last": values[-1], "median": statistics.median(values)} for name, values in found.items()}
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the trained weights and buffers."""

@@ -9,7 +9,7 @@ import torch
 
 from metaimpute.engine import Batches, BilevelMap, FunctionalModel, hypergradient, sgd
 from metaimpute.engine.pytree import dot, tree_map
-from metaimpute.models import MLP, MiniLM, SmallCNN, TextClassifier, models
+from metaimpute.models import MLP, TCDCN, MiniLM, ResNet26, SmallCNN, TextClassifier, models
 from metaimpute.tasks import MissingData, TaskError
 
 transformers = pytest.importorskip("transformers")
@@ -165,3 +165,68 @@ def test_wrn_28_2_has_the_published_size() -> None:
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     with pytest.raises(TaskError, match="6 n \\+ 4 layers"):
         models.get("wrn")(depth=20).build((3, 32, 32), 10)
+
+
+def parameters(net: torch.nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_resnet26_has_the_layers_of_its_source() -> None:
+    net = ResNet26().build((3, 72, 72), 1000)
+    weighted = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    assert len(weighted) == 26 and parameters(net) == 6_071_688
+    assert net.blocks(net.stem(torch.zeros(1, 3, 72, 72))).shape == (1, 256, 9, 9)
+    assert net(torch.randn(2, 3, 72, 72)).shape == (2, 1000)
+    assert ResNet26(width=4).build((1, 28, 28), 10)(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    assert ResNet26(width=4).build((3, 27, 33), 10)(torch.randn(2, 3, 27, 33)).shape == (2, 10)
+    bottleneck = ResNet26(variant="bottleneck").build((3, 72, 72), 1000)
+    assert parameters(bottleneck) == 15_995_176, "as timm's resnet26"
+    assert ResNet26(variant="bottleneck").build((1, 32, 32), 5)(torch.randn(2, 1, 32, 32)).shape == (2, 5)
+    with pytest.raises(TaskError, match="at least 8 x 8"):
+        ResNet26().build((3, 4, 4), 10)
+    with pytest.raises(TaskError, match="width belongs to the variant decathlon"):
+        ResNet26(variant="bottleneck", width=16).build((3, 72, 72), 10)
+
+
+def test_tcdcn_has_the_layers_of_the_papers_code() -> None:
+    net = TCDCN().build((1, 60, 60), 10)
+    shapes = [tuple(m.weight.shape) for m in net if hasattr(m, "weight")]
+    assert shapes == [(20, 1, 5, 5), (48, 20, 5, 5), (64, 48, 3, 3), (80, 64, 3, 3), (256, 720), (10, 256)]
+    assert parameters(net) == 285_586 and net(torch.rand(2, 1, 60, 60)).shape == (2, 10)
+    assert TCDCN(hidden=8, activation="abstanh").build((1, 44, 70), 10)(torch.rand(2, 1, 44, 70)).shape == (2, 10)
+    with pytest.raises(TaskError, match="at least 44 x 44"):
+        TCDCN().build((1, 43, 60), 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (ResNet26(width=2), (1, 9, 9)), (ResNet26(variant="bottleneck"), (1, 32, 32)), (TCDCN(hidden=6), (1, 44, 44)),
+        (TCDCN(hidden=6, activation="abstanh"), (1, 44, 44)),
+    ],
+    ids=["decathlon", "bottleneck", "hardtanh", "abstanh"],
+)  # fmt: skip
+def test_hypergradients_through_image_networks_equal_finite_differences(
+    model: Any, shape: tuple[int, ...], float64: None
+) -> None:
+    torch.manual_seed(0)
+    net = FunctionalModel(model.build(shape, 2).double().train(), model.head)
+    x, u, h = (torch.randn(n, *shape) for n in (3, 4, 3))
+    y, z = torch.randn(3, 2), torch.randn(4, 2)
+    rate = sgd(0.01)
+
+    def inner(theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        return (net(theta, x) - y).square().mean() + (net(theta, u) - c).square().mean()
+
+    def outer(theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        return (net(theta, h) - y).square().mean()
+
+    problem = BilevelMap(inner, outer, net.params, z, Batches([None], None), rate, 1, seed=4)
+    direction = torch.randn_like(z)
+    eps = 1e-6  # small, so that no ReLU, hard tanh or pooling changes sides
+    expected = float(problem.value(c=z + eps * direction) - problem.value(c=z - eps * direction)) / (2 * eps)
+    for estimator in ("exact", "mixed"):
+        found = hypergradient(inner, outer, net.params, z, problem.batches, rate, estimator, steps=1, seed=4)
+        assert float(dot(found.grad_c, direction)) == pytest.approx(expected, rel=1e-4, abs=1e-9), estimator
+    features = net.features(net.params, u)
+    torch.testing.assert_close(net.readout(net.params, features), net(net.params, u))

@@ -16,27 +16,7 @@ import torch
 from metaimpute.tasks import IMDb, MissingData, TaskError, snippets
 from metaimpute.tasks.text_augment import TfIdfReplacement, Versions, passage, read_back_translations, usable
 
-WORDS = [
-    "the",
-    "a",
-    "film",
-    "movie",
-    "was",
-    "is",
-    "good",
-    "bad",
-    "great",
-    "awful",
-    "plot",
-    "actor",
-    "scene",
-    "and",
-    "but",
-    "very",
-    "it",
-    "of",
-    "in",
-]
+from ..fake_data import WORDS, make_imdb
 
 
 @pytest.fixture(autouse=True)
@@ -47,23 +27,6 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("metaimpute.tasks.imdb._datasets_cache", lambda: None)
     monkeypatch.chdir(tmp_path)
-
-
-def make_imdb(root: Path, train: int = 12, unsup: int = 10, test: int = 6) -> Path:
-    rng = np.random.default_rng(0)
-    folder = root / "aclImdb"
-    for part, count in (
-        ("train/pos", train),
-        ("train/neg", train),
-        ("train/unsup", unsup),
-        ("test/pos", test),
-        ("test/neg", test),
-    ):
-        (folder / part).mkdir(parents=True)
-        for i in range(count):
-            text = f"{part.replace('/', ' ')} {i}<br />" + " ".join(rng.choice(WORDS, 30))
-            (folder / part / f"{i}_7.txt").write_text(text)
-    return folder
 
 
 def bound(task: IMDb) -> IMDb:

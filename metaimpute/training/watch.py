@@ -1,0 +1,42 @@
+"""What a label update does: losses just before and just after it (paper, Fig. 2). Nothing in training depends on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..engine.functional import derive_seed
+from ..tasks.base import Labelled, Pool, Task
+from .data import to_device
+
+SAMPLE = 4
+
+
+class UpdateWatch:
+    """Mean task loss, in evaluation mode, on the step's hold-out batch and on a fixed random sample of the test set.
+
+    Args:
+        count: test examples in the sample.
+    """
+
+    def __init__(self, module: nn.Module, task: Task, test: Pool, count: int, seed: int, device: torch.device) -> None:
+        self.module, self.task = module, task
+        rng = torch.Generator().manual_seed(derive_seed(seed, SAMPLE))
+        index = torch.randperm(len(test), generator=rng)[:count]
+        assert test.targets is not None
+        self.inputs = to_device(task.view(test.take(index), "none", rng), device)
+        self.targets = test.targets[index].to(device)
+
+    def __call__(self, holdout: Labelled) -> dict[str, Tensor]:
+        """``{"holdout": loss, "test": loss}`` of the network as it is now."""
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                pairs = {"holdout": (holdout.inputs, holdout.targets), "test": (self.inputs, self.targets)}
+                return {
+                    name: self.task.output.loss(self.module(inputs), targets).mean()
+                    for name, (inputs, targets) in pairs.items()
+                }
+        finally:
+            self.module.train(was_training)
