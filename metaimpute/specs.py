@@ -111,6 +111,7 @@ class TrainSpec(Strict):
 
     ``test_checkpoints``: how many of the last evaluation points also see the test set; their median is reported beside
     the last one. ``ema``: decay of the averaged weights that are evaluated, None for the weights themselves.
+    ``clip_norm``: largest norm of a gradient that moves the network, base or outer; longer ones are scaled down.
     ``watch_test``: that many test examples, and the hold-out batch, have their loss recorded just before and after every
     logged label update, for the paper's Fig. 2; nothing depends on it.
     """
@@ -121,6 +122,7 @@ class TrainSpec(Strict):
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
     ema: float | None = Field(None, ge=0, lt=1)
+    clip_norm: Positive | None = None
     seed: int = Field(0, ge=0, lt=2**62)
     eval_every: int = Field(100, ge=1)
     eval_batch: BatchSize = 256

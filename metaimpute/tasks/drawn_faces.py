@@ -29,8 +29,8 @@ def draw_faces(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=rng)
 
-    size, angle = uniform(0.28, 0.42) * SIDE, uniform(-25, 25) * math.pi / 180
-    centre = SIDE / 2 + uniform(-5, 5, 2)
+    size, angle = uniform(0.3, 0.4) * SIDE, uniform(-15, 15) * math.pi / 180
+    centre = SIDE / 2 + uniform(-4, 4, 2)
     shape = LAYOUT + uniform(-0.07, 0.07, POINTS, 2)
     shape[:, 2:, 0] += uniform(-0.25, 0.25)[:, None]  # the head turns: nose and mouth move against the outline
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)], 1)

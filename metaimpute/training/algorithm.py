@@ -40,6 +40,7 @@ class OuterSettings:
         schedule: see the module's docstring. relative: rescale the hypergradient to this multiple of the base gradient's
             norm (None: raw). psi: keep the imputer's graph while the estimator works, or evaluate it again afterwards: one
             forward pass more, less memory. shared: the base step's optimiser takes the outer step too, as in the authors' code.
+        clip_norm: largest norm of a gradient that is applied to the network; longer ones are scaled down.
     """
 
     estimator: Estimator
@@ -51,6 +52,7 @@ class OuterSettings:
     relative: float | None = None
     shared: bool = True
     psi: Literal["kept", "recomputed"] = "kept"
+    clip_norm: float | None = None
 
 
 class Algorithm1:
@@ -134,9 +136,12 @@ class Algorithm1:
         return metrics, base
 
     def _apply(self, grads: Tree, optimizer: torch.optim.Optimizer, what: str, batch: Batch) -> None:
-        _require_finite(norm(grads), f"norm of the {what}", batch)
+        size = norm(grads)
+        _require_finite(size, f"norm of the {what}", batch)
+        limit = self.settings.clip_norm
+        scale = None if limit is None else (limit / size).clamp(max=1.0)
         for name, param in self.model.params.items():
-            param.grad = grads[name]
+            param.grad = grads[name] if scale is None or grads[name] is None else grads[name] * scale
         try:
             optimizer.step()
         except RuntimeError as error:

@@ -115,6 +115,7 @@ class Session:
             OuterSettings(
                 recipe.estimator, spec.inner.build(), parse_memory(spec.memory), spec.inner.steps, spec.weight,
                 spec.schedule, spec.relative, spec.outer_optimizer == "shared", spec.psi,
+                train.clip_norm,
             ),
             self.optimizer, self.outer_optimizer, meta, train.seed,
         )  # fmt: skip

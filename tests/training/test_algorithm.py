@@ -249,3 +249,20 @@ def test_every_method_serves_problems_of_ones_own(method: str, problem: str) -> 
 def test_registered_problems_are_listed() -> None:
     assert set(BUILT_IN) <= set(problems)
     assert tree_map(lambda x: x, {"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize("schedule", ["algorithm1", "fused"])
+def test_a_long_gradient_is_scaled_to_the_clipping_norm_and_a_short_one_left(schedule: str) -> None:
+    """With SGD at a learning rate of 1 the network moves by the gradient itself; algorithm1 takes two such steps."""
+
+    def moved(clip_norm: float | None) -> dict[str, Any]:
+        bound = bind(problem="zero_hypergradient", schedule=schedule, clip_norm=clip_norm, optimizer=sgd_step(1.0))
+        start = snapshot(bound)
+        bound.algorithm.step(bound.batch, bound.holdout)
+        return {n: p.detach() - start[n] for n, p in bound.params.items()}
+
+    free, clipped, unchanged = moved(None), moved(0.01), moved(1e6)
+    assert float(norm(clipped)) == pytest.approx(0.01, rel=1e-9)
+    for name in free:
+        torch.testing.assert_close(unchanged[name], free[name], rtol=0, atol=0)
+        torch.testing.assert_close(clipped[name] * float(norm(free)) / 0.01, free[name], rtol=1e-9, atol=1e-12)
