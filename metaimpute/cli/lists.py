@@ -2,26 +2,65 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .errors import plain_errors
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def recipe_rows(about: list[tuple[Path, Any]]) -> list[tuple[str, ...]]:
-    """Rows of the paper's tables in their order, then recipes that stand for none."""
+
+SYSTEMS = ("SL", "Pi model", "PL", "MixUp", "VAT", "MT", "MM", "FM", "UDA")  # as the paper's tables list them
+WIDE = 150  # columns of a terminal from which a row takes one line
+
+
+def paper_order(table: int, row: str, data: str) -> tuple[Any, ...]:
+    """Sort key of a table's row: data set by data set, as the paper lists systems; numbers in names count as numbers."""
+    system = re.split(r",| \(", row)[0]
+    base = system.removesuffix("-L2I")
+    rank = SYSTEMS.index(base) if base in SYSTEMS else len(SYSTEMS)
+    numbered = [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", data)]
+    return table, numbered, rank, system != base, row.endswith("(L)")
+
+
+def recipe_rows(about: list[tuple[Path, Any]]) -> list[tuple[str, str, str, str, tuple[str, ...]]]:
+    """Table, system, data, recipe and overrides: rows of the paper's tables in its order, then recipes that stand for none."""
     found = []
     for path, recipe in about:
         for row in recipe.paper:
             number = "task.label_share" if any(n < 1 for n in row.labels) else "task.labels"
             columns = [f"{number}={'|'.join(f'{n:g}' for n in row.labels)}"] if row.labels else []
-            found.append((row.table, str(row.table), row.row, row.data, str(path), " ".join([*row.set, *columns])))
+            key = paper_order(row.table, row.row, row.data)
+            found.append((key, (str(row.table), row.row, row.data, str(path), (*row.set, *columns))))
         if not recipe.paper:
-            found.append((99, "-", recipe.title, "", str(path), ""))
-    return [row[1:] for row in sorted(found, key=lambda row: row[0])]
+            system, _, data = recipe.title.partition(", ")
+            key = paper_order(99, system, path.stem.split("_")[0])
+            found.append((key, ("-", system, data, str(path), ())))
+    return [row for _, row in sorted(found, key=lambda pair: pair[0])]
+
+
+def recipe_table(about: list[tuple[Path, Any]], width: int) -> Table:
+    """The rows as a table: five columns, or in a narrow terminal three, with what does not fit on lines of its own."""
+    from rich.table import Table
+
+    narrow = width < WIDE
+    table = Table(box=None, pad_edge=False)
+    for column in (
+        ("table", "system, data", "recipe, --set") if narrow else ("table", "system", "data", "recipe", "--set")
+    ):
+        table.add_column(column, overflow="fold", no_wrap=column.startswith("recipe"))  # a path stays whole
+    for number, system, data, path, sets in recipe_rows(about):
+        if narrow:
+            table.add_row(number, "\n".join(filter(None, (system, data))), "\n".join((path, *sets)))
+        else:
+            table.add_row(number, system, data, path, " ".join(sets))
+    return table
 
 
 KINDS = ("tasks", "models", "methods", "problems", "estimators", "optimizers", "recipes")
@@ -41,14 +80,12 @@ def list_(kind: str) -> None:
         from ..problems import problems
         from ..tasks import tasks
 
+        console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
         table = Table(box=None, pad_edge=False)
         if kind == "recipes":
             from ..recipes import about_recipes
 
-            for column in ("table", "system", "data", "recipe", "--set"):
-                table.add_column(column, overflow="fold")
-            for row in recipe_rows(about_recipes(Path("recipes"))):
-                table.add_row(*row)
+            table = recipe_table(about_recipes(Path("recipes")), console.width)
         else:
             registry: Any = {
                 "tasks": tasks, "models": models, "methods": methods, "problems": problems,
@@ -58,7 +95,7 @@ def list_(kind: str) -> None:
             table.add_column("what it is", overflow="fold")
             for name in registry:
                 table.add_row(name, registry.summary(name))
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        console.print(table)
 
 
 @click.group()

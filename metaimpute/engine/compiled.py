@@ -8,30 +8,27 @@ does not grow with k.
 
 from __future__ import annotations
 
+import functools
 import types
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .functional import fixed_rng
+from .functional import fixed_rng, rebuilding
 from .losses import Loss, StructuredLoss
 from .optimizers import Hyper, InnerOptimizer, apply_updates
-from .pytree import Tree, as_leaves, detach, gradient, tensors, tree_flatten, tree_unflatten, with_tensors
+from .pytree import Tree, as_leaves, detach, gradient, tensors, tree_flatten, tree_map, tree_unflatten, with_tensors
 
-MANY_OPTIMIZERS = 4
+VARIANTS = 64  # of one step: first or later, with or without a graph, recorded or replayed, each rule, each shape
+
+Stepped = tuple[Tree, Tree, Tensor, list[Tensor | None]]
 
 
 class CannotCompile(ValueError):
-    """An inner loss that torch.compile cannot turn into one program, with torch's reason."""
-
-
-VARIANTS = 64  # of one step: first or later, with or without a graph, recorded or replayed
-
-Stepped = tuple[Tree, Tree, Tensor, list[Tensor | None]]
+    """An inner step that torch.compile cannot turn into one program, with torch's reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +39,9 @@ class Compiled:
     in the place of the loss, under every memory policy but ``auto``, which cannot see into a compiled step. ``mixed``,
     ``forward`` and ``head`` differentiate the loss itself and evaluate it as it was.
 
+    Torch compiles anew what is another program: another rule, another shape, a module's mode, a Python number in the batch
+    or in what the loss refers to. Hyperparameters and step counts may change freely.
+
     Args:
         loss: ``(theta, c, batch) -> scalar``, plain or structured (then its ``whole``), without control flow on values.
         backend: of torch.compile. ``inductor`` needs a C++ compiler.
@@ -49,7 +49,6 @@ class Compiled:
 
     loss: Loss
     backend: str = "inductor"
-    _programs: dict[Any, tuple[Any, Callable[..., Stepped]]] = field(default_factory=dict, repr=False)
 
     @property
     def whole(self) -> Loss:
@@ -57,6 +56,10 @@ class Compiled:
 
     def __call__(self, theta: Tree, c: Tree, batch: Any) -> Tensor:
         return self.loss(theta, c, batch)
+
+    @functools.cached_property
+    def _program(self) -> Callable[..., Stepped]:
+        return _program(self.whole, self.backend)
 
     def step(
         self, optimizer: InnerOptimizer, theta: Tree, state: Tree, c: Tree, hyper: Hyper, batch: Any, constant: bool
@@ -69,35 +72,9 @@ class Compiled:
         Raises:
             CannotCompile: when torch cannot, with its reason.
         """
-        spec = tree_flatten(theta)[1]
-        key = (id(optimizer.update), constant, str(spec))
-        if key not in self._programs:
-            if len({k[0] for k in self._programs}) == MANY_OPTIMIZERS:
-                warnings.warn(
-                    "a compiled loss met many inner optimizers; build one and change it by with_hyper", stacklevel=2
-                )
-            used = self._used(theta, c, batch)
-            self._programs[key] = (optimizer.update, _program(self.whole, optimizer, used, constant, self.backend))
-        counted, spec = tree_flatten(state)
-        ticking = [tensor_of_count(leaf) for leaf in counted]
-        try:
-            with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-                found = self._programs[key][1](theta, tree_unflatten(ticking, spec), c, hyper, batch)
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise CannotCompile(
-                f"the inner loss cannot be compiled as one step ({reason}); pass it uncompiled"
-            ) from error
-        moved, spec = tree_flatten(found[1])
-        moved = [int(new) if type(old) is int else new for new, old in zip(moved, counted, strict=True)]
-        return found[0], tree_unflatten(moved, spec), *found[2:]
-
-    def _used(self, theta: Tree, c: Tree, batch: Any) -> list[bool]:
-        """Which of theta's tensors the loss depends on; the others do not move, as in torch.optim."""
-        with torch.enable_grad(), fixed_rng(0):
-            at = as_leaves(theta)
-            found = gradient(self.whole(at, detach(c), batch), tensors(at), unused="none")
-        return [slope is not None for slope in found]
+        counted, read = tree_map(tensor_of_count, state), tree_map(tensor_of_number, hyper)
+        theta, moved, loss, slopes = self._program(optimizer.update, constant, theta, counted, c, read, batch)
+        return theta, like(state, moved), loss, slopes
 
 
 def tensor_of_count(leaf: Any) -> Any:
@@ -105,14 +82,50 @@ def tensor_of_count(leaf: Any) -> Any:
     return torch.tensor(leaf, dtype=torch.float64) if type(leaf) is int else leaf
 
 
-def _program(
-    loss: Loss, optimizer: InnerOptimizer, used: list[bool], constant: bool, backend: str
-) -> Callable[..., Stepped]:
-    """The compiled step. Its code object is its own, so that torch's count of recompilations is as well."""
-    update = optimizer.update
+def tensor_of_number(leaf: Any) -> Any:
+    """A hyperparameter likewise, but for the number 0, which switches a part of the rule off."""
+    number = isinstance(leaf, int | float) and not isinstance(leaf, bool)
+    return torch.tensor(leaf, dtype=torch.float64) if number and leaf else leaf
 
-    def step(theta: Tree, state: Tree, c: Tree, hyper: Hyper, batch: Any) -> Stepped:
-        leaves = tensors(theta)
+
+def like(before: Tree, after: Tree) -> Tree:
+    """``after`` with counts where ``before`` has them, and in its types: a float64 number widens a leaf without dimensions."""
+    olds, (news, spec) = tree_flatten(before)[0], tree_flatten(after)
+    if len(olds) != len(news):  # a state that the rule made in this step
+        return after
+
+    def one(old: Any, new: Any) -> Any:
+        if type(old) is int:
+            return int(new)
+        return new.to(old.dtype) if isinstance(old, Tensor) and isinstance(new, Tensor) else new
+
+    return tree_unflatten([one(old, new) for old, new in zip(olds, news, strict=True)], spec)
+
+
+def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
+    """The compiled step. Its code object is its own, so that torch's count of recompilations is as well."""
+    traced: list[tuple[Tree, Tree, Any]] = []
+    failed: list[Exception] = []
+
+    @torch._dynamo.assume_constant_result
+    def used() -> tuple[bool, ...]:
+        """Which of theta's tensors the loss depends on; the others do not move, as in torch.optim. Asked at each compilation."""
+        from .unroll import scalar
+
+        theta, c, batch = traced[-1]
+        try:
+            with torch.enable_grad(), fixed_rng(0), rebuilding():
+                at = as_leaves(theta)
+                found = gradient(scalar(loss(at, detach(c), batch), "inner"), tensors(at), unused="none")
+        except Exception as error:  # the loss's own mistake, which is none of the compiler's
+            failed.append(error)
+            raise RuntimeError("the loss failed") from None  # torch would write its own words into the loss's exception
+        return tuple(slope is not None for slope in found)
+
+    def step(
+        update: Callable[..., Any], constant: bool, theta: Tree, state: Tree, c: Tree, hyper: Hyper, batch: Any
+    ) -> Stepped:
+        leaves, moving = tensors(theta), used()
 
         def of_leaves(values: list[Tensor]) -> Tensor:
             return loss(with_tensors(theta, values), c, batch).reshape(())
@@ -120,13 +133,40 @@ def _program(
         slopes, value = torch.func.grad_and_value(of_leaves)(leaves)
         kept = [
             (slope.detach() if constant else slope) if moves else None
-            for slope, moves in zip(slopes, used, strict=True)
+            for slope, moves in zip(slopes, moving, strict=True)
         ]
-        updates, state = update(with_tensors(theta, kept), state, theta, hyper)
-        return apply_updates(theta, updates), state, value.detach(), [None if s is None else s.detach() for s in kept]
+        updates, moved = update(with_tensors(theta, kept), state, theta, hyper)
+        end = like(theta, apply_updates(theta, updates))
+        first = [None if s is None else s.detach().clone() for s in kept]  # no alias of a momentum buffer
+        return end, moved, value.detach(), first
 
     own = types.FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
-    options: dict[str, Any] | None = (
-        {"fallback_random": True} if backend == "inductor" else None
-    )  # the same noise as uncompiled
-    return torch.compile(own, backend=backend, fullgraph=True, dynamic=False, options=options)
+    # fallback_random: the same noise as uncompiled
+    options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
+    compiled = torch.compile(own, backend=backend, fullgraph=True, dynamic=False, options=options)
+
+    def call(
+        update: Callable[..., Any], constant: bool, theta: Tree, state: Tree, c: Tree, hyper: Hyper, batch: Any
+    ) -> Stepped:
+        exc = torch._dynamo.exc
+        traced.append((theta, c, batch))
+        try:
+            with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+                return compiled(update, constant, theta, state, c, hyper, batch)
+        except exc.FailOnRecompileLimitHit as error:
+            raise CannotCompile(
+                f"the inner step was compiled {VARIANTS} times, each for another shape, mode or Python number; "
+                "pad the batches, pass numbers that change as tensors, or pass the loss uncompiled"
+            ) from error
+        except Exception as error:
+            if failed:
+                raise failed[0] from None
+            if not isinstance(error, exc.TorchDynamoException | torch._inductor.exc.InductorError):
+                raise
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise CannotCompile(f"the inner step cannot be compiled ({reason}); pass the loss uncompiled") from error
+        finally:
+            traced.clear()
+            failed.clear()
+
+    return call

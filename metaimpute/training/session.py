@@ -30,13 +30,11 @@ from .environment import describe, pick_device
 from .evaluate import measure
 from .logs import RunLog, write_json, write_recipe
 from .optim import OptimizerSpec
+from .warnings import Warnings
 from .watch import UpdateWatch
 
 INIT, STEP, CALIBRATION = 1, 2, 3
 CALIBRATION_SAMPLE = 512
-LOOKAHEAD_WINDOW = 10
-ZEROS_BEFORE_WARNING = 3
-LOOKAHEAD_TOLERANCE = 0.01  # relative; smaller rises are within the noise of ten steps
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -133,9 +131,9 @@ class Session:
             else None
         )
         self.averaged = None if train.ema is None else averaged_model(self.module, train.ema)
-        self.step, self.evaluations, self.lookahead = 0, [], []  # type: ignore[var-annotated]
-        self.warned = self.zero_warned = False
-        self.zero_seen = 0
+        self.step, self.evaluations = 0, []  # type: ignore[var-annotated]
+        estimated = recipe.estimator.name if recipe.problem.needs_estimate else None
+        self.warnings = Warnings(spec.inner.lr, estimated, recipe.estimator.dropped)
         self.seconds = 0.0
         self._stop = False
 
@@ -163,8 +161,7 @@ class Session:
             "method": algorithm.state,
             "meta": algorithm.meta,
             "evaluations": self.evaluations,
-            "lookahead": self.lookahead,
-            "warned": self.warned,
+            "warnings": self.warnings.state(),
             "seconds": self.seconds,
             "seed": self.recipe.train.seed,
             "data": self._data_identity(),
@@ -214,8 +211,8 @@ class Session:
             with torch.no_grad():
                 for name, leaf in self.algorithm.meta.items():
                     leaf.copy_(state["meta"][name])
-        self.step, self.evaluations, self.lookahead = state["step"], state["evaluations"], state["lookahead"]
-        self.warned, self.seconds = state["warned"], state["seconds"]
+        self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
+        self.warnings.load_state(state["warnings"])
 
     def resume(self) -> None:
         """Continues from the newest readable checkpoint of the run directory.
@@ -298,37 +295,14 @@ class Session:
         self.step += 1
         if measure:
             values = {name: float(value) for name, value in found.items()} | {"lr": float(rate)}
-            self._watch_lookahead(values)
+            for warning in self.warnings.look(values, self.step == train.steps):
+                self.say(warning)
             log.write(self.step, values)
             self.report(self.step, values)
         if self._evaluates(self.step):
             errors = self._evaluate()
             log.write(self.step, {k: v for k, v in errors.items() if k != "step"})
             self.report(self.step, errors)
-
-    def _watch_lookahead(self, values: dict[str, float]) -> None:
-        """Warns once when look-ahead steps raise the hold-out loss: the inner learning rate is too large."""
-        if self.recipe.problem.needs_estimate and values.get("hypergradient_norm") == 0 and not self.zero_warned:
-            self.zero_seen += 1
-            if self.zero_seen == ZEROS_BEFORE_WARNING or self.step == self.recipe.train.steps:
-                self.zero_warned = True
-                self.say(
-                    f"warning: the hypergradient is exactly zero in {self.zero_seen} measured steps, so this run equals the "
-                    f"control zero_hypergradient (estimator '{self.recipe.estimator.name}', dropped: "
-                    f"{self.recipe.estimator.dropped})"
-                )
-        if "holdout_after" not in values or self.warned:
-            return
-        self.lookahead = [*self.lookahead, values["holdout_after"] / max(values["holdout_before"], 1e-12) - 1][
-            -LOOKAHEAD_WINDOW:
-        ]
-        enough = len(self.lookahead) == LOOKAHEAD_WINDOW or self.step == self.recipe.train.steps
-        if enough and statistics.fmean(self.lookahead) > LOOKAHEAD_TOLERANCE:
-            self.warned = True
-            self.say(
-                f"warning: the look-ahead raises the hold-out loss (mean change {statistics.fmean(self.lookahead):+.1%} over "
-                f"{len(self.lookahead)} measured steps); lower problem.inner.lr (now {self.recipe.problem_spec.inner.lr:g})"
-            )
 
     # evaluation ------------------------------------------------------------------------------------------------------
 
@@ -384,8 +358,8 @@ class Session:
             "validation_last": validated[-1] if validated else None,
             "test_measures": self._test_measures(),
             "evaluations": self.evaluations,
-            "lookahead_warning": self.warned,
-            "zero_hypergradient_warning": self.zero_warned,
+            "lookahead_warning": self.warnings.raised,
+            "zero_hypergradient_warning": self.warnings.zero,
             "training_seconds": round(self.seconds, 2),
             "environment": describe(self.device),
         }

@@ -9,7 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from metaimpute.engine import BadMemoryPolicy, Batches, CannotCompile, Compiled, hypergradient, sgd, unroll
+from metaimpute.engine import (
+    BadMemoryPolicy,
+    Batches,
+    CannotCompile,
+    Compiled,
+    FunctionalModel,
+    NotScalar,
+    adam,
+    clip_norm,
+    hypergradient,
+    sgd,
+    stack,
+    stacked,
+    unroll,
+)
+from metaimpute.engine import compiled as module
 
 from .problems import Case, make_case
 from .test_estimators import RULES, assert_exact, estimate, inner_optimizer
@@ -97,12 +112,129 @@ def test_a_compiled_loss_is_compiled_once_and_not_for_every_step_count() -> None
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == programs
 
 
+class Simple:
+    """Example weights of a linear regression with two heads; a batch names the head it trains."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        torch.manual_seed(2)
+        self.x, self.c = torch.randn(5, 3, dtype=dtype), torch.rand(5, dtype=dtype)
+        self.theta = {
+            "a": torch.randn(3, dtype=dtype),
+            "b": torch.randn(3, dtype=dtype),
+            "shift": torch.tensor(0.3).to(dtype),
+        }
+
+    def inner(self, theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        return (c * (self.x @ theta[batch["head"]] + theta["shift"] - 1).square()).mean() * batch["scale"]
+
+    def outer(self, theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        return (self.x @ (theta["a"] + 2 * theta["b"])).square().mean() + theta["shift"]
+
+    def estimate(self, loss: Any, rule: Any, head: str = "a", scale: float = 1.0) -> Any:
+        batches = Batches([{"head": head, "scale": scale}], None)
+        return hypergradient(loss, self.outer, self.theta, self.c, batches, rule, steps=3, seed=0)
+
+
+def test_a_number_that_changes_or_a_rule_built_again_is_no_new_program() -> None:
+    problem = Simple()
+    fast = Compiled(problem.inner, "aot_eager")
+    torch._dynamo.utils.counters.clear()
+    for lr, decay in ((0.1, 0.01), (0.2, 0.02), (0.05, 0.03)):
+        rule = clip_norm(adam(lr, eps=0.05, weight_decay=decay), 10 * lr)
+        assert_same(problem.estimate(fast, rule), problem.estimate(problem.inner, rule))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+def test_rules_that_differ_are_told_apart() -> None:
+    problem = Simple()
+    fast = Compiled(problem.inner, "aot_eager")
+    for options in (
+        {},
+        {"maximize": True},
+        {"momentum": 0.5},
+        {"momentum": 0.5, "nesterov": True},
+        {"weight_decay": 0.1},
+    ):
+        rule = sgd(0.1, **options)
+        assert_same(problem.estimate(fast, rule), problem.estimate(problem.inner, rule))
+
+
+def test_which_parameters_take_part_may_change_with_the_batch() -> None:
+    """A head that the first batch did not train is not taken for one that never moves."""
+    problem, rule = Simple(), sgd(0.1, weight_decay=0.1)
+    fast = Compiled(problem.inner, "aot_eager")
+    for head in ("a", "b"):
+        assert_same(problem.estimate(fast, rule, head), problem.estimate(problem.inner, rule, head))
+
+
+def test_parameters_without_dimensions_keep_their_type() -> None:
+    problem, rule = Simple(torch.float32), adam(0.1, eps=0.05, weight_decay=0.1)
+    found = problem.estimate(Compiled(problem.inner, "aot_eager"), rule)
+    assert {leaf.dtype for leaf in found.theta_k.values()} == {torch.float32}
+    reference = problem.estimate(problem.inner, rule)
+    torch.testing.assert_close(found.grad_c, reference.grad_c, rtol=1e-4, atol=1e-6)
+
+
+def test_a_modules_mode_statistics_and_frozen_parameters_are_no_constants() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+    net[0].bias.requires_grad_(False)
+    model, problem = FunctionalModel(net), Simple()
+
+    def inner(theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        return (c * model(theta, problem.x)[:, 0].square()).mean()
+
+    def estimate(loss: Any) -> Any:
+        return hypergradient(loss, inner, model.params, problem.c, Batches([None], None), sgd(0.1), seed=0)
+
+    fast = Compiled(inner, "aot_eager")
+    for change in (net.train, net.eval, lambda: net[1].running_mean.add_(1.0), lambda: net[0].bias.data.add_(1.0)):
+        change()
+        assert_same(estimate(fast), estimate(inner))
+
+
+def test_a_stack_of_problems_in_a_compiled_step() -> None:
+    net = FunctionalModel(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)))
+
+    def inner(theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        return (c * net(theta, batch)[:, 0].square()).mean()
+
+    problem, rule = Simple(), sgd(0.1, 0.9)
+    batches = Batches([stack([problem.x] * 2)], stack([problem.x] * 2))
+    many = stacked(inner)
+    found, reference = (
+        hypergradient(loss, many, stack([net.params] * 2), stack([problem.c] * 2), batches, rule, steps=2, seed=0)
+        for loss in (Compiled(many, "aot_eager"), many)
+    )
+    assert_same(found, reference)
+
+
+def test_numbers_in_the_batch_that_never_repeat_end_in_a_refusal_not_in_uncompiled_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "VARIANTS", 2)
+    problem = Simple()
+    fast = Compiled(problem.inner, "eager")
+    with pytest.raises(CannotCompile, match="was compiled 2 times, each for another"):
+        for scale in (1.0, 2.0, 3.0):
+            problem.estimate(fast, sgd(0.1), scale=scale)
+
+
+def test_mistakes_in_the_loss_are_the_losss_own() -> None:
+    problem = Simple()
+    with pytest.raises(NotScalar, match=r"must return a scalar tensor, not shape \[5\]; take its mean or sum$"):
+        problem.estimate(Compiled(lambda th, c, b: c * th["shift"], "eager"), sgd(0.1))
+    with pytest.raises(KeyError, match="^'weights'$"):
+        problem.estimate(Compiled(lambda th, c, b: th["weights"].sum(), "eager"), sgd(0.1))
+
+
 def test_what_cannot_be_compiled_says_so_in_one_line() -> None:
     def branching(theta: Any, c: Any, batch: Any) -> torch.Tensor:
         return (theta["w"] * c).sum() if float(theta["w"].detach().sum()) > 0 else theta["w"].sum()
 
     theta, c, batches = {"w": torch.ones(2)}, torch.ones(2), Batches([None], None)
-    with pytest.raises(CannotCompile, match=r"cannot be compiled as one step \(.*\); pass it uncompiled") as caught:
+    with pytest.raises(
+        CannotCompile, match=r"the inner step cannot be compiled \(.*\); pass the loss uncompiled"
+    ) as caught:
         hypergradient(Compiled(branching, "eager"), lambda th, c, b: th["w"].sum(), theta, c, batches, sgd(0.1))
     assert "\n" not in str(caught.value)
 

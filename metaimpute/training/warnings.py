@@ -1,0 +1,57 @@
+"""What a run warns about, once each: a look-ahead that raises the hold-out loss, a hypergradient that is exactly zero."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+WINDOW = 10
+TOLERANCE = 0.01  # relative; smaller rises are within the noise of ten steps
+ZEROS = 3
+
+
+@dataclass
+class Warnings:
+    """Watches the measured steps of a run.
+
+    Args:
+        inner_lr: of the look-ahead. estimator, dropped: named when the hypergradient is zero; None without an estimate.
+    """
+
+    inner_lr: float
+    estimator: str | None
+    dropped: str
+    changes: list[float] = field(default_factory=list)
+    raised: bool = False
+    zero: bool = False
+    zeros_seen: int = 0
+
+    def look(self, values: dict[str, float], last: bool) -> list[str]:
+        """Warnings that a step's measurements give cause for. ``last``: no step follows."""
+        found = []
+        if self.estimator and values.get("hypergradient_norm") == 0 and not self.zero:
+            self.zeros_seen += 1
+            if self.zeros_seen == ZEROS or last:
+                self.zero = True
+                found.append(
+                    f"warning: the hypergradient is exactly zero in {self.zeros_seen} measured steps, so this run equals the "
+                    f"control zero_hypergradient (estimator '{self.estimator}', dropped: {self.dropped})"
+                )
+        if "holdout_after" in values and not self.raised:
+            change = values["holdout_after"] / max(values["holdout_before"], 1e-12) - 1
+            self.changes = [*self.changes, change][-WINDOW:]
+            if (len(self.changes) == WINDOW or last) and statistics.fmean(self.changes) > TOLERANCE:
+                self.raised = True
+                found.append(
+                    f"warning: the look-ahead raises the hold-out loss (mean change {statistics.fmean(self.changes):+.1%} over "
+                    f"{len(self.changes)} measured steps); lower problem.inner.lr (now {self.inner_lr:g})"
+                )
+        return found
+
+    def state(self) -> dict[str, Any]:
+        return {"lookahead": self.changes, "warned": self.raised, "zero": self.zero, "zeros_seen": self.zeros_seen}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.changes, self.raised = state["lookahead"], state["warned"]
+        self.zero, self.zeros_seen = state["zero"], state["zeros_seen"]
