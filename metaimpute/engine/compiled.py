@@ -141,7 +141,7 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
         return end, moved, value.detach(), first
 
     own = types.FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
-    # fallback_random: the same noise as uncompiled
+    # fallback_random: noise from the generator that fixed_rng seeds, so that a repeated step repeats it
     options: dict[str, Any] | None = {"fallback_random": True} if backend == "inductor" else None
     compiled = torch.compile(own, backend=backend, fullgraph=True, dynamic=False, options=options)
 

@@ -212,7 +212,7 @@ class Session:
                 for name, leaf in self.algorithm.meta.items():
                     leaf.copy_(state["meta"][name])
         self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
-        self.warnings.load_state(state["warnings"])
+        self.warnings.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
 
     def resume(self) -> None:
         """Continues from the newest readable checkpoint of the run directory.

@@ -54,4 +54,4 @@ class Warnings:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.changes, self.raised = state["lookahead"], state["warned"]
-        self.zero, self.zeros_seen = state["zero"], state["zeros_seen"]
+        self.zero, self.zeros_seen = state.get("zero", False), state.get("zeros_seen", 0)

@@ -311,7 +311,7 @@ def live_bytes() -> int:
     seen = {
         o.untyped_storage().data_ptr(): o.untyped_storage().nbytes()
         for o in gc.get_objects()
-        if type(o) is Tensor or type(o) is nn.Parameter
+        if (type(o) is Tensor or type(o) is nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(o)
     }
     return sum(seen.values())
 
