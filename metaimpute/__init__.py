@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "engine": (
-        "Batches", "FunctionalModel", "HypergradientResult", "InnerOptimizer", "StructuredLoss", "from_torch",
+        "Batches", "Compiled", "FunctionalModel", "HypergradientResult", "InnerOptimizer", "StructuredLoss", "from_torch",
         "hypergradient", "momentum", "nesterov", "register_estimator", "register_optimizer", "sgd", "unroll",
     ),
     "problems": ("BilevelProblem", "register_problem"),
@@ -26,6 +26,7 @@ __all__ = ["__version__", *sorted(_WHERE)]
 if TYPE_CHECKING:
     from .engine import (
         Batches,
+        Compiled,
         FunctionalModel,
         HypergradientResult,
         InnerOptimizer,

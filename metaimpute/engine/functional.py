@@ -78,8 +78,8 @@ def derive_seed(seed: int, *path: int) -> int:
 
 
 def _inside_vmap() -> bool:
-    if torch.compiler.is_compiling():  # a compiled step: torch.func.grad alone, which the copied buffers are enough for
-        return False
+    if torch.compiler.is_compiling():  # the step may be a stack's, and what is inside is not to be seen from here
+        return True
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 

@@ -19,6 +19,7 @@ from metaimpute.engine import (
     adam,
     clip_norm,
     hypergradient,
+    scheduled,
     sgd,
     stack,
     stacked,
@@ -30,7 +31,6 @@ from .problems import Case, make_case
 from .test_estimators import RULES, assert_exact, estimate, inner_optimizer
 
 pytestmark = pytest.mark.usefixtures("float64")
-SLOW_RULES = tuple(rule for rule in RULES if rule != "momentum_scheduled")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's inductor needs a C++ compiler")
 
 
@@ -76,7 +76,7 @@ def test_noise_in_a_compiled_step_is_repeated_when_the_step_is() -> None:
 @pytest.mark.parametrize(
     "architecture", ["mlp_dropout", "conv_batchnorm_eval", "transformer_dropout", "hugging_face_bert"]
 )
-@pytest.mark.parametrize("rule", SLOW_RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_compiled_step_of_every_rule_equals_finite_differences(rule: str, architecture: str) -> None:
     fast, optimizer = compiled(make_case(architecture, steps=3)), inner_optimizer(rule)
     assert_exact(fast, optimizer, 3, {"compiled": estimate(fast, optimizer, 3, "exact")})
@@ -251,3 +251,18 @@ def test_an_unrolled_compiled_loss_refuses_a_gradient_it_would_lose() -> None:
     end = unroll(loss, {"w": torch.ones(2, requires_grad=True)}, torch.ones(2), [None], sgd(0.1), 2, memory="recompute")
     with pytest.raises(BadMemoryPolicy, match="requires a gradient but is in none of theta"):
         end.params["w"].sum().backward()
+
+
+def test_estimators_that_do_not_unroll_take_the_loss_as_it_was() -> None:
+    case, rule = make_case("tied_unused_frozen", steps=1), sgd(torch.tensor(0.3))
+    wrapped = dataclasses.replace(case, inner=Compiled(case.structured_inner), outer=case.structured_outer)
+    plain = dataclasses.replace(case, inner=case.structured_inner, outer=case.structured_outer)
+    for name in ("approx", "head", "mixed"):
+        assert_same(estimate(wrapped, rule, 1, name, wrt_start=False), estimate(plain, rule, 1, name, wrt_start=False))
+
+
+def test_a_schedule_is_followed_step_by_step() -> None:
+    case = make_case("tied_unused_frozen", steps=3)
+    for schedule in ([1.0, 0.5, 0.25], torch.tensor([1.0, 0.5, 0.25])):
+        rule = scheduled(sgd(torch.tensor(0.3)), schedule)
+        assert_same(estimate(compiled(case), rule, 3, "exact"), estimate(case, rule, 3, "exact"))

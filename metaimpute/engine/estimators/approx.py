@@ -32,6 +32,7 @@ class Approx(Estimator):
     network per batch and no backward pass through it.
     """
 
+    unrolls = False
     exact = False
     gives_first_gradient = False
     dropped = "inner step outside the last layer; the consistency loss's own derivative (Eq. 6 assumes cross-entropy)"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..compiled import Compiled
 from ..functional import double_differentiable
 from ..losses import Loss
 from ..memory import MemoryPolicy, Store
@@ -73,6 +74,7 @@ class Estimator:
     start_path: ClassVar[bool] = True
     gives_first_gradient: ClassVar[bool] = True
     uses_memory: ClassVar[bool] = False
+    unrolls: ClassVar[bool] = True
 
     def estimate(
         self,
@@ -126,6 +128,8 @@ class Estimator:
         given = [leaf for leaf in tree_flatten(c)[0] if isinstance(leaf, Tensor)]
         if given and not tensors(c):
             raise EstimatorError(f"the coupling holds no floating-point tensor (it has {given[0].dtype})")
+        if isinstance(inner_loss, Compiled) and not self.unrolls:
+            inner_loss = inner_loss.loss
         if seed is None:
             seed = int(torch.randint(2**62, (), dtype=torch.int64))
         problem = BilevelMap(

@@ -93,6 +93,8 @@ class Head(Estimator):
 
     parameters: tuple[str, ...] = ()
 
+    unrolls = False
+
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, tuple | list):
             raise EstimatorError(f"'head' takes parameter names as a tuple, not {self.parameters!r}")

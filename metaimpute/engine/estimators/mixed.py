@@ -100,6 +100,8 @@ class Mixed(Estimator):
     forward-mode pass (about one training step).
     """
 
+    unrolls = False
+
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         c = detach(problem.c)
         theta, state = detach(problem.theta_0), problem.optimizer.init(detach(problem.theta_0))

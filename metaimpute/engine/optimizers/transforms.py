@@ -78,6 +78,8 @@ def scheduled(rule: InnerOptimizer, schedule: Schedule) -> InnerOptimizer:
         if not isinstance(schedule, Tensor) and callable(schedule):
             return schedule(t)
         values: Any = hyper["schedule"] if learned else schedule
+        if isinstance(t, Tensor):  # the count of a compiled step, on whose value nothing may branch
+            return torch.as_tensor(values, dtype=None if learned else torch.float64).take(t.long())
         if t >= len(values):
             raise UnsupportedOptimizer(f"the schedule has {len(values)} values, but step {t + 1} was asked for")
         return values[t]
