@@ -234,7 +234,7 @@ class Algorithm1:
             )
             if measure:
                 before, after = (self.problem.labels(meta["labels"]), self.problem.labels(moved["labels"]))  # type: ignore[attr-defined]
-                metrics["label_change"] = (after - before).abs().mean()
+                metrics["label_change"] = (after - before).abs().mean().detach()
         return metrics
 
     def _outer_optimizer(self) -> torch.optim.Optimizer:
