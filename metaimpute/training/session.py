@@ -6,7 +6,7 @@ import signal
 import statistics
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,27 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import FunctionalModel, derive_seed, parse_memory
-from ..engine.pytree import Tree
-from ..engine.registry import describe_choices
-from ..problems.base import Context, Sizes
+from ..engine import derive_seed
 from ..recipes import Recipe
-from ..tasks.base import MissingData, TaskError
-from ..tasks.outputs import Classes
-from ..tasks.splits import separate_holdout
 from . import checkpoint
-from .algorithm import Algorithm1, Diverged, OuterSettings
-from .data import BatchSizes, BatchSource, to_device
-from .ema import averaged_model
-from .environment import describe, pick_device
+from .algorithm import Diverged
+from .assemble import assemble
+from .data import to_device
+from .environment import describe
 from .evaluate import measure
 from .logs import RunLog, write_json, write_recipe
-from .optim import OptimizerSpec
 from .warnings import Warnings
-from .watch import UpdateWatch
 
-INIT, STEP, CALIBRATION = 1, 2, 3
-CALIBRATION_SAMPLE = 512
+STEP = 2
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -64,87 +55,20 @@ class Session:
     ) -> None:
         self.recipe, self.folder, self.why, self.say = recipe, folder, why, say
         self.report = report or (lambda step, values: None)
-        train, spec = recipe.train, recipe.problem_spec
-        if train.threads is not None:
-            torch.set_num_threads(train.threads)
-        try:
-            self.device = pick_device(train.device)
-        except ValueError as error:
-            raise recipe.source.fail(("train", "device"), str(error)) from None
-        task = self.task = recipe.task
-        if recipe.missing():
-            raise MissingData(recipe.missing())
-        try:
-            torch.manual_seed(derive_seed(train.seed, INIT))
-            self.module = recipe.model.build(task.input_shape, task.output.size).to(self.device).train()
-            task.prepare_inputs = recipe.model.preprocess(self.device)
-            self.data = task.load(train.seed)
-            draws = recipe.method.uses_unlabelled or recipe.problem.learns != "nothing"
-            known = recipe.model.remember(task.distinct_inputs(self.data, draws) or [])
-            if known:
-                say(f"ran the frozen encoder once over {known:,} texts and their augmented versions")
-            recipe.model.calibrate(self.module, self._calibration_inputs)
-            labelled, holdout = self.data.labelled, self.data.labelled
-            if spec.holdout == "separate" and recipe.problem.learns != "nothing":
-                classes = task.output.size if isinstance(task.output, Classes) else None
-                labelled, holdout = separate_holdout(self.data.labelled, classes, train.seed)
-        except TaskError as error:
-            raise recipe.task_error(error) from None
-        model = FunctionalModel(self.module, recipe.model.head)
-        method = recipe.method.bind(task.output)
-        sizes = Sizes(len(labelled), len(self.data.unlabelled), task.output.size)
-        problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss))
-        for name in getattr(recipe.estimator, "parameters", ()):
-            if name not in model.params:
-                reason = f"'{name}' is not a parameter of the model; {describe_choices(name, list(model.params))}"
-                raise recipe.source.fail(("problem", "estimator", "parameters"), reason)
-        self.optimizer = train.optimizer.build(self.module, model.head if train.optimizer.head_lr else ())
-        self.schedulers = [train.schedule.build(self.optimizer, train.steps)]
-        meta = None
-        self.outer_optimizer: torch.optim.Optimizer | None = None
-        if problem.learns == "own":
-            meta = {n: t.to(self.device).requires_grad_() for n, t in problem.init_meta(sizes).items()}
-            self.outer_optimizer = (spec.outer or OptimizerSpec(lr=0.01)).build(list(meta.values()))
-        elif problem.learns != "nothing" and spec.outer_optimizer == "separate":
-            self.outer_optimizer = (spec.outer or train.optimizer).build(self.module)
-            self.schedulers.append(train.schedule.build(self.outer_optimizer, train.steps))
-        self.algorithm = Algorithm1(
-            model, method, problem,
-            OuterSettings(
-                recipe.estimator, spec.inner.build(), parse_memory(spec.memory), spec.inner.steps, spec.weight,
-                spec.schedule, spec.relative, spec.outer_optimizer == "shared", spec.psi,
-                train.clip_norm,
-            ),
-            self.optimizer, self.outer_optimizer, meta, train.seed,
-        )  # fmt: skip
-        view = spec.holdout_view or method.labelled_view
-        self.batches = BatchSource(
-            task, method, labelled, self.data.unlabelled, holdout,
-            BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
-            view, train.steps, train.seed, self.device,
-            needs_unlabelled=draws,
-        )  # fmt: skip
-        watches = train.watch_test and recipe.problem.learns in ("network", "labels")
-        self.watch = (
-            UpdateWatch(self.module, task, self.data.test, train.watch_test, train.seed, self.device)
-            if watches
-            else None
+        parts = assemble(recipe, say)
+        self.device, self.task, self.data, self.module = parts.device, recipe.task, parts.data, parts.module
+        self.optimizer, self.outer_optimizer, self.schedulers = parts.optimizer, parts.outer_optimizer, parts.schedulers
+        self.algorithm, self.batches, self.watch, self.averaged = (
+            parts.algorithm,
+            parts.batches,
+            parts.watch,
+            parts.averaged,
         )
-        self.averaged = None if train.ema is None else averaged_model(self.module, train.ema)
         self.step, self.evaluations = 0, []  # type: ignore[var-annotated]
         estimated = recipe.estimator.name if recipe.problem.needs_estimate else None
-        self.warnings = Warnings(spec.inner.lr, estimated, recipe.estimator.dropped)
+        self.warnings = Warnings(recipe.problem_spec.inner.lr, estimated, recipe.estimator.dropped)
         self.seconds = 0.0
         self._stop = False
-
-    def _calibration_inputs(self) -> Iterator[Tree]:
-        """Evaluation views of a fixed random sample of the unlabelled pool."""
-        pool, rng = (
-            self.data.unlabelled,
-            torch.Generator().manual_seed(derive_seed(self.recipe.train.seed, CALIBRATION)),
-        )
-        for index in torch.randperm(len(pool), generator=rng)[:CALIBRATION_SAMPLE].split(64):
-            yield to_device(self.task.view(pool.take(index), "none", rng), self.device)
 
     # state -----------------------------------------------------------------------------------------------------------
 

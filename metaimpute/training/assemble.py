@@ -1,0 +1,150 @@
+"""From a recipe to the parts of a run: data, network, optimisers, the algorithm and its batches, bound to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from ..engine import FunctionalModel, derive_seed, parse_memory
+from ..engine.pytree import Tree
+from ..engine.registry import describe_choices
+from ..problems.base import BilevelProblem, Context, Sizes
+from ..recipes import Recipe
+from ..tasks.base import MissingData, Pool, TaskData, TaskError
+from ..tasks.outputs import Classes
+from ..tasks.splits import separate_holdout
+from .algorithm import Algorithm1, OuterSettings
+from .data import BatchSizes, BatchSource, to_device
+from .ema import averaged_model
+from .environment import pick_device
+from .optim import OptimizerSpec
+from .watch import UpdateWatch
+
+INIT, CALIBRATION = 1, 3
+CALIBRATION_SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. ``averaged``: the evaluated weights, where the recipe averages them."""
+
+    device: torch.device
+    data: TaskData
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    outer_optimizer: torch.optim.Optimizer | None
+    schedulers: list[LambdaLR]
+    algorithm: Algorithm1
+    batches: BatchSource
+    watch: UpdateWatch | None
+    averaged: AveragedModel | None
+
+
+def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
+    """Loads the data and builds everything the recipe names.
+
+    Raises:
+        RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
+    """
+    train, spec, task, method = recipe.train, recipe.problem_spec, recipe.task, recipe.method
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    try:
+        device = pick_device(train.device)
+    except ValueError as error:
+        raise recipe.source.fail(("train", "device"), str(error)) from None
+    if recipe.missing():
+        raise MissingData(recipe.missing())
+    draws = method.uses_unlabelled or recipe.problem.learns != "nothing"
+    try:
+        module, data = _network_and_data(recipe, device, draws, say)
+        labelled, holdout = _holdout(recipe, data)
+    except TaskError as error:
+        raise recipe.task_error(error) from None
+    model = FunctionalModel(module, recipe.model.head)
+    method.bind(task.output)
+    sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size)
+    problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss))
+    for name in getattr(recipe.estimator, "parameters", ()):
+        if name not in model.params:
+            reason = f"'{name}' is not a parameter of the model; {describe_choices(name, list(model.params))}"
+            raise recipe.source.fail(("problem", "estimator", "parameters"), reason)
+    optimizer = train.optimizer.build(module, model.head if train.optimizer.head_lr else ())
+    schedulers = [train.schedule.build(optimizer, train.steps)]
+    outer, meta = _outer(recipe, problem, module, sizes, device)
+    if outer is not None and meta is None:
+        schedulers.append(train.schedule.build(outer, train.steps))
+    settings = OuterSettings(
+        recipe.estimator, spec.inner.build(), parse_memory(spec.memory), spec.inner.steps, spec.weight, spec.schedule,
+        spec.relative, spec.outer_optimizer == "shared", spec.psi, train.clip_norm,
+    )  # fmt: skip
+    batches = BatchSource(
+        task, method, labelled, data.unlabelled, holdout,
+        BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
+        spec.holdout_view or method.labelled_view, train.steps, train.seed, device, needs_unlabelled=draws,
+    )  # fmt: skip
+    return Parts(
+        device, data, module, optimizer, outer, schedulers,
+        Algorithm1(model, method, problem, settings, optimizer, outer, meta, train.seed), batches,
+        _watch(recipe, module, data, device, say), None if train.ema is None else averaged_model(module, train.ema),
+    )  # fmt: skip
+
+
+def _network_and_data(
+    recipe: Recipe, device: torch.device, draws: bool, say: Callable[[str], None]
+) -> tuple[nn.Module, TaskData]:
+    task, seed = recipe.task, recipe.train.seed
+    torch.manual_seed(derive_seed(seed, INIT))
+    module = recipe.model.build(task.input_shape, task.output.size).to(device).train()
+    task.prepare_inputs = recipe.model.preprocess(device)
+    data = task.load(seed)
+    known = recipe.model.remember(task.distinct_inputs(data, draws) or [])
+    if known:
+        say(f"ran the frozen encoder once over {known:,} texts and their augmented versions")
+
+    def calibration() -> Iterator[Tree]:
+        """Evaluation views of a fixed random sample of the unlabelled pool."""
+        rng = torch.Generator().manual_seed(derive_seed(seed, CALIBRATION))
+        for index in torch.randperm(len(data.unlabelled), generator=rng)[:CALIBRATION_SAMPLE].split(64):
+            yield to_device(task.view(data.unlabelled.take(index), "none", rng), device)
+
+    recipe.model.calibrate(module, calibration)
+    return module, data
+
+
+def _holdout(recipe: Recipe, data: TaskData) -> tuple[Pool, Pool]:
+    """Pools that labelled and hold-out batches come from: the same one (joint), or its two parts (separate)."""
+    if recipe.problem_spec.holdout == "joint" or recipe.problem.learns == "nothing":
+        return data.labelled, data.labelled
+    output = recipe.task.output
+    return separate_holdout(data.labelled, output.size if isinstance(output, Classes) else None, recipe.train.seed)
+
+
+def _outer(
+    recipe: Recipe, problem: BilevelProblem, module: nn.Module, sizes: Sizes, device: torch.device
+) -> tuple[torch.optim.Optimizer | None, dict[str, Tensor] | None]:
+    """The outer step's optimiser where it is not the base step's, and what an ``"own"`` problem learns."""
+    spec = recipe.problem_spec
+    if problem.learns == "own":
+        meta = {n: t.to(device).requires_grad_() for n, t in problem.init_meta(sizes).items()}
+        return (spec.outer or OptimizerSpec(lr=0.01)).build(list(meta.values())), meta
+    if problem.learns != "nothing" and spec.outer_optimizer == "separate":
+        return (spec.outer or recipe.train.optimizer).build(module), None
+    return None, None
+
+
+def _watch(
+    recipe: Recipe, module: nn.Module, data: TaskData, device: torch.device, say: Callable[[str], None]
+) -> UpdateWatch | None:
+    count = recipe.train.watch_test
+    if not count:
+        return None
+    if recipe.problem.learns not in ("network", "labels"):
+        say(f"note: problem '{recipe.problem.name}' makes no label update that train.watch_test could watch")
+        return None
+    return UpdateWatch(module, recipe.task, data.test, count, recipe.train.seed, device)
