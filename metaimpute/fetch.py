@@ -21,10 +21,23 @@ from .tasks.snippets import fetch_snippets, find_snippets
 
 @dataclass(frozen=True)
 class Source:
-    """Something that can be fetched: where it is, if it is here, and how to get it."""
+    """Data or weights: where they are, if they are here, and how to get them.
+
+    Attributes:
+        by_hand: only a person can get it; ``get`` then says from where, and where it is to lie.
+    """
 
     find: Callable[[], Any]
     get: Callable[[], Any]
+    by_hand: bool = False
+
+    def how(self, name: str) -> str:
+        """What to do when it is not here."""
+        return (
+            f"by hand ({name} cannot be downloaded): metaimpute data get {name} says how"
+            if self.by_hand
+            else (f"metaimpute data get {name}")
+        )
 
 
 def _download(what: str, download: Callable[[], Any], by_hand: str, where: str = "the Hugging Face hub") -> Any:
@@ -80,13 +93,13 @@ def _get_images(name: str, layout: str, found: Callable[[], Path | None]) -> Cal
     return get
 
 
-def _by_hand(task: Callable[[], Task]) -> Callable[[], Any]:
-    """For data that only a person can get: says from where, and where it is to lie."""
+def _by_hand(find: Callable[[], Any], task: Callable[[], Task]) -> Source:
+    """Data that only a person can get."""
 
     def get() -> None:
         raise MissingData(task().missing())
 
-    return get
+    return Source(find, get, by_hand=True)
 
 
 SOURCES: dict[str, Source] = {
@@ -97,9 +110,9 @@ SOURCES: dict[str, Source] = {
     "fashion_mnist": Source(
         find_fashion_mnist, _get_images("FashionMNIST", "FashionMNIST/raw/*-ubyte.gz", find_fashion_mnist)
     ),
-    "mtfl": Source(find_mtfl, _by_hand(MTFL)),
-    "aflw": Source(find_aflw, _by_hand(AFLW)),
-    "imagenet72": Source(ImageNet72().found, _by_hand(ImageNet72)),
-    "tiny_imagenet": Source(TinyImageNet().found, _by_hand(TinyImageNet)),
+    "mtfl": _by_hand(find_mtfl, MTFL),
+    "aflw": _by_hand(find_aflw, AFLW),
+    "imagenet72": _by_hand(ImageNet72().found, ImageNet72),
+    "tiny_imagenet": _by_hand(TinyImageNet().found, TinyImageNet),
     "bert-base-uncased": Source(lambda: models.get("bert-base-uncased")().weights_folder(), _get_bert),  # type: ignore[attr-defined]
 }

@@ -111,7 +111,7 @@ def status() -> None:
 
         for name, source in SOURCES.items():
             found = source.find()
-            click.echo(f"{name}: {found if found else f'not here; metaimpute data get {name}'}")
+            click.echo(f"{name}: {found if found else f'not here; {source.how(name)}'}")
 
 
 @data.command()

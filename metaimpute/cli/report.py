@@ -24,12 +24,14 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     with plain_errors():
         from rich.console import Console
 
-        from ..reporting.console import result_table
+        from ..reporting.console import by_metric, result_table
         from ..reporting.figures import NoFigure, faces, label_updates
         from ..reporting.runs import read_run
 
         found = [read_run(folder) for folder in runs]
-        Console(width=None if sys.stdout.isatty() else 200).print(result_table([run.result for run in found]))
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        for group in by_metric([run.result for run in found]):
+            console.print(result_table(group))
         out.mkdir(parents=True, exist_ok=True)
         for run in found:
             if run.learns_labels:
@@ -39,9 +41,10 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
                     click.echo(f"wrote {path}")
                 except NoFigure as reason:
                     click.echo(f"no Fig. 2: {reason}")
-        if any("landmark" in run.result["metric"] for run in found):
+        on_faces = [run for run in found if "landmark" in run.result["metric"]]
+        if on_faces:
             try:
-                faces(found, out / "faces.png")
+                faces(on_faces, out / "faces.png")
                 click.echo(f"wrote {out / 'faces.png'}")
             except NoFigure as reason:
                 click.echo(f"no Fig. 3: {reason}")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .errors import MISSING, fail, plain_errors
+
+if TYPE_CHECKING:
+    from ..tasks import Missing
 
 
 @click.command()
@@ -108,14 +111,19 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...]) -> None:
         files = [f for path in recipes for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
         if not files:
             raise RecipeError(f"no recipe (*.yaml) in {', '.join(map(str, recipes))}")
-        unrunnable = []
+        unrunnable: list[str] = []
+        absent: dict[str, Missing] = {}
         for path in files:
             runnable = False
             for profile in profiles_of(read(path)):
                 missing = load(path, profile, sets).missing()
                 runnable |= not missing
-                click.echo(f"{path} [{profile}]: valid" + "".join(f"; {m}" for m in missing))
+                absent |= {m.what: m for m in missing}
+                without = f"; missing: {', '.join(m.what for m in missing)}" if missing else ""
+                click.echo(f"{path} [{profile}]: valid{without}")
             if not runnable:
                 unrunnable.append(str(path))
+        for one in absent.values():
+            click.echo(f"missing: {one}")
         if unrunnable:
-            fail(MISSING, f"cannot run here for want of data: {', '.join(unrunnable)}")
+            fail(MISSING, f"valid, but cannot run here for want of data: {', '.join(unrunnable)}")

@@ -26,7 +26,8 @@ class LabelRows(NamedTuple):
 
     Attributes:
         labels: ``[rows, outputs]``, a differentiable function of the coupling.
-        weights: ``[rows]``, the factor with which a row's residual (prediction - label) enters the loss's gradient.
+        weights: ``[rows]``, the factor of the row's loss in the whole loss. For cross-entropy that is also the factor with which
+            its residual (prediction - label) enters the gradient of the logits, which Eq. 6 takes every loss to have.
         features: ``[rows, features]``, inputs of the last layer.
     """
 

@@ -42,7 +42,9 @@ def linear_ramp(progress: float, length: float) -> float:
 
 def kl_divergence(output: Output, raw: Tensor, labels: Tensor) -> Tensor:
     """KL(labels || prediction) per example, ``[n]``, from raw outputs and class probabilities."""
-    return torch.xlogy(labels, labels).sum(-1) + output.soft_loss(raw, labels)
+    # x log x with a finite slope at a probability that has underflowed to 0
+    entropy = (labels * labels.clamp_min(torch.finfo(labels.dtype).tiny).log()).sum(-1)
+    return entropy + output.soft_loss(raw, labels)
 
 
 def ema_decay(step: int, decay: float) -> float:

@@ -12,8 +12,8 @@ from .base import Method, register_method
 class PiModel(Method):
     """Squared difference between two passes of the network over two weak views, the first of them without gradient.
 
-    Each pass draws its own view and dropout noise. Settings are those of Oliver et al. (NeurIPS 2018). Under a bilevel
-    problem psi is the network itself.
+    Each pass draws its own view and dropout noise. Settings are those of the baseline in MixMatch's released code. Under a
+    bilevel problem psi is the network itself.
 
     Args:
         weight: lambda. ramp: fraction of training over which lambda grows linearly.

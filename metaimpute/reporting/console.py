@@ -69,13 +69,29 @@ def system_name(result: dict[str, Any]) -> str:
     return f"{result['method']} + {result['problem']}{estimator}"
 
 
+def title_of(results: list[dict[str, Any]]) -> str | None:
+    """The recipe's title above a single run, with its profile unless it is the paper's; none above several runs."""
+    first = results[0]
+    if len(results) > 1 or not first["title"]:
+        return None
+    return first["title"] if first["profile"] == "paper" else f"{first['title']}: {first['profile']} profile"
+
+
+def by_metric(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Results that can stand in one table: of one task and one metric, in their order."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["task"], result["metric"]), []).append(result)
+    return list(groups.values())
+
+
 def result_table(results: list[dict[str, Any]]) -> Table:
-    """One column per run; the profile stands with every number."""
+    """One column per run, all of one metric; the profile stands with every number."""
 
     def number(value: float | None, form: str = "{:.2f}") -> str:
         return "-" if value is None else form.format(value)
 
-    table = Table(title=results[0]["title"] or None, title_justify="left", show_header=False)
+    table = Table(title=title_of(results), title_justify="left", show_header=False)
     table.add_column("")
     for r in results:
         table.add_column(system_name(r), justify="right", overflow="fold")

@@ -61,10 +61,11 @@ def label_updates(run: Run, path: Path) -> None:
         mean = sum(after / max(before, 1e-12) - 1 for before, after in zip(*pair, strict=True)) / len(steps)
         ax.set_title(f"{what}: lower after the update in {lower:.0%} of steps, mean change {mean:+.2%}", fontsize=10)
         ax.set_ylabel("loss")
-        ax.set_yscale("log")
+        if max(map(max, pair)) > 10 * min(map(min, pair)):
+            ax.set_yscale("log")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
-    axes[1].set_xlabel(f"training step (bold: mean of {width} measurements)")
+    axes[1].set_xlabel("training step" + (f" (bold: mean of {width} measurements)" if width > 1 else ""))
     result = run.result
     figure.suptitle(
         f"{system_name(result)}, {result['source']}, {result['labels']} labels ({result['profile']})", fontsize=11
@@ -117,8 +118,9 @@ def faces(runs: Sequence[Run], path: Path, count: int = 6) -> None:
         ax.imshow(picture, cmap="gray", extent=(0, side, side, 0), vmin=0, vmax=255)
         ax.scatter(*truth[face].T, s=38, facecolors="none", edgecolors=TRUTH, linewidths=1.4, label="truth")
         for points, name, colour in zip(predicted, names, (BEFORE, AFTER, "#7b3294", "#d7191c"), strict=False):
-            ax.scatter(*points[face].T, s=13, color=colour, label=name)
-        ax.set_title(" / ".join(f"{error[face]:.0f}%" for error in errors), fontsize=8)
+            marker = {"marker": "x", "s": 34, "linewidths": 1.4} if colour == BEFORE and len(runs) > 1 else {"s": 13}
+            ax.scatter(*points[face].T, color=colour, label=name, zorder=2 if "marker" in marker else 3, **marker)
+        ax.set_title(" / ".join(f"{error[face]:.1f}%" for error in errors), fontsize=8)
         ax.set_xlim(0, side)
         ax.set_ylim(side, 0)
         ax.set_xticks([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -40,7 +41,11 @@ class Missing:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.what} not found (looked in {', '.join(self.looked)}); {self.remedy}"
+        return f"{self.what} not found (looked in {', '.join(self.looked)}{self.elsewhere}); {self.remedy}"
+
+    @property
+    def elsewhere(self) -> str:
+        return "" if os.environ.get("METAIMPUTE_DATA") else "; METAIMPUTE_DATA names another folder to search"
 
 
 class MissingData(RuntimeError):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..bounds import Count, Natural
 from .base import Pool, Task, TaskData, ViewKind, register_task
+from .image_views import cutout
 from .outputs import Classes
 from .splits import balanced_choice, generator, semi_supervised, without
 
@@ -37,16 +38,6 @@ def affine_view(images: Tensor, rng: torch.Generator, *, shift: float, rotate: f
     ).to(images)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
-
-
-def cutout(images: Tensor, rng: torch.Generator, size: int) -> Tensor:
-    """One square of ``size`` pixels per image set to zero (DeVries and Taylor, 2017)."""
-    n, _, height, width = images.shape
-    top = torch.randint(0, height, (n, 1, 1), generator=rng) - size // 2
-    left = torch.randint(0, width, (n, 1, 1), generator=rng) - size // 2
-    rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
-    hole = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
-    return images.masked_fill(hole[:, None].to(images.device), 0.0)
 
 
 @register_task("digits")
@@ -87,4 +78,4 @@ class Digits(Task):
             return affine_view(raw, generator, shift=1.0, rotate=0.0, zoom=0.0)
         moved = affine_view(raw, generator, shift=1.5, rotate=25.0, zoom=0.2)
         contrast = 0.5 + torch.rand(len(raw), 1, 1, 1, generator=generator).to(raw)
-        return cutout(moved * contrast, generator, 3)
+        return cutout(moved * contrast, generator, 3, fill=0.0)

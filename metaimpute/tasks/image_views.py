@@ -40,14 +40,19 @@ def _reflected(index: Tensor, size: int) -> Tensor:
     return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
 
 
-def cutout(images: Tensor, rng: torch.Generator, size: int) -> Tensor:
-    """One grey square of ``size`` pixels per image, its centre anywhere in the image (DeVries and Taylor, 2017)."""
+def square_holes(images: Tensor, rng: torch.Generator, size: int) -> Tensor:
+    """Masks ``[n, 1, h, w]``, true in one square of ``size`` pixels per image, its centre anywhere in the image."""
     n, _, height, width = images.shape
     top = torch.randint(0, height, (n, 1, 1), generator=rng) - size // 2
     left = torch.randint(0, width, (n, 1, 1), generator=rng) - size // 2
     rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
     hole = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
-    return images.masked_fill(hole[:, None], GREY)
+    return hole[:, None].to(images.device)
+
+
+def cutout(images: Tensor, rng: torch.Generator, size: int, fill: float = GREY) -> Tensor:
+    """One square of ``size`` pixels per image filled with one value (DeVries and Taylor, 2017)."""
+    return images.masked_fill(square_holes(images, rng, size), fill)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..bounds import Natural, NonNegative, Share
 from ..engine.pytree import Tree
 from .base import Pool, Task, TaskData, TaskError, ViewKind
+from .image_views import square_holes
 from .motion import LabelMotion
 from .outputs import Landmarks
 from .splits import semi_supervised
@@ -184,8 +185,4 @@ class LandmarkTask(Task):
 
 def _hole(images: Tensor, rng: torch.Generator, size: int) -> Tensor:
     """One square per image at the image's mean brightness."""
-    n, _, height, width = images.shape
-    top, left = (torch.randint(0, side, (n, 1, 1), generator=rng) - size // 2 for side in (height, width))
-    rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
-    hole = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
-    return torch.where(hole[:, None], images.mean((1, 2, 3), keepdim=True), images)
+    return torch.where(square_holes(images, rng, size), images.mean((1, 2, 3), keepdim=True), images)

@@ -201,6 +201,7 @@ class Algorithm1:
         metrics: dict[str, Tensor | float] = {}
         if measure:
             metrics["hypergradient_norm"] = norm(found)
+            metrics["lookahead_weight"] = self.method.lookahead_weight(batch.progress)
             metrics["base_gradient_norm"] = norm(base_gradient)
             if problem.learns == "network":
                 full = {

@@ -30,7 +30,10 @@ class Warnings:
     def look(self, values: dict[str, float], last: bool) -> list[str]:
         """Warnings that a step's measurements give cause for. ``last``: no step follows."""
         found = []
-        if self.estimator and values.get("hypergradient_norm") == 0 and not self.zero:
+        silent = (
+            values.get("mask_rate") == 0 or values.get("lookahead_weight") == 0
+        )  # no imputed label counts in this step, or not yet
+        if self.estimator and values.get("hypergradient_norm") == 0 and not silent and not self.zero:
             self.zeros_seen += 1
             if self.zeros_seen == ZEROS or last:
                 self.zero = True

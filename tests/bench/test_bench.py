@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,19 @@ def test_a_users_model_from_table_to_json_and_picture(tmp_path: Path) -> None:
     for name in PEERS:
         skipped = [s for s in result["skipped"] if s["system"] == name]
         assert installed(name) or (skipped and skipped[0]["why"] == "not installed")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's inductor needs a C++ compiler")
+def test_a_compiled_step_stands_beside_the_uncompiled_one(tmp_path: Path) -> None:
+    done = invoke(
+        "hypergradient", "--model", "tests.bench.test_bench:Tiny", "--input", "3,2,2", "--steps", "1", "--batch", "4",
+        "--repeats", "1", "--threads", "1", "--backend", "func,compiled", "--estimator", "exact", "--memory", "store",
+        "--peers", "", "--out", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png"),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = {r["system"]: r for r in json.loads((tmp_path / "r.json").read_text())["rows"]}
+    assert rows["compiled, exact"]["error"] < 1e-5 and rows["compiled, exact"]["wall"] > 0
+    assert rows["compiled, exact"]["peak"] is None, "torch does not look into a compiled program"
 
 
 @pytest.mark.parametrize("peer", list(PEERS))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metaimpute.methods import Method, methods
+from metaimpute.methods.mixup import Mixing
 from metaimpute.tasks import Batch, Labelled, Unlabelled
 from metaimpute.tasks.outputs import Classes
 
@@ -34,6 +35,18 @@ def cross_entropy(raw: Row, label: Row) -> complex:
 
 def brier(raw: Row, label: Row) -> complex:
     return sum((p - z) ** 2 for z, p in zip(label, softmax(raw), strict=True)) / len(label)
+
+
+def mixed(rows: Sequence[Row], partners: Sequence[int], shares: Sequence[float]) -> list[list[complex]]:
+    return [
+        [s * a + (1 - s) * b for a, b in zip(rows[i], rows[j], strict=True)]
+        for i, (j, s) in enumerate(zip(partners, shares, strict=True))
+    ]
+
+
+def mixing(partners: Sequence[int], shares: Sequence[float]) -> Mixing:
+    """The same choices as the package holds them."""
+    return Mixing(torch.tensor(partners), torch.tensor(shares, dtype=torch.float64))
 
 
 def times(scale: complex, row: Row) -> list[complex]:

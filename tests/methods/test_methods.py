@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metaimpute.methods import Method, MethodError, methods
-from metaimpute.methods.base import concatenate, ema_decay
+from metaimpute.methods.base import concatenate, ema_decay, kl_divergence
 from metaimpute.tasks import Batch, Labelled, Unlabelled
 from metaimpute.tasks.outputs import Classes, Values
 
@@ -186,3 +186,13 @@ def test_concatenate_pads_token_rows() -> None:
     right = {"input_ids": torch.ones(1, 5, dtype=torch.long), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
     found = concatenate(left, right)
     assert found["input_ids"].shape == (3, 5) and found["attention_mask"].tolist()[0] == [1, 1, 1, 0, 0]
+
+
+def test_kl_has_a_finite_slope_at_a_probability_that_underflowed() -> None:
+    labels = torch.tensor([[1.0, 0.0, 0.0]], requires_grad=True)
+    raw = torch.tensor([[0.3, -0.2, 0.1]])
+    (slope,) = torch.autograd.grad(kl_divergence(Classes(3), raw, labels).sum(), labels)
+    assert torch.isfinite(slope).all()
+    assert float(slope[0, 0]) == pytest.approx(1.0 - float(raw.log_softmax(-1)[0, 0]), rel=1e-6), (
+        "log p + 1 - log q at p = 1"
+    )

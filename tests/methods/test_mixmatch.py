@@ -21,14 +21,11 @@ PARTNERS, SHARES = [5, 2, 0, 7, 4, 1, 3, 6], [0.9, 0.7, 0.6, 1.0, 0.8, 0.55, 0.7
 
 
 def drawn() -> Mixing:
-    return Mixing(torch.tensor(PARTNERS), torch.tensor(SHARES, dtype=torch.float64))
+    return hand.mixing(PARTNERS, SHARES)
 
 
 def mixed(rows: list[Any]) -> list[list[complex]]:
-    return [
-        [s * a + (1 - s) * b for a, b in zip(rows[i], rows[j], strict=True)]
-        for i, (j, s) in enumerate(zip(PARTNERS, SHARES, strict=True))
-    ]
+    return hand.mixed(rows, PARTNERS, SHARES)
 
 
 def guesses(scale: complex) -> list[list[complex]]:

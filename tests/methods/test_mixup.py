@@ -18,14 +18,11 @@ PARTNERS, SHARES = [1, 0, 4, 2, 3], [0.9, 0.7, 0.6, 1.0, 0.8]
 
 
 def drawn() -> Mixing:
-    return Mixing(torch.tensor(PARTNERS), torch.tensor(SHARES, dtype=torch.float64))
+    return hand.mixing(PARTNERS, SHARES)
 
 
 def mixed(rows: list[Any]) -> list[list[complex]]:
-    return [
-        [s * a + (1 - s) * b for a, b in zip(rows[i], rows[j], strict=True)]
-        for i, (j, s) in enumerate(zip(PARTNERS, SHARES, strict=True))
-    ]
+    return hand.mixed(rows, PARTNERS, SHARES)
 
 
 def test_loss_and_gradient_by_hand() -> None:

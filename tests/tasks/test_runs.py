@@ -97,7 +97,7 @@ def test_impossible_options_name_the_key(here: Path) -> None:
 def test_data_that_cannot_be_downloaded_comes_with_instructions(name: str, here: Path) -> None:
     done = call("data", "get", name)
     assert done.exit_code == 3 and str(here) in done.output and " get " in done.output
-    assert f"{name}: not here; metaimpute data get {name}" in call("data", "status").output
+    assert f"{name}: not here; by hand" in call("data", "status").output
 
 
 @pytest.mark.parametrize(

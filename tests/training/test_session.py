@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from metaimpute import recipes
 from metaimpute.training import checkpoint
 from metaimpute.training.algorithm import Diverged
 from metaimpute.training.session import Interrupted, Session
+from metaimpute.training.warnings import Warnings
 from metaimpute.yaml_source import RecipeError
 
 RECIPE = """
@@ -258,8 +260,31 @@ def test_a_relative_scale_survives_a_zero_hypergradient(tmp_path: Path) -> None:
         run.say = said.append  # type: ignore[method-assign]
         run.run()
         assert all(bool(torch.isfinite(w).all()) for w in run.weights().values())
-    warnings = [line for line in said if "exactly zero" in line]
-    assert len(warnings) == 1 and "'first_order'" in warnings[0], "the control itself needs no warning"
+    told = [line for line in said if "exactly zero" in line]
+    assert len(told) == 1 and "'first_order'" in told[0], "the control itself needs no warning"
+
+
+def test_a_zero_hypergradient_is_no_news_while_no_imputed_label_counts() -> None:
+    for silent in ({"mask_rate": 0.0, "lookahead_weight": 1.0}, {"mask_rate": 1.0, "lookahead_weight": 0.0}):
+        watcher = Warnings(0.1, "first_order", "second-order terms")
+        assert not [w for _ in range(5) for w in watcher.look({"hypergradient_norm": 0.0, **silent}, last=False)]
+        counted = {"hypergradient_norm": 0.0, "mask_rate": 0.5, "lookahead_weight": 1.0}
+        said = [w for _ in range(5) for w in watcher.look(counted, last=False)]
+        assert len(said) == 1 and "exactly zero in 3 measured steps" in said[0]
+
+
+def test_watching_a_run_without_label_updates_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    recipe = recipes.load(write_recipe(tmp_path, "none"), "sample", ("train.watch_test=5",))
+    assert Session(recipe, tmp_path / "run", say=said.append).watch is None
+    assert any("no label update that train.watch_test could watch" in line for line in said)
+
+
+def test_a_measured_label_update_raises_no_warning_of_torch(tmp_path: Path) -> None:
+    run = session(write_recipe(tmp_path, "l2i_learnable"), tmp_path / "run", "train.steps=1", "train.log_every=1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.run()
 
 
 def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None:
