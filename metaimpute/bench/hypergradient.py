@@ -205,14 +205,21 @@ def _counted(row: dict[str, Any]) -> tuple[str, str, str]:
     return f"{row['flops']:.2f}", f"{row['peak'] / 2**20:.1f}", f"{row['peak_ratio']:.1f}"
 
 
-def _near(left: dict[str, Any], right: dict[str, Any]) -> bool:
-    """Whether two points of the plot are too close for labels of their own; packages are never joined with ours."""
-    wall, error = right["wall"] / left["wall"], max(right["error"], 1e-9) / max(left["error"], 1e-9)
-    return left["backend"] == right["backend"] and wall < 1.07 and 0.5 < error < 2
+COLOURS = {"func": "C0", "compiled": "C2"}  # others: C3
+
+
+def _is_exact(row: dict[str, Any]) -> bool:
+    whole = row["estimator"].startswith("truncated") and row["error"] < 1e-5  # its last h steps are all there are
+    return whole or row["estimator"] in ("exact", "mixed", "forward") or row["backend"] in ("higher", "torchopt")
+
+
+def _distinct(row: dict[str, Any]) -> bool:
+    """Memory policies have nothing to choose for a single step."""
+    return row["steps"] > 1 or row["memory"] in ("", "store")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Cost against accuracy, one panel per k; what no other configuration beats in both is joined by a line."""
+    """Above: cost against accuracy; what nothing beats in both is joined by a line. Below: the exact ones, with ranges."""
     import matplotlib
     import matplotlib.ticker
 
@@ -220,50 +227,83 @@ def plot(result: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     steps = sorted({row["steps"] for row in result["rows"]})
-    figure, axes = plt.subplots(1, len(steps), figsize=(4.8 * len(steps), 4.8), layout="constrained", squeeze=False)
-    largest = max(row["peak"] or 0 for row in result["rows"])
-    for ax, k in zip(axes[0], steps, strict=True):
-        rows = sorted((r for r in result["rows"] if r["steps"] == k), key=lambda r: r["wall"])
-        front, best = [], float("inf")
-        for row in rows:
-            if row["error"] < best:
-                front.append(row)
-                best = row["error"]
-        ax.plot([r["wall"] for r in front], [max(r["error"], 1e-9) for r in front], color="0.75", linewidth=1, zorder=1)
-        labels: list[list[dict[str, Any]]] = []
-        for row in rows:
-            ours = row["backend"] in OURS
-            place, size = (row["wall"], max(row["error"], 1e-9)), 30 + 300 * (row["peak"] or 0) / largest
-            colour = ("C0" if row["backend"] == "func" else "C2") if ours else "C3"
-            ax.scatter(*place, s=size, color=colour, alpha=0.55, zorder=2)
-            if labels and _near(labels[-1][-1], row):
-                labels[-1].append(row)
-            else:
-                labels.append([row])
-        for group in labels:
-            place = (group[0]["wall"], max(group[0]["error"], 1e-9))
-            text = ", ".join(r["system"].removeprefix("exact / ") if r is not group[0] else r["system"] for r in group)
-            colour = "0.1" if group[0]["backend"] in OURS else "C3"
-            ax.annotate(text, place, fontsize=7, rotation=52, xytext=(1, 6), textcoords="offset points", color=colour)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_ylim(1e-9, 1e5)
-        ax.set_xlim(0.7 * min(r["wall"] for r in rows), 2.5 * max(r["wall"] for r in rows))
+    shown = {k: [r for r in result["rows"] if r["steps"] == k and _distinct(r)] for k in steps}
+    exact = {k: sorted((r for r in rows if _is_exact(r)), key=lambda r: -r["wall"]) for k, rows in shown.items()}
+    height = 1.0 + 0.2 * max(map(len, exact.values()))
+    figure, axes = plt.subplots(
+        2, len(steps), figsize=(4.6 * len(steps), 3.4 + height), layout="constrained", squeeze=False,
+        height_ratios=[3.2, height],
+    )  # fmt: skip
+    for column, k in enumerate(steps):
+        _draw_front(axes[0][column], shown[k])
+        _draw_exact(axes[1][column], exact[k])
+        axes[0][column].set_title(f"k = {k}", fontsize=10)
+        for ax in axes[:, column]:
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    for ax in axes[0]:
         ax.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        ax.set_title(f"k = {k}", fontsize=9)
-        ax.set_xlabel("wall time / k plain steps")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("relative error to the float64 exact gradient")
+    axes[0][0].set_ylabel("relative error to the\nfloat64 exact gradient")
+    names = "blue: metaimpute, green: its step compiled, red: other packages"
     what = f"{result['model']}, {result['optimizer']}, batch {result['batch']}"
-    compiled = (
-        ", green = compiled step (memory not counted)"
-        if any(r["backend"] == "compiled" for r in result["rows"])
-        else ""
-    )
-    figure.suptitle(f"{what}: area = peak memory, red = other packages{compiled}", fontsize=10)
+    figure.suptitle(f"{what}. Wall time in units of k plain steps; {names}", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _near(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    """Whether two points of the plot are too close for labels of their own."""
+    error = max(right["error"], 1e-9) / max(left["error"], 1e-9)
+    return right["wall"] / left["wall"] < 1.6 and 1e-2 < error < 1e2
+
+
+def _draw_front(ax: Any, rows: list[dict[str, Any]]) -> None:
+    front, best = [], float("inf")
+    for row in sorted(rows, key=lambda r: r["wall"]):
+        if row["error"] < best:
+            front.append((row["wall"], max(row["error"], 1e-9)))
+            best = row["error"]
+    ax.plot(*zip(*front, strict=True), color="0.75", linewidth=1, zorder=1)
+    for row in rows:
+        place = (row["wall"], max(row["error"], 1e-9))
+        ax.scatter(*place, s=36, color=COLOURS.get(row["backend"], "C3"), alpha=0.6, zorder=2)
+    groups: list[list[dict[str, Any]]] = []
+    for row in sorted((r for r in rows if not _is_exact(r)), key=lambda r: r["wall"]):
+        if groups and _near(groups[-1][-1], row):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    below = False
+    for number, group in enumerate(groups):
+        before = groups[number - 1] if number else []
+        crowded = len(before) > 1 and group[0]["wall"] < 3 * before[-1]["wall"]
+        below = crowded and not below  # beside a label above, the next one hangs below
+        errors = [max(r["error"], 1e-9) for r in group]
+        place = (group[0]["wall"], min(errors) if below else max(errors))
+        colour = "C3" if all(r["backend"] not in OURS for r in group) else "0.1"
+        ax.annotate(
+            "\n".join(r["system"] for r in group), place, fontsize=7, xytext=(0, -6 if below else 6), color=colour,
+            textcoords="offset points", ha="center", va="top" if below else "bottom",
+        )  # fmt: skip
+    found = [r for r in rows if _is_exact(r)]
+    if found:
+        low = min(r["wall"] for r in found), min(max(r["error"], 1e-9) for r in found)
+        ax.annotate("exact, below", low, fontsize=7, xytext=(0, -12), textcoords="offset points", ha="center")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-9, 1e6)
+    ax.set_xlim(0.5 * min(r["wall"] for r in rows), 3 * max(r["wall"] for r in rows))
+
+
+def _draw_exact(ax: Any, rows: list[dict[str, Any]]) -> None:
+    for place, row in enumerate(rows):
+        colour = COLOURS.get(row["backend"], "C3")
+        ax.plot([row["wall_low"], row["wall_high"]], [place, place], color=colour, linewidth=2, alpha=0.4)
+        ax.scatter(row["wall"], place, s=24, color=colour)
+    labels = [row["system"] + ("" if row["peak"] is None else f"  {row['peak'] / 2**20:,.0f} MiB") for row in rows]
+    ax.set_yticks(range(len(rows)), labels, fontsize=7)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("wall time / k plain steps: median and range", fontsize=9)
 
 
 __all__ = ["ESTIMATORS", "MEMORIES", "Row", "accuracy", "plot", "sweep", "table"]
