@@ -114,9 +114,15 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
 
         theta, c, batch = traced[-1]
         try:
-            with torch.enable_grad(), fixed_rng(0), rebuilding():
+            with torch.enable_grad(), fixed_rng(0), rebuilding() as held:
                 at = as_leaves(theta)
                 found = gradient(scalar(loss(at, detach(c), batch), "inner"), tensors(at), unused="none")
+                if held:
+                    name = type(held[0]).__name__
+                    raise CannotCompile(
+                        f"the inner loss updates the running statistics of its {name} (updating_buffers), which a "
+                        "compiled step cannot; update them in a pass of their own, or pass the loss uncompiled"
+                    )
         except Exception as error:  # the loss's own mistake, which is none of the compiler's
             failed.append(error)
             raise RuntimeError("the loss failed") from None  # torch would write its own words into the loss's exception

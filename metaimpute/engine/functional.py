@@ -100,18 +100,21 @@ def _untracked_statistics(module: nn.Module) -> Iterator[None]:
             part.track_running_stats = True
 
 
-_rebuilding = 0
+_rebuilding: list[list[nn.Module]] = []
 
 
 @contextlib.contextmanager
-def rebuilding() -> Iterator[None]:
-    """Passes in this block repeat one that was already made, so they carry no statistics into any module."""
-    global _rebuilding
-    _rebuilding += 1
+def rebuilding() -> Iterator[list[nn.Module]]:
+    """Passes in this block repeat one that was already made, so they carry no statistics into any module.
+
+    Yields a list of the modules that held back an update.
+    """
+    held: list[nn.Module] = []
+    _rebuilding.append(held)
     try:
-        yield
+        yield held
     finally:
-        _rebuilding -= 1
+        _rebuilding.pop()
 
 
 class FunctionalModel:
@@ -161,7 +164,9 @@ class FunctionalModel:
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
         with _untracked_statistics(self.module) if _inside_vmap() else contextlib.nullcontext():
             output = functional_call(self.module, (params, buffers), args, kwargs)
-        if self._update_buffers and not _rebuilding:
+        if self._update_buffers and _rebuilding:
+            _rebuilding[-1].append(self.module)
+        elif self._update_buffers:
             with torch.no_grad():
                 for name, buffer in self.module.named_buffers():
                     buffer.copy_(buffers[name])

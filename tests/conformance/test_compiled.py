@@ -266,3 +266,42 @@ def test_a_schedule_is_followed_step_by_step() -> None:
     for schedule in ([1.0, 0.5, 0.25], torch.tensor([1.0, 0.5, 0.25])):
         rule = scheduled(sgd(torch.tensor(0.3)), schedule)
         assert_same(estimate(compiled(case), rule, 3, "exact"), estimate(case, rule, 3, "exact"))
+
+
+def test_a_loss_that_updates_running_statistics_is_refused_with_the_reason() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+    model, problem = FunctionalModel(net), Simple()
+
+    def inner(theta: Any, c: Any, batch: Any) -> torch.Tensor:
+        with model.updating_buffers():
+            return (c * model(theta, problem.x)[:, 0].square()).mean()
+
+    with pytest.raises(CannotCompile, match=r"running statistics of its Sequential \(updating_buffers\)"):
+        hypergradient(
+            Compiled(inner, "aot_eager"), problem.outer, model.params, problem.c, Batches([None], None), sgd(0.1)
+        )
+    assert int(net[1].num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+def test_bfloat16_autocast_in_a_compiled_step_gives_nearly_the_float32_gradient(memory: str) -> None:
+    problem = Simple(torch.float32)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).float()
+    model = FunctionalModel(net)
+
+    def loss(autocast: bool) -> Any:
+        def inner(theta: Any, c: Any, batch: Any) -> torch.Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                raw = model(theta, problem.x).float()
+            return (c * (raw[:, 0] - 1).square()).mean()
+
+        return inner
+
+    def estimate(inner: Any) -> Any:
+        batches, outer = Batches([None], None), lambda th, c, b: (model(th, problem.x) + 1).square().mean()
+        return hypergradient(inner, outer, model.params, problem.c, batches, sgd(0.2, 0.5), steps=3, memory=memory)
+
+    reference, found = estimate(loss(False)), estimate(Compiled(loss(True), "aot_eager"))
+    assert found.grad_c.dtype == torch.float32
+    assert float(torch.cosine_similarity(found.grad_c, reference.grad_c, dim=0)) > 0.999
+    assert not torch.equal(found.grad_c, reference.grad_c), "autocast must have been in force"

@@ -11,6 +11,7 @@ from torch import Tensor
 from metaimpute.engine import (
     Batches,
     BilevelMap,
+    EstimatorError,
     derive_seed,
     double_differentiable,
     get_estimator,
@@ -19,6 +20,7 @@ from metaimpute.engine import (
     sgd,
 )
 from metaimpute.engine.estimators.forward import DIRECTION_STREAM
+from metaimpute.engine.optimizers import apply_updates
 from metaimpute.engine.pytree import detach, dot, norm, tree_map
 
 from .problems import ARCHITECTURES, make_case
@@ -155,12 +157,15 @@ def test_implicit_estimators_equal_the_closed_form_at_a_stationary_point(
     torch.testing.assert_close(found.grad_c, exact.grad_c, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("architecture", FAST)
+@pairs("sgd", "momentum", "adam")
 def test_implicit_estimators_solve_the_dense_system_on_every_architecture(architecture: str, rule: str) -> None:
     """Away from a stationary point too they compute ``direct - x^T d^2 L / dtheta dc`` with the Hessian of the last step."""
     case, optimizer, steps = make_case(architecture, steps=2), inner_optimizer(rule), 2
     problem = case.bilevel_map(optimizer, steps)
+    if optimizer.options.get("decoupled"):
+        with pytest.raises(EstimatorError, match="decoupled weight decay has none, set it to 0"):
+            estimate(case, optimizer, steps, "cg", wrt_start=False)
+        optimizer = optimizers.get("adamw")(torch.tensor(0.1), eps=0.05, weight_decay=0.0)
     found = estimate(case, optimizer, steps, "neumann(3, 0.1)", wrt_start=False)
     damped = estimate(
         case, optimizer, steps, get_estimator("cg", m=400, damping=50.0, tolerance=1e-13), wrt_start=False
@@ -186,7 +191,7 @@ def test_implicit_estimators_solve_the_dense_system_on_every_architecture(archit
     width = v.numel()
     dense = torch.stack([torch.zeros(width + 15) if row is None else row for row in rows])
     H, cross = dense[:, :width], dense[:, width:]
-    decay = optimizer.hyper["weight_decay"]
+    decay = optimizer.hyper.get("weight_decay", 0.0)
     H = H + float(decay) * torch.eye(width)
     term = total = v
     for _ in range(3):
@@ -197,6 +202,45 @@ def test_implicit_estimators_solve_the_dense_system_on_every_architecture(archit
     x = torch.linalg.solve(H + 50.0 * torch.eye(width), v)
     torch.testing.assert_close(damped.grad_c["labels"].flatten(), direct - cross.T @ x, rtol=1e-6, atol=1e-9)
     assert names == list(case.model.params)
+
+
+@pairs("sgd", "momentum", "adam", "adam_clipped")
+def test_first_order_is_exact_for_the_map_whose_inner_gradients_are_constants(architecture: str, rule: str) -> None:
+    """The gradients met on the way, as slopes of linear losses: what is left is the rule and the outer loss."""
+    case, optimizer = make_case(architecture, steps=3), inner_optimizer(rule)
+    found = estimate(case, optimizer, 3, "first_order")
+    problem = case.bilevel_map(optimizer, 3)
+    slopes, theta, state = [], case.model.params, optimizer.init(detach(case.model.params))
+    for t in range(3):
+        at = {n: p.detach().requires_grad_() for n, p in theta.items()}
+        with double_differentiable():
+            loss = problem.inner(t, at, case.coupling)
+        slopes.append(dict(zip(at, torch.autograd.grad(loss, list(at.values()), allow_unused=True), strict=True)))
+        updates, state = optimizer.update(slopes[-1], state, detach(at), detach(optimizer.hyper))
+        theta = apply_updates(detach(at), updates)
+
+    def linear(th: Any, c: Any, batch: Any) -> Tensor:
+        return sum((th[name] * g).sum() for name, g in batch.items() if g is not None)  # type: ignore[return-value]
+
+    exact = hypergradient(
+        linear, case.outer, case.model.params, case.coupling, Batches(slopes, case.batches.outer), optimizer, "exact",
+        steps=3, seed=11,
+    )  # fmt: skip
+    for field in ("grad_c", "grad_theta_0", "grad_optimizer", "theta_k", "outer_loss"):
+        torch.testing.assert_close(getattr(found, field), getattr(exact, field), rtol=1e-10, atol=1e-12, msg=field)
+
+
+@pairs("sgd", "momentum", "adam", "adam_clipped")
+def test_approx_is_head_up_to_a_row_constant_under_every_rule(architecture: str, rule: str) -> None:
+    """Eq. 6 is printed for plain gradient descent; any rule's own derivative stands in its learning rate's place."""
+    case, optimizer = make_case(architecture, consistency="cross_entropy"), inner_optimizer(rule)
+    arguments = (case.structured_inner, case.structured_outer, case.model.params, case.coupling, case.batches, optimizer)
+    approx, head = (hypergradient(*arguments, name, seed=11, wrt_start=False) for name in ("approx", "head"))
+    rows = {found: result.grad_c["labels"] for found, result in (("approx", approx), ("head", head))}
+    centred = {name: g - g.mean(-1, keepdim=True) for name, g in rows.items()}
+    torch.testing.assert_close(centred["approx"], centred["head"], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(approx.grad_optimizer, head.grad_optimizer, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(approx.theta_k, head.theta_k, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("m", [0, 1, 4])

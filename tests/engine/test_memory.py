@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from metaimpute.engine import (
     BadMemoryPolicy,
     Batches,
+    Compiled,
     FunctionalModel,
     get_estimator,
     hypergradient,
@@ -63,9 +64,12 @@ class Counted:
         )
         self.x, self.y, self.evaluations = torch.randn(rows, 8), torch.randn(rows, 1), 0
 
+    def uncounted(self, th: Any, c: Tensor, b: Any) -> Tensor:
+        return (c * (self.model(th, self.x) - self.y).square()[:, 0]).mean()
+
     def inner(self, th: Any, c: Tensor, b: Any) -> Tensor:
         self.evaluations += 1
-        return (c * (self.model(th, self.x) - self.y).square()[:, 0]).mean()
+        return self.uncounted(th, c, b)
 
     def outer(self, th: Any, c: Tensor, b: Any) -> Tensor:
         return (self.model(th, self.x) - self.y).square().mean()
@@ -316,9 +320,11 @@ def live_bytes() -> int:
     return sum(seen.values())
 
 
-@pytest.mark.parametrize("memory", ["store", "recompute", "revolve(3)", "auto(1MB)"])
+@pytest.mark.parametrize("memory", ["store", "recompute", "revolve(3)", "auto(1MB)", "store, step compiled"])
 def test_memory_does_not_grow_over_200_outer_steps(memory: str) -> None:
-    problem, policy = Counted(rows=8), parse_memory(memory)
+    problem, policy = Counted(rows=8), parse_memory(memory.split(",")[0])
+    if memory.endswith("compiled"):
+        problem.inner = Compiled(problem.uncounted, "aot_eager")  # type: ignore[method-assign,assignment]
     sizes = []
     for step in range(200):
         result = problem.estimate(policy, 4)
@@ -361,3 +367,23 @@ def test_live_bytes_counts_storages_once_and_lets_go() -> None:
         outside.add_(1)
         assert live.now == 0
     assert math.isclose(live.peak, 4400)
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="offloading moves tensors from an accelerator; none here")
+@pytest.mark.parametrize("memory", ["recompute(offload)", "checkpoint(2, offload)", "revolve(3, offload)"])
+def test_offloaded_snapshots_leave_the_accelerator_and_give_the_same_gradient(memory: str) -> None:
+    device = torch.accelerator.current_accelerator()
+    problem = Counted()
+    problem.model = FunctionalModel(problem.model.module.to(device))
+    problem.x, problem.y = problem.x.to(device), problem.y.to(device)
+
+    def estimate(policy: str) -> Any:
+        return hypergradient(
+            problem.inner, problem.outer, problem.model.params, torch.ones(len(problem.x), device=device),
+            Batches([None], None), sgd(0.05, momentum=0.9), memory=policy, steps=12,
+        )  # fmt: skip
+
+    kept, moved = estimate(memory.replace(", offload", "").replace("(offload)", "")), estimate(memory)
+    assert moved.grad_c.device.type == device.type
+    torch.testing.assert_close(moved.grad_c, kept.grad_c, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(moved.theta_k, kept.theta_k, rtol=1e-5, atol=1e-7)
