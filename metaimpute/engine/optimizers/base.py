@@ -122,10 +122,15 @@ def root(x: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
+def plus(a: Tensor, scale: Any, b: Tensor) -> Tensor:
+    """``a + scale * b``; in one operation where the scale is a number and not learned."""
+    return a + scale * b if isinstance(scale, Tensor) else torch.add(a, b, alpha=scale)
+
+
 def decayed(grad: Tensor, param: Tensor, hyper: Hyper, maximize: bool) -> Tensor:
     """The gradient to descend along: negated to maximize, with L2 weight decay added, as every torch.optim rule begins."""
     grad = -grad if maximize else grad
-    return grad if is_zero(hyper["weight_decay"]) else grad + hyper["weight_decay"] * param
+    return grad if is_zero(hyper["weight_decay"]) else plus(grad, hyper["weight_decay"], param)
 
 
 def hyper_tensors(hyper: Hyper) -> Hyper:

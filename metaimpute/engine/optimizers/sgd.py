@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, Leaf, UnsupportedOptimizer, decayed, is_zero, per_leaf, register_optimizer
+from .base import Hyper, InnerOptimizer, Leaf, UnsupportedOptimizer, decayed, is_zero, per_leaf, plus, register_optimizer
 
 
 @register_optimizer("sgd")
@@ -33,8 +33,12 @@ def sgd(
         grad = decayed(grad, param, hyper, maximize)
         if is_zero(hyper["momentum"]):
             return -hyper["lr"] * grad, None
-        buffer = grad if buffer is None else hyper["momentum"] * buffer + (1 - hyper["dampening"]) * grad
-        step = grad + hyper["momentum"] * buffer if nesterov else buffer
+        if buffer is None:
+            buffer = grad
+        else:
+            fresh = grad if is_zero(hyper["dampening"]) else (1 - hyper["dampening"]) * grad
+            buffer = plus(fresh, hyper["momentum"], buffer)
+        step = plus(grad, hyper["momentum"], buffer) if nesterov else buffer
         return -hyper["lr"] * step, buffer
 
     hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
