@@ -23,8 +23,10 @@ from .engine import (
 from .engine.registry import Registry, UnknownName
 from .methods import Method, MethodError, methods
 from .models import Model, check_accepts, models
+from .plugins import load_installed
 from .problems import BilevelProblem, ProblemError, problems
-from .specs import About, ProblemSpec, TrainSpec
+from .shipped import shipped_recipes
+from .specs import CONDUCT, About, ProblemSpec, TrainSpec
 from .tasks import Missing, Task, TaskError, tasks
 from .tasks.outputs import Classes
 from .yaml_source import RecipeError, Source, merge, override, read
@@ -74,6 +76,17 @@ class Recipe:
         """Data and weights that are not on this machine."""
         return [*self.task.missing(), *self.model.missing()]
 
+    def warnings(self) -> tuple[str, ...]:
+        """What looks wrong with the user's own data, which is read for it.
+
+        Raises:
+            RecipeError: for options the data cannot meet.
+        """
+        try:
+            return self.task.warnings(self.train.seed)
+        except TaskError as error:
+            raise self.task_error(error) from None
+
 
 def load(
     path: Path, profile: Literal["paper", "sample"], sets: tuple[str, ...] = (), seed: int | None = None
@@ -116,7 +129,18 @@ def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int 
     for key in merged.data:
         if key not in (*SECTIONS, "about"):
             raise merged.unknown((key,), SECTIONS)
+    about = merged.data.get("about") or {}
+    if sets and isinstance(about, dict):  # of a resolved recipe, on top of those it was run with
+        changed = _system_overrides((*map(str, about.get("overrides") or ()), *sets))
+        merged.data["about"] = about | ({"overrides": changed} if changed else {})
     return merged if seed is None else override(merged, f"train.seed={seed}")
+
+
+def _system_overrides(sets: tuple[str, ...]) -> list[str]:
+    """The assignments that make another system of a recipe, the last one of each key."""
+    last = {key.strip(): f"{key.strip()}={value.strip()}" for key, _, value in (text.partition("=") for text in sets)}
+    conduct = {f"train.{key}" for key in CONDUCT}
+    return [text for key, text in last.items() if key not in conduct and key.split(".")[0] != "about"]
 
 
 def validate(source: Source, path: str, profile: str) -> Recipe:
@@ -125,6 +149,7 @@ def validate(source: Source, path: str, profile: str) -> Recipe:
     Raises:
         RecipeError: for the first mistake found.
     """
+    load_installed()
     for section in SECTIONS:
         value = source.data.get(section)
         if value is None and section in ("problem", "train"):
@@ -303,16 +328,10 @@ def _compatible(
 
 
 def about_recipes(folder: Path) -> list[tuple[Path, About]]:
-    """Every recipe in a folder with what it says about itself.
-
-    Raises:
-        RecipeError: when the folder holds none.
-    """
-    files = sorted(folder.glob("*.yaml"))
-    if not files:
-        raise RecipeError(f"no recipes in {folder.resolve()}; run this where a folder 'recipes' is")
+    """Every recipe in a folder with what it says about itself; where it holds none, those of the package, by name."""
+    files = {path: path for path in sorted(folder.glob("*.yaml"))}
     found = []
-    for path in files:
+    for name, path in (files or {Path(stem): path for stem, path in shipped_recipes().items()}).items():
         source = read(path)
-        found.append((path, _settings(About, source, "about", source.data.get("about") or {})))
+        found.append((name, _settings(About, source, "about", source.data.get("about") or {})))
     return found

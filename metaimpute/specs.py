@@ -106,6 +106,9 @@ def _relative(text: str) -> float | None:
     return value if 0 < value < float("inf") else None
 
 
+CONDUCT = frozenset({"seed", "device", "threads", "log_every", "checkpoint_every", "watch_test"})
+
+
 class TrainSpec(Strict):
     """The training loop. ``batch`` counts labelled and ``unlabelled_batch`` unlabelled examples per step.
 
@@ -113,7 +116,7 @@ class TrainSpec(Strict):
     the last one. ``ema``: decay of the averaged weights that are evaluated, None for the weights themselves.
     ``clip_norm``: largest norm of a gradient that moves the network, base or outer; longer ones are scaled down.
     ``watch_test``: that many test examples, and the hold-out batch, have their loss recorded just before and after every
-    logged label update, for the paper's Fig. 2; nothing depends on it.
+    logged label update, for the paper's Fig. 2; nothing depends on it. Runs that differ in ``CONDUCT`` alone are of one system.
     """
 
     steps: int = Field(1000, ge=1, le=10**9)
@@ -156,7 +159,11 @@ class PaperRow(Strict):
 
 
 class About(Strict):
-    """What a recipe is: a title, and the rows of the paper's tables it stands for."""
+    """What a recipe is: a title, and the rows of the paper's tables it stands for.
+
+    ``overrides``: what ``--set`` changed of the system, kept in a resolved recipe, which is then no longer its title's.
+    """
 
     title: str = ""
     paper: list[PaperRow] = []
+    overrides: list[str] = []

@@ -93,7 +93,8 @@ def test_resume_continues_and_says_so(here: Path) -> None:
         (["check", "empty"], "no recipe (*.yaml) in empty"),
         (["data", "get", "imbd"], "did you mean 'imdb'?"),
         (["run", "small.yaml", "--nonsense"], "No such option"),
-        (["list", "planets"], "is not one of"),
+        (["list", "planets"], "error: unknown kind 'planets'; did you mean 'problems'?"),
+        (["list", "xyz"], "error: unknown kind 'xyz'; choose one of: estimators, methods, models,"),
     ],
 )
 def test_mistakes_exit_2_in_one_line(here: Path, arguments: list[str], message: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import plain_errors
+from .options import imports
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,19 +68,27 @@ KINDS = ("tasks", "models", "methods", "problems", "estimators", "optimizers", "
 
 
 @click.command(name="list")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind")
+@imports
 def list_(kind: str) -> None:
-    """List what there is of a KIND, one line each."""
+    """List what there is of a KIND, one line each: tasks, models, methods, problems, estimators, optimizers or recipes."""
     with plain_errors():
+        from ..engine.registry import UnknownName, describe_choices
+
+        if kind not in KINDS:
+            raise UnknownName(f"unknown kind '{kind}'; {describe_choices(kind, list(KINDS))}")
         from rich.console import Console
         from rich.table import Table
 
         from .. import engine
         from ..methods import methods
         from ..models import models
+        from ..plugins import load_installed
         from ..problems import problems
         from ..tasks import tasks
 
+        for line in load_installed():
+            click.echo(line, err=True)
         console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
         table = Table(box=None, pad_edge=False)
         if kind == "recipes":

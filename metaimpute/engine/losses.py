@@ -12,13 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from .pytree import Tree
 
 Loss = Callable[[Tree, Tree, Any], Tensor]
+Marked = TypeVar("Marked", bound=Callable[..., Tensor])
+
+
+def like_cross_entropy(loss: Marked) -> Marked:
+    """Declares a loss of raw outputs and labels to be a cross-entropy, or one plus a term of the labels alone (KL divergence).
+
+    Its gradient in the logits is then prediction - label, the residual of Eq. 6. The mark is the function's own: one that
+    overrides it has none.
+    """
+    vars(loss)["like_cross_entropy"] = True
+    return loss
+
+
+def is_like_cross_entropy(*losses: Callable[..., Tensor]) -> bool:
+    """Whether all of these losses are so declared."""
+    return all(getattr(loss, "like_cross_entropy", False) for loss in losses)
 
 
 class LabelRows(NamedTuple):
@@ -26,14 +42,16 @@ class LabelRows(NamedTuple):
 
     Attributes:
         labels: ``[rows, outputs]``, a differentiable function of the coupling.
-        weights: ``[rows]``, the factor of the row's loss in the whole loss. For cross-entropy that is also the factor with which
-            its residual (prediction - label) enters the gradient of the logits, which Eq. 6 takes every loss to have.
+        weights: ``[rows]``, the factor of the row's loss in the whole loss.
         features: ``[rows, features]``, inputs of the last layer.
+        residual: ``(theta, labels) -> [rows, outputs]``, the whole loss's gradient in the rows' raw outputs, a differentiable
+            function of the labels. None: that of cross-entropy, ``weights * (prediction - label)``, as Eq. 6 has it.
     """
 
     labels: Tensor
     weights: Tensor
     features: Tensor
+    residual: Callable[[Tree, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import NonNegative, Share
+from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, tree_flatten, tree_unflatten
 from ..engine.registry import Registry
 from ..tasks.base import Batch, Imputation, InputKind, Unlabelled, ViewKind
@@ -150,10 +151,12 @@ class Method:
 
     # losses ----------------------------------------------------------------------------------------------------------
 
+    @like_cross_entropy  # where the output's loss is
     def labelled_loss(self, raw: Tensor, targets: Tensor, progress: float) -> Tensor:
         """Supervised loss C_T of labelled rows, a scalar. Targets are class indices, distributions over classes or values."""
         return self.output.loss(raw, targets).mean()
 
+    @like_cross_entropy  # where the output's soft loss is
     def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Distance d between the student's raw outputs and imputed labels, per example ``[n]``."""
         return self.output.soft_loss(raw, labels)

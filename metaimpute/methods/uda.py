@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..bounds import NonNegative, Positive, Share
+from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree
 from ..tasks.base import Imputation, Unlabelled
 from ..tasks.outputs import Classes, Output
@@ -52,6 +53,7 @@ class UDA(Method):
         confident = (self.output.confidence(raw.softmax(-1)) >= self.threshold).to(labels.dtype)
         return Imputation(labels, confident)
 
+    @like_cross_entropy
     def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
         return kl_divergence(self.output, raw, labels)
 

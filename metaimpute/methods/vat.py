@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from ..bounds import Count, NonNegative, Share
 from ..engine.functional import double_differentiable, rebuilding
+from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, detach
 from ..tasks.base import Batch
 from ..tasks.outputs import Classes, Output
@@ -97,5 +98,6 @@ class VAT(Method):
             return loss
         return loss + self.entropy * self.output.soft_loss(clean, self.output.activate(clean)).mean()
 
+    @like_cross_entropy
     def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
         return kl_divergence(self.output, raw, labels)

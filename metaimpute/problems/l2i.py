@@ -8,13 +8,14 @@ through the start of the look-ahead as well (``path: full``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..engine.losses import LabelRows, StructuredLoss
-from ..engine.pytree import Tree, detach, gradient, map_tensors, norm
+from ..engine.losses import LabelRows, StructuredLoss, is_like_cross_entropy
+from ..engine.pytree import Tree, as_leaves, detach, gradient, map_tensors, norm
 from ..tasks.base import Batch, Imputation, Labelled
 from .base import BilevelProblem, Learns, register_problem
 
@@ -73,17 +74,9 @@ class L2I(BilevelProblem):
         def readout(params: Tree, found: tuple[Tensor, Tensor], c: Tree, batch: Batch) -> Tensor:
             return self._readout_loss((model.readout(params, found[0]), model.readout(params, found[1])), c, batch)
 
-        def rows(c: Tree, found: tuple[Tensor, Tensor], batch: Batch) -> LabelRows:
-            known, imputed = self._targets(c, batch)
-            weights = method.lookahead_weight(batch.progress) / len(imputed.labels) * imputed.weights
-            if self.context.inner == "unlabelled" or not known.requires_grad:
-                return LabelRows(imputed.labels, weights, found[1])
-            every = weights.new_full((len(known),), 1 / len(known))  # C_T is then a mean over soft labelled targets
-            return LabelRows(torch.cat([known, imputed.labels]), torch.cat([every, weights]), torch.cat(found))
-
         return StructuredLoss(
             self.inner_loss, free=free if split else None, coupled=coupled if split else None, head=head,
-            features=features if head else None, readout=readout if head else None, label_rows=rows if head else None,
+            features=features if head else None, readout=readout if head else None, label_rows=self._label_rows if head else None,
         )  # fmt: skip
 
     def _weights(self, batch: Batch) -> Tensor:
@@ -94,9 +87,35 @@ class L2I(BilevelProblem):
         """What the method makes of the coupling's labels: targets of its labelled rows, labels of its unlabelled rows."""
         return self.method.targets(Imputation(self.labels(c), self._weights(batch)), batch)
 
+    def _label_rows(self, c: Tree, found: tuple[Tensor, Tensor], batch: Batch) -> LabelRows:
+        """The rows of unlabelled examples, and those of labelled ones where the coupling decides their targets too."""
+        method, output = self.method, self.context.output
+        known, imputed = self._targets(c, batch)
+        labels, features = imputed.labels, found[1]
+        weights = method.lookahead_weight(batch.progress) / len(labels) * imputed.weights
+        as_printed = is_like_cross_entropy(self._measure, output.soft_loss)
+        first = given = 0  # where the unlabelled rows begin, among the features and among the labels
+        if self.context.inner == "all" and known.requires_grad:
+            first, given = len(found[0]), len(known)
+            labels, features = torch.cat([known, labels]), torch.cat(found)
+            weights = torch.cat([weights.new_full((given,), 1 / given), weights])
+            as_printed &= is_like_cross_entropy(method.labelled_loss, output.loss)
+
+        def residual(theta: Tree, labels: Tensor) -> Tensor:
+            raw = as_leaves(self.context.model.readout(theta, features))
+            loss = self._unlabelled_part(raw[first:], Imputation(labels[given:], imputed.weights), batch)
+            if given:
+                loss = loss + method.labelled_loss(raw[:first], labels[:given], batch.progress)
+            return gradient(loss, raw, create_graph=True)
+
+        return LabelRows(labels, weights, features, None if as_printed else residual)
+
+    @property
+    def _measure(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return self.context.output.squared_error if self.distance == "squared_error" else self.method.consistency
+
     def _unlabelled_part(self, raw: Tensor, rows: Imputation, batch: Batch) -> Tensor:
-        measure = self.context.output.squared_error if self.distance == "squared_error" else self.method.consistency
-        each = rows.weights * measure(raw, rows.labels)
+        each = rows.weights * self._measure(raw, rows.labels)
         return self.method.lookahead_weight(batch.progress) * each.mean()
 
     def _readout_loss(self, raw: tuple[Tensor, Tensor], c: Tree, batch: Batch) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -9,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+Result = dict[str, Any]
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
     "mask_rate": ("mask", "{:.0%}"),
@@ -61,7 +64,7 @@ class TrainingProgress:
         return ", ".join(shown).replace(", ->", " ->")
 
 
-def system_name(result: dict[str, Any]) -> str:
+def system_name(result: Result) -> str:
     """E.g. ``uda + l2i (approx)``."""
     if result["problem"] == "none":
         return result["method"]
@@ -69,52 +72,72 @@ def system_name(result: dict[str, Any]) -> str:
     return f"{result['method']} + {result['problem']}{estimator}"
 
 
-def title_of(results: list[dict[str, Any]]) -> str | None:
-    """The recipe's title above a single run, with its profile unless it is the paper's; none above several runs."""
-    first = results[0]
-    if len(results) > 1 or not first["title"]:
+def title_of(result: Result) -> str | None:
+    """The recipe's title, with what ``--set`` changed of its system and its profile unless it is the paper's."""
+    if not result["title"]:
         return None
-    return first["title"] if first["profile"] == "paper" else f"{first['title']}: {first['profile']} profile"
+    overrides = result.get("overrides", [])
+    changed = f", with {', '.join(overrides)}" if overrides else ""
+    profile = "" if result["profile"] == "paper" else f": {result['profile']} profile"
+    return f"{result['title']}{changed}{profile}"
 
 
-def by_metric(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Results that can stand in one table: of one task and one metric, in their order."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault((result["task"], result["metric"]), []).append(result)
+def by_metric(systems: Sequence[list[Result]]) -> list[list[list[Result]]]:
+    """Systems that can stand in one table: of one task and one metric, in their order."""
+    groups: dict[tuple[str, str], list[list[Result]]] = {}
+    for seeds in systems:
+        groups.setdefault((seeds[0]["task"], seeds[0]["metric"]), []).append(seeds)
     return list(groups.values())
 
 
-def result_table(results: list[dict[str, Any]]) -> Table:
-    """One column per run, all of one metric; the profile stands with every number."""
+def spread(values: Sequence[float | None], form: str = "{:.2f}") -> str:
+    """``mean ± standard deviation`` of one value per seed; the value itself of a single one; a dash where one is missing."""
+    found = [value for value in values if value is not None]
+    if not found or len(found) < len(values):
+        return "-"
+    mean = form.format(statistics.mean(found))
+    return mean if len(found) == 1 else f"{mean} ± {form.format(statistics.stdev(found))}"
 
-    def number(value: float | None, form: str = "{:.2f}") -> str:
-        return "-" if value is None else form.format(value)
 
-    table = Table(title=title_of(results), title_justify="left", show_header=False)
+def _seeds(results: Sequence[Result]) -> str:
+    return str(results[0]["seed"]) if len(results) == 1 else f"{len(results)} seeds"
+
+
+def result_table(systems: Sequence[list[Result]]) -> Table:
+    """One column per system, all of one metric; the profile stands with every number.
+
+    Args:
+        systems: the results of each system, one per seed; of several the table shows mean and standard deviation.
+    """
+    firsts = [seeds[0] for seeds in systems]
+    table = Table(title=title_of(firsts[0]) if len(systems) == 1 else None, title_justify="left", show_header=False)
     table.add_column("")
-    for r in results:
-        table.add_column(system_name(r), justify="right", overflow="fold")
+    for first in firsts:
+        table.add_column(system_name(first), justify="right", overflow="fold")
+
+    def numbers(value: Callable[[Result], float | None], form: str = "{:.2f}") -> list[str]:
+        return [spread([value(result) for result in seeds], form) for seeds in systems]
+
     rows: list[tuple[str, list[str]]] = [
-        ("system", [system_name(r) for r in results]),
-        ("data", [r["source"] for r in results]),
+        ("system", [system_name(r) for r in firsts]),
+        ("data", [r["source"] for r in firsts]),
         (
             "labels / unlabelled / test",
-            [f"{r['labels']:,} / {r['unlabelled']:,} / {r['test_examples']:,}" for r in results],
+            [f"{r['labels']:,} / {r['unlabelled']:,} / {r['test_examples']:,}" for r in firsts],
         ),
-        ("model", [r["model"] for r in results]),
-        ("profile, seed, steps", [f"{r['profile']}, {r['seed']}, {r['steps']:,}" for r in results]),
-        (f"test {results[0]['metric']}", [f"[bold]{number(r['test_last'])}[/bold]" for r in results]),
+        ("model", [r["model"] for r in firsts]),
+        ("profile, seed, steps", [f"{s[0]['profile']}, {_seeds(s)}, {s[0]['steps']:,}" for s in systems]),
+        (f"test {firsts[0]['metric']}", [f"[bold]{text}[/bold]" for text in numbers(lambda r: r["test_last"])]),
     ]
-    if any(r["test_checkpoints"] > 1 for r in results):
-        count = max(r["test_checkpoints"] for r in results)
-        rows.append((f"median of the last {count}", [number(r["test_median"]) for r in results]))
-    for measure in dict.fromkeys(name for r in results for name in r.get("test_measures", {})):
-        found = [r.get("test_measures", {}).get(measure, {}).get("last") for r in results]
-        rows.append((f"test {measure.replace('_', ' ')}", [number(value) for value in found]))
-    if any(r["validation_last"] is not None for r in results):
-        rows.append((f"validation {results[0]['metric']}", [number(r["validation_last"]) for r in results]))
-    rows.append(("training seconds", [number(r["training_seconds"], "{:.0f}") for r in results]))
+    if any(r["test_checkpoints"] > 1 for r in firsts):
+        count = max(r["test_checkpoints"] for r in firsts)
+        rows.append((f"median of the last {count}", numbers(lambda r: r["test_median"])))
+    for measure in dict.fromkeys(name for r in firsts for name in r.get("test_measures", {})):
+        last = numbers(lambda r, name=measure: r.get("test_measures", {}).get(name, {}).get("last"))  # type: ignore[misc]
+        rows.append((f"test {measure.replace('_', ' ')}", last))
+    if any(r["validation_last"] is not None for r in firsts):
+        rows.append((f"validation {firsts[0]['metric']}", numbers(lambda r: r["validation_last"])))
+    rows.append(("training seconds", numbers(lambda r: r["training_seconds"], "{:.0f}")))
     for name, values in rows:
         table.add_row(name, *values)
     return table

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from ..recipes import load
+from ..specs import CONDUCT
+from ..training.begun import recipe_of
 from ..training.session import Session
 from ..yaml_source import RecipeError
+from .console import system_name
+
+TOLD = 3  # settings in a system's name, at most
 
 
 @dataclass(frozen=True)
@@ -19,12 +25,21 @@ class Run:
     """A finished run.
 
     Attributes:
-        result: content of ``result.json``. metrics: lines of ``metrics.jsonl``, in order.
+        result: content of ``result.json``. metrics: lines of ``metrics.jsonl``, in order. settings: the resolved recipe.
     """
 
     folder: Path
     result: dict[str, Any]
     metrics: list[dict[str, float]]
+    settings: dict[str, Any]
+
+    @property
+    def system(self) -> str:
+        """What runs that differ in their seed alone have in common."""
+        sections = {name: value for name, value in self.settings.items() if name != "about"}
+        train = {key: value for key, value in (sections.get("train") or {}).items() if key not in CONDUCT}
+        data = [self.result[key] for key in ("source", "profile", "labels", "unlabelled", "test_examples")]
+        return json.dumps([{**sections, "train": train}, data], sort_keys=True, default=str)
 
     @property
     def learns_labels(self) -> bool:
@@ -41,8 +56,7 @@ class Run:
         Raises:
             MissingData: when the data is not here. NoCheckpoint: when the weights are gone.
         """
-        recipe = load(self.folder / "recipe.resolved.yaml", self.result["profile"])
-        session = Session(recipe, self.folder, say=lambda message: None)
+        session = Session(recipe_of(self.folder), self.folder, say=lambda message: None)
         session.resume()
         session.module.eval()
         torch.set_grad_enabled(True)
@@ -66,4 +80,69 @@ def read_run(folder: Path) -> Run:
             lines.append(json.loads(line))
         except ValueError:
             raise RecipeError(f"{folder / 'metrics.jsonl'}:{number}: not a line of metrics") from None
-    return Run(folder, result, lines)
+    try:
+        settings = yaml.safe_load((folder / "recipe.resolved.yaml").read_text()) or {}
+    except yaml.YAMLError:
+        raise RecipeError(f"{folder / 'recipe.resolved.yaml'} is damaged") from None
+    return Run(folder, result, lines, settings)
+
+
+def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
+    """The run in a folder, or the finished runs of all run directories in it by name, and why others are left out.
+
+    Raises:
+        RecipeError: when there is no finished run.
+    """
+    inside = sorted(path.parent for path in folder.glob("*/recipe.resolved.yaml"))
+    if (folder / "recipe.resolved.yaml").exists() or not inside:
+        return [read_run(folder)], []
+    found, left_out = [], []
+    for path in inside:
+        try:
+            found.append(read_run(path))
+        except RecipeError as reason:
+            left_out.append(str(reason))
+    if not found:
+        raise RecipeError(f"no run in {folder} is finished: {'; '.join(left_out)}")
+    return found, left_out
+
+
+def by_system(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs that differ in their seed alone, together and by seed; a seed run twice begins another group."""
+    groups: dict[tuple[str, int], list[Run]] = {}
+    seen: dict[tuple[str, int], int] = {}
+    for run in runs:
+        place = (run.system, run.result["seed"])
+        seen[place] = seen.get(place, 0) + 1
+        groups.setdefault((run.system, seen[place]), []).append(run)
+    return [sorted(group, key=lambda run: run.result["seed"]) for group in groups.values()]
+
+
+def names_of(systems: Sequence[Sequence[Run]]) -> list[str]:
+    """A name for each system unlike every other's: where some share method and problem, with the settings that differ."""
+    plain = [system_name(seeds[0].result) for seeds in systems]
+    traits = [_traits(seeds[0]) for seeds in systems]
+    names: list[str] = []
+    for name, own in zip(plain, traits, strict=True):
+        alike = [other for shared, other in zip(plain, traits, strict=True) if shared == name]
+        differ = [key for key in dict.fromkeys(key for other in alike for key in other)
+                  if len({str(other.get(key)) for other in alike}) > 1]  # fmt: skip
+        full = ", ".join([name, *(f"{key}={own[key]}" for key in differ[:TOLD] if key in own)])
+        again = sum(other == full or other.startswith(f"{full} #") for other in names)
+        names.append(f"{full} #{again + 1}" if again else full)
+    return names
+
+
+def _traits(run: Run) -> dict[str, Any]:
+    """What a run was made of, flat: its data, then every setting by its dotted key."""
+    found = {key: run.result[key] for key in ("profile", "source", "labels")}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, inside in value.items():
+                walk(inside, f"{path}.{key}" if path else str(key))
+        elif not path.startswith("about.") and path.removeprefix("train.") not in CONDUCT:
+            found[path] = value
+
+    walk(run.settings, "")
+    return found

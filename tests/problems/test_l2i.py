@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from metaimpute.engine import Batches, BilevelMap, derive_seed, sgd
+from metaimpute.engine import Batches, BilevelMap, adam, derive_seed, sgd
 from metaimpute.engine.pytree import dot, norm, tree_map
 from metaimpute.methods import methods
 from metaimpute.problems import problems
+from metaimpute.tasks.outputs import Landmarks, Values
 from metaimpute.training.algorithm import ESTIMATE_NOISE
 
 from ..bound import Bound, bind, regression
@@ -116,6 +117,64 @@ def test_eq6_equals_head_through_a_softmax_imputer_for_cross_entropy() -> None:
         found = [hypergradient(bind(method, "l2i", name, method_options=options))[1] for name in ("approx", "head")]
         assert float(norm(found[0])) > 1e-8
         torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("problem", ["l2i", "l2i_learnable"])
+@pytest.mark.parametrize("method", ["supervised", "pseudo_label", "mean_teacher"])
+@pytest.mark.parametrize("output", [regression(), Landmarks(10)], ids=["values", "landmarks"])
+def test_approx_equals_head_for_the_squared_error_of_values(output: Values, method: str, problem: str) -> None:
+    found = [
+        hypergradient(bind(method, problem, name, output=output, inner_optimizer=sgd(0.05)))[2].grad_c
+        for name in ("approx", "head")
+    ]
+    assert float(norm(found[0])) > 1e-8
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [sgd(0.5), adam(0.1)], ids=["sgd", "adam"])
+@pytest.mark.parametrize(("method", "distance"), [("mean_teacher", "method"), ("fixmatch", "squared_error")])
+def test_approx_equals_head_for_the_squared_error_of_probabilities(method: str, distance: str, rule: Any) -> None:
+    """The labels' own gradient, before any imputer; a distance chosen in the recipe counts like the method's."""
+    options: dict[str, Any] = {"method_options": OPTIONS.get(method), "problem_options": {"distance": distance}}
+    found = [
+        hypergradient(bind(method, "l2i", name, inner_optimizer=rule, **options))[2].grad_c
+        for name in ("approx", "head")
+    ]
+    assert float(norm(found[0])) > 1e-8
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("base", ["uda", "pseudo_label"])
+def test_approx_takes_a_consistency_of_the_methods_own_as_it_is(base: str) -> None:
+    """A subclass of a method with cross-entropy that measures something else does not inherit Eq. 6's residual."""
+
+    class Own(type(methods.get(base)())):  # type: ignore[misc]
+        def consistency(self, raw: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return (raw.exp() * (raw.sigmoid() - labels).pow(4)).sum(-1)
+
+    found = []
+    for name in ("approx", "head"):
+        bound = bind(base, "l2i", name, method_options=OPTIONS[base])
+        bound.algorithm.method.__class__ = Own
+        found.append(hypergradient(bound)[2].grad_c)
+    assert float(norm(found[0])) > 1e-8
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+def test_approx_is_eq6_as_printed_for_cross_entropy_and_kl_divergence() -> None:
+    """With the kernel formed: ``eta w sum_h K[h, u] (p*(h) - y(h))``, means instead of sums."""
+    for method in ("uda", "fixmatch", "pseudo_label"):
+        bound = bind(method, "l2i", "approx", method_options=OPTIONS[method], inner_optimizer=sgd(0.3))
+        _, _, result = hypergradient(bound)
+        algorithm, batch, holdout = bound.algorithm, bound.batch, bound.holdout
+        with torch.no_grad():
+            features = algorithm.method.forward(lambda rows: algorithm.model.features(bound.params, rows), batch)[1]
+            of_holdout = algorithm.model.features(bound.params, holdout.inputs)
+            after = algorithm.model.readout(result.theta_k, of_holdout).softmax(-1)
+            residual = (after - torch.nn.functional.one_hot(holdout.targets, 3)) / len(holdout.targets)
+            weights = algorithm.method.lookahead_weight(batch.progress) * batch.imputation.weights / len(features)
+            printed = 0.3 * weights[:, None] * ((of_holdout @ features.T + 1).T @ residual)
+        torch.testing.assert_close(result.grad_c, printed, rtol=1e-10, atol=1e-13)
 
 
 def test_masked_rows_receive_no_label_gradient() -> None:

@@ -1,4 +1,4 @@
-"""Eq. 6 of "Learning to Impute" as printed: the last layer's closed form from features.
+"""Eq. 6 of "Learning to Impute": the last layer's closed form from features, for any consistency loss.
 
 With features f, residuals ``p* - y`` of the hold-out rows after one step of the last layer, and the kernel
 ``K[h, u] = f*(h) . f(u) + 1`` (the 1 is the bias), the label gradient of unlabelled row u is
@@ -6,9 +6,15 @@ With features f, residuals ``p* - y`` of the hold-out rows after one step of the
     G[u] = eta * sum_h K[h, u] (p*(h) - y(h))
 
 Since ``sum_h (p* - y)(h) f*(h)^T`` is the outer loss's gradient V with respect to the last weight, ``G[u] = eta (V f(u) + v_b)``:
-the kernel is never formed. For cross-entropy consistency G equals the exact gradient of the last-layer inner problem up
-to a constant per row, which a softmax imputer removes; for squared error it lacks the factor ``2 (diag p - p p^T)``
-(use ``head`` for the exact form).
+the kernel is never formed. That is the exact gradient of the last-layer inner problem for cross-entropy, up to a constant per
+row, which a softmax imputer removes.
+
+For another loss l the residual of row u is ``r = d l(raw, z) / d raw`` instead of ``p - z``, and
+
+    G[u] = -(d r / d z)^T eta (V f(u) + v_b)
+
+The factor is ``2 / D`` for the squared error of D values, ``2 / K (diag p - p p^T)`` for that of K probabilities; it is taken by
+differentiating the residual, on ``[rows, outputs]`` numbers, and is exact for every loss.
 """
 
 from __future__ import annotations
@@ -28,14 +34,15 @@ from .mixed import pull_back_update
 class Approx(Estimator):
     """The paper's Eq. 6: one inner step of the last layer, label gradient from feature similarities.
 
-    Needs losses that are factored at the last linear layer and name their label rows. Costs one evaluation of the
-    network per batch and no backward pass through it.
+    As printed for cross-entropy, with the loss's own residual for any other: ``head`` with one step, up to a constant per row
+    of cross-entropy's labels. Needs losses that are factored at the last linear layer and name their label rows. Costs one
+    evaluation of the network per batch and no backward pass through it.
     """
 
     unrolls = False
     exact = False
     gives_first_gradient = False
-    dropped = "inner step outside the last layer; the consistency loss's own derivative (Eq. 6 assumes cross-entropy)"
+    dropped = "inner step outside the last layer"
     max_steps = 1
     start_path = False
 
@@ -73,7 +80,11 @@ class Approx(Estimator):
         similarity = rows.features @ step[names[0]].T
         if len(names) == 2:
             similarity = similarity + step[names[1]]
-        label_gradient = -rows.weights[:, None] * similarity
+        if rows.residual is None:
+            label_gradient = -rows.weights[:, None] * similarity
+        else:
+            labels = as_leaves(rows.labels)
+            label_gradient = vjp_through(rows.residual(theta, labels), similarity, labels)
         grad_c = tree_map(lambda a, b: a + b, vjp_through(rows.labels, label_gradient, c), direct["c"])
         return HypergradientResult(
             grad_c=grad_c,

@@ -7,7 +7,17 @@ from typing import Any
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, Leaf, UnsupportedOptimizer, decayed, is_zero, per_leaf, plus, register_optimizer
+from .base import (
+    Hyper,
+    InnerOptimizer,
+    Leaf,
+    UnsupportedOptimizer,
+    decayed,
+    is_zero,
+    per_leaf,
+    plus,
+    register_optimizer,
+)
 
 
 @register_optimizer("sgd")
