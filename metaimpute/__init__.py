@@ -15,9 +15,10 @@ _HOMES = {
         "Batches", "Compiled", "FunctionalModel", "HypergradientResult", "InnerOptimizer", "StructuredLoss", "from_torch",
         "hypergradient", "momentum", "nesterov", "register_estimator", "register_optimizer", "sgd", "unroll",
     ),
+    "inference": ("Predictions", "Predictor", "load"),
     "problems": ("BilevelProblem", "register_problem"),
     "methods": ("Method", "register_method"),
-    "tasks": ("Task", "register_task"),
+    "tasks": ("Classes", "Pool", "Task", "TaskData", "Values", "register_task", "semi_supervised"),
     "models": ("Model", "register_model"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
         sgd,
         unroll,
     )  # fmt: skip
+    from .inference import Predictions, Predictor, load
     from .methods import Method, register_method
     from .models import Model, register_model
     from .problems import BilevelProblem, register_problem
-    from .tasks import Task, register_task
+    from .tasks import Classes, Pool, Task, TaskData, Values, register_task, semi_supervised
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,9 @@ import click
 
 from .. import __version__
 from .bench import bench
+from .init import init
 from .lists import data, list_
+from .predict import impute, predict
 from .report import report
 from .run import check, run
 
@@ -24,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (run, check, list_, data, report, bench):
+for command in (init, run, check, impute, predict, list_, data, report, bench):
     main.add_command(command)

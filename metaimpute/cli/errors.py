@@ -22,7 +22,9 @@ def plain_errors() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from ..engine import BadMemoryPolicy, EstimatorError, HeadNotFound, NotScalar, UnsupportedOptimizer
     from ..engine.registry import UnknownName
+    from ..inference import NotExported
     from ..methods import MethodError
+    from ..plugins import PluginError
     from ..problems import ProblemError
     from ..tasks import MissingData, TaskError
     from ..training.algorithm import Diverged
@@ -32,7 +34,7 @@ def plain_errors() -> Iterator[None]:
 
     mistakes = (
         RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,
-        BadMemoryPolicy, NoCheckpoint, NotScalar,
+        BadMemoryPolicy, NoCheckpoint, NotExported, NotScalar, PluginError,
     )  # fmt: skip
     try:
         yield

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from .errors import MISSING, fail, plain_errors
+from .options import imports
 
 if TYPE_CHECKING:
+    from ..profiles import Concrete
     from ..tasks import Missing
 
 
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", type=click.Path(path_type=Path), help="Continue the run in this directory from its last checkpoint."
 )
+@imports
 def run(
     recipe: Path | None, profile: str, sets: tuple[str, ...], seed: int | None, out: Path | None, resume: Path | None
 ) -> None:
-    """Train a RECIPE and evaluate it; with --resume, continue a run."""
+    """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors():
         from rich.console import Console
 
         from ..profiles import choose
-        from ..recipes import load
         from ..reporting.console import TrainingProgress, result_table
+        from ..shipped import locate
+        from ..training.begun import Begun, read_begun, recipe_of, write_begun
         from ..training.session import Session
         from ..yaml_source import RecipeError
 
@@ -46,16 +49,11 @@ def run(
                 raise RecipeError(
                     "--resume continues a run as it was; leave out RECIPE, --profile, --set, --seed and --out"
                 )
-            saved = resume / "recipe.resolved.yaml"
-            if not saved.exists():
-                raise RecipeError(f"{resume} is not a run directory (no recipe.resolved.yaml)")
-            begun = _begun(resume)
-            chosen, why = load(saved, begun["profile"]), begun["why"]
-            chosen.path = begun["recipe"]
-            folder = resume
+            chosen, why, folder = recipe_of(resume), read_begun(resume).why, resume
         elif recipe is None:
             raise RecipeError("name a recipe, e.g. metaimpute run recipes/imdb_uda.yaml")
         else:
+            recipe = locate(recipe)
             chosen, why = choose(recipe, profile, sets, seed)
             folder = out or _free_folder(Path("runs") / f"{recipe.stem}-{chosen.problem.name}-seed{chosen.train.seed}")
             if out is not None and (out / "recipe.resolved.yaml").exists():
@@ -65,25 +63,12 @@ def run(
             session = Session(chosen, folder, why=why, say=progress.say, report=progress.report)
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "begun.json").write_text(
-                    json.dumps({"recipe": str(recipe), "profile": chosen.profile, "why": why})
-                )
+                write_begun(folder, Begun(str(recipe), cast("Concrete", chosen.profile), why))
             else:
                 session.resume()
             result = session.run()
-        console.print(result_table([result]))
+        console.print(result_table([[result]]))
         console.print(f"wrote {folder / 'result.json'}", markup=False, highlight=False)
-
-
-def _begun(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "begun.json").read_text())
-        if found["profile"] in ("paper", "sample"):
-            return {key: str(found[key]) for key in ("recipe", "profile", "why")}
-        raise ValueError("no such profile")
-    except (OSError, ValueError, LookupError, TypeError):
-        return {"recipe": str(folder), "profile": "sample", "why": "resumed"}
 
 
 def _free_folder(wanted: Path) -> Path:
@@ -98,17 +83,19 @@ def _free_folder(wanted: Path) -> Path:
 @click.command()
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value before checking. Repeatable.")
+@imports
 def check(recipes: tuple[Path, ...], sets: tuple[str, ...]) -> None:
-    """Validate RECIPES (files or folders) under every profile and say what data is missing; runs nothing.
+    """Validate RECIPES (files, folders or names) under every profile and say what data is missing; runs nothing.
 
     Exit code 3 when a recipe cannot run under any of its profiles because data or weights are missing.
     """
     with plain_errors():
         from ..profiles import profiles_of
         from ..recipes import load
+        from ..shipped import locate
         from ..yaml_source import RecipeError, read
 
-        files = [f for path in recipes for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+        files = [f for path in map(locate, recipes) for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
         if not files:
             raise RecipeError(f"no recipe (*.yaml) in {', '.join(map(str, recipes))}")
         unrunnable: list[str] = []
@@ -116,11 +103,14 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...]) -> None:
         for path in files:
             runnable = False
             for profile in profiles_of(read(path)):
-                missing = load(path, profile, sets).missing()
+                recipe = load(path, profile, sets)
+                missing = recipe.missing()
                 runnable |= not missing
                 absent |= {m.what: m for m in missing}
                 without = f"; missing: {', '.join(m.what for m in missing)}" if missing else ""
                 click.echo(f"{path} [{profile}]: valid{without}")
+                for line in () if missing else recipe.warnings():
+                    click.echo(f"{path} [{profile}]: warning: {line}")
             if not runnable:
                 unrunnable.append(str(path))
         for one in absent.values():

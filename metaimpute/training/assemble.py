@@ -99,10 +99,12 @@ def _network_and_data(
     recipe: Recipe, device: torch.device, draws: bool, say: Callable[[str], None]
 ) -> tuple[nn.Module, TaskData]:
     task, seed = recipe.task, recipe.train.seed
+    data = task.load(seed)
+    for line in data.warnings:
+        say(f"warning: {line}")
     torch.manual_seed(derive_seed(seed, INIT))
     module = recipe.model.build(task.input_shape, task.output.size).to(device).train()
     task.prepare_inputs = recipe.model.preprocess(device)
-    data = task.load(seed)
     known = recipe.model.remember(task.distinct_inputs(data, draws) or [])
     if known:
         say(f"ran the frozen encoder once over {known:,} texts and their augmented versions")

@@ -10,7 +10,7 @@ from .data import to_device
 
 
 def measure(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch.device) -> dict[str, float]:
-    """Means over the pool: ``error``, the task's metric (for classes: error in percent), and its output's other measures.
+    """``error``, the task's metric over the pool (for classes: error in percent), and the means of its output's other measures.
 
     NaN for an empty pool.
     """
@@ -31,7 +31,8 @@ def measure(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch
                     totals[name] = totals.get(name, 0.0) + float(values.sum())
     finally:
         module.train(was_training)
-    return {name: total / len(pool) for name, total in totals.items()}
+    means = {name: total / len(pool) for name, total in totals.items()}
+    return means | {"error": task.output.overall(means["error"])}
 
 
 def evaluate(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch.device) -> float:

@@ -22,7 +22,9 @@ from .assemble import assemble
 from .data import to_device
 from .environment import describe
 from .evaluate import measure
+from .export import export
 from .logs import RunLog, write_json, write_recipe
+from .outcome import outcome
 from .warnings import Warnings
 
 STEP = 2
@@ -189,6 +191,7 @@ class Session:
                 signal.signal(number, handler)
         self.save()
         result = self.result()
+        export(self.folder, self.evaluated_module(), self.task)
         write_json(self.folder / "result.json", result)
         return result
 
@@ -261,6 +264,7 @@ class Session:
         return {
             "recipe": recipe.path,
             "title": recipe.about.title,
+            "overrides": recipe.about.overrides,
             "profile": recipe.profile,
             "profile_reason": self.why,
             "task": recipe.task.name,
@@ -281,6 +285,8 @@ class Session:
             "test_checkpoints": len(tested),
             "validation_last": validated[-1] if validated else None,
             "test_measures": self._test_measures(),
+            "label_names": self.task.label_names,
+            **outcome(self.evaluated_module(), self.task, self.data.test, recipe.train.eval_batch, self.device),
             "evaluations": self.evaluations,
             "lookahead_warning": self.warnings.raised,
             "zero_hypergradient_warning": self.warnings.zero,

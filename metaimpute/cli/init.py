@@ -1,0 +1,50 @@
+"""``metaimpute init``: a recipe for one's own data, from looking at it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from .errors import plain_errors
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["images", "text", "table"]))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Recipe to write; default: the name of PATH, with .yaml, here."
+)
+@click.option("--label", metavar="COLUMN", help="Column that holds the label or target, of text and tables.")
+@click.option("--force", is_flag=True, help="Write over an existing recipe.")
+def init(kind: str, path: Path, out: Path | None, label: str | None, force: bool) -> None:
+    """Look at your own data in PATH and write a recipe for it.
+
+    \b
+    images: a folder with labelled/CLASS/, unlabelled/ and perhaps test/CLASS/
+    text, table: a CSV or Parquet file whose label column is blank where a row has no label
+    """
+    with plain_errors():
+        from rich.console import Console
+        from rich.table import Table
+
+        from ..draft import draft
+        from ..yaml_source import RecipeError
+
+        target = out or Path(f"{path.stem}.yaml")
+        if target.exists() and not force:
+            raise RecipeError(f"{target} exists already; write over it with --force, or choose another --out")
+        found = draft(kind, path, label)
+        console = Console(soft_wrap=not sys.stdout.isatty())
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for what, value in found.facts:
+            table.add_row(what, value)
+        console.print(table, markup=False)
+        for warning in found.warnings:
+            click.echo(f"warning: {warning}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(found.text, encoding="utf-8")
+        click.echo(f"wrote {target}; next: metaimpute run {target}")

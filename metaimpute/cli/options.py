@@ -1,0 +1,27 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from .errors import plain_errors
+
+
+def _import_all(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> None:
+    if names:
+        with plain_errors():
+            from ..plugins import import_module
+
+            for name in names:
+                import_module(name)
+
+
+def imports(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--import MODULE``: run a module of the user's that registers tasks, models, methods, problems, estimators."""
+    return click.option(
+        "--import", metavar="MODULE", multiple=True, expose_value=False, callback=_import_all,
+        help="Import a Python module or file that registers a task, model, method or problem. Repeatable.",
+    )(command)  # fmt: skip

@@ -1,0 +1,88 @@
+"""``metaimpute impute`` and ``metaimpute predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .errors import plain_errors
+from .options import imports
+
+if TYPE_CHECKING:
+    from ..inference import Predictions, Predictor
+
+SHOWN = 10
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File of labels, .csv or .parquet; default RUN/labels.csv."
+)
+@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out labels that are less probable.")
+@click.option("--truth", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="CSV with columns id and label (or value), to print the error of the labels against.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True)
+@imports
+def impute(run: Path, out: Path | None, min_confidence: float | None, truth: Path | None, device: str) -> None:
+    """Write labels for the unlabelled examples that RUN was trained on: id, label or value, confidence."""
+    with plain_errors():
+        from ..inference import impute as impute_run
+
+        found, predictor = impute_run(run, device)
+        _finish(found, predictor, out or run / "labels.csv", min_confidence, truth)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("inputs", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File of labels, .csv or .parquet; without it, a table is printed."
+)
+@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out labels that are less probable.")
+@click.option("--truth", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="CSV with columns id and label (or value), to print the error of the labels against.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True)
+@imports
+def predict(
+    run: Path, inputs: Path, out: Path | None, min_confidence: float | None, truth: Path | None, device: str
+) -> None:
+    """Labels for new INPUTS (a file or a folder) by the network of RUN."""
+    with plain_errors():
+        from ..inference import load
+
+        predictor = load(run, device)
+        _finish(predictor.predict(inputs), predictor, out, min_confidence, truth)
+
+
+def _finish(
+    found: Predictions, predictor: Predictor, out: Path | None, least: float | None, truth: Path | None
+) -> None:
+    """Writes or prints the labels, and says what there is to say about them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    kept = found if least is None else found.at_least(least)
+    console = Console(soft_wrap=True)
+    if out is None:
+        table = Table(*kept.header)
+        for row in kept.rows()[:SHOWN]:
+            table.add_row(*map(str, row))
+        console.print(table)
+        if len(kept) > SHOWN:
+            click.echo(f"and {len(kept) - SHOWN:,} more; --out FILE writes all")
+    else:
+        kept.write(out)
+        click.echo(f"wrote {len(kept):,} labels to {out}")
+    if least is not None:
+        click.echo(f"left out {len(found) - len(kept):,} of {len(found):,} below confidence {least:g}")
+    if kept.probabilities is not None and len(kept):
+        counts = [f"{name} {count:,}" for name, count in kept.counts().items()]
+        shown = ", ".join(counts[:SHOWN]) + (f" and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else "")
+        click.echo(f"labels: {shown}; mean confidence {float(kept.probabilities.max(-1).values.mean()):.2f}")
+    if truth is not None:
+        error, known = kept.against(truth, predictor.task.output)
+        unit = "%" if kept.probabilities is not None else " (root mean squared)"
+        click.echo(f"error against {truth}: {error:.2f}{unit} of {known:,} labels")

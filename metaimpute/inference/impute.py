@@ -1,0 +1,28 @@
+"""Labels for the unlabelled examples a run was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..tasks.base import TaskError
+from ..training.begun import recipe_of
+from .predictions import Predictions
+from .predictor import Predictor, load
+
+
+def impute(run: str | Path, device: str = "auto") -> tuple[Predictions, Predictor]:
+    """Labels, by the finished network, for every unlabelled example of the run's own data.
+
+    Raises:
+        NotExported: when the run is not finished. MissingData: when its data is no longer here. TaskError: when the data has
+            changed since, so that what the network learnt no longer fits it.
+    """
+    predictor = load(run, device)
+    fresh = recipe_of(Path(run)).task
+    fresh.prepare_inputs = predictor.task.prepare_inputs
+    data = fresh.load(predictor.recipe.train.seed)
+    if fresh.learnt() != predictor.task.learnt():
+        raise TaskError(f"the data has changed since {run} was trained on it; use predict on the file instead")
+    if not len(data.unlabelled):
+        raise TaskError(f"{run} was trained without unlabelled examples")
+    return predictor.label(data.unlabelled, fresh.row_names(data.unlabelled)), predictor

@@ -1,0 +1,140 @@
+"""Labels given to rows, as a table: in memory, in a file, against the truth."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.registry import describe_choices
+from ..tasks.base import TaskError
+from ..tasks.outputs import Output, Standardized
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One label, or one value per output, for each row.
+
+    Attributes:
+        ids: how each row is found again, ``n`` of them. names: of the classes, or of the values.
+        probabilities: ``[n, classes]``, or None where values are predicted. values: ``[n, outputs]`` in their own units, or None.
+        spread: standard deviation of each value over random weak views, ``[n, outputs]`` in its own units, or None. It says how
+            far the network trusts its own answer; it is no interval with a known coverage.
+    """
+
+    ids: list[str]
+    names: list[str]
+    probabilities: Tensor | None = None
+    values: Tensor | None = None
+    spread: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each row, by name.
+
+        Raises:
+            TaskError: where values are predicted.
+        """
+        if self.probabilities is None:
+            raise TaskError("values were predicted, not classes; see .values")
+        return [self.names[number] for number in self.probabilities.argmax(-1).tolist()]
+
+    @property
+    def confidence(self) -> Tensor | None:
+        """Probability of the label given, ``[n]``; None where values are predicted."""
+        return None if self.probabilities is None else self.probabilities.max(-1).values
+
+    @property
+    def header(self) -> list[str]:
+        if self.probabilities is not None:
+            return ["id", "label", "confidence"]
+        columns = ["value"] if len(self.names) == 1 else self.names
+        return ["id", *columns, *([f"{name}_spread" for name in columns] if self.spread is not None else [])]
+
+    def rows(self) -> list[list[Any]]:
+        """The table, a list for each row in the order of :attr:`header`; confidences to 4 decimal places."""
+        if self.probabilities is not None:
+            shares = self.probabilities.max(-1).values.tolist()
+            return [[i, n, round(c, 4)] for i, n, c in zip(self.ids, self.labels, shares, strict=True)]
+        assert self.values is not None
+        table = self.values if self.spread is None else torch.cat([self.values, self.spread], 1)
+        return [[i, *(float(f"{v:.6g}") for v in row)] for i, row in zip(self.ids, table.tolist(), strict=True)]
+
+    def at_least(self, confidence: float) -> Predictions:
+        """The rows whose label is at least so probable."""
+        if self.probabilities is None:
+            raise TaskError("values have no confidence; drop the threshold")
+        kept = (self.probabilities.max(-1).values >= confidence).nonzero()[:, 0]
+        return Predictions([self.ids[i] for i in kept.tolist()], self.names, self.probabilities[kept])
+
+    def counts(self) -> dict[str, int]:
+        """How many rows got each label, in the order of the classes."""
+        found = Counter(self.labels)
+        return {name: found[name] for name in self.names}
+
+    def write(self, path: Path) -> None:
+        """Writes the table as CSV, or as Parquet where the name ends so.
+
+        Raises:
+            TaskError: for another ending, or for Parquet without pyarrow.
+        """
+        kind = path.suffix.lower()
+        if kind not in (".csv", ".parquet"):
+            raise TaskError(f"{path}: labels are written as .csv or .parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == ".csv":
+            with path.open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows([self.header, *self.rows()])
+            return
+        import pandas
+
+        try:
+            pandas.DataFrame(self.rows(), columns=self.header).to_parquet(path, index=False)
+        except ImportError:
+            raise TaskError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
+
+    def against(self, path: Path, output: Output) -> tuple[float, int]:
+        """Error against a file of true labels, and how many rows it holds the truth of.
+
+        Args:
+            path: CSV with the columns ``id`` and ``label`` (or ``value``). output: whose metric it is, error in percent or
+                root mean squared error of one value.
+
+        Raises:
+            TaskError: for a file without these columns or rows, or a value that is no number.
+        """
+        wanted = "label" if self.probabilities is not None else "value"
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            columns = reader.fieldnames or []
+            for column in ("id", wanted):
+                if column not in columns:
+                    raise TaskError(f"{path} has no column '{column}'; {describe_choices(column, list(columns))}")
+            truth = {row["id"]: row[wanted] for row in reader}
+        known = [(place, truth[name]) for place, name in enumerate(self.ids) if truth.get(name) not in (None, "")]
+        if not known:
+            raise TaskError(f"{path} names none of these rows; their ids look like '{(self.ids or [''])[0]}'")
+        if self.probabilities is not None:
+            given = self.labels
+            return 100.0 * sum(given[place] != true for place, true in known) / len(known), len(known)
+        assert self.values is not None
+        if self.values.shape[1] != 1:
+            raise TaskError(f"{path}: rows of {self.values.shape[1]} values cannot be compared with one column")
+        try:
+            errors = [float(self.values[place, 0]) - float(true) for place, true in known]
+        except ValueError as error:
+            raise TaskError(f"{path}: {error}") from None
+        return (sum(e * e for e in errors) / len(errors)) ** 0.5, len(known)
+
+
+def in_units(output: Output, raw: Tensor) -> Tensor:
+    """Predicted values ``[n, outputs]`` in their own units."""
+    return output.original(raw) if isinstance(output, Standardized) else raw

@@ -1,0 +1,117 @@
+"""A finished run as a predictor: network, preprocessing and label names, without the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+from ..engine import derive_seed
+from ..recipes import Recipe
+from ..tasks.base import MissingData, Pool, Task
+from ..tasks.outputs import Classes
+from ..training.assemble import INIT
+from ..training.begun import recipe_of
+from ..training.environment import pick_device
+from ..training.export import WEIGHTS
+from ..training.outcome import class_names, predictions
+from .predictions import Predictions, in_units
+
+VIEWS = 8
+
+
+class NotExported(RuntimeError):
+    """A run directory without a finished network. Ends a command with exit code 2."""
+
+
+@dataclass
+class Predictor:
+    """What :func:`load` returns.
+
+    Attributes:
+        recipe: the run's recipe. task: its preprocessing, restored. module: the network, in evaluation mode.
+        label_names: of the classes, or of the values, in the order of the network's outputs.
+    """
+
+    recipe: Recipe
+    task: Task
+    module: nn.Module
+    device: torch.device
+    label_names: list[str]
+
+    def raw(self, examples: Any, kind: str = "none", seed: int = 0) -> Tensor:
+        """The network's outputs ``[n, outputs]`` for raw examples: logits, or standardised values."""
+        return predictions(
+            self.module, self.task, examples, self.recipe.train.eval_batch, self.device, kind, seed  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def predict_proba(self, examples: Any) -> Tensor:
+        """Probabilities ``[n, classes]`` for raw examples.
+
+        Raises:
+            TypeError: for a network that predicts values.
+        """
+        if not isinstance(self.task.output, Classes):
+            raise TypeError("this network predicts values; use predict")
+        return self.task.output.activate(self.raw(examples))
+
+    def label(self, examples: Any, ids: Sequence[str] | None = None) -> Predictions:
+        """Labels or values for raw examples, or for a pool of them.
+
+        Args:
+            examples: as the task's ``read`` gives them: a list of images uint8 ``[3, h, w]``, a list of texts, rows of a table.
+            ids: names of the rows; their numbers, or a pool's own names, where there are none.
+        """
+        if ids is None and isinstance(examples, Pool):
+            ids = self.task.row_names(examples)
+        names = [str(number) for number in range(len(examples))] if ids is None else list(ids)
+        if isinstance(self.task.output, Classes):
+            return Predictions(names, self.label_names, probabilities=self.predict_proba(examples))
+        values = in_units(self.task.output, self.raw(examples))
+        views = torch.stack([in_units(self.task.output, self.raw(examples, "weak", seed)) for seed in range(VIEWS)])
+        return Predictions(names, self.label_names, values=values, spread=views.std(0))
+
+    def predict(self, path: str | Path) -> Predictions:
+        """Labels or values for a file or folder of new inputs.
+
+        Raises:
+            TaskError: when it cannot be read as inputs of this task.
+        """
+        ids, examples = self.task.read(Path(path))
+        return self.label(examples, ids)
+
+
+def load(run: str | Path, device: str = "auto") -> Predictor:
+    """The network of a finished run, ready to predict: ``metaimpute.load("runs/own_images-l2i-seed0").predict("new/")``.
+
+    Nothing is unpickled: weights are safetensors, settings YAML and JSON, a table's preprocessing a checked skops file.
+
+    Raises:
+        NotExported: when the run is not finished. MissingData: when the network stands on weights that
+            are not here. RecipeError, TaskError: when the folder is
+            no run, or a file of it is damaged.
+    """
+    folder = Path(run)
+    recipe = recipe_of(folder)
+    if not (folder / WEIGHTS).exists():
+        raise NotExported(f"{folder} holds no trained network ({WEIGHTS}); finish the run with --resume {folder}")
+    missing = recipe.model.missing()
+    if missing:
+        raise MissingData(missing)
+    task, where = recipe.task, pick_device(device)
+    task.restore(folder)
+    torch.manual_seed(derive_seed(recipe.train.seed, INIT))  # a frozen part with random weights is drawn as it was
+    module = recipe.model.build(task.input_shape, task.output.size)
+    task.prepare_inputs = recipe.model.preprocess(where)
+    try:
+        load_model(module, str(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise NotExported(f"{folder / WEIGHTS} cannot be read ({str(error).splitlines()[0]})") from None
+    names = class_names(task.label_names, task.output.size)
+    return Predictor(recipe, task, module.to(where).eval(), where, names)

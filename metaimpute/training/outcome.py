@@ -1,0 +1,87 @@
+"""A finished network on its test set: predictions, calibration, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..tasks.base import Pool, Task, ViewKind
+from ..tasks.outputs import Classes
+from .data import to_device
+
+BINS = 15
+MOST_CLASSES = 50  # of a confusion matrix worth keeping
+
+
+def predictions(
+    module: nn.Module, task: Task, raw: Any, batch: int, device: torch.device, kind: ViewKind = "none", seed: int = 0
+) -> Tensor:
+    """The network's raw outputs ``[n, outputs]`` on the CPU, in evaluation mode.
+
+    Args:
+        raw: raw examples as ``task.view`` takes them, or a pool of them. kind: the view; ``seed`` draws a random one.
+    """
+    pool = raw if isinstance(raw, Pool) else Pool(raw, None, torch.arange(len(raw)))
+    rng, found = torch.Generator().manual_seed(seed), []
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            for index in torch.arange(len(pool)).split(batch):
+                found.append(module(to_device(task.view(pool.take(index), kind, rng), device)).cpu())
+    finally:
+        module.train(was_training)
+    return torch.cat(found).clone() if found else torch.zeros(0, task.output.size)
+
+
+def calibration(probabilities: Tensor, targets: Tensor, bins: int = BINS) -> dict[str, Any]:
+    """Expected calibration error and the reliability diagram behind it (Guo et al., ICML 2017, eq. 5).
+
+    ``ece = sum_b n_b / n |accuracy_b - confidence_b|`` over equal-width bins of the confidence, the largest probability.
+
+    Args:
+        probabilities: ``[n, classes]``. targets: ``[n]``.
+
+    Returns:
+        ``ece`` in [0, 1], and ``bins``: for each with an example in it ``confidence``, ``accuracy`` and ``count``.
+    """
+    confidence, label = probabilities.double().max(-1)
+    right = (label == targets).double()
+    place = (confidence * bins).long().clamp(0, bins - 1)
+    found = []
+    for number in range(bins):
+        inside = place == number
+        if inside.any():
+            found.append(
+                {
+                    "confidence": float(confidence[inside].mean()),
+                    "accuracy": float(right[inside].mean()),
+                    "count": int(inside.sum()),
+                }
+            )
+    ece = sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in found) / max(len(targets), 1)
+    return {"ece": ece, "bins": found}
+
+
+def confusion(labels: Tensor, targets: Tensor, classes: int) -> list[list[int]]:
+    """Counts ``[true class][predicted class]``."""
+    return torch.bincount(targets * classes + labels, minlength=classes**2).view(classes, classes).tolist()
+
+
+def outcome(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch.device) -> dict[str, Any]:
+    """What a report says of a finished network beside its error; empty for values and for an empty pool."""
+    if not len(pool) or pool.targets is None or not isinstance(task.output, Classes):
+        return {}
+    probabilities = task.output.activate(predictions(module, task, pool, batch, device))
+    found: dict[str, Any] = {"calibration": calibration(probabilities, pool.targets)}
+    if task.output.size <= MOST_CLASSES:
+        found["confusion"] = confusion(probabilities.argmax(-1), pool.targets, task.output.size)
+    return found
+
+
+def class_names(names: Sequence[str] | None, count: int) -> list[str]:
+    """Names of the classes, or their numbers where they have none."""
+    return list(names) if names is not None else [str(number) for number in range(count)]

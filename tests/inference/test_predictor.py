@@ -1,0 +1,232 @@
+"""A finished run predicts from its folder alone: the same numbers, by name, with honest confidences."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import metaimpute
+from metaimpute import recipes
+from metaimpute.cli import main
+from metaimpute.inference import Predictions, Predictor, impute
+from metaimpute.inference.predictor import NotExported
+from metaimpute.tasks.base import TaskError
+from metaimpute.tasks.outputs import Classes, Values
+from metaimpute.training.outcome import calibration, confusion, outcome
+from metaimpute.training.outcome import predictions as raw_outputs
+from metaimpute.training.session import Session
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = ("train.steps=6", "train.eval_every=3", "train.log_every=1", "train.threads=1")
+FACES = ("task.faces=60", "task.validation=10", "task.label_share=0.2", "train.batch=4", "train.unlabelled_batch=4")
+
+
+def trained(name: str, folder: Path, *sets: str) -> Session:
+    session = Session(recipes.load(RECIPES / name, "sample", (*SMALL, *sets)), folder, say=lambda message: None)
+    session.run()
+    return session
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Session]:
+    folder = tmp_path_factory.mktemp("moons") / "run"
+    return folder, trained("two_moons.yaml", folder)
+
+
+def command(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    return done.exit_code, done.output
+
+
+# calibration ---------------------------------------------------------------------------------------------------------
+
+
+def test_calibration_of_a_hand_computed_case() -> None:
+    """Confidences .95, .95 (one right), .65 (wrong), .5 (right; the top edge of its bin): ECE = mean gap weighted by count."""
+    p = torch.tensor([[0.95, 0.05], [0.05, 0.95], [0.65, 0.35], [0.5, 0.5]], dtype=torch.float64)
+    found = calibration(p, torch.tensor([0, 0, 1, 0]), bins=10)
+    assert found["ece"] == pytest.approx((2 * abs(0.5 - 0.95) + 0.65 + 0.5) / 4, abs=1e-12)
+    assert [b["count"] for b in found["bins"]] == [1, 1, 2]
+    assert found["bins"][2] == {"confidence": pytest.approx(0.95), "accuracy": 0.5, "count": 2}
+    assert calibration(torch.eye(3), torch.arange(3))["ece"] == 0.0, "certain and right"
+    assert calibration(torch.eye(3), torch.tensor([1, 2, 0]))["ece"] == 1.0, "certain and wrong"
+
+
+def test_confusion_counts_rows_by_truth() -> None:
+    assert confusion(torch.tensor([0, 2, 2, 1]), torch.tensor([0, 1, 2, 1]), 3) == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
+
+
+def test_a_result_holds_calibration_and_confusion_of_the_evaluated_network(run: tuple[Path, Session]) -> None:
+    folder, session = run
+    result = json.loads((folder / "result.json").read_text())
+    matrix = torch.tensor(result["confusion"])
+    wrong = 100 * (1 - matrix.diagonal().sum() / matrix.sum())
+    assert float(wrong) == pytest.approx(result["test_last"], abs=1e-4), "the same network as the error's"
+    assert sum(b["count"] for b in result["calibration"]["bins"]) == len(session.data.test)
+    empty = session.data.test.subset(torch.arange(0))
+    assert outcome(session.module, session.task, empty, 8, session.device) == {}
+
+
+# load ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_a_loaded_network_is_the_one_that_was_evaluated(tmp_path: Path, averaged: bool) -> None:
+    session = trained("digits_mean_teacher.yaml", tmp_path / "run", f"train.ema={'0.9' if averaged else 'null'}")
+    loaded = metaimpute.load(tmp_path / "run")
+    pool = session.data.test
+    expected = raw_outputs(session.evaluated_module(), session.task, pool, 256, session.device)
+    assert torch.equal(loaded.raw(pool), expected)
+    assert not averaged or not torch.equal(
+        raw_outputs(session.module, session.task, pool, 256, session.device), expected
+    )
+    assert not loaded.module.training
+    torch.testing.assert_close(loaded.predict_proba(pool).sum(1), torch.ones(len(pool)))
+
+
+def test_loading_runs_no_code_from_the_folder(run: tuple[Path, Session]) -> None:
+    names = {path.name for path in run[0].iterdir() if path.is_file()}
+    assert names <= {
+        "begun.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "recipe.resolved.yaml",
+        "result.json",
+        "task.json",
+    }
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "foreign"])
+def test_damaged_weights_are_named(run: tuple[Path, Session], tmp_path: Path, damage: str) -> None:
+    import shutil
+
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "copy"
+    shutil.copytree(run[0], folder)
+    weights = folder / "model.safetensors"
+    if damage == "foreign":
+        save_file({"a": torch.ones(2)}, str(weights))
+    else:
+        weights.write_bytes(weights.read_bytes()[: 0 if damage == "empty" else 200])
+    with pytest.raises(NotExported, match=r"model\.safetensors cannot be read \("):
+        metaimpute.load(folder)
+
+
+def test_what_is_no_finished_run_is_said(tmp_path: Path, run: tuple[Path, Session]) -> None:
+    code, said = command("impute", tmp_path)
+    assert code == 2 and "is not a run directory" in said
+    (tmp_path / "recipe.resolved.yaml").write_text((run[0] / "recipe.resolved.yaml").read_text())
+    code, said = command("impute", tmp_path)
+    assert code == 2 and "holds no trained network" in said and "--resume" in said
+    code, said = command("predict", run[0], RECIPES)
+    assert code == 2 and "task 'two_moons' has no reader" in said
+
+
+# impute --------------------------------------------------------------------------------------------------------------
+
+
+def test_impute_labels_every_unlabelled_row_with_the_networks_answer(run: tuple[Path, Session], tmp_path: Path) -> None:
+    folder, session = run
+    out = tmp_path / "new" / "labels.csv"
+    code, said = command("impute", folder, "--out", out)
+    assert code == 0 and f"wrote {len(session.data.unlabelled):,} labels" in said, said
+    with out.open() as stream:
+        rows = list(csv.DictReader(stream))
+    raw = raw_outputs(session.evaluated_module(), session.task, session.data.unlabelled, 256, session.device)
+    assert [int(row["label"]) for row in rows] == raw.argmax(1).tolist()
+    assert [row["id"] for row in rows] == [str(i) for i in session.data.unlabelled.ids.tolist()]
+    assert [float(row["confidence"]) for row in rows] == pytest.approx(raw.softmax(1).max(1).values.tolist(), abs=6e-5)
+
+
+def test_a_threshold_leaves_out_what_is_less_probable_and_says_so(run: tuple[Path, Session], tmp_path: Path) -> None:
+    found, _ = impute(run[0])
+    assert found.confidence is not None
+    least = float(found.confidence.median())
+    code, said = command("impute", run[0], "--out", tmp_path / "l.csv", "--min-confidence", least)
+    kept = (tmp_path / "l.csv").read_text().splitlines()[1:]
+    assert code == 0 and len(kept) == int((found.confidence >= least).sum()) and "left out" in said
+
+
+def test_error_against_held_back_truth(run: tuple[Path, Session], tmp_path: Path) -> None:
+    pool = run[1].data.unlabelled
+    truth = tmp_path / "truth.csv"
+    assert pool.targets is not None
+    pairs = [f"{i},{t}" for i, t in zip(pool.ids.tolist(), pool.targets.tolist(), strict=True)]
+    truth.write_text("\n".join(["id,label", *pairs[:50], f"{pool.ids[50]},", "unknown,1"]))
+    raw = raw_outputs(run[1].evaluated_module(), run[1].task, pool, 256, run[1].device)
+    wrong = 100 * (raw.argmax(1)[:50] != pool.targets[:50]).double().mean()
+    code, said = command("impute", run[0], "--out", tmp_path / "l.csv", "--truth", truth)
+    assert code == 0 and f"{float(wrong):.2f}% of 50 labels" in said, said
+    truth.write_text("id,labels\n1,2\n")
+    code, said = command("impute", run[0], "--out", tmp_path / "l.csv", "--truth", truth)
+    assert code == 2 and "has no column 'label'" in said and "labels" in said
+
+
+def test_values_come_in_their_own_units_with_a_spread(tmp_path: Path) -> None:
+    session = trained("aflw_mean_teacher.yaml", tmp_path / "run", *FACES)
+    found, predictor = impute(tmp_path / "run")
+    assert isinstance(predictor, Predictor) and found.values is not None and found.spread is not None
+    raw = raw_outputs(session.evaluated_module(), session.task, session.data.unlabelled, 64, session.device)
+    torch.testing.assert_close(found.values, session.task.output.original(raw))  # type: ignore[attr-defined]
+    assert float(found.spread.min()) > 0
+    code, said = command("impute", tmp_path / "run", "--min-confidence", 0.5)
+    assert code == 2 and "values have no confidence" in said
+
+
+# the table -----------------------------------------------------------------------------------------------------------
+
+
+def table(**changes: Any) -> Predictions:
+    given = {
+        "ids": ["a", "b", "c"],
+        "names": ["cat", "dog"],
+        "probabilities": torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]]),
+    }
+    return Predictions(**(given | changes))
+
+
+def test_rows_of_classes_and_of_values() -> None:
+    found = table()
+    assert found.header == ["id", "label", "confidence"]
+    assert found.rows() == [["a", "cat", 0.9], ["b", "dog", 0.6], ["c", "cat", 0.5]]
+    assert found.counts() == {"cat": 2, "dog": 1}
+    one = table(
+        names=["price"], probabilities=None, values=torch.tensor([[1.5], [2.0], [3.0]]), spread=torch.ones(3, 1)
+    )
+    assert one.header == ["id", "value", "value_spread"] and one.rows()[0] == ["a", 1.5, 1.0]
+    with pytest.raises(TaskError, match="values were predicted"):
+        _ = one.labels
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_files_read_back_with_what_a_spreadsheet_would_mangle(tmp_path: Path, suffix: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    found = table(ids=['x,1 "q"', "été/ü.png", "line\nbreak"])
+    found.write(tmp_path / f"t{suffix}")
+    read = pandas.read_csv if suffix == ".csv" else pandas.read_parquet
+    back = read(tmp_path / f"t{suffix}")
+    assert back["id"].tolist() == found.ids and back["label"].tolist() == found.labels
+    with pytest.raises(TaskError, match=r"\.csv or \.parquet"):
+        found.write(tmp_path / "t.xlsx")
+
+
+def test_truth_of_values_is_compared_in_their_own_units(tmp_path: Path) -> None:
+    found = table(names=["y"], probabilities=None, values=torch.tensor([[1.0], [2.0], [3.0]]))
+    truth = tmp_path / "truth.csv"
+    truth.write_text("id,value\na,1\nb,5\n")
+    assert found.against(truth, Values(1)) == (pytest.approx((9 / 2) ** 0.5), 2)
+    truth.write_text("id,value\na,one\n")
+    with pytest.raises(TaskError, match=r"truth\.csv: could not convert"):
+        found.against(truth, Values(1))
+    truth.write_text("id,label\nz,cat\n")
+    with pytest.raises(TaskError, match="names none of these rows; their ids look like 'a'"):
+        table().against(truth, Classes(2))
