@@ -5,6 +5,7 @@ Pictures carry their class as brightness, so a small network can learn them; fac
 
 from __future__ import annotations
 
+import csv
 import gzip
 import pickle
 from collections.abc import Sequence
@@ -180,3 +181,51 @@ def make_imdb(folder: Path, train: int = 12, unsup: int = 10, test: int = 6) -> 
             text = f"{part.replace('/', ' ')} {i}<br />" + " ".join(rng.choice(WORDS, 30))
             (target / part / f"{i}_7.txt").write_text(text)
     return target
+
+
+def make_own_images(
+    folder: Path, labelled: Sequence[int] = (6, 5, 4), unlabelled: int = 24, test: int = 3, name: str = "my_images"
+) -> Path:
+    """``name/labelled/CLASS/``, ``unlabelled/`` with a folder inside, and ``test/CLASS/`` unless ``test`` is 0."""
+    target, rng, classes = folder / name, np.random.default_rng(0), len(labelled)
+    for label, count in enumerate(labelled):
+        for part, number in (("labelled", count), ("test", test)):
+            for i in range(number):
+                _image(target / part / f"class{label}" / f"{i}.png", _pixels(rng, label, classes, (20, 24, 3)))
+    for i in range(unlabelled):
+        place = target / "unlabelled" / ("more" if i % 2 else "")
+        _image(place / f"{i}.png", _pixels(rng, i % classes, classes, (20, 24, 3)))
+    return target
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> Path:
+    """A CSV file with a column for each key of the first row."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def make_own_text(folder: Path, labelled: int = 16, unlabelled: int = 40, name: str = "my_texts.csv") -> Path:
+    """Texts of the class "good" or "bad" by a word in them; the first ``labelled`` rows have a label."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(labelled + unlabelled):
+        label = ("good", "bad")[i % 2]
+        words = [*rng.choice(WORDS, 12).tolist(), label, f"w{i}"]
+        rows.append({"id": f"t{i}", "text": " ".join(words), "label": label if i < labelled else ""})
+    return write_csv(folder / name, rows)
+
+
+def make_own_table(
+    folder: Path, labelled: int = 30, unlabelled: int = 60, values: bool = False, name: str = "my_table.csv"
+) -> Path:
+    """Numbers, words and gaps; the target is "low", "mid" or "high", or with ``values`` 100 + 10 x + noise."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(labelled + unlabelled):
+        x, kind = rng.normal(), ("red", "blue")[int(rng.integers(2))]
+        target = f"{100 + 10 * x + rng.normal():.2f}" if values else ("low", "mid", "high")[int(np.digitize(x, [-0.5, 0.5]))]
+        row: dict[str, object] = {"id": f"r{i}", "x": f"{x:.4f}", "colour": kind if i % 7 else "", "flag": i % 3 == 0}
+        row |= {"noise": f"{rng.normal():.3f}" if i % 5 else "", "target": target if i < labelled else ""}
+        rows.append(row)
+    return write_csv(folder / name, rows)

@@ -41,6 +41,9 @@ SIZES: dict[str, tuple[str, ...]] = {  # what the small data sets below can meet
     "imdb": ("task.unlabelled=16",),
     "digits": (),
     "two_moons": (),
+    "own_images": (),
+    "own_text": (),
+    "own_table": (),
 }
 
 
@@ -72,6 +75,9 @@ def all_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fake_data.make_tiny_imagenet(folder)
     fake_data.make_tiny_imagenet(folder, name="tiny-imagenet-20")
     fake_data.make_imdb(folder)
+    fake_data.make_own_images(folder)
+    fake_data.make_own_text(folder)
+    fake_data.make_own_table(folder)
     return folder
 
 

@@ -23,10 +23,16 @@ from .image_folder import ImageFolder, ImageNet72, TinyImageNet
 from .imdb import IMDb
 from .landmarks import LandmarkTask
 from .mtfl import MTFL
+from .outputs import Classes, Values
+from .own_images import OwnImages
+from .own_table import OwnTable
+from .own_text import OwnText
+from .splits import semi_supervised
 from .two_moons import TwoMoons
 
 __all__ = [
-    "AFLW", "MTFL", "Batch", "Cifar10", "Cifar100", "Digits", "DrawnFaces", "FashionMNIST", "IMDb", "ImageFolder", "ImageNet72",
-    "Imputation", "Labelled", "LandmarkTask", "Missing", "MissingData", "Pool", "Task", "TaskData", "TaskError",
-    "TinyImageNet", "TwoMoons", "Unlabelled", "register_task", "tasks",
+    "AFLW", "MTFL", "Batch", "Cifar10", "Cifar100", "Classes", "Digits", "DrawnFaces", "FashionMNIST", "IMDb",
+    "ImageFolder", "ImageNet72", "Imputation", "Labelled", "LandmarkTask", "Missing", "MissingData", "OwnImages",
+    "OwnTable", "OwnText", "Pool", "Task", "TaskData", "TaskError", "TinyImageNet", "TwoMoons", "Unlabelled",
+    "Values", "register_task", "semi_supervised", "tasks",
 ]  # fmt: skip

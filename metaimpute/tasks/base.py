@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,6 +21,7 @@ from .outputs import Classes, Output
 ViewKind = Literal["none", "weak", "strong"]
 InputKind = Literal["vector", "image", "text"]
 VIEW_KINDS: tuple[ViewKind, ...] = ("none", "weak", "strong")
+LEARNT = "task.json"
 
 tasks: Registry[Callable[..., Task]] = Registry("task")
 register_task = tasks.register
@@ -90,6 +93,7 @@ class TaskData:
     Attributes:
         unlabelled: targets may be present; they serve diagnostics only and never reach a loss.
         source: where the data came from, shown with every result.
+        warnings: what looks wrong with the data, a line each; a run says them and ``metaimpute check`` repeats them.
     """
 
     labelled: Pool
@@ -97,6 +101,7 @@ class TaskData:
     validation: Pool
     test: Pool
     source: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,11 +203,17 @@ class Task:
     validation: Natural = 0
     unlabelled_includes_labelled: bool = False
     prepare_inputs: Callable[[list[str]], Tree] | None = field(default=None, init=False, repr=False)
+    _label_names: list[str] | None = field(default=None, init=False, repr=False)
 
     @property
     def output(self) -> Output:
         """What the network predicts."""
         return Classes(2)
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """Names of the classes, or of the predicted values, in the order of the network's outputs; None: numbers will do."""
+        return self._label_names
 
     def check(self) -> None:
         """Called when a recipe is checked, before anything is loaded.
@@ -226,6 +237,46 @@ class Task:
             MissingData: naming where it looked and how to get the data. TaskError: for impossible options.
         """
         raise TypeError(f"{type(self).__name__} does not define load()")
+
+    def warnings(self, seed: int) -> tuple[str, ...]:
+        """What a closer look at the user's own data finds; of the built-in data sets, which are well known, nothing."""
+        return ()
+
+    def row_names(self, pool: Pool) -> list[str]:
+        """How the user finds each row of a pool again: a file's path, the value of an id column, or the row's number from 0."""
+        return [str(number) for number in pool.ids.tolist()]
+
+    def read(self, path: Path) -> tuple[list[str], Any]:
+        """New inputs from a file or folder of the user's: their names, and raw examples as :meth:`view` takes them.
+
+        Raises:
+            TaskError: when the task has no reader for one's own files, or they cannot be read.
+        """
+        raise TaskError(f"task '{self.name}' has no reader for one's own files")
+
+    def save(self, folder: Path) -> None:
+        """Writes what was learnt from the data, so that after :meth:`restore` a task needs no training data to predict."""
+        (folder / LEARNT).write_text(json.dumps(self.learnt(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def restore(self, folder: Path) -> None:
+        """Reads what :meth:`save` wrote: ``output``, ``input_shape``, ``label_names``, ``read`` and ``view`` work from then on.
+
+        Raises:
+            TaskError: when it is not there or not what it should be.
+        """
+        path = folder / LEARNT
+        try:
+            self.relearn(json.loads(path.read_text(encoding="utf-8")), folder)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise TaskError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+
+    def learnt(self) -> dict[str, Any]:
+        """The part of :meth:`save` that goes into ``task.json``."""
+        return {"label_names": self.label_names}
+
+    def relearn(self, known: dict[str, Any], folder: Path) -> None:
+        """Takes back what :meth:`learnt` gave, and what lies beside it."""
+        self._label_names = known["label_names"]
 
     def distinct_inputs(self, data: TaskData, unlabelled: bool) -> list[Any] | None:
         """Every raw input that training views can hold, in a fixed order, when they are few enough to prepare once.

@@ -129,6 +129,10 @@ class Cifar10(Cifar):
 
     labels: Count = 250
 
+    @property
+    def label_names(self) -> list[str]:
+        return ["aeroplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry"]
+
 
 @register_task("cifar100")
 @dataclass

@@ -59,6 +59,10 @@ class Digits(Task):
     def output(self) -> Classes:
         return Classes(10)
 
+    @property
+    def label_names(self) -> list[str]:
+        return [str(digit) for digit in range(10)]
+
     def load(self, seed: int) -> TaskData:
         from sklearn.datasets import load_digits
 

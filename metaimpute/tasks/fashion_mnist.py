@@ -21,6 +21,7 @@ from .splits import semi_supervised
 SIDE = 28
 SYSTEM = (Path("/usr/share/datasets/fashion-mnist"), Path("/usr/share/dataset-fashion-mnist"))
 PARTS = {"train": "train", "test": "t10k"}
+KINDS = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag", "ankle boot")
 VIEWS = ImageViews((0.2860,), (0.3530,))
 
 
@@ -81,6 +82,10 @@ class FashionMNIST(Task):
     @property
     def output(self) -> Classes:
         return Classes(10)
+
+    @property
+    def label_names(self) -> list[str]:
+        return list(KINDS)
 
     def missing(self) -> list[Missing]:
         if find_fashion_mnist() is not None:

@@ -1,21 +1,27 @@
-"""Image files as a pool: read, resized and decoded by several threads when a batch asks for them, kept while memory allows."""
+"""Image files as a pool and as inputs: read, resized and decoded by several threads when asked for, kept while memory allows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
-from .base import Pool, TaskError
+from ..bounds import NonNegative
+from .base import Missing, MissingData, Pool, Task, TaskError, ViewKind
+from .image_views import ImageViews
+from .locate import data_folders, find
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Side = Annotated[int, Field(ge=8, le=4096)]
 SUFFIXES = frozenset((".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff"))
 ANNOTATIONS = "val_annotations.txt"
 
@@ -71,12 +77,17 @@ class FilePool(Pool):
         known = [self.read.images.get(path) for path in wanted]
         if all(image is not None for image in known):
             return known
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as readers:
-            return list(readers.map(self.read, wanted))
+        return in_threads(self.read, wanted)
 
     def subset(self, index: Tensor) -> FilePool:
         targets = None if self.targets is None else self.targets[index]
         return FilePool([self.inputs[i] for i in index.tolist()], targets, self.ids[index], self.read)
+
+
+def in_threads(function: Callable[[Path], Any], paths: Iterable[Path]) -> list[Any]:
+    """``function`` of every path, by several threads, in order."""
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as readers:
+        return list(readers.map(function, paths))
 
 
 def squares(images: Sequence[Tensor], side: int, rng: torch.Generator | None) -> Tensor:
@@ -92,18 +103,36 @@ def squares(images: Sequence[Tensor], side: int, rng: torch.Generator | None) ->
 
 
 def classes_of(folder: Path) -> list[str]:
-    """Names of the class folders under ``train/``, sorted: a class's number is its place here."""
-    return sorted(entry.name for entry in os.scandir(folder / "train") if entry.is_dir())
+    """Names of the class folders in a folder, sorted: a class's number is its place here."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """Files in a folder, at any depth, that are images by their suffix, sorted."""
     files: Iterable[tuple[str, list[str], list[str]]] = os.walk(folder)
     paths = [Path(where, name) for where, _, names in files for name in names]
     return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
-def list_images(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
+def named_images(path: Path) -> tuple[list[str], list[Path]]:
+    """An image file, or every image in a folder, with its name: its path relative to the folder.
+
+    Raises:
+        TaskError: when there is none.
+    """
+    if path.is_file():
+        return [path.name], [path]
+    paths = images_in(path)
+    if not paths:
+        raise TaskError(f"{path} holds no images")
+    return [str(one.relative_to(path)) for one in paths], paths
+
+
+def list_images(folder: Path, classes: list[str], training: str = "train") -> tuple[list[Path], list[int]]:
     """Images of one part: a folder per class, or Tiny-ImageNet's list of ``file class ...`` lines beside ``images/``.
+
+    Args:
+        training: the folder that the classes were read from, for messages.
 
     Raises:
         TaskError: naming what is not as it should be.
@@ -116,17 +145,84 @@ def list_images(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]
         for row, line in enumerate(listing.read_text().splitlines(), 1):
             words = line.split()
             if len(words) < 2 or words[1] not in number:
-                raise TaskError(f"{listing}:{row}: not a file and one of the {len(classes)} classes of train/")
+                raise TaskError(f"{listing}:{row}: not a file and one of the {len(classes)} classes of {training}/")
             paths.append(folder / "images" / words[0])
             targets.append(number[words[1]])
     else:
-        unknown = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name not in number)
+        unknown = [name for name in classes_of(folder) if name not in number]
         if unknown:
-            raise TaskError(f"{folder} holds classes that train/ does not have: {', '.join(unknown[:3])}")
+            raise TaskError(f"{folder} holds classes that {training}/ does not have: {', '.join(unknown[:3])}")
         for name, place in number.items():
-            files = _images_in(folder / name)
+            files = images_in(folder / name)
             paths += files
             targets += [place] * len(files)
     if not paths:
         raise TaskError(f"{folder} holds no images")
     return paths, targets
+
+
+@dataclass
+class ImageFileTask(Task):
+    """Base of the tasks whose inputs are image files in a folder.
+
+    Args:
+        folder: a name looked for where data is looked for, or a path.
+        size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
+        flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
+    """
+
+    input_kind = "image"
+    marker: ClassVar[str] = "train"
+
+    folder: str = ""
+    size: Side = 64
+    flip: bool = True
+    cache_gb: NonNegative = 1.0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (3, self.size, self.size)
+
+    def found(self) -> Path | None:
+        """The folder, when it is here."""
+        if not self.folder:
+            return None
+        path = Path(self.folder).expanduser()
+        if (path / self.marker).is_dir():
+            return path
+        return None if path.is_absolute() else find(self.folder, self.marker)
+
+    def here(self) -> Path:
+        """The folder.
+
+        Raises:
+            MissingData: when it is not here.
+        """
+        folder = self.found()
+        if folder is None:
+            raise MissingData(self.missing())
+        return folder
+
+    def missing(self) -> list[Missing]:
+        if self.found() is not None:
+            return []
+        absolute = Path(self.folder).expanduser().is_absolute()
+        looked = (self.folder,) if absolute else tuple(str(folder / self.folder) for folder in data_folders())
+        return [Missing(f"images ({self.folder}/{self.marker}/)", looked, self.remedy())]
+
+    def remedy(self) -> str:
+        """How to get the folder."""
+        raise TypeError(f"{type(self).__name__} does not define remedy()")
+
+    def decoded(self) -> Decoded:
+        """A reader of this task's images."""
+        return Decoded(self.size, self.cache_gb * 1e9)
+
+    def read(self, path: Path) -> tuple[list[str], list[Tensor]]:
+        """An image file, or every image in a folder; names are paths relative to the folder."""
+        names, paths = named_images(path)
+        return names, in_threads(self.decoded(), paths)
+
+    def view(self, raw: list[Tensor], kind: ViewKind, generator: torch.Generator) -> Tensor:
+        windows = squares(raw, self.size, None if kind == "none" else generator)
+        return ImageViews(MEAN, STD, flip=self.flip)(windows, kind, generator)

@@ -6,29 +6,20 @@ to 72 pixels, 5% of each class labelled, the official validation images as test 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass
 
 import torch
-from pydantic import Field
-from torch import Tensor
 
-from ..bounds import Natural, NonNegative, Share
-from .base import Missing, MissingData, Task, TaskData, TaskError, ViewKind, register_task
-from .image_files import Decoded, FilePool, classes_of, list_images, squares
-from .image_views import ImageViews
-from .locate import data_folders, find
+from ..bounds import Natural, Share
+from .base import Pool, TaskData, TaskError, register_task
+from .image_files import FilePool, ImageFileTask, Side, classes_of, list_images
 from .outputs import Classes
 from .splits import semi_supervised
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Side = Annotated[int, Field(ge=8, le=4096)]
 
 
 @register_task("image_folder")
 @dataclass
-class ImageFolder(Task):
+class ImageFolder(ImageFileTask):
     """One's own images, ``train/<class>/`` and ``val/<class>/`` in a folder; ``val`` is the test set.
 
     Args:
@@ -39,36 +30,21 @@ class ImageFolder(Task):
         flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
     """
 
-    input_kind = "image"
-
-    folder: str = ""
     labels: Natural = 0
     label_share: Share = 0.05
-    size: Side = 64
-    flip: bool = True
-    cache_gb: NonNegative = 1.0
-    _classes: list[str] | None = field(default=None, init=False, repr=False)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return (3, self.size, self.size)
-
-    def found(self) -> Path | None:
-        """The folder, when it is here."""
-        if not self.folder:
-            return None
-        path = Path(self.folder).expanduser()
-        if (path / "train").is_dir():
-            return path
-        return None if path.is_absolute() else find(self.folder, "train")
+    def label_names(self) -> list[str] | None:
+        """The folders in ``train/``."""
+        folder = self.found()
+        if self._label_names is None and folder is not None:
+            self._label_names = classes_of(folder / "train")
+        return self._label_names
 
     @property
     def output(self) -> Classes:
         """As many classes as ``train/`` has folders; two while the folder is not here."""
-        folder = self.found()
-        if self._classes is None and folder is not None:
-            self._classes = classes_of(folder)
-        return Classes(max(len(self._classes or ()), 2))
+        return Classes(max(len(self.label_names or ()), 2))
 
     def check(self) -> None:
         if not self.folder:
@@ -78,26 +54,17 @@ class ImageFolder(Task):
         if self.found() is not None and self.labels:
             super().check()
 
-    def missing(self) -> list[Missing]:
-        if self.found() is not None:
-            return []
-        absolute = Path(self.folder).expanduser().is_absolute()
-        looked = (self.folder,) if absolute else tuple(str(folder / self.folder) for folder in data_folders())
-        return [Missing(f"images ({self.folder}/train/)", looked, self.remedy())]
-
     def remedy(self) -> str:
         return "put train/CLASS/*.jpg and val/CLASS/*.jpg in one of these, or name another folder with task.folder"
 
     def load(self, seed: int) -> TaskData:
-        folder = self.found()
-        if folder is None:
-            raise MissingData(self.missing())
-        classes = self._classes = classes_of(folder)
+        folder = self.here()
+        classes = self._label_names = classes_of(folder / "train")
         if len(classes) < 2:
             raise TaskError(f"folder: {folder / 'train'} holds {len(classes)} classes")
         if not (folder / "val").is_dir():
             raise TaskError(f"folder: {folder} has no folder val/ for the test images")
-        read = Decoded(self.size, self.cache_gb * 1e9)
+        read = self.decoded()
         pools = {}
         for part in ("train", "val"):
             paths, targets = list_images(folder / part, classes)
@@ -108,9 +75,9 @@ class ImageFolder(Task):
             source=f"{folder.name} ({len(classes)} classes, {len(pools['val']):,} test images)",
         )  # fmt: skip
 
-    def view(self, raw: list[Tensor], kind: ViewKind, generator: torch.Generator) -> Tensor:
-        windows = squares(raw, self.size, None if kind == "none" else generator)
-        return ImageViews(MEAN, STD, flip=self.flip)(windows, kind, generator)
+    def row_names(self, pool: Pool) -> list[str]:
+        """Paths relative to the data folder."""
+        return [str(path.relative_to(self.here())) for path in pool.inputs]
 
 
 @register_task("imagenet72")

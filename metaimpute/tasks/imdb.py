@@ -9,17 +9,16 @@ from typing import Any, Literal, overload
 
 import torch
 
-from ..bounds import Count, Natural, NonNegative, Share
-from ..engine.pytree import Tree
-from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, ViewKind, register_task
+from ..bounds import Count, Natural, NonNegative
+from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
 from .lazy import LazyPool
 from .locate import data_folders, find
 from .outputs import Classes
 from .snippets import fetch_snippets, find_snippets, read_snippets
 from .splits import balanced_choice, generator, semi_supervised, without
-from .text_augment import TfIdfReplacement, Versions, read_back_translations
+from .text_augment import read_back_translations
+from .text_task import TextTask
 
-CORPUS = 5000
 SNIPPET_TEST = 2000
 
 
@@ -44,7 +43,7 @@ class Files(Sequence[str]):
 
 @register_task("imdb")
 @dataclass
-class IMDb(Task):
+class IMDb(TextTask):
     """Movie-review sentiment, two classes (Maas et al., ACL 2011).
 
     IMDb is looked for as a raw ``aclImdb/`` folder, as a ``datasets`` folder ``imdb/`` (save_to_disk), and in the
@@ -61,23 +60,21 @@ class IMDb(Task):
         back_translations: file with one back-translated text per line, in the order of the unlabelled pool.
     """
 
-    input_kind = "text"
-
     labels: Count = 20
     validation: Natural = 0
     source: Literal["imdb", "snippets", "imdb_or_snippets"] = "imdb"
     unlabelled: Count | None = None
     neutral: NonNegative = 0.5
-    replace: Share = 0.4
-    crop: Share = 1.0
-    copies: Count | None = None
     back_translations: str | None = None
-    _versions: Versions | None = field(default=None, init=False, repr=False)
     _translated: dict[str, str] | None = field(default=None, init=False, repr=False)
 
     @property
     def output(self) -> Classes:
         return Classes(2)
+
+    @property
+    def label_names(self) -> list[str]:
+        return ["negative", "positive"]
 
     def missing(self) -> list[Missing]:
         absent = []
@@ -105,7 +102,8 @@ class IMDb(Task):
         if self.unlabelled is not None and self.unlabelled < len(data.unlabelled):
             kept = torch.randperm(len(data.unlabelled), generator=generator(seed, 4))[: self.unlabelled]
             data = TaskData(data.labelled, data.unlabelled.subset(kept), data.validation, data.test, source)
-        self._prepare_augmentation(data.unlabelled)
+        self._read_translations(data.unlabelled)
+        self.fit_augmentation(data.unlabelled)
         return data
 
     def _read_snippets(self) -> tuple[Pool, Pool, str]:
@@ -116,7 +114,7 @@ class IMDb(Task):
         rest = without(len(pool), test)
         return pool.subset(rest), pool.subset(test), "movie snippets (Hutto and Gilbert, 2014)"
 
-    def _prepare_augmentation(self, pool: Pool) -> None:
+    def _read_translations(self, pool: Pool) -> None:
         if self.back_translations:
             originals = list(pool.inputs)
             try:
@@ -124,37 +122,17 @@ class IMDb(Task):
             except ValueError as error:
                 raise TaskError(f"back_translations: {error}") from None
             self._translated = dict(zip(originals, lines, strict=True))
-        order = torch.randperm(len(pool), generator=generator(0, 5))[:CORPUS]
-        fitted = TfIdfReplacement.fit(pool.take(order), self.replace)  # type: ignore[arg-type]
-        self._versions = Versions(fitted, self.crop, self.copies)
 
     def check(self) -> None:
         super().check()
-        if not 0 < self.crop <= 1:
-            raise TaskError(f"crop: a share of the words in (0, 1], not {self.crop:g}")
-        if not 0 <= self.replace <= 1:
-            raise TaskError(f"replace: a share of the words in [0, 1], not {self.replace:g}")
         if self.copies is not None and (self.copies < 1 or self.back_translations):
             raise TaskError("copies: at least 1, and none beside back_translations, which are one version per text")
 
-    def distinct_inputs(self, data: TaskData, unlabelled: bool) -> list[str] | None:
-        if self.copies is None or self._versions is None:
-            return None
-        pools = [data.labelled, data.unlabelled] if unlabelled else [data.labelled]
-        return [view for pool in pools for text in pool.inputs for view in (text, *self._versions.all(text))]
-
-    def view(self, raw: list[str], kind: ViewKind, generator: torch.Generator) -> Tree:
-        """Model inputs; a strong view is the back-translation where there is one, else a passage or word replacement."""
-        texts = raw
-        if kind == "strong":
-            if self._versions is None:
-                raise TaskError("strong views of text need load() first")
-            drawn = self._versions.draw(raw, generator)
-            known = self._translated or {}
-            texts = [known.get(text, version) for text, version in zip(raw, drawn, strict=True)]
-        if self.prepare_inputs is None:
-            raise TaskError("the text task is not bound to a model that can tokenize")
-        return self.prepare_inputs(texts)
+    def strong(self, texts: list[str], generator: torch.Generator) -> list[str]:
+        """The back-translation of a text where there is one, else a passage or word replacement."""
+        known = self._translated or {}
+        drawn = super().strong(texts, generator)
+        return [known.get(text, version) for text, version in zip(texts, drawn, strict=True)]
 
 
 def _missing_imdb() -> Missing:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from ..bounds import Natural, NonNegative, Share
 from ..engine.pytree import Tree
 from .base import Pool, Task, TaskData, TaskError, ViewKind
+from .image_files import named_images
 from .image_views import square_holes
 from .motion import LabelMotion
 from .outputs import Landmarks
@@ -32,6 +34,7 @@ from .splits import semi_supervised
 
 SIDE = 60
 POINTS = 5
+PARTS = ("left_eye", "right_eye", "nose", "left_mouth_corner", "right_mouth_corner")
 MIRRORED = (1, 0, 2, 4, 3)  # which point of the original takes each place in the mirror image
 Window = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image file
 
@@ -107,6 +110,8 @@ class LandmarkTask(Task):
         labels: labelled faces in all; 0 for a ``label_share`` of the training faces (the paper: 0.01, 0.02, 0.05).
         shift: largest shift of a view in pixels of 60. flip: whether mirror images are views.
         rotate, zoom: largest rotation in degrees and change of scale of strong views. cutout: side of their hole in pixels.
+            Strong views are for methods that ask for them, FixMatch's kind; those of the paper on landmarks (SL, PL, MT and
+            their L2I) train on weak ones, so its recipes leave these three alone.
     """
 
     input_kind = "image"
@@ -125,6 +130,22 @@ class LandmarkTask(Task):
     def output(self) -> Landmarks:
         """Before :meth:`load` the points are not standardised."""
         return self._output
+
+    @property
+    def label_names(self) -> list[str]:
+        """``left_eye_x`` and so on; coordinates are pixels of the network's input, 60 x 60."""
+        return [f"{part}_{axis}" for part in PARTS for axis in "xy"]
+
+    def read(self, path: Path) -> tuple[list[str], Tensor]:
+        """An image of a face, cropped to it, or a folder of such."""
+        names, files = named_images(path)
+        return names, torch.from_numpy(np.stack([read_face(file, None)[0] for file in files]))[:, None]
+
+    def learnt(self) -> dict[str, Any]:
+        return super().learnt() | {"mean": self._output.mean, "std": self._output.std}
+
+    def relearn(self, known: dict[str, Any], folder: Path) -> None:
+        self._output = Landmarks(2 * POINTS, mean=tuple(known["mean"]), std=tuple(known["std"]))
 
     def check(self) -> None:
         if not self.labels and not self.label_share:
@@ -150,8 +171,7 @@ class LandmarkTask(Task):
 
     def _standardized(self, pool: Pool) -> Pool:
         assert pool.targets is not None
-        points = pool.targets.view(-1, POINTS, 2)
-        return dataclasses.replace(pool, targets=self._output.standardized(points))
+        return dataclasses.replace(pool, targets=self._output.standardized(pool.targets))
 
     def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tree:
         return self.moved_view(raw, kind, generator)[0]

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..engine.losses import like_cross_entropy
+
 
 class Output(Protocol):
     """The mathematics of one kind of target. ``raw`` is what the network returns, ``[n, size]``."""
@@ -27,6 +29,7 @@ class Output(Protocol):
     def error(self, raw: Tensor, targets: Tensor) -> Tensor: ...
     def measures(self, raw: Tensor, targets: Tensor) -> dict[str, Tensor]: ...
     def agreement(self, labels: Tensor, targets: Tensor) -> Tensor: ...
+    def overall(self, mean: float) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,12 @@ class Classes:
     def activate(self, raw: Tensor) -> Tensor:
         return raw.softmax(-1)
 
+    @like_cross_entropy
     def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy per example, ``[n]``."""
         return F.cross_entropy(raw, targets, reduction="none")
 
+    @like_cross_entropy
     def soft_loss(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy to soft labels per example, ``[n]``."""
         return -(labels * raw.log_softmax(-1)).sum(-1)
@@ -72,6 +77,10 @@ class Classes:
     def agreement(self, labels: Tensor, targets: Tensor) -> Tensor:
         """1 where the most probable label is the true class, else 0."""
         return (labels.argmax(-1) == targets).float()
+
+    def overall(self, mean: float) -> float:
+        """The metric of a whole pool, from the mean of :meth:`error` over its examples."""
+        return mean
 
 
 @dataclass(frozen=True)
@@ -112,33 +121,63 @@ class Values:
     def agreement(self, labels: Tensor, targets: Tensor) -> Tensor:
         return -self.error(labels, targets)
 
+    def overall(self, mean: float) -> float:
+        return mean
+
 
 @dataclass(frozen=True)
-class Landmarks(Values):
+class Standardized(Values):
+    """Values of which the network sees ``(value - mean) / std``.
+
+    Attributes:
+        mean, std: of each value in its own units; empty: 0 and 1.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def original(self, values: Tensor) -> Tensor:
+        """Standardised values ``[n, size]`` in their own units."""
+        return values * values.new_tensor(self.std) + values.new_tensor(self.mean) if self.mean else values
+
+    def standardized(self, values: Tensor) -> Tensor:
+        """Values in their own units ``[n, size]``, or points ``[n, size / 2, 2]``, as the network sees them."""
+        values = values.flatten(1)
+        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.std) if self.mean else values
+
+
+@dataclass(frozen=True)
+class Quantities(Standardized):
+    """Measured quantities, standardised; the metric is the root mean squared error over a pool, in their own units."""
+
+    def error(self, raw: Tensor, targets: Tensor) -> Tensor:
+        """Squared error in the quantities' own units, mean over the outputs, ``[n]``."""
+        return (self.original(raw) - self.original(targets.view_as(raw))).square().mean(-1)
+
+    def overall(self, mean: float) -> float:
+        return mean**0.5
+
+    def agreement(self, labels: Tensor, targets: Tensor) -> Tensor:
+        return -self.error(labels, targets).sqrt()
+
+
+@dataclass(frozen=True)
+class Landmarks(Standardized):
     """``size / 2`` points, x and y in turn, each coordinate standardised by ``mean`` and ``std``.
 
     The metric is the distance to the true point as a share of the distance between the eyes, the first two points, in
     percent, mean over the points (Zhang et al., ECCV 2014; the paper's Table 1). A face fails above 10 percent.
 
     Attributes:
-        mean, std: of each coordinate in pixels of the network's input, origin at the left top corner; empty: 0 and 1.
+        mean, std: of each coordinate in pixels of the network's input, origin at the left top corner.
     """
 
     metric: str = "landmark error %"
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
     failure: ClassVar[float] = 10.0
 
     def points(self, values: Tensor) -> Tensor:
         """Standardised values ``[n, size]`` as points in pixels ``[n, size / 2, 2]``."""
-        if self.mean:
-            values = values * values.new_tensor(self.std) + values.new_tensor(self.mean)
-        return values.view(len(values), -1, 2)
-
-    def standardized(self, points: Tensor) -> Tensor:
-        """Points in pixels ``[n, size / 2, 2]`` as standardised values ``[n, size]``."""
-        values = points.flatten(1)
-        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.std) if self.mean else values
+        return self.original(values).view(len(values), -1, 2)
 
     def error(self, raw: Tensor, targets: Tensor) -> Tensor:
         true = self.points(targets)

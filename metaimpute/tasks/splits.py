@@ -1,4 +1,4 @@
-"""Class-balanced splits that depend on a seed alone: disjoint, reproducible, and the test rows never move."""
+"""Splits that depend on a seed alone: disjoint, reproducible, and the test rows never move. Balanced, or as the classes are."""
 
 from __future__ import annotations
 
@@ -39,6 +39,42 @@ def balanced_choice(targets: Tensor, count: int, rng: torch.Generator, classes: 
     return together[torch.randperm(len(together), generator=rng)]
 
 
+def stratified_choice(
+    targets: Tensor, count: int, rng: torch.Generator, classes: int | None, *, least: int = 0, spare: int = 0
+) -> Tensor:
+    """Positions of ``count`` known examples, each class in proportion to its size, in random order.
+
+    Shares are rounded so that they add up (largest remainders first), as far as ``least`` and ``spare`` leave the choice.
+
+    Args:
+        targets: ``[n]`` class indices, negative where unknown; or ``[n, 1]`` values, NaN where unknown.
+        classes: None where targets are values; any known examples then.
+        least: at least so many of every class, as far as it has them. spare: so many of every class are never chosen.
+    """
+    known = is_known(targets)
+    groups = [known] if classes is None else [known & (targets == label) for label in range(classes)]
+    members = [group.nonzero()[:, 0] for group in groups]
+    free = [max(len(group) - spare, 0) for group in members]
+    count = min(max(count, 0), sum(free))
+    share = [count * room / max(sum(free), 1) for room in free]
+    wanted = [min(max(int(exact), least), room) for exact, room in zip(share, free, strict=True)]
+    while (short := count - sum(wanted)) != 0:
+        step = 1 if short > 0 else -1
+        may = [i for i, n in enumerate(wanted) if (n < free[i] if step > 0 else n > min(least, free[i]))]
+        if not may:  # every class already stands at its least
+            break
+        place = max(may, key=lambda i: step * (share[i] - wanted[i]))
+        wanted[place] += step
+    drawn = [group[torch.randperm(len(group), generator=rng)[:n]] for group, n in zip(members, wanted, strict=True)]
+    together = torch.cat(drawn)
+    return together[torch.randperm(len(together), generator=rng)]
+
+
+def is_known(targets: Tensor) -> Tensor:
+    """``[n]``, true where the target is known: class indices from 0, values that are not NaN."""
+    return targets.isfinite().flatten(1).all(1) if targets.is_floating_point() else targets >= 0
+
+
 def choose(targets: Tensor, rng: torch.Generator, classes: int | None, count: int, share: float = 0.0) -> Tensor:
     """Positions of the labelled examples, in random order: ``count`` of them, or a ``share`` where count is 0.
 
@@ -76,7 +112,7 @@ def without(total: int, *taken: Tensor) -> Tensor:
 
 def semi_supervised(
     train: Pool, test: Pool, *, labels: int, validation: int | Tensor, classes: int | None, seed: int,
-    include_labelled: bool, source: str, extra_unlabelled: Pool | None = None, label_share: float = 0.0,
+    source: str, include_labelled: bool = False, extra_unlabelled: Pool | None = None, label_share: float = 0.0,
 ) -> TaskData:  # fmt: skip
     """Draws validation (the same for every seed) and labelled rows (by seed); the rest is unlabelled.
 
@@ -110,6 +146,50 @@ def semi_supervised(
         option = f"labels: {labels}" if labels else f"label_share: {label_share:g}"
         raise TaskError(f"{option} leaves no unlabelled examples")
     return TaskData(train.subset(drawn), unlabelled, train.subset(held), test, source)
+
+
+def partly_labelled(
+    pool: Pool, tested: Tensor | None, *, labels: int, validation: int, test_share: float, classes: int | None, seed: int,
+    include_labelled: bool, source: str, warnings: tuple[str, ...] = (),
+) -> TaskData:  # fmt: skip
+    """Splits a data set of which some examples have a label: no class need be as large as another.
+
+    The test and validation examples have labels and are the same for every seed; they leave every class at least one label.
+
+    Args:
+        pool: all examples, with unknown targets as in :func:`stratified_choice`.
+        tested: positions of the test examples where the user gives them; None takes ``test_share`` of the labelled ones.
+        labels: at most so many training labels, drawn by ``seed``, at least one of every class; the others join the unlabelled
+            examples. 0 keeps all.
+        validation: labelled examples kept for validation.
+
+    Raises:
+        TaskError: when a class has no training label, or nothing is left in a part that must not be empty.
+    """
+    assert pool.targets is not None
+    usable = pool.targets.clone()
+
+    def known() -> int:
+        return int(is_known(usable).sum())
+
+    def hide(taken: Tensor) -> Tensor:
+        usable[taken] = -1 if classes is not None else float("nan")
+        return taken
+
+    if tested is None:
+        asked = round(test_share * known())
+        tested = stratified_choice(usable, asked, generator(0, 0), classes, spare=1).sort().values
+    hide(tested)
+    if validation >= max(known(), 1):
+        raise TaskError(f"validation: {validation} asked, but only {known()} examples beside the test set have a label")
+    held = hide(stratified_choice(usable, validation, generator(0, 1), classes, spare=1).sort().values)
+    drawn = stratified_choice(usable, labels or known(), generator(seed, 2), classes, least=1)
+    rest = without(len(pool), tested, held) if include_labelled else without(len(pool), tested, held, drawn)
+    if not len(drawn):
+        raise TaskError("no example has a label; a few labels of every class are needed")
+    if not len(rest):
+        raise TaskError("every example has a label; leave some labels blank, or set unlabelled_includes_labelled: true")
+    return TaskData(pool.subset(drawn), pool.subset(rest), pool.subset(held), pool.subset(tested), source, warnings)
 
 
 def _joined(left: Pool, right: Pool) -> Pool:

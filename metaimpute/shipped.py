@@ -1,0 +1,34 @@
+"""Recipes that come with the package: inside it where it was installed, beside it in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .engine.registry import describe_choices
+from .yaml_source import RecipeError
+
+INSTALLED = Path(__file__).parent / "recipe_files"
+CHECKOUT = Path(__file__).parents[1] / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Every recipe that comes with the package, by its name without ``.yaml``."""
+    folder = next((place for place in (INSTALLED, CHECKOUT) if place.is_dir()), CHECKOUT)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def locate(given: Path) -> Path:
+    """A recipe's file: the given one, or for a bare name such as ``imdb_uda`` the one that comes with the package.
+
+    Raises:
+        RecipeError: for a bare name that is neither, with the nearest.
+    """
+    if given.exists() or len(given.parts) != 1 or given.is_absolute():
+        return given
+    known = shipped_recipes()
+    if given.suffix == ".yaml":
+        return known.get(given.stem, given)
+    if given.name not in known:
+        close = describe_choices(given.name, list(known))
+        raise RecipeError(f"no file '{given}' here, and no recipe of that name comes with metaimpute; {close}")
+    return known[given.name]

@@ -1,0 +1,82 @@
+"""Tables in the user's files, CSV or Parquet, read by pandas, with errors that name the option or the column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..engine.registry import describe_choices
+from .base import Missing, TaskError
+from .locate import data_folders
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+PARQUET = frozenset((".parquet", ".pq"))
+TABLES = PARQUET | {".csv", ".tsv"}
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its suffix."""
+    return path.suffix.lower() in TABLES
+
+
+def locate_file(name: str) -> Path | None:
+    """A file at its own path, or in a folder where data is looked for; None when it is in neither."""
+    given = Path(name).expanduser()
+    places = [given] if given.is_absolute() else [given, *(folder / name for folder in data_folders())]
+    return next((path for path in places if path.is_file()), None)
+
+
+def missing_file(name: str) -> Missing:
+    places = [name] if Path(name).expanduser().is_absolute() else [name, *(str(f / name) for f in data_folders())]
+    return Missing(f"file {name}", tuple(places), "give the path of a CSV or Parquet file")
+
+
+def read_frame(path: Path, as_text: Iterable[str] = ()) -> DataFrame:
+    """A table; blank cells are NaN. Commas, semicolons or tabs separate, whichever the first line has most of.
+
+    Args:
+        as_text: columns whose cells are kept as they are written, e.g. labels, of which ``01`` is not ``1``.
+
+    Raises:
+        TaskError: when it cannot be read.
+    """
+    import pandas
+
+    try:
+        if path.suffix.lower() in PARQUET:
+            return pandas.read_parquet(path)
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline()
+        separator = max(",;\t", key=first.count)
+        return pandas.read_csv(
+            path, sep=separator, encoding="utf-8-sig", dtype=dict.fromkeys(as_text, str), low_memory=False
+        )
+    except ImportError:
+        raise TaskError(f"{path} is a Parquet file; to read it: pip install pyarrow") from None
+    except (OSError, ValueError) as error:  # pandas' and pyarrow's errors for damaged files are ValueErrors
+        raise TaskError(f"{path} cannot be read as a table ({(str(error).splitlines() or ['empty'])[0]})") from None
+
+
+def column(frame: DataFrame, name: str, option: str, path: Path) -> Series:
+    """A column of a table.
+
+    Raises:
+        TaskError: ``option: reason`` with the nearest column.
+    """
+    names = [str(one) for one in frame.columns]
+    if name not in names:
+        raise TaskError(f"{option}: {path.name} has no column '{name}'; {describe_choices(name, names)}")
+    return frame.iloc[:, names.index(name)]
+
+
+def written(cells: Series) -> list[str]:
+    """Cells as the words of a person: blanks and missing cells are empty, whole numbers have no decimal point."""
+    import pandas
+
+    if pandas.api.types.is_float_dtype(cells) and (cells.dropna() % 1 == 0).all():
+        cells = cells.astype("Int64")
+    present = cells.notna().tolist()
+    return [str(cell).strip() if known else "" for cell, known in zip(cells.tolist(), present, strict=True)]

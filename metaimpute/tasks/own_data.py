@@ -1,0 +1,167 @@
+"""One's own data: what the tasks for images, texts and tables in a user's files share.
+
+All examples form one pool, numbered as they stand in the files, those of a test file after the others. Some have a label;
+nothing asks that one class be as large as another. What usually goes wrong is said in ``TaskData.warnings``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..bounds import Natural, Share
+from .base import MissingData, Pool, Task, TaskData, TaskError
+from .outputs import Classes, Output
+from .splits import partly_labelled
+
+FEW_LABELS, FEW_TESTED = 3, 50
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the user's files hold.
+
+    Attributes:
+        pool: all examples; an unknown target is -1 or NaN, and ``ids`` are 0, 1, 2, ...
+        names: of the examples, for the user. keys: equal where two examples have the same content.
+        tested: positions of the test examples where the user gives them. source: a name for the data.
+    """
+
+    pool: Pool
+    names: list[str]
+    keys: Sequence[Hashable]
+    tested: Tensor | None
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class OwnData(Task):
+    """Base of the tasks for one's own data; a concrete one reads its files.
+
+    Args:
+        labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
+        validation: labelled examples kept for choosing settings.
+        test_share: share of the labelled examples held out as test set, where the user gives none.
+    """
+
+    things: ClassVar[str] = "rows"
+    label_option: ClassVar[str] = "labels"
+
+    labels: Natural = 0
+    validation: Natural = 0
+    test_share: Share = 0.2
+    _names: list[str] = field(default_factory=list, init=False, repr=False)
+
+    def gather(self) -> Content:
+        """Reads the files.
+
+        Raises:
+            TaskError: ``option: reason``.
+        """
+        raise TypeError(f"{type(self).__name__} does not define gather()")
+
+    def listed_labels(self) -> list[str]:
+        """Names of the classes, in the order of the network's outputs, as cheaply as they can be had."""
+        raise TypeError(f"{type(self).__name__} does not define listed_labels()")
+
+    @property
+    def label_names(self) -> list[str] | None:
+        if self._label_names is None and not self.missing():
+            self._label_names = self.listed_labels()
+        return self._label_names
+
+    @property
+    def output(self) -> Output:
+        """As many classes as there are labels; two while the data is not here."""
+        return Classes(max(len(self.label_names or ()), 2))
+
+    def check(self) -> None:
+        if self.test_share == 1:
+            raise TaskError("test_share: below 1, so that labels are left to train on")
+        names = self.label_names
+        if names is not None and isinstance(self.output, Classes) and len(names) < 2:
+            found = f"only the class '{names[0]}'" if names else "no labels"
+            raise TaskError(f"{self.label_option}: there are {found}; at least two classes are needed")
+
+    def load(self, seed: int) -> TaskData:
+        if self.missing():
+            raise MissingData(self.missing())
+        self.check()
+        content = self.gather()
+        classes = self.output.size if isinstance(self.output, Classes) else None
+        data = partly_labelled(
+            content.pool, content.tested, labels=self.labels, validation=self.validation, test_share=self.test_share,
+            classes=classes, seed=seed, include_labelled=self.unlabelled_includes_labelled, source="",
+        )  # fmt: skip
+        self._names = content.names
+        given = f"{self.test_share:.0%} of the labelled {self.things} held out" if content.tested is None else "given"
+        source = f"{content.source} (test: {len(data.test):,} {self.things}, {given})"
+        warnings = (*content.warnings, *self._doubts(data, content))
+        return self.finish(dataclasses.replace(data, source=source, warnings=warnings))
+
+    def finish(self, data: TaskData) -> TaskData:
+        """The last word on the pools, e.g. preprocessing fitted to the training examples."""
+        return data
+
+    def warnings(self, seed: int) -> tuple[str, ...]:
+        return self.load(seed).warnings
+
+    def row_names(self, pool: Pool) -> list[str]:
+        return [self._names[number] for number in pool.ids.tolist()]
+
+    def _doubts(self, data: TaskData, content: Content) -> Iterable[str]:
+        things, count = self.things, len(data.labelled)
+        if isinstance(self.output, Classes):
+            assert data.labelled.targets is not None and self.label_names is not None
+            counts = torch.bincount(data.labelled.targets, minlength=self.output.size).tolist()
+            by_class = dict(zip(self.label_names, counts, strict=True))
+            absent = [name for name, number in by_class.items() if not number]
+            if absent:
+                raise TaskError(f"{self.label_option}: no training label of class {quoted(absent)}; each needs one at least")
+            few = [f"'{name}' {number}" for name, number in by_class.items() if number < FEW_LABELS]
+            if few:
+                yield f"few training labels: {shortened(few)}"
+        if len(data.unlabelled) < count:
+            yield f"only {len(data.unlabelled):,} unlabelled {things} beside {count:,} labelled ones: little to learn from"
+        known = {content.keys[i] for pool in (data.labelled, data.unlabelled) for i in pool.ids.tolist()}
+        seen = [content.names[i] for i in data.test.ids.tolist() if content.keys[i] in known]
+        if seen:
+            yield (
+                f"{len(seen):,} of {len(data.test):,} test {things} also occur in the training data, which flatters the "
+                f"result: {shortened(seen)}"
+            )
+        if not len(data.test):
+            yield "no test set: nothing will tell how good the labels are"
+        elif len(data.test) < FEW_TESTED:
+            yield f"only {len(data.test)} test {things}: the test result is a rough guess"
+
+
+def shortened(items: Sequence[str], count: int = 3) -> str:
+    """The first few items, and how many more there are."""
+    more = f" and {len(items) - count:,} more" if len(items) > count else ""
+    return ", ".join(items[:count]) + more
+
+
+def quoted(items: Sequence[str]) -> str:
+    return shortened([f"'{item}'" for item in items])
+
+
+def ordered(labels: Iterable[str]) -> list[str]:
+    """Distinct labels, blanks left out: by size where all are numbers, else by alphabet."""
+    found = {label for label in labels if label}
+    try:
+        return sorted(found, key=float)
+    except ValueError:
+        return sorted(found)
+
+
+def numbered(labels: Sequence[str], names: Sequence[str]) -> Tensor:
+    """Class indices ``[n]`` of labels; -1 for a blank."""
+    place = {name: number for number, name in enumerate(names)}
+    return torch.tensor([place.get(label, -1) for label in labels], dtype=torch.long)

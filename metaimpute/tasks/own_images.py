@@ -1,0 +1,110 @@
+"""One's own images: a few in folders by class, many in one folder without labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..bounds import Share
+from .base import TaskError, register_task
+from .image_files import Decoded, FilePool, ImageFileTask, Side, classes_of, images_in, in_threads, list_images
+from .own_data import Content, OwnData, shortened
+
+
+@register_task("own_images")
+@dataclass
+class OwnImages(ImageFileTask, OwnData):
+    """One's own images: ``labelled/<class>/``, ``unlabelled/`` and, where there is one, ``test/<class>/`` in a folder.
+
+    Images that cannot be read are left out with a warning.
+
+    Args:
+        folder: a path, or a name looked for where data is looked for.
+        labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
+        validation: labelled images kept for choosing settings.
+        test_share: share of the labelled images held out as test set, where there is no ``test/``.
+        size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
+        flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
+    """
+
+    things = "images"
+    label_option = "folder"
+    marker = "labelled"
+
+    size: Side = 32
+    test_share: Share = 0.2
+
+    def check(self) -> None:
+        if not self.folder:
+            raise TaskError("folder: name the folder that holds labelled/CLASS/ and unlabelled/")
+        super().check()
+
+    def remedy(self) -> str:
+        return "make labelled/CLASS/ and unlabelled/ with images in them there, or name another folder with task.folder"
+
+    def listed_labels(self) -> list[str]:
+        return classes_of(self.here() / "labelled")
+
+    def gather(self) -> Content:
+        folder, classes = self.here(), self.label_names or []
+        paths, targets = list_images(folder / "labelled", classes)
+        bare = images_in(folder / "unlabelled")
+        if not bare:
+            raise TaskError(f"folder: {folder / 'unlabelled'} holds no images")
+        paths, targets = [*paths, *bare], [*targets, *[-1] * len(bare)]
+        tested, before = None, len(paths)
+        if (folder / "test").is_dir():
+            more, known = list_images(folder / "test", classes, "labelled")
+            paths, targets = [*paths, *more], [*targets, *known]
+        read = self.decoded()
+        good = torch.tensor([reason is None for reason in in_threads(lambda path: _fault(read, path), paths)])
+        bad = [str(path.relative_to(folder)) for path, fine in zip(paths, good.tolist(), strict=True) if not fine]
+        if len(bad) == len(paths):
+            raise TaskError(f"folder: none of the {len(paths):,} images in {folder} can be read")
+        if (folder / "test").is_dir():
+            tested = torch.arange(int(good[:before].sum()), int(good.sum()))
+        kept = [path for path, fine in zip(paths, good.tolist(), strict=True) if fine]
+        pool = FilePool(kept, torch.tensor(targets)[good], torch.arange(len(kept)), read)
+        warnings = (f"left out {len(bad):,} images that cannot be read: {shortened(bad)}",) if bad else ()
+        names = [str(path.relative_to(folder)) for path in kept]
+        return Content(pool, names, contents(kept), tested, folder.name, warnings)
+
+
+def _fault(read: Decoded, path: Path) -> str | None:
+    """Why an image cannot be read, or None."""
+    try:
+        read(path)
+    except TaskError as error:
+        return str(error)
+    return None
+
+
+def contents(paths: list[Path]) -> list[Hashable]:
+    """Keys that are equal where files are; only files of one size are looked into."""
+    sizes = [path.stat().st_size for path in paths]
+    alike = Counter(sizes)
+
+    def key(path: Path, size: int) -> Hashable:
+        return size if alike[size] == 1 else hashlib.sha256(path.read_bytes()).digest()
+
+    return [key(path, size) for path, size in zip(paths, sizes, strict=True)]
+
+
+def pixel_sides(paths: list[Path]) -> Tensor:
+    """Width and height of image files, ``[n, 2]``, from their headers; 0 where a file is no image."""
+    from PIL import Image
+
+    def sides(path: Path) -> tuple[int, int]:
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return 0, 0
+
+    return torch.tensor(in_threads(sides, paths)).view(-1, 2)  # type: ignore[arg-type]

@@ -1,0 +1,238 @@
+"""One's own table: a target column, blank where a row has no label, and every other column as input.
+
+Views of a row follow SCARF (Bahri et al., ICLR 2022) and VIME (Yoon et al., NeurIPS 2020): cells are replaced by those that
+other rows have in the same column, here rows of the same batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..bounds import NonNegative, Share
+from .base import Missing, Pool, TaskData, TaskError, ViewKind, register_task
+from .files import column, locate_file, missing_file, read_frame, written
+from .outputs import Classes, Quantities
+from .own_data import Content, OwnData, numbered, ordered, quoted
+from .table_inputs import TableInputs, sort_columns
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+MOST_CLASSES = 20
+PREPROCESSING = "inputs.skops"
+
+
+@register_task("own_table")
+@dataclass
+class OwnTable(OwnData):
+    """Rows of one's own CSV or Parquet file; a blank target is a row without label.
+
+    Inputs are all columns but the target, ``id`` and ``ignore``: numbers are standardised, words one-hot, gaps filled and
+    marked. Columns of dates, constants and running numbers are left out with a warning.
+
+    Args:
+        file: a path, or a name looked for where data is looked for. test: another such file with test rows.
+        target: column to predict. id: column with a name for each row; empty: row numbers from 0. ignore: columns left out.
+        kind: classes or values; auto takes a target of many different numbers, or with decimals, as values.
+        labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
+        validation: labelled rows kept for choosing settings.
+        test_share: share of the labelled rows held out as test set, where there is no test file.
+        weak, strong: standard deviation of the noise on numbers, as a share of the column's own.
+        swap: share of the cells of a strong view that are another row's.
+    """
+
+    input_kind = "vector"
+    things = "rows"
+    label_option = "target"
+
+    file: str = ""
+    target: str = "target"
+    test: str = ""
+    id: str = ""
+    ignore: list[str] = field(default_factory=list)
+    kind: Literal["auto", "classes", "values"] = "auto"
+    weak: NonNegative = 0.05
+    strong: NonNegative = 0.1
+    swap: Share = 0.2
+    _frame: Any = field(default=None, init=False, repr=False)
+    _tested: int = field(default=0, init=False, repr=False)
+    _inputs: TableInputs | None = field(default=None, init=False, repr=False)
+    _output: Quantities | None = field(default=None, init=False, repr=False)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (1 if self._inputs is None else self._inputs.width,)
+
+    @property
+    def output(self) -> Classes | Quantities:
+        """Classes, or the target's value, standardised once :meth:`load` has seen the training rows."""
+        names = self.label_names
+        return self._output or Classes(max(len(names or ()), 2))
+
+    def check(self) -> None:
+        if not self.file:
+            raise TaskError("file: name a CSV or Parquet file")
+        super().check()
+
+    def missing(self) -> list[Missing]:
+        return [missing_file(name) for name in (self.file, self.test) if name and locate_file(name) is None]
+
+    def _rows(self) -> tuple[DataFrame, Series]:
+        """All rows, those of the test file last, and their targets."""
+        import pandas
+
+        path = locate_file(self.file)
+        assert path is not None
+        if self._frame is None:
+            frames = []
+            for name in (self.file, self.test):
+                where = locate_file(name) if name else None
+                if where is not None:
+                    frames.append(read_frame(where, (self.target, self.id)))
+                    frames[-1].columns = [str(one) for one in frames[-1].columns]
+                    for option, wanted in (("target", self.target), ("id", self.id)):
+                        if wanted:
+                            column(frames[-1], wanted, option, where)
+                    for wanted in self.ignore:
+                        column(frames[-1], wanted, "ignore", where)
+            self._tested = len(frames[1]) if self.test else 0
+            self._frame = pandas.concat(frames, ignore_index=True)
+        return self._frame, self._frame[self.target]
+
+    def listed_labels(self) -> list[str]:
+        _, cells = self._rows()
+        names = ordered(written(cells))
+        if self.kind == "values" or (self.kind == "auto" and are_values(names, int(cells.notna().sum()))):
+            if not are_numbers(names):
+                raise TaskError(f"kind: values, but the target holds words: {quoted(names)}")
+            self._output = Quantities(1)
+            return [self.target]
+        return names
+
+    def gather(self) -> Content:
+        frame, cells = self._rows()
+        labels = written(cells)
+        if isinstance(self.output, Classes):
+            targets = numbered(labels, self.label_names or [])
+        else:
+            targets = torch.tensor([float(label) if label else float("nan") for label in labels])[:, None]
+        tested = torch.arange(len(frame) - self._tested, len(frame)) if self.test else None
+        if self._tested and not all(labels[-self._tested :]):
+            raise TaskError(f"test: {labels[-self._tested :].count('')} rows of {self.test} have no target")
+        used = self._columns(frame)
+        if not used:
+            raise TaskError(f"file: {self.file} has no column beside '{self.target}' to learn from")
+        names = written(frame[self.id]) if self.id else [str(row) for row in range(len(frame))]
+        pool = Pool(torch.arange(len(frame))[:, None], targets, torch.arange(len(frame)))
+        return Content(pool, names, row_keys(frame[used]), tested, Path(self.file).name, tuple(_copies(frame, used, labels)))
+
+    def _columns(self, frame: DataFrame) -> list[str]:
+        return [name for name in frame.columns if name not in (self.target, self.id, *self.ignore)]
+
+    def finish(self, data: TaskData) -> TaskData:
+        """Inputs and values as fitted to the training rows."""
+        frame, _ = self._rows()
+        rows = torch.cat([data.labelled.ids, data.unlabelled.ids]).unique()
+        training = frame.iloc[rows.numpy()]
+        numbers, categories, left = sort_columns(training, self._columns(frame))
+        if not numbers and not categories:
+            raise TaskError(f"file: {self.file} has no column that can be an input ({'; '.join(left)})")
+        self._inputs = TableInputs.fit(training, numbers, categories)
+        if self._output is not None:
+            known = data.labelled.targets
+            assert known is not None
+            std = known.std(0, correction=0)
+            std = torch.where(std > 0, std, torch.ones_like(std))
+            self._output = dataclasses.replace(self._output, mean=tuple(known.mean(0).tolist()), std=tuple(std.tolist()))
+        whole = self._inputs(frame)
+        parts = {name: getattr(data, name) for name in ("labelled", "unlabelled", "validation", "test")}
+        made = {name: Pool(whole[pool.ids], self._seen(pool.targets), pool.ids) for name, pool in parts.items()}
+        return dataclasses.replace(data, warnings=(*left, *data.warnings), **made)
+
+    def _seen(self, targets: Tensor) -> Tensor:
+        return targets if self._output is None else self._output.standardized(targets)
+
+    def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        """weak: noise on the numbers. strong: cells of other rows in the batch, then more noise."""
+        if kind == "none":
+            return raw
+        if self._inputs is None:
+            raise TaskError("views of a table need load() first")
+        rows = raw
+        if kind == "strong":
+            of, count = self._inputs.column_of, int(self._inputs.column_of.max()) + 1
+            donors = torch.randint(len(raw), (len(raw), count), generator=generator)[:, of]
+            swapped = (torch.rand(len(raw), count, generator=generator) < self.swap)[:, of]
+            rows = torch.where(swapped, raw.gather(0, donors), raw)
+        noise = torch.randn(raw.shape, generator=generator) * self._inputs.measured
+        return rows + (self.weak if kind == "weak" else self.strong) * noise
+
+    def read(self, path: Path) -> tuple[list[str], Tensor]:
+        """Rows of a CSV or Parquet file with the input columns."""
+        if self._inputs is None:
+            raise TaskError("a table is read as training has seen it: load() or restore() first")
+        frame = read_frame(path, (self.id,))
+        known = self.id in frame.columns
+        names = written(frame[self.id]) if known else [str(row) for row in range(len(frame))]
+        try:
+            return names, self._inputs(frame)
+        except TaskError as error:
+            raise TaskError(f"{path}: {error}") from None
+
+    def save(self, folder: Path) -> None:
+        if self._inputs is None:
+            raise TaskError("there is nothing to save before load()")
+        super().save(folder)
+        self._inputs.save(folder / PREPROCESSING)
+
+    def learnt(self) -> dict[str, Any]:
+        assert self._inputs is not None
+        scale = None if self._output is None else {"mean": self._output.mean, "std": self._output.std}
+        columns = {"numbers": self._inputs.numbers, "categories": self._inputs.categories}
+        return {**super().learnt(), "values": scale, "columns": columns}
+
+    def relearn(self, known: dict[str, Any], folder: Path) -> None:
+        super().relearn(known, folder)
+        scale, columns = known["values"], known["columns"]
+        self._output = scale and Quantities(1, mean=tuple(scale["mean"]), std=tuple(scale["std"]))
+        self._inputs = TableInputs.restore(folder / PREPROCESSING, columns["numbers"], columns["categories"])
+
+
+def are_numbers(labels: list[str]) -> bool:
+    try:
+        return all(math.isfinite(float(label)) for label in labels)
+    except ValueError:
+        return False
+
+
+def are_values(labels: list[str], known: int) -> bool:
+    """Whether distinct labels are values of a quantity: numbers with decimals, or too many different ones for classes.
+
+    Args:
+        known: rows that have a label.
+    """
+    if not labels or not are_numbers(labels):
+        return False
+    return any(float(label) % 1 for label in labels) or len(labels) > min(MOST_CLASSES, max(2, known / 2))
+
+
+def row_keys(frame: DataFrame) -> list[int]:
+    """Numbers that are equal where rows are."""
+    import pandas
+
+    return pandas.util.hash_pandas_object(frame.astype(str), index=False).tolist()
+
+
+def _copies(frame: DataFrame, used: list[str], labels: list[str]) -> list[str]:
+    """A warning for every input that equals the target wherever that is known."""
+    known = [row for row, label in enumerate(labels) if label]
+    given = [labels[row] for row in known]
+    same = [name for name in used if len(known) > 1 and written(frame[name].iloc[known]) == given]
+    return [f"column '{name}' equals the target wherever that is known; if it is a copy, add it to ignore" for name in same]

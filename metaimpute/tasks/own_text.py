@@ -1,0 +1,92 @@
+"""One's own texts: a table with a text column and a label column, blank where a text has no label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..bounds import Count, Share
+from .base import Missing, TaskData, TaskError, register_task
+from .files import column, locate_file, missing_file, read_frame, written
+from .lazy import LazyPool
+from .own_data import Content, OwnData, numbered, ordered
+from .text_task import TextTask, read_texts
+
+
+@register_task("own_text")
+@dataclass
+class OwnText(TextTask, OwnData):
+    """One's own texts, from a CSV or Parquet file; a blank label is a text without one.
+
+    Args:
+        file: a path, or a name looked for where data is looked for. test: another such file with test texts.
+        text, label: columns. id: column with a name for each row; empty: row numbers from 0.
+        labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
+        validation: labelled texts kept for choosing settings.
+        test_share: share of the labelled texts held out as test set, where there is no test file.
+        replace: mean share of words replaced in a strong view. crop: share of the words that a passage keeps; below 1, every
+            other strong view is a random passage of the text in place of a replacement.
+        copies: strong versions there are of each text; None: any number.
+    """
+
+    things = "texts"
+    label_option = "label"
+
+    file: str = ""
+    test: str = ""
+    text: str = "text"
+    label: str = "label"
+    id: str = ""
+    replace: Share = 0.5
+    crop: Share = 0.5
+    copies: Count | None = 2
+    _read: dict[str, tuple[list[str], list[str], list[str]]] = field(default_factory=dict, init=False, repr=False)
+
+    def check(self) -> None:
+        if not self.file:
+            raise TaskError("file: name a CSV or Parquet file with a text and a label column")
+        super().check()
+
+    def missing(self) -> list[Missing]:
+        return [missing_file(name) for name in (self.file, self.test) if name and locate_file(name) is None]
+
+    def _rows(self, name: str) -> tuple[list[str], list[str], list[str]]:
+        """Row names, texts and labels of a file."""
+        if name not in self._read:
+            path = locate_file(name)
+            assert path is not None
+            frame = read_frame(path, (self.text, self.label, self.id))
+            texts = written(column(frame, self.text, "text", path))
+            names = written(column(frame, self.id, "id", path)) if self.id else [str(row) for row in range(len(texts))]
+            self._read[name] = names, texts, written(column(frame, self.label, "label", path))
+        return self._read[name]
+
+    def listed_labels(self) -> list[str]:
+        return ordered(label for name in (self.file, self.test) if name for label in self._rows(name)[2])
+
+    def gather(self) -> Content:
+        names, texts, labels = map(list, self._rows(self.file))
+        before = len(texts)
+        if self.test:
+            for known, more in zip((names, texts, labels), self._rows(self.test), strict=True):
+                known += more
+            if not all(labels[before:]):
+                raise TaskError(f"test: {labels[before:].count('')} rows of {self.test} have no label")
+        kept = [row for row, text in enumerate(texts) if text]
+        blank = len(texts) - len(kept)
+        warnings = (f"left out {blank:,} rows without text",) if blank else ()
+        targets = numbered([labels[row] for row in kept], self.label_names or [])
+        tested = torch.tensor([place for place, row in enumerate(kept) if row >= before]) if self.test else None
+        held = [texts[row] for row in kept]
+        pool = LazyPool(held, targets, torch.arange(len(kept)))
+        return Content(pool, [names[row] for row in kept], held, tested, Path(self.file).name, warnings)
+
+    def finish(self, data: TaskData) -> TaskData:
+        self.fit_augmentation(data.unlabelled)
+        return data
+
+    def read(self, path: Path) -> tuple[list[str], list[str]]:
+        """Texts from the text column of a CSV or Parquet file, or the lines of any other file."""
+        return read_texts(path, self.text, self.id)

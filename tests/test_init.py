@@ -1,0 +1,119 @@
+"""``metaimpute init`` looks at one's own data and writes a recipe that is valid and trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from metaimpute import recipes
+from metaimpute.cli import main
+from metaimpute.draft import filled
+
+from . import fake_data
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("METAIMPUTE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+CASES = {
+    "images": (fake_data.make_own_images, "15; 3 classes: class0 6, class1 5, class2 4"),
+    "text": (fake_data.make_own_text, "13; 2 classes: bad"),
+    "table": (fake_data.make_own_table, "24; 3 classes: high"),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_recipe_it_writes_is_valid_and_trains(kind: str, here: Path) -> None:
+    make, counts = CASES[kind]
+    path = make(here)  # type: ignore[operator]
+    done = call("init", kind, path.name)
+    assert done.exit_code == 0, done.output
+    assert counts in " ".join(done.output.split())
+    written = Path(f"{path.stem}.yaml")
+    assert done.output.splitlines()[-1] == f"wrote {written}; next: metaimpute run {written}"
+    checked = call("check", str(written))
+    assert f"{written} [sample]: valid" in checked.output and checked.exit_code in (0, 3)
+    recipe = recipes.load(written, "sample")
+    assert recipe.about.title.endswith(path.stem) and recipe.task.name == f"own_{kind}"
+    assert recipe.train.batch <= 32 and recipe.train.unlabelled_batch <= 60
+    if kind == "text" and recipe.missing():
+        return
+    sets = [f"--set=train.{short}" for short in ("steps=2", "eval_every=2", "log_every=1", "threads=1")]
+    ran = call("run", str(written), "--out", "out", *sets)
+    assert ran.exit_code == 0, ran.output
+    for warning in (line for line in done.output.splitlines() if line.startswith("warning:")):
+        assert warning in ran.output and warning.removeprefix("warning: ") in checked.output
+    assert json.loads(Path("out/result.json").read_text())["test_last"] >= 0
+
+
+def test_comments_stay_and_values_follow_the_data(here: Path) -> None:
+    fake_data.make_own_images(here, test=0)
+    call("init", "images", "my_images", "--out", "deep/mine.yaml")
+    text = Path("deep/mine.yaml").read_text()
+    assert text.startswith("# my_images, as metaimpute init found it: 12 labels, 24 without, 3 for the test.\n")
+    shipped = (Path(__file__).parents[1] / "recipes/own_images.yaml").read_text()
+    comments = [line.split("  # ")[1] for line in shipped.splitlines() if "  # " in line]
+    assert len(comments) > 4 and all(comment in text for comment in comments)
+    task = recipes.load(Path("deep/mine.yaml"), "sample").task
+    assert (task.folder, task.size) == ("my_images", 24)  # type: ignore[attr-defined]
+
+
+def test_a_recipe_is_not_written_over_unless_asked(here: Path) -> None:
+    fake_data.make_own_table(here)
+    Path("my_table.yaml").write_text("mine")
+    done = call("init", "table", "my_table.csv")
+    assert done.exit_code == 2 and "my_table.yaml exists already; write over it with --force" in done.output
+    assert Path("my_table.yaml").read_text() == "mine"
+    assert call("init", "table", "my_table.csv", "--force").exit_code == 0
+    assert Path("my_table.yaml").read_text() != "mine"
+
+
+def test_columns_are_found_or_named(here: Path) -> None:
+    rows = [{"key": f"k{i}", "Review": f"a text of words {i}", "mood": "ab"[i % 2] if i < 9 else ""} for i in range(40)]
+    fake_data.write_csv(here / "t.csv", rows)
+    assert call("init", "text", "t.csv").exit_code == 0
+    task = recipes.load(Path("t.yaml"), "sample").task
+    assert (task.text, task.label, task.id) == ("Review", "mood", "key")  # type: ignore[attr-defined]
+    full = [{"x": i, "colour": "ab"[i % 2], "size": i % 5} for i in range(40)]
+    fake_data.write_csv(here / "full.csv", full)
+    done = call("init", "table", "full.csv")
+    assert done.exit_code == 2 and "name the column of labels with --label" in done.output
+    done = call("init", "table", "full.csv", "--label", "colur")
+    assert done.exit_code == 2 and "full.csv has no column 'colur'; did you mean 'colour'?" in done.output
+
+
+def test_values_are_told_from_classes(here: Path) -> None:
+    fake_data.make_own_table(here, values=True)
+    done = call("init", "table", "my_table.csv")
+    assert done.exit_code == 0 and "values of target" in done.output
+    recipe = recipes.load(Path("my_table.yaml"), "sample")
+    assert recipe.task.output.metric == "RMSE" and recipe.method.name == "mean_teacher"
+
+
+def test_what_is_missing_or_unfit_ends_in_one_line(here: Path) -> None:
+    done = call("init", "images", "nowhere")
+    assert done.exit_code == 3 and "nowhere not found" in done.output
+    (here / "empty").mkdir()
+    done = call("init", "images", "empty")
+    assert done.exit_code == 2 and "holds no folder labelled/" in done.output
+    (here / "bare.csv").write_text("label\nx\n")
+    done = call("init", "text", "bare.csv")
+    assert done.exit_code == 2 and "no column beside 'label'" in done.output
+
+
+def test_only_known_keys_are_filled() -> None:
+    text = "about: {title: x}\ntask:\n  size: 32     # a comment\n  other: 1\ntrain:\n  size: 5\n"
+    made = filled(text, {"task.size": 7, "task.new": 3})
+    assert made == "about: {title: x}\ntask:\n  size: 7      # a comment\n  other: 1\ntrain:\n  size: 5\n"
