@@ -15,6 +15,7 @@ _HOMES = {
         "Batches", "Compiled", "FunctionalModel", "HypergradientResult", "InnerOptimizer", "StructuredLoss", "from_torch",
         "hypergradient", "momentum", "nesterov", "register_estimator", "register_optimizer", "sgd", "unroll",
     ),
+    "imputer": ("MetaImputer", "MetaImputerRegressor"),
     "inference": ("Predictions", "Predictor", "load"),
     "problems": ("BilevelProblem", "register_problem"),
     "methods": ("Method", "register_method"),
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         sgd,
         unroll,
     )  # fmt: skip
+    from .imputer import MetaImputer, MetaImputerRegressor
     from .inference import Predictions, Predictor, load
     from .methods import Method, register_method
     from .models import Model, register_model

@@ -143,8 +143,11 @@ def _system_overrides(sets: tuple[str, ...]) -> list[str]:
     return [text for key, text in last.items() if key not in conduct and key.split(".")[0] != "about"]
 
 
-def validate(source: Source, path: str, profile: str) -> Recipe:
+def validate(source: Source, path: str, profile: str, task: Task | None = None) -> Recipe:
     """Checks every key, type and combination, and builds the components.
+
+    Args:
+        task: stands in the place of the one the section ``task`` names, for data that no file holds.
 
     Raises:
         RecipeError: for the first mistake found.
@@ -158,7 +161,7 @@ def validate(source: Source, path: str, profile: str) -> Recipe:
             raise source.fail((section,), "this section is missing" if value is None else "must be a group of keys")
     about = _settings(About, source, "about", source.data.get("about") or {})
     train = _settings(TrainSpec, source, "train", source.data["train"])
-    task = _component(tasks, source, "task")
+    task = _component(tasks, source, "task") if task is None else task
     model = _component(models, source, "model")
     method = _component(methods, source, "method")
     shared = {k: v for k, v in source.data["problem"].items() if k in ProblemSpec.model_fields}

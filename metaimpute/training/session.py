@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import derive_seed
 from ..recipes import Recipe
 from . import checkpoint
 from .algorithm import Diverged
@@ -24,10 +23,9 @@ from .environment import describe
 from .evaluate import measure
 from .export import export
 from .logs import RunLog, write_json, write_recipe
+from .loop import take_step
 from .outcome import outcome
 from .warnings import Warnings
-
-STEP = 2
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -57,7 +55,7 @@ class Session:
     ) -> None:
         self.recipe, self.folder, self.why, self.say = recipe, folder, why, say
         self.report = report or (lambda step, values: None)
-        parts = assemble(recipe, say)
+        self.parts = parts = assemble(recipe, say)
         self.device, self.task, self.data, self.module = parts.device, recipe.task, parts.data, parts.module
         self.optimizer, self.outer_optimizer, self.schedulers = parts.optimizer, parts.outer_optimizer, parts.schedulers
         self.algorithm, self.batches, self.watch, self.averaged = (
@@ -209,16 +207,9 @@ class Session:
 
     def _one_step(self, log: RunLog) -> None:
         train, step = self.recipe.train, self.step
-        torch.manual_seed(derive_seed(train.seed, STEP, step))
         measure = (step + 1) % train.log_every == 0 or step + 1 == train.steps
-        batch = self.batches.batch(step)
-        holdout = self.batches.holdout(step) if self.recipe.problem.learns != "nothing" else None
-        found = self.algorithm.step(batch, holdout, measure=measure, watch=self.watch if measure else None)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.module)
         rate = self.schedulers[0].get_last_lr()[0]
-        for scheduler in self.schedulers:
-            scheduler.step()
+        found = take_step(self.parts, self.recipe, step, measure=measure, watch=self.watch if measure else None)
         self.step += 1
         if measure:
             values = {name: float(value) for name, value in found.items()} | {"lr": float(rate)}

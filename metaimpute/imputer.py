@@ -1,0 +1,280 @@
+"""A scikit-learn estimator: rows of numbers, labels with gaps, ``fit`` and ``predict``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from .recipes import Recipe, validate
+from .tasks.base import Pool, Task, TaskData, ViewKind
+from .tasks.outputs import Classes, Output, Quantities
+from .tasks.table_inputs import table_view
+from .training.algorithm import Diverged
+from .training.assemble import Parts, assemble
+from .training.loop import take_step
+from .training.outcome import predictions
+from .yaml_source import Source, merge
+
+MISSING = -1
+SPREAD = 1e-12  # of a column; one that varies less is left as it is
+
+
+@dataclass
+class ArrayTask(Task):
+    """Rows of standardised numbers in memory; views as those of one's own table."""
+
+    name = "arrays"
+    input_kind = "vector"
+
+    inputs: Tensor = field(default_factory=lambda: torch.zeros(0, 1))
+    targets: Tensor = field(default_factory=lambda: torch.zeros(0))
+    known: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    of: Output = field(default_factory=lambda: Classes(2))
+    weak: float = 0.05
+    strong: float = 0.1
+    swap: float = 0.2
+
+    @property
+    def output(self) -> Output:
+        return self.of
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (self.inputs.shape[1],)
+
+    def check(self) -> None:
+        """The estimator has checked its arrays."""
+
+    def load(self, seed: int) -> TaskData:
+        """Labelled rows, and all rows as unlabelled ones."""
+        every = Pool(self.inputs, None, torch.arange(len(self.inputs)))
+        rows = self.known.nonzero()[:, 0]
+        labelled = Pool(self.inputs[rows], self.targets[rows], rows)
+        nothing = labelled.subset(torch.arange(0))
+        return TaskData(labelled, every, nothing, nothing, "arrays")
+
+    def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        if kind == "none":
+            return raw
+        noise, swap = (self.weak, 0.0) if kind == "weak" else (self.strong, self.swap)
+        width = raw.shape[1]
+        return table_view(
+            raw, generator, noise=noise, swap=swap, column_of=torch.arange(width), measured=torch.ones(width)
+        )
+
+
+class _Imputer(BaseEstimator):
+    """What both estimators share."""
+
+    def __init__(
+        self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
+        steps: int = 1000, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
+        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
+    ) -> None:  # fmt: skip
+        self.method = method
+        self.problem = problem
+        self.estimator = estimator
+        self.width = width
+        self.depth = depth
+        self.steps = steps
+        self.batch_size = batch_size
+        self.unlabelled_batch_size = unlabelled_batch_size
+        self.learning_rate = learning_rate
+        self.settings = settings
+        self.random_state = random_state
+        self.device = device
+
+    def _recipe(self, task: Task, seed: int) -> Recipe:
+        problem: dict[str, Any] = {"name": self.problem}
+        if self.problem not in ("none", "l2i_learnable"):
+            problem |= {"schedule": "fused"}
+        if self.problem == "l2i":
+            problem |= {"scale": "relative(1)"}
+        if self.problem != "none":
+            problem |= {
+                "estimator": self.estimator, "holdout_view": "strong", "inner": {"optimizer": "sgd", "lr": 0.05, "steps": 1},
+            }  # fmt: skip
+        method: dict[str, Any] = {"name": self.method}
+        if self.method == "mean_teacher":
+            method |= {"weight": 10.0, "ramp": 0.4}
+        data: dict[str, Any] = {
+            "task": {"name": "arrays"}, "model": {"name": "mlp", "width": self.width, "depth": self.depth},
+            "method": method, "problem": problem,
+            "train": {
+                "steps": self.steps, "batch": self.batch_size, "unlabelled_batch": self.unlabelled_batch_size, "seed": seed,
+                "optimizer": {"name": "adamw", "lr": self.learning_rate, "weight_decay": 0.01},
+                "schedule": {"name": "cosine"}, "ema": 0.99, "device": self.device,
+            },
+        }  # fmt: skip
+        name = type(self).__name__
+        return validate(merge(Source(data, {}, name), self.settings or {}, ("settings",)), name, "sample", task)
+
+    def _train(self, X: np.ndarray, targets: Tensor, known: np.ndarray, output: Output) -> Tensor:
+        """Trains, and returns the network's raw outputs on every row ``[n, outputs]``."""
+        self.mean_ = X.mean(0)
+        spread = X.std(0)
+        self.scale_ = np.where(spread > SPREAD * (1 + np.abs(self.mean_)), spread, 1.0)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        task = ArrayTask(inputs=self._inputs(X), targets=targets, known=torch.from_numpy(known), of=output)
+        threads = torch.get_num_threads()
+        with torch.random.fork_rng(devices=[]):
+            recipe = self._recipe(task, seed)
+            try:
+                parts: Parts = assemble(recipe, lambda message: None)
+                self.loss_curve_ = []
+                for step in range(recipe.train.steps):
+                    self.loss_curve_.append(float(take_step(parts, recipe, step)["loss"]))
+            except Diverged as error:
+                raise FloatingPointError(f"training diverged: {error}; lower learning_rate") from None
+            finally:
+                torch.set_num_threads(threads)
+        self.n_iter_ = recipe.train.steps
+        module = parts.module if parts.averaged is None else parts.averaged.module
+        self.module_, self.output_ = module.eval().cpu(), output
+        return self._raw(X)
+
+    def _inputs(self, X: np.ndarray) -> Tensor:
+        return torch.from_numpy(((X - self.mean_) / self.scale_).astype(np.float32))
+
+    def _raw(self, X: np.ndarray) -> Tensor:
+        rows = ArrayTask(inputs=self._inputs(X), of=self.output_)
+        return predictions(self.module_, rows, rows.inputs, 1024, torch.device("cpu"))
+
+    def _checked(self, X: Any) -> np.ndarray:
+        check_is_fitted(self, "module_")
+        return validate_data(self, X, dtype=np.float64, reset=False)
+
+
+class MetaImputer(ClassifierMixin, _Imputer):
+    """A network trained on few labels and many rows without: ``MetaImputer().fit(X, y).transduction_``.
+
+    ``y`` holds -1, NaN or None where a label is missing. By default Mean Teacher with Learning to Impute, the setting of
+    ``recipes/own_table.yaml``: a fused step, the hypergradient as long as the base gradient. Columns are standardised; give
+    it numbers (a ColumnTransformer makes them of a table).
+
+    Args:
+        method, problem, estimator: as in a recipe; ``metaimpute list methods`` and so on name what there is.
+        width, depth: units per hidden layer, and hidden layers, of the network.
+        steps, batch_size, unlabelled_batch_size, learning_rate: of training.
+        missing_label: the label that means "none" beside NaN and None; None where -1 is a class like any other.
+        settings: further keys of a recipe's sections, e.g. ``{"method": {"weight": 1.0}, "problem": {"scale": "raw"}}``.
+        random_state: decides everything random. device: ``auto``, ``cpu``, ``cuda``.
+
+    Attributes:
+        classes_: labels, sorted. transduction_: a label for every row of ``X``, the given one where there was one.
+        label_distributions_: predicted probabilities of every row ``[n, classes]``. n_features_in_, n_iter_, loss_curve_.
+        module_: the trained network, on standardised columns.
+
+    Raises:
+        ValueError: for labels of one class only, or a setting that is no recipe's. FloatingPointError: when training diverges.
+    """
+
+    def __init__(
+        self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
+        steps: int = 1000, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
+        missing_label: Any = MISSING, settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            method, problem, estimator=estimator, width=width, depth=depth, steps=steps, batch_size=batch_size,
+            unlabelled_batch_size=unlabelled_batch_size, learning_rate=learning_rate, settings=settings,
+            random_state=random_state, device=device,
+        )  # fmt: skip
+        self.missing_label = missing_label
+
+    def fit(self, X: Any, y: Any) -> MetaImputer:
+        """Trains on rows ``X [n, features]`` with labels ``y [n]``, some of them missing."""
+        X, labels = _rows_and_labels(self, X, y)
+        known = ~missing(labels, self.missing_label)
+        given = np.array([label for label, here in zip(labels, known, strict=True) if here])
+        _check_classes(given)
+        self.classes_, numbers = np.unique(given, return_inverse=True)
+        if len(self.classes_) < 2:
+            shown = f"one class only ({self.classes_[0]})" if len(self.classes_) else "no label"
+            raise ValueError(f"y holds {shown}; labels of at least 2 classes are needed")
+        targets = torch.zeros(len(X), dtype=torch.long)
+        targets[torch.from_numpy(known)] = torch.from_numpy(numbers)
+        raw = self._train(X, targets, known, Classes(len(self.classes_)))
+        self.label_distributions_ = raw.double().softmax(-1).numpy()
+        self.transduction_ = self.classes_[self.label_distributions_.argmax(1)]
+        self.transduction_[known] = given
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities ``[n, classes]``, columns in the order of ``classes_``."""
+        return self._raw(self._checked(X)).double().softmax(-1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable label of each row ``[n]``."""
+        most_probable = self.predict_proba(X).argmax(1)
+        return self.classes_[most_probable]
+
+
+class MetaImputerRegressor(RegressorMixin, _Imputer):
+    """As :class:`MetaImputer` for a numeric target; ``y`` holds NaN or None where a value is missing.
+
+    Attributes:
+        transduction_: a value for every row of ``X``, the given one where there was one.
+    """
+
+    def fit(self, X: Any, y: Any) -> MetaImputerRegressor:
+        """Trains on rows ``X [n, features]`` with values ``y [n]``, some of them missing."""
+        X, labels = _rows_and_labels(self, X, y)
+        known = ~missing(labels, None)
+        if not known.any():
+            raise ValueError("y holds no value")
+        given = torch.tensor(
+            [float(value) for value, here in zip(labels, known, strict=True) if here], dtype=torch.float64
+        )
+        if not bool(torch.isfinite(given).all()):
+            raise ValueError("y contains infinity; a missing value is NaN or None")
+        spread = float(given.std(correction=0))
+        output = Quantities(1, mean=(float(given.mean()),), std=(spread if spread > 0 else 1.0,))
+        targets = torch.zeros(len(X), 1)
+        targets[torch.from_numpy(known)] = output.standardized(given[:, None]).float()
+        raw = self._train(X, targets, known, output)
+        self.transduction_ = output.original(raw.double())[:, 0].numpy()
+        self.transduction_[known] = given.numpy()
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Values ``[n]``."""
+        raw = self._raw(self._checked(X))
+        return self.output_.original(raw.double())[:, 0].numpy()
+
+
+def missing(labels: np.ndarray, missing_label: Any) -> np.ndarray:
+    """Where a label is NaN, None or ``missing_label``, ``[n]``."""
+
+    def absent(label: Any) -> bool:
+        if label is None or (isinstance(label, float | np.floating) and math.isnan(label)):
+            return True
+        return missing_label is not None and not isinstance(label, str) and bool(label == missing_label)
+
+    return np.array([absent(label) for label in labels], dtype=bool)
+
+
+def _rows_and_labels(estimator: _Imputer, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.utils import check_consistent_length, column_or_1d
+
+    if y is None:
+        raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
+    X = validate_data(estimator, X, dtype=np.float64)
+    mixed = isinstance(y, list | tuple) and any(label is None or isinstance(label, str) for label in y)
+    labels = column_or_1d(np.asarray(y, dtype=object if mixed else None), warn=True)
+    check_consistent_length(X, labels)
+    return X, labels
+
+
+def _check_classes(given: np.ndarray) -> None:
+    from sklearn.utils.multiclass import check_classification_targets
+
+    if len(given):
+        check_classification_targets(given)

@@ -1,0 +1,156 @@
+"""The scikit-learn estimators: scikit-learn's own checks, missing labels of every kind, and what a pipeline needs."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_wine, make_moons
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from metaimpute import MetaImputer, MetaImputerRegressor
+from metaimpute.imputer import missing
+from metaimpute.yaml_source import RecipeError
+
+MINUS_ONE = {
+    "check_classifiers_classes": "it takes -1 for a class; here -1 is a missing label unless missing_label=None"
+}
+TOO_SHORT = {"check_classifiers_train": "5 steps fit nothing", "check_regressors_train": "5 steps fit nothing"}
+
+
+def quick(**options: Any) -> MetaImputer:
+    return MetaImputer(**({"steps": 5, "width": 8, "random_state": 0} | options))
+
+
+def failures(estimator: Any, expected: dict[str, str]) -> list[str]:
+    found = check_estimator(estimator, expected_failed_checks=expected, on_fail=None, on_skip=None)
+    return [f"{one['check_name']}: {one['exception']}" for one in found if one["status"] == "failed"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        (quick(), TOO_SHORT | MINUS_ONE),
+        (quick(missing_label=None), TOO_SHORT),
+        (MetaImputerRegressor(steps=5, width=8), TOO_SHORT),
+    ],
+    ids=["classes", "classes, -1 is one", "values"],
+)
+def test_scikit_learns_checks_pass(estimator: Any, expected: dict[str, str]) -> None:
+    assert failures(estimator, expected) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "estimator", [MetaImputer(missing_label=None), MetaImputerRegressor()], ids=["classes", "values"]
+)
+def test_scikit_learns_checks_of_accuracy_pass_as_well(estimator: Any) -> None:
+    assert failures(clone(estimator).set_params(steps=400, random_state=0), {}) == []
+
+
+@pytest.mark.parametrize("gap", [-1, None, float("nan")])
+@pytest.mark.parametrize("kind", ["numbers", "words", "series"])
+def test_missing_labels_of_every_kind_are_filled_and_given_ones_kept(kind: str, gap: Any) -> None:
+    X, truth = load_wine(return_X_y=True)
+    names = np.array(["barolo", "grignolino", "barbera"], dtype=object)
+    y = truth.astype(object) if kind == "numbers" else names[truth]
+    y[::2] = gap
+    given: Any = pandas.Series(y) if kind == "series" else list(y)
+    found = quick().fit(X, given)
+    assert set(found.transduction_) <= set(found.classes_) and len(found.classes_) == 3
+    np.testing.assert_array_equal(found.transduction_[1::2], y[1::2])
+    np.testing.assert_allclose(found.label_distributions_.sum(1), 1)
+    assert len(found.loss_curve_) == found.n_iter_ == 5
+
+
+def test_what_counts_as_missing() -> None:
+    labels = np.array([-1, 1, None, np.nan, "-1", np.float32("nan")], dtype=object)
+    assert missing(labels, -1).tolist() == [True, False, True, True, False, True]
+    assert missing(labels, None).tolist() == [False, False, True, True, False, True]
+
+
+def test_unlabelled_rows_help_on_two_moons() -> None:
+    """Six labels; scikit-learn's own perceptron on them alone is the control."""
+    from sklearn.neural_network import MLPClassifier
+
+    X, truth = make_moons(400, noise=0.1, random_state=0)
+    y = np.full(400, -1)
+    for label in (0, 1):
+        rows = np.flatnonzero(truth == label)[:3]
+        y[rows] = label
+    found = MetaImputer(steps=400, width=32, random_state=0).fit(X, y)
+    alone = MLPClassifier((32, 32), max_iter=2000, random_state=0).fit(X[y >= 0], y[y >= 0])
+    assert found.score(X, truth) > alone.score(X, truth) + 0.02, (found.score(X, truth), alone.score(X, truth))
+
+
+def test_a_seed_decides_everything_and_nothing_outside_is_touched() -> None:
+    X, y = load_wine(return_X_y=True)
+    before, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    one, two, other = quick().fit(X, y), quick().fit(X, y), quick(random_state=1).fit(X, y)
+    assert torch.equal(before, torch.random.get_rng_state()) and threads == torch.get_num_threads()
+    np.testing.assert_array_equal(one.predict_proba(X), two.predict_proba(X))
+    assert not np.allclose(one.predict_proba(X), other.predict_proba(X))
+
+
+def test_it_lives_in_pipelines_and_pickles() -> None:
+    X, y = load_wine(return_X_y=True)
+    pipeline = make_pipeline(StandardScaler(), quick(steps=100, width=32))
+    assert cross_val_score(pipeline, X, y, cv=3).mean() > 0.8
+    fitted = pipeline.fit(X, y)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "mixmatch", "vat", "supervised"])
+@pytest.mark.parametrize("problem", ["none", "l2i", "l2i_learnable", "holdout_supervision"])
+def test_every_method_and_problem_is_to_be_had(method: str, problem: str) -> None:
+    X, y = load_wine(return_X_y=True)
+    if method == "supervised" and problem != "none":
+        problem = "none"
+    settings = {"problem": {"schedule": "algorithm1"}} if problem != "none" else None
+    assert quick(method=method, problem=problem, settings=settings).fit(X, y).predict(X).shape == (178,)
+
+
+def test_values_come_in_their_own_units() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3))
+    truth = 1000 + 50 * X[:, 0] - 20 * X[:, 1]
+    y = truth.copy()
+    y[60:] = np.nan
+    found = MetaImputerRegressor(steps=300, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(found.transduction_[:60], y[:60])
+    assert found.score(X[60:], truth[60:]) > 0.9
+    assert found.predict(X).shape == (300,) and abs(found.predict(X).mean() - 1000) < 20
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        ([-1] * 178, "y holds no label"),
+        ([2] * 100 + [None] * 78, r"y holds one class only \(2\)"),
+        ([0.5, 1.5] * 89, "Unknown label type"),
+    ],
+)
+def test_labels_that_teach_nothing_are_refused(y: list[Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        quick().fit(load_wine(return_X_y=True)[0], y)
+
+
+def test_settings_are_a_recipes_and_mistakes_are_named() -> None:
+    X, y = load_wine(return_X_y=True)
+    assert quick(settings={"train": {"clip_norm": 1.0}, "method": {"decay": 0.9}}).fit(X, y).n_iter_ == 5
+    with pytest.raises(RecipeError, match=r"MetaImputer: method\.decays: .*did you mean 'decay'"):
+        quick(settings={"method": {"decays": 0.9}}).fit(X, y)
+    with pytest.raises(RecipeError, match="unknown method 'fixmach'; did you mean 'fixmatch'"):
+        quick(method="fixmach").fit(X, y)
+    with pytest.raises(FloatingPointError, match=r"training diverged: .*lower learning_rate"):
+        quick(learning_rate=1e30, steps=20, problem="none").fit(X, y)
