@@ -23,7 +23,11 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["metaimpute", "metaimpute.*"]), "metaimpute.recipe_files"],
     package_dir={"metaimpute.recipe_files": "recipes"},
-    package_data={"metaimpute": ["py.typed"], "metaimpute.recipe_files": ["*.yaml"]},
+    package_data={
+        "metaimpute": ["py.typed"],
+        "metaimpute.recipe_files": ["*.yaml"],
+        "metaimpute.reporting.page": ["page.html", "page.css"],
+    },
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",
@@ -31,6 +35,7 @@ setup(
         "datasets>=3",
         "click>=8.1",
         "rich>=13",
+        "jinja2>=3.1",
         "pydantic>=2.7",
         "PyYAML>=6",
         "numpy>=1.26",

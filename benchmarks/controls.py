@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metaimpute.profiles import choose
+from metaimpute.reporting.statistics import bootstrap_interval
 from metaimpute.training.session import Session
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,13 +49,6 @@ def settings_of(system: str, steps: int, fused: bool) -> tuple[str, ...] | None:
     if name == "l2i_learnable" and fused:
         sets += ("problem.schedule=algorithm1", "problem.scale=raw")
     return sets
-
-
-def bootstrap(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
-    """95% percentile interval of the mean."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, (draws, len(values))).mean(1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def run(path: Path, system: str, sets: tuple[str, ...], seed: int) -> dict[str, Any]:
@@ -127,7 +121,7 @@ def main(recipe: Path, seeds: int, systems: str, sets: tuple[str, ...], out: Pat
         table.add_column(column, justify="left" if column == "system" else "right")
     for system, values in errors.items():
         gap = values - errors["none"]
-        low, high = bootstrap(gap)
+        low, high = bootstrap_interval(gap)
         row = [f"{values.mean():.2f}", f"{values.std(ddof=1):.2f}" if seeds > 1 else "-"]
         row += (
             ["", "", ""]

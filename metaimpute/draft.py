@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 16, 64  # sides of the network's input that a CPU trains in minutes
 USUAL_LABELS = ("label", "target", "class", "y")
+FOR_VALUES = "{name: mean_teacher, weight: 1, ramp: 0.4}"
 VALUE = re.compile(r"^(\s*)(\w+):(\s+)(.*?)(\s*#.*)?$")
 
 Facts = list[tuple[str, str]]
@@ -63,10 +65,13 @@ def draft(kind: str, path: Path, label: str | None = None) -> Draft:
         data = task.load(0)
     except TaskError as error:
         raise RecipeError(f"{path}: {error}") from None
+    values = {f"task.{key}": value for key, value in options.items()}
     if isinstance(task, OwnTable):
-        options["kind"] = "classes" if isinstance(task.output, Classes) else "values"
+        values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
+    if not isinstance(task.output, Classes):
+        values |= {"method": FOR_VALUES, "problem.scale": "raw"}
     facts = [*_counts(task, data), *facts]
-    text = _recipe(f"own_{kind}", path, {f"task.{key}": value for key, value in options.items()}, data)
+    text = _recipe(f"own_{kind}", path, values, data)
     validate(resolve(parse(text, str(path)), "sample"), str(path), "sample")
     return Draft(text, facts, data.warnings)
 
@@ -96,7 +101,7 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts]:
     if not len(sides):
         raise TaskError(f"{path}: none of the images can be read")
     shorter = sides.min(1).values
-    size = int(min(max(8 * round(float(shorter.float().median()) / 8), SMALLEST), LARGEST))
+    size = min(max(8 * math.ceil(int(shorter.median()) / 8), SMALLEST), LARGEST)
     smallest, largest = sides[shorter.argmin()].tolist(), sides[shorter.argmax()].tolist()
     seen = f"{smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels; the network sees {size} x {size}"
     return {"folder": str(path), "size": size}, [("images", seen)]
@@ -121,7 +126,12 @@ def _look_at_table(path: Path, label: str | None) -> tuple[dict[str, Any], Facts
     columns = [str(c) for c in frame.columns if str(c) not in (label, identity)]
     gaps = {c: int(frame[c].isna().sum()) for c in columns}
     holes = [f"{c} {n:,}" for c, n in gaps.items() if n]
-    facts = [("columns", f"{len(columns)} to learn from; target '{label}'" + (f"; rows named by '{identity}'" * bool(identity)))]
+    facts = [
+        (
+            "columns",
+            f"{len(columns)} to learn from; target '{label}'" + (f"; rows named by '{identity}'" * bool(identity)),
+        )
+    ]
     if holes:
         facts.append(("blank cells", shortened(holes, 6)))
     return {"file": str(path), "target": label, "id": identity}, facts
@@ -160,15 +170,18 @@ def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> st
         "train.batch": min(known["batch"], max(len(data.labelled), 2)),
         "train.unlabelled_batch": min(known["unlabelled_batch"], max(len(data.unlabelled), 2)),
     }
-    system = re.search(r'title: "([^,]+), ', template)
-    values["about"] = f'{{title: "{system[1] if system else name}, {path.stem}"}}'
+    values["about"] = f'{{title: "{path.stem}"}}'
     found = f"{len(data.labelled):,} labels, {len(data.unlabelled):,} without, {len(data.test):,} for the test"
     head = f"# {path}, as metaimpute init found it: {found}.\n"
     return head + filled(template[template.index("about:") :], values)
 
 
 def filled(template: str, values: Mapping[str, Any]) -> str:
-    """A recipe's text with other values for keys it has (``about``, ``task.size``); its comments stay where they are."""
+    """A recipe's text with other values for keys it has; its comments stay where they are.
+
+    Args:
+        values: of single keys, e.g. ``task.size``; of whole sections, e.g. ``method``, as YAML.
+    """
     lines, section = [], ""
     for line in template.splitlines():
         match = VALUE.match(line + " " if line.endswith(":") else line)
@@ -179,7 +192,7 @@ def filled(template: str, values: Mapping[str, Any]) -> str:
         section = section if indent else key
         place = f"{section}.{key}" if indent else key
         if place in values and old:
-            new = values[place] if place == "about" else json.dumps(values[place], ensure_ascii=False)
+            new = json.dumps(values[place], ensure_ascii=False) if indent else values[place]
             room = max(len(old) + len(comment or "") - len((comment or "").lstrip()) - len(new), 1)
             line = f"{indent}{key}:{gap}{new}" + (" " * room + comment.lstrip() if comment else "")
         lines.append(line)

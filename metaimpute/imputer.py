@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -72,11 +72,13 @@ class ArrayTask(Task):
 
 
 class _Imputer(BaseEstimator):
-    """What both estimators share."""
+    """What both estimators share. ``_scale``: of the hypergradient in L2I."""
+
+    _scale: ClassVar[str]
 
     def __init__(
-        self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 1000, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
+        self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
+        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
         settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
     ) -> None:  # fmt: skip
         self.method = method
@@ -97,14 +99,14 @@ class _Imputer(BaseEstimator):
         if self.problem not in ("none", "l2i_learnable"):
             problem |= {"schedule": "fused"}
         if self.problem == "l2i":
-            problem |= {"scale": "relative(1)"}
+            problem |= {"scale": self._scale}
         if self.problem != "none":
             problem |= {
-                "estimator": self.estimator, "holdout_view": "strong", "inner": {"optimizer": "sgd", "lr": 0.05, "steps": 1},
+                "estimator": self.estimator, "holdout_view": "weak", "inner": {"optimizer": "sgd", "lr": 0.01, "steps": 1},
             }  # fmt: skip
         method: dict[str, Any] = {"name": self.method}
         if self.method == "mean_teacher":
-            method |= {"weight": 10.0, "ramp": 0.4}
+            method |= {"weight": 1.0, "ramp": 0.4}
         data: dict[str, Any] = {
             "task": {"name": "arrays"}, "model": {"name": "mlp", "width": self.width, "depth": self.depth},
             "method": method, "problem": problem,
@@ -138,7 +140,8 @@ class _Imputer(BaseEstimator):
                 torch.set_num_threads(threads)
         self.n_iter_ = recipe.train.steps
         module = parts.module if parts.averaged is None else parts.averaged.module
-        self.module_, self.output_ = module.eval().cpu(), output
+        self.module_: Any = module.eval().cpu()
+        self.output_: Any = output
         return self._raw(X)
 
     def _inputs(self, X: np.ndarray) -> Tensor:
@@ -156,9 +159,9 @@ class _Imputer(BaseEstimator):
 class MetaImputer(ClassifierMixin, _Imputer):
     """A network trained on few labels and many rows without: ``MetaImputer().fit(X, y).transduction_``.
 
-    ``y`` holds -1, NaN or None where a label is missing. By default Mean Teacher with Learning to Impute, the setting of
-    ``recipes/own_table.yaml``: a fused step, the hypergradient as long as the base gradient. Columns are standardised; give
-    it numbers (a ColumnTransformer makes them of a table).
+    ``y`` holds -1, NaN or None where a label is missing. By default FixMatch with Learning to Impute as in
+    ``recipes/own_table.yaml``: a fused step, the hypergradient 0.3 times as long as the base gradient. Columns are
+    standardised; give it numbers (a ColumnTransformer makes them of a table).
 
     Args:
         method, problem, estimator: as in a recipe; ``metaimpute list methods`` and so on name what there is.
@@ -177,9 +180,11 @@ class MetaImputer(ClassifierMixin, _Imputer):
         ValueError: for labels of one class only, or a setting that is no recipe's. FloatingPointError: when training diverges.
     """
 
+    _scale = "relative(0.3)"
+
     def __init__(
-        self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 1000, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
+        self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
+        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
         missing_label: Any = MISSING, settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
@@ -220,9 +225,25 @@ class MetaImputer(ClassifierMixin, _Imputer):
 class MetaImputerRegressor(RegressorMixin, _Imputer):
     """As :class:`MetaImputer` for a numeric target; ``y`` holds NaN or None where a value is missing.
 
+    Mean Teacher by default, with a hypergradient that is not rescaled: as long as the base gradient it drives values, which
+    nothing bounds, far off.
+
     Attributes:
         transduction_: a value for every row of ``X``, the given one where there was one.
     """
+
+    _scale = "raw"
+
+    def __init__(
+        self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
+        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
+        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            method, problem, estimator=estimator, width=width, depth=depth, steps=steps, batch_size=batch_size,
+            unlabelled_batch_size=unlabelled_batch_size, learning_rate=learning_rate, settings=settings,
+            random_state=random_state, device=device,
+        )  # fmt: skip
 
     def fit(self, X: Any, y: Any) -> MetaImputerRegressor:
         """Trains on rows ``X [n, features]`` with values ``y [n]``, some of them missing."""

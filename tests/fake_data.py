@@ -224,7 +224,9 @@ def make_own_table(
     rng, rows = np.random.default_rng(0), []
     for i in range(labelled + unlabelled):
         x, kind = rng.normal(), ("red", "blue")[int(rng.integers(2))]
-        target = f"{100 + 10 * x + rng.normal():.2f}" if values else ("low", "mid", "high")[int(np.digitize(x, [-0.5, 0.5]))]
+        target = (
+            f"{100 + 10 * x + rng.normal():.2f}" if values else ("low", "mid", "high")[int(np.digitize(x, [-0.5, 0.5]))]
+        )
         row: dict[str, object] = {"id": f"r{i}", "x": f"{x:.4f}", "colour": kind if i % 7 else "", "flag": i % 3 == 0}
         row |= {"noise": f"{rng.normal():.3f}" if i % 5 else "", "target": target if i < labelled else ""}
         rows.append(row)

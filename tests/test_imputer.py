@@ -88,7 +88,9 @@ def test_unlabelled_rows_help_on_two_moons() -> None:
     for label in (0, 1):
         rows = np.flatnonzero(truth == label)[:3]
         y[rows] = label
-    found = MetaImputer(steps=400, width=32, random_state=0).fit(X, y)
+    found = MetaImputer("mean_teacher", steps=400, width=32, settings={"method": {"weight": 10.0}}, random_state=0).fit(
+        X, y
+    )
     alone = MLPClassifier((32, 32), max_iter=2000, random_state=0).fit(X[y >= 0], y[y >= 0])
     assert found.score(X, truth) > alone.score(X, truth) + 0.02, (found.score(X, truth), alone.score(X, truth))
 
@@ -147,9 +149,10 @@ def test_labels_that_teach_nothing_are_refused(y: list[Any], said: str) -> None:
 
 def test_settings_are_a_recipes_and_mistakes_are_named() -> None:
     X, y = load_wine(return_X_y=True)
-    assert quick(settings={"train": {"clip_norm": 1.0}, "method": {"decay": 0.9}}).fit(X, y).n_iter_ == 5
+    settings = {"train": {"clip_norm": 1.0}, "method": {"decay": 0.9}}
+    assert quick(method="mean_teacher", settings=settings).fit(X, y).n_iter_ == 5
     with pytest.raises(RecipeError, match=r"MetaImputer: method\.decays: .*did you mean 'decay'"):
-        quick(settings={"method": {"decays": 0.9}}).fit(X, y)
+        quick(method="mean_teacher", settings={"method": {"decays": 0.9}}).fit(X, y)
     with pytest.raises(RecipeError, match="unknown method 'fixmach'; did you mean 'fixmatch'"):
         quick(method="fixmach").fit(X, y)
     with pytest.raises(FloatingPointError, match=r"training diverged: .*lower learning_rate"):

@@ -115,5 +115,5 @@ def test_what_is_missing_or_unfit_ends_in_one_line(here: Path) -> None:
 
 def test_only_known_keys_are_filled() -> None:
     text = "about: {title: x}\ntask:\n  size: 32     # a comment\n  other: 1\ntrain:\n  size: 5\n"
-    made = filled(text, {"task.size": 7, "task.new": 3})
-    assert made == "about: {title: x}\ntask:\n  size: 7      # a comment\n  other: 1\ntrain:\n  size: 5\n"
+    made = filled(text, {"task.size": 7, "task.new": 3, "about": "{title: y}"})
+    assert made == "about: {title: y}\ntask:\n  size: 7      # a comment\n  other: 1\ntrain:\n  size: 5\n"

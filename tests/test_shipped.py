@@ -55,7 +55,9 @@ def test_a_file_of_ones_own_comes_before_a_name_and_paths_are_left_alone() -> No
     done = call("check", "deep/imdb_uda")
     assert done.exit_code == 2 and "deep/imdb_uda: No such file" in done.output
     done = call("run", "imdb_udaa")
-    assert done.exit_code == 2 and "no recipe of that name comes with metaimpute; did you mean 'imdb_uda'?" in done.output
+    assert (
+        done.exit_code == 2 and "no recipe of that name comes with metaimpute; did you mean 'imdb_uda'?" in done.output
+    )
 
 
 def test_recipes_are_listed_by_name_where_no_folder_holds_any() -> None:

@@ -9,7 +9,7 @@ from .bench import bench
 from .init import init
 from .lists import data, list_
 from .predict import impute, predict
-from .report import report
+from .report import compare, report
 from .run import check, run
 
 
@@ -26,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (init, run, check, impute, predict, list_, data, report, bench):
+for command in (init, run, check, impute, predict, list_, data, report, compare, bench):
     main.add_command(command)

@@ -1,59 +1,112 @@
-"""``metaimpute report``: a table and the paper's figures from run directories."""
+"""``metaimpute report`` and ``metaimpute compare``: runs as a page, as figures and as tables in the terminal."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .errors import plain_errors
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..reporting.runs import Run
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--out", default=Path("report"), show_default=True, type=click.Path(path_type=Path), help="Folder for the figures."
-)
-def report(runs: tuple[Path, ...], out: Path) -> None:
-    """Compare finished RUNS (directories, or folders of them): a table, and the figures they hold data for.
+    "--out", type=click.Path(path_type=Path),
+    help="The page (*.html), or a folder for page and figures. Default: report.html in the run's folder, or here for several.",
+)  # fmt: skip
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Compare finished RUNS (directories, or folders of them): a table here, and one HTML page that needs no network.
 
-    Seeds of one system share a column of the table, as mean ± standard deviation. Fig. 2 (losses around label updates) for
-    each run with train.watch_test above 0; Fig. 3 (landmarks drawn on test faces) for the first seed of up to four systems
-    on faces: name the base method's first.
+    Seeds of one system share a row of the page and a column of the table, as mean ± standard deviation. With a folder as
+    --out, figures of the paper as PNG too: Fig. 2 (losses around label updates) for each run with train.watch_test above
+    0; Fig. 3 (landmarks drawn on test faces) for the first seed of up to four systems on faces: name the base method's first.
     """
     with plain_errors():
-        from rich.console import Console
-
         from ..reporting.console import by_metric, result_table
-        from ..reporting.figures import NoFigure, faces, label_updates
-        from ..reporting.runs import by_system, read_runs
+        from ..reporting.page import page
+        from ..reporting.runs import by_system
 
-        found, named = [], set()
-        for folder in runs:
-            inside, left_out = read_runs(folder)
-            found += inside
-            named |= {run.folder for run in inside if run.folder == folder}
-            for reason in left_out:
-                click.echo(f"skipped: {reason}")
+        found, left_out = _read(runs)
         systems = by_system(found)
-        console = Console(width=None if sys.stdout.isatty() else 200)
+        console = _console()
         for group in by_metric([[run.result for run in seeds] for seeds in systems]):
             console.print(result_table(group))
-        out.mkdir(parents=True, exist_ok=True)
-        for run in found:
-            if run.learns_labels:
-                path = out / f"label_updates_{run.folder.resolve().name}.png"
-                try:
-                    label_updates(run, path)
-                    click.echo(f"wrote {path}")
-                except NoFigure as reason:
-                    if run.folder in named:
-                        click.echo(f"no Fig. 2: {reason}")
-        on_faces = [seeds[0] for seeds in systems if "landmark" in seeds[0].result["metric"]][:4]
-        if on_faces:
+        if out is None:
+            out = (found[0].folder if len(found) == 1 else Path()) / "report.html"
+        if out.suffix != ".html":
+            _figures(out, found, systems, set(runs))
+            out = out / "report.html"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page(found, left_out), encoding="utf-8")
+        click.echo(f"wrote {out}")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--against", metavar="NAME", help="The system others are compared with; default the first run's.")
+def compare(runs: tuple[Path, ...], against: str | None) -> None:
+    """Compare systems of finished RUNS (directories, or folders of them) in the terminal.
+
+    Seeds of one system share a row, as mean ± standard deviation. Differences are paired: on each seed that two systems
+    share, the test metric of one minus the other's; their mean with a 95% bootstrap interval, and the p value of Wilcoxon's
+    signed-rank test from five seeds on.
+    """
+    with plain_errors():
+        from ..reporting.comparison import comparison_tables
+
+        found, _ = _read(runs)
+        console = _console()
+        for table in comparison_tables(found, against):
+            console.print(table)
+
+
+def _read(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Finished runs in their order, and why others are left out, which is also said."""
+    from ..reporting.runs import read_runs
+
+    found, left_out = [], []
+    for folder in folders:
+        inside, reasons = read_runs(folder)
+        found += inside
+        left_out += reasons
+    for reason in left_out:
+        click.echo(f"skipped: {reason}")
+    return found, left_out
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def _figures(folder: Path, runs: Sequence[Run], systems: Sequence[Sequence[Run]], named: set[Path]) -> None:
+    """Writes what figures there are; of runs that were named one by one it also says what there is not."""
+    from ..reporting.figures import NoFigure, faces, label_updates
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        if run.learns_labels:
+            path = folder / f"label_updates_{run.folder.resolve().name}.png"
             try:
-                faces(on_faces, out / "faces.png")
-                click.echo(f"wrote {out / 'faces.png'}")
+                label_updates(run, path)
+                click.echo(f"wrote {path}")
             except NoFigure as reason:
-                click.echo(f"no Fig. 3: {reason}")
+                if run.folder in named:
+                    click.echo(f"no Fig. 2: {reason}")
+    on_faces = [seeds[0] for seeds in systems if "landmark" in seeds[0].result["metric"]][:4]
+    if on_faces:
+        try:
+            faces(on_faces, folder / "faces.png")
+            click.echo(f"wrote {folder / 'faces.png'}")
+        except NoFigure as reason:
+            click.echo(f"no Fig. 3: {reason}")

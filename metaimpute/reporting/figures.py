@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,10 @@ class NoFigure(ValueError):
 
 
 def _pyplot() -> Any:
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError:
+        raise NoFigure("drawing needs matplotlib; pip install 'metaimpute[bench]'") from None
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -74,11 +77,11 @@ def label_updates(run: Run, path: Path) -> None:
     plt.close(figure)
 
 
-def faces(runs: Sequence[Run], path: Path, count: int = 6) -> None:
+def faces(runs: Sequence[Run], target: Path | IO[bytes], count: int = 6) -> None:
     """Fig. 3: test faces with true and predicted landmarks; above where the last run gains most on the first, below its worst.
 
     Args:
-        runs: runs on the same test faces, the base method first.
+        runs: runs on the same test faces, the base method first. target: of a PNG.
 
     Raises:
         NoFigure: when these are not runs on the same landmarks.
@@ -131,7 +134,7 @@ def faces(runs: Sequence[Run], path: Path, count: int = 6) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     last = runs[-1].result
     figure.suptitle(f"{last['source']}, {last['labels']} labels; above each face its error, in this order", fontsize=10)
-    figure.savefig(path, dpi=150)
+    figure.savefig(target, dpi=150)
     plt.close(figure)
 
 

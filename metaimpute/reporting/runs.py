@@ -13,6 +13,7 @@ import yaml
 
 from ..specs import CONDUCT
 from ..training.begun import recipe_of
+from ..training.checkpoint import latest
 from ..training.session import Session
 from ..yaml_source import RecipeError
 from .console import system_name
@@ -56,8 +57,9 @@ class Run:
         Raises:
             MissingData: when the data is not here. NoCheckpoint: when the weights are gone.
         """
+        state, _, _ = latest(self.folder)
         session = Session(recipe_of(self.folder), self.folder, say=lambda message: None)
-        session.resume()
+        session.load_state(state)
         session.module.eval()
         torch.set_grad_enabled(True)
         return session
@@ -118,6 +120,14 @@ def by_system(runs: Iterable[Run]) -> list[list[Run]]:
     return [sorted(group, key=lambda run: run.result["seed"]) for group in groups.values()]
 
 
+def by_kind(runs: Iterable[Run]) -> dict[tuple[str, str], list[list[Run]]]:
+    """Systems that can be compared, by task and metric, in their order."""
+    groups: dict[tuple[str, str], list[list[Run]]] = {}
+    for seeds in by_system(runs):
+        groups.setdefault((seeds[0].result["task"], seeds[0].result["metric"]), []).append(seeds)
+    return groups
+
+
 def names_of(systems: Sequence[Sequence[Run]]) -> list[str]:
     """A name for each system unlike every other's: where some share method and problem, with the settings that differ."""
     plain = [system_name(seeds[0].result) for seeds in systems]
@@ -127,10 +137,14 @@ def names_of(systems: Sequence[Sequence[Run]]) -> list[str]:
         alike = [other for shared, other in zip(plain, traits, strict=True) if shared == name]
         differ = [key for key in dict.fromkeys(key for other in alike for key in other)
                   if len({str(other.get(key)) for other in alike}) > 1]  # fmt: skip
-        full = ", ".join([name, *(f"{key}={own[key]}" for key in differ[:TOLD] if key in own)])
+        full = ", ".join([name, *(f"{key}={_brief(own[key])}" for key in differ[:TOLD] if key in own)])
         again = sum(other == full or other.startswith(f"{full} #") for other in names)
         names.append(f"{full} #{again + 1}" if again else full)
     return names
+
+
+def _brief(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _traits(run: Run) -> dict[str, Any]:
@@ -146,3 +160,13 @@ def _traits(run: Run) -> dict[str, Any]:
 
     walk(run.settings, "")
     return found
+
+
+def comparable(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether a difference between two results means something: same data, same profile, same test set."""
+    return all(first[key] == second[key] for key in ("source", "profile", "test_examples"))
+
+
+def errors_by_seed(runs: Sequence[Run]) -> dict[int, float]:
+    """Last test error of each seed that has one."""
+    return {run.result["seed"]: run.result["test_last"] for run in runs if run.result["test_last"] is not None}

@@ -123,7 +123,9 @@ class OwnData(Task):
             by_class = dict(zip(self.label_names, counts, strict=True))
             absent = [name for name, number in by_class.items() if not number]
             if absent:
-                raise TaskError(f"{self.label_option}: no training label of class {quoted(absent)}; each needs one at least")
+                raise TaskError(
+                    f"{self.label_option}: no training label of class {quoted(absent)}; each needs one at least"
+                )
             few = [f"'{name}' {number}" for name, number in by_class.items() if number < FEW_LABELS]
             if few:
                 yield f"few training labels: {shortened(few)}"

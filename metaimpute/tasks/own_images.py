@@ -63,7 +63,7 @@ class OwnImages(ImageFileTask, OwnData):
             more, known = list_images(folder / "test", classes, "labelled")
             paths, targets = [*paths, *more], [*targets, *known]
         read = self.decoded()
-        good = torch.tensor([reason is None for reason in in_threads(lambda path: _fault(read, path), paths)])
+        good = torch.tensor(in_threads(lambda path: _readable(read, path), paths))
         bad = [str(path.relative_to(folder)) for path, fine in zip(paths, good.tolist(), strict=True) if not fine]
         if len(bad) == len(paths):
             raise TaskError(f"folder: none of the {len(paths):,} images in {folder} can be read")
@@ -76,13 +76,13 @@ class OwnImages(ImageFileTask, OwnData):
         return Content(pool, names, contents(kept), tested, folder.name, warnings)
 
 
-def _fault(read: Decoded, path: Path) -> str | None:
-    """Why an image cannot be read, or None."""
+def _readable(read: Decoded, path: Path) -> bool:
+    """Whether an image can be read; it is kept as far as there is room."""
     try:
         read(path)
-    except TaskError as error:
-        return str(error)
-    return None
+    except TaskError:
+        return False
+    return True
 
 
 def contents(paths: list[Path]) -> list[Hashable]:
@@ -107,4 +107,4 @@ def pixel_sides(paths: list[Path]) -> Tensor:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return 0, 0
 
-    return torch.tensor(in_threads(sides, paths)).view(-1, 2)  # type: ignore[arg-type]
+    return torch.tensor(in_threads(sides, paths)).view(-1, 2)

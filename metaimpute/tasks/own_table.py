@@ -1,13 +1,9 @@
-"""One's own table: a target column, blank where a row has no label, and every other column as input.
-
-Views of a row follow SCARF (Bahri et al., ICLR 2022) and VIME (Yoon et al., NeurIPS 2020): cells are replaced by those that
-other rows have in the same column, here rows of the same batch.
-"""
+"""One's own table: a target column, blank where a row has no label, and every other column as input."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +16,7 @@ from .base import Missing, Pool, TaskData, TaskError, ViewKind, register_task
 from .files import column, locate_file, missing_file, read_frame, written
 from .outputs import Classes, Quantities
 from .own_data import Content, OwnData, numbered, ordered, quoted
-from .table_inputs import TableInputs, sort_columns
+from .table_inputs import TableInputs, sort_columns, table_view
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -88,23 +84,22 @@ class OwnTable(OwnData):
         """All rows, those of the test file last, and their targets."""
         import pandas
 
-        path = locate_file(self.file)
-        assert path is not None
         if self._frame is None:
-            frames = []
-            for name in (self.file, self.test):
-                where = locate_file(name) if name else None
-                if where is not None:
-                    frames.append(read_frame(where, (self.target, self.id)))
-                    frames[-1].columns = [str(one) for one in frames[-1].columns]
-                    for option, wanted in (("target", self.target), ("id", self.id)):
-                        if wanted:
-                            column(frames[-1], wanted, option, where)
-                    for wanted in self.ignore:
-                        column(frames[-1], wanted, "ignore", where)
+            frames = [self._file(name) for name in (self.file, self.test) if name]
             self._tested = len(frames[1]) if self.test else 0
             self._frame = pandas.concat(frames, ignore_index=True)
         return self._frame, self._frame[self.target]
+
+    def _file(self, name: str) -> DataFrame:
+        """One of the files, in which every column that an option names has been found."""
+        path = locate_file(name)
+        assert path is not None
+        frame = read_frame(path, (self.target, self.id))
+        frame.columns = [str(one) for one in frame.columns]
+        for option, wanted in (("target", self.target), ("id", self.id), *(("ignore", one) for one in self.ignore)):
+            if wanted:
+                column(frame, wanted, option, path)
+        return frame
 
     def listed_labels(self) -> list[str]:
         _, cells = self._rows()
@@ -131,7 +126,8 @@ class OwnTable(OwnData):
             raise TaskError(f"file: {self.file} has no column beside '{self.target}' to learn from")
         names = written(frame[self.id]) if self.id else [str(row) for row in range(len(frame))]
         pool = Pool(torch.arange(len(frame))[:, None], targets, torch.arange(len(frame)))
-        return Content(pool, names, row_keys(frame[used]), tested, Path(self.file).name, tuple(_copies(frame, used, labels)))
+        warnings = tuple(_copies(frame, used, labels))
+        return Content(pool, names, row_keys(frame[used]), tested, Path(self.file).name, warnings)
 
     def _columns(self, frame: DataFrame) -> list[str]:
         return [name for name in frame.columns if name not in (self.target, self.id, *self.ignore)]
@@ -150,14 +146,18 @@ class OwnTable(OwnData):
             assert known is not None
             std = known.std(0, correction=0)
             std = torch.where(std > 0, std, torch.ones_like(std))
-            self._output = dataclasses.replace(self._output, mean=tuple(known.mean(0).tolist()), std=tuple(std.tolist()))
+            self._output = Quantities(1, mean=tuple(known.mean(0).tolist()), std=tuple(std.tolist()))
         whole = self._inputs(frame)
-        parts = {name: getattr(data, name) for name in ("labelled", "unlabelled", "validation", "test")}
-        made = {name: Pool(whole[pool.ids], self._seen(pool.targets), pool.ids) for name, pool in parts.items()}
-        return dataclasses.replace(data, warnings=(*left, *data.warnings), **made)
 
-    def _seen(self, targets: Tensor) -> Tensor:
-        return targets if self._output is None else self._output.standardized(targets)
+        def seen(pool: Pool) -> Pool:
+            assert pool.targets is not None
+            targets = pool.targets if self._output is None else self._output.standardized(pool.targets)
+            return Pool(whole[pool.ids], targets, pool.ids)
+
+        return TaskData(
+            seen(data.labelled), seen(data.unlabelled), seen(data.validation), seen(data.test), data.source,
+            (*left, *data.warnings),
+        )  # fmt: skip
 
     def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
         """weak: noise on the numbers. strong: cells of other rows in the batch, then more noise."""
@@ -165,14 +165,9 @@ class OwnTable(OwnData):
             return raw
         if self._inputs is None:
             raise TaskError("views of a table need load() first")
-        rows = raw
-        if kind == "strong":
-            of, count = self._inputs.column_of, int(self._inputs.column_of.max()) + 1
-            donors = torch.randint(len(raw), (len(raw), count), generator=generator)[:, of]
-            swapped = (torch.rand(len(raw), count, generator=generator) < self.swap)[:, of]
-            rows = torch.where(swapped, raw.gather(0, donors), raw)
-        noise = torch.randn(raw.shape, generator=generator) * self._inputs.measured
-        return rows + (self.weak if kind == "weak" else self.strong) * noise
+        noise, swap = (self.weak, 0.0) if kind == "weak" else (self.strong, self.swap)
+        inputs = self._inputs
+        return table_view(raw, generator, noise=noise, swap=swap, column_of=inputs.column_of, measured=inputs.measured)
 
     def read(self, path: Path) -> tuple[list[str], Tensor]:
         """Rows of a CSV or Parquet file with the input columns."""
@@ -230,9 +225,10 @@ def row_keys(frame: DataFrame) -> list[int]:
     return pandas.util.hash_pandas_object(frame.astype(str), index=False).tolist()
 
 
-def _copies(frame: DataFrame, used: list[str], labels: list[str]) -> list[str]:
+def _copies(frame: DataFrame, used: list[str], labels: list[str]) -> Iterator[str]:
     """A warning for every input that equals the target wherever that is known."""
     known = [row for row, label in enumerate(labels) if label]
     given = [labels[row] for row in known]
-    same = [name for name in used if len(known) > 1 and written(frame[name].iloc[known]) == given]
-    return [f"column '{name}' equals the target wherever that is known; if it is a copy, add it to ignore" for name in same]
+    for name in used:
+        if len(known) > 1 and written(frame[name].iloc[known]) == given:
+            yield f"column '{name}' equals the target wherever that is known; if it is a copy, add it to ignore"

@@ -107,6 +107,25 @@ class TableInputs:
             raise error if isinstance(error, TaskError) else TaskError(f"{path} cannot be read ({error})") from None
 
 
+def table_view(
+    rows: Tensor, generator: torch.Generator, *, noise: float, swap: float, column_of: Tensor, measured: Tensor
+) -> Tensor:
+    """A random view of rows ``[n, width]``: cells of other rows in the batch, then noise on the numbers.
+
+    Follows SCARF (Bahri et al., ICLR 2022) and VIME (Yoon et al., NeurIPS 2020), whose cells come from the whole table.
+
+    Args:
+        noise: standard deviation, of standardised inputs. swap: share of the cells that are another row's.
+        column_of: the column of each input ``[width]``; a column is swapped whole. measured: 1 for inputs that are numbers.
+    """
+    if swap:
+        count = int(column_of.max()) + 1
+        donors = torch.randint(len(rows), (len(rows), count), generator=generator)[:, column_of]
+        swapped = (torch.rand(len(rows), count, generator=generator) < swap)[:, column_of]
+        rows = torch.where(swapped, rows.gather(0, donors), rows)
+    return rows + noise * torch.randn(rows.shape, generator=generator) * measured
+
+
 def _prepared(frame: DataFrame, numbers: Iterable[str], categories: Iterable[str]) -> DataFrame:
     """The columns used: numbers as floats, categories as words, of which a blank is one."""
     import pandas

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -88,4 +87,3 @@ def read_texts(path: Path, text: str, identity: str) -> tuple[list[str], list[st
     texts = written(column(frame, text, "text", path))
     names = written(column(frame, identity, "id", path)) if identity else [str(row) for row in range(len(texts))]
     return names, texts
-

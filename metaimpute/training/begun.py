@@ -10,6 +10,7 @@ from ..plugins import given, imported
 from ..profiles import Concrete
 from ..recipes import Recipe, load
 from ..yaml_source import RecipeError
+from .files import write_text
 
 FILE = "begun.json"
 
@@ -25,8 +26,7 @@ class Begun:
 
 
 def write_begun(folder: Path, begun: Begun) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(asdict(begun)) + "\n")
+    write_text(folder / FILE, json.dumps(asdict(begun)) + "\n")
 
 
 def read_begun(folder: Path) -> Begun:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .files import replacing
 
 KEPT = 2
 
@@ -26,19 +28,26 @@ def existing(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint to a temporary file, renames it into place, and drops all but the last two."""
+    """Writes a checkpoint to a temporary file, renames it into place, and drops all but the last two.
+
+    Raises:
+        OSError: when it cannot be written; the earlier ones are as they were.
+    """
     path = checkpoint_path(folder, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as stream:
+    with replacing(path) as partial, partial.open("wb") as stream:
         torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
     for old in existing(folder)[:-KEPT]:
         with contextlib.suppress(FileNotFoundError):
             old.unlink()
     return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()  # torch.load looks at no checksum
+    if damaged is not None:
+        raise ValueError(f"{damaged} is not what was written")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
@@ -50,7 +59,7 @@ def latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
     skipped: list[str] = []
     for path in reversed(existing(folder)):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True), path, skipped
+            return _read(path), path, skipped
         except Exception as error:  # a truncated or damaged file shows as many kinds of error
             skipped.append(f"skipped unreadable checkpoint {path.name}: {type(error).__name__}")
     raise NoCheckpoint(f"no readable checkpoint in {folder / 'checkpoints'}" + "".join(f"; {s}" for s in skipped))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from safetensors.torch import save_model
 from torch import nn
 
 from ..tasks.base import Task
+from .files import replacing
 
 WEIGHTS = "model.safetensors"
 
 
 def export(folder: Path, module: nn.Module, task: Task) -> Path:
     """Writes ``model.safetensors``, the weights that were evaluated, and the task's own files beside it; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    save_model(module, str(partial))
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_model(module, str(partial))
     task.save(folder)
     return path

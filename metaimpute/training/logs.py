@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .files import write_text
+
 
 class RunLog:
-    """Appends metrics to a run directory; on resume, drops lines past the checkpoint so none appears twice."""
+    """Appends metrics to a run directory; on resume, drops lines past the checkpoint so none appears twice.
+
+    Attributes:
+        last: the newest line.
+    """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         self.folder = folder
@@ -20,7 +25,8 @@ class RunLog:
         kept = []
         if self.path.exists() and resume_step:
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= resume_step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        write_text(self.path, "".join(line + "\n" for line in kept))
+        self.last: dict[str, float] = {}
         self._stream = self.path.open("a", buffering=1)
         from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -28,7 +34,8 @@ class RunLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records ``values`` after ``step`` optimisation steps."""
-        self._stream.write(json.dumps({"step": step, **values}) + "\n")
+        self.last = {"step": step, **values}
+        self._stream.write(json.dumps(self.last) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -47,11 +54,8 @@ def _step(line: str) -> float:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes atomically: readers see the old file or the new one."""
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_recipe(folder: Path, resolved: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.resolved.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    write_text(folder / "recipe.resolved.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))

@@ -22,6 +22,7 @@ from .data import to_device
 from .environment import describe
 from .evaluate import measure
 from .export import export
+from .files import Unwritable, remove_leftovers
 from .logs import RunLog, write_json, write_recipe
 from .loop import take_step
 from .outcome import outcome
@@ -139,11 +140,14 @@ class Session:
         self.warnings.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
 
     def resume(self) -> None:
-        """Continues from the newest readable checkpoint of the run directory.
+        """Continues from the newest readable checkpoint of the run directory, or begins where none had been written yet.
 
         Raises:
-            NoCheckpoint: when there is none.
+            NoCheckpoint: when none of those written can be read.
         """
+        if not checkpoint.existing(self.folder):
+            self.say("no checkpoint had been written yet: beginning at step 0")
+            return
         state, path, skipped = checkpoint.latest(self.folder)
         for message in skipped:
             self.say(message)
@@ -160,11 +164,27 @@ class Session:
 
         Raises:
             Interrupted: on SIGINT or SIGTERM, after the current step and a checkpoint.
-            Diverged: when a loss is not finite; names the last good checkpoint.
+            Diverged: when a loss is not finite; names the last good checkpoint and the file with the step's diagnostics.
+            Unwritable: when the run directory cannot be written to; what had been written before is whole.
         """
-        train = self.recipe.train
-        write_recipe(self.folder, self.recipe.resolved)
-        log = RunLog(self.folder, self.step)
+        try:
+            remove_leftovers(self.folder)
+            write_recipe(self.folder, self.recipe.resolved)
+            self._train()
+            self.save()
+            result = self.result()
+            export(self.folder, self.evaluated_module(), self.task)
+            write_json(self.folder / "result.json", result)
+            return result
+        except OSError as error:
+            if error.filename is not None and not Path(error.filename).is_relative_to(self.folder):
+                raise
+            where = error.filename or self.folder
+            again = f"; mend that and go on with --resume {self.folder}" if checkpoint.existing(self.folder) else ""
+            raise Unwritable(f"cannot write {where}: {error.strerror or error}; {self._last_good()}{again}") from None
+
+    def _train(self) -> None:
+        train, log = self.recipe.train, RunLog(self.folder, self.step)
         handlers = self._catch_signals()
         started, before = time.perf_counter(), self.seconds
         try:
@@ -178,20 +198,29 @@ class Session:
                 if self._stop:
                     raise Interrupted(f"stopped at step {self.step}; continue with --resume {self.folder}")
         except Diverged as error:
-            # the weights of a checkpoint at this very step are those whose loss is not finite
-            bad = checkpoint.checkpoint_path(self.folder, self.step)
-            good = [path for path in checkpoint.existing(self.folder) if path != bad or self.step == 0]
-            last = f"last good checkpoint: {good[-1]}" if good else "no checkpoint had been written yet"
-            raise Diverged(f"{error}; {last}") from None
+            raise self._diverged(error, log) from None
         finally:
             log.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        self.save()
-        result = self.result()
-        export(self.folder, self.evaluated_module(), self.task)
-        write_json(self.folder / "result.json", result)
-        return result
+
+    def _last_good(self, but: Path | None = None) -> str:
+        good = [path for path in checkpoint.existing(self.folder) if path != but]
+        return f"last good checkpoint: {good[-1]}" if good else "no checkpoint had been written yet"
+
+    def _diverged(self, error: Diverged, log: RunLog) -> Diverged:
+        """Writes what is known of the step to ``diverged.json`` and says where."""
+        # the weights of a checkpoint at this very step are those whose loss is not finite
+        bad = checkpoint.checkpoint_path(self.folder, self.step) if self.step else None
+        last, batch, path = self._last_good(bad), self.batches.batch(self.step), self.folder / "diverged.json"
+        norms = {name: float(p.detach().norm()) for name, p in self.module.named_parameters()}
+        found = {
+            "step": self.step, "error": str(error), "checkpoint": last, "lr": self.schedulers[0].get_last_lr()[0],
+            "last_metrics": log.last, "labelled_rows": self.batches.labelled.ids[batch.labelled.index].tolist(),
+            "unlabelled_rows": self.data.unlabelled.ids[batch.unlabelled.index].tolist(), "parameter_norms": norms,
+        }  # fmt: skip
+        write_json(path, found)
+        return Diverged(f"{error}; {last}; the step's diagnostics: {path}")
 
     def _catch_signals(self) -> dict[int, Any]:
         def ask(number: int, frame: FrameType | None) -> None:

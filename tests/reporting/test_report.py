@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ def test_a_table_and_both_figures_from_two_runs_on_faces(runs: Path, tmp_path: P
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 800 and len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
     assert not (tmp_path / "label_updates_base.png").exists()
+    html = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in html and "Label updates" in html and "landmark error %" in html
+
+
+def test_a_page_without_the_faces_says_why(runs: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(runs / "base", moved, ignore=shutil.ignore_patterns("checkpoints"))
+    code, output = report(moved)
+    html = (moved / "report.html").read_text()
+    assert code == 0 and "Not drawn:" in html and "data:image" not in html, output
 
 
 def test_what_cannot_be_drawn_is_said(runs: Path, tmp_path: Path) -> None:

@@ -81,9 +81,7 @@ def test_what_a_target_is_taken_for(labels: list[str], known: int, values: bool)
 
 
 def test_kind_decides_where_it_is_given(tmp_path: Path) -> None:
-    path = fake_data.write_csv(
-        tmp_path / "t.csv", [{"x": i % 7, "y": (i % 3) if i < 20 else ""} for i in range(40)]
-    )
+    path = fake_data.write_csv(tmp_path / "t.csv", [{"x": i % 7, "y": (i % 3) if i < 20 else ""} for i in range(40)])
     assert OwnTable(file=str(path), target="y").label_names == ["0", "1", "2"]
     assert isinstance(OwnTable(file=str(path), target="y", kind="values").output, Quantities)
     words = table(tmp_path)

@@ -1,0 +1,61 @@
+"""Systems side by side in the terminal: means over seeds, and paired differences on the seeds they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from ..engine.registry import describe_choices
+from ..yaml_source import RecipeError
+from .console import spread
+from .runs import Run, by_kind, comparable, errors_by_seed, names_of
+from .statistics import paired
+
+COLUMNS = ("system", "profile", "seeds", "difference", "95% interval", "lower", "p")
+
+
+def comparison_tables(runs: Sequence[Run], against: str | None = None) -> list[Table]:
+    """One table per task and metric.
+
+    Args:
+        against: name of the system that differences are to; by default each table's first.
+
+    Raises:
+        RecipeError: when no system is called that, with the nearest.
+    """
+    groups = {kind: dict(zip(names_of(systems), systems, strict=True)) for kind, systems in by_kind(runs).items()}
+    names = [name for systems in groups.values() for name in systems]
+    if against is not None and against not in names:
+        raise RecipeError(f"no system is called '{against}'; {describe_choices(against, names)}")
+    return [
+        _table(f"{task}: test {metric}", systems, against if against in systems else next(iter(systems)))
+        for (task, metric), systems in groups.items()
+    ]
+
+
+def _table(title: str, systems: dict[str, list[Run]], base: str) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for column in (*COLUMNS[:3], "mean ± std", *COLUMNS[3:]):
+        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", overflow="fold")
+    first = systems[base]
+    for name, seeds in systems.items():
+        row = [
+            escape(name),
+            seeds[0].result["profile"],
+            str(len(seeds)),
+            spread([r.result["test_last"] for r in seeds]),
+        ]
+        found = None
+        if name != base and comparable(first[0].result, seeds[0].result):
+            found = paired(errors_by_seed(first), errors_by_seed(seeds))
+        if found is None:
+            row += [""] * 4 if name == base else ["-"] * 4
+        else:
+            p = "-" if found.p is None else f"{found.p:.3f}"
+            interval = f"{found.low:+.2f} to {found.high:+.2f}"
+            row += [f"{found.mean:+.2f}", interval, f"{found.lower} of {len(found.differences)}", p]
+        table.add_row(*row)
+    table.caption = f"differences to {escape(base)} on shared seeds"
+    return table

@@ -1,0 +1,179 @@
+"""What a page is made of: systems, and sections of tables, small charts, words and commands. The template draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from markupsafe import Markup
+
+from ..figures import smoothed
+from ..runs import Run
+from .svg import Line, Points, Range, chart
+
+FEW = 60  # measurements up to which a line is drawn as it is
+MARKED = 20  # and up to which every one of them is marked
+DOT = 2.2
+
+
+@dataclass(frozen=True)
+class System:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        key: a letter that stands for it in charts, empty where it is the only one. number: of its colour and dashes.
+    """
+
+    key: str
+    name: str
+    number: int
+    runs: list[Run]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Of the first seed."""
+        return self.runs[0].result
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.key} {self.name}".strip()
+
+    def titled(self, title: str) -> str:
+        """Title of a chart of this system alone."""
+        return f"{self.key} · {title}" if self.key else title
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its title above it, and a note of what it says."""
+
+    title: str
+    drawing: Markup
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table. ``shade``, in [0, 1], fills it; ``kind`` is its class in the style sheet."""
+
+    text: str | Markup
+    kind: str = ""
+    shade: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Charts side by side. ``small``: more of them in a row. ``pairs``: an even number of them."""
+
+    figures: Sequence[Figure]
+    heading: str = ""
+    small: bool = False
+    pairs: bool = False
+    block: str = "grid"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, the first of each its heading. ``mark``: the number of the row's system, for the sample of its line."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    marks: Sequence[System | None] = ()
+    kind: str = ""
+    note: str = ""
+    block: str = "table"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Paragraphs, or with ``kind="list"`` items of a list."""
+
+    lines: Sequence[str]
+    kind: str = ""
+    heading: str = ""
+    block: str = "words"
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """Commands or a file; folded away under its heading when ``folded``."""
+
+    heading: str
+    text: str
+    folded: bool = False
+    block: str = "verbatim"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image within the page, as a ``data:`` address."""
+
+    source: str
+    description: str
+    block: str = "picture"
+
+
+Block: TypeAlias = Grid | Table | Words | Verbatim | Picture
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page. ``systems``: those whose lines its charts show, for the legend."""
+
+    slug: str
+    title: str
+    blocks: Sequence[Block]
+    intro: str = ""
+    systems: Sequence[System] = field(default=())
+
+
+def points_of(run: Run, name: str, factor: float = 1.0) -> list[tuple[float, float]]:
+    """A run's measurements of one thing, times ``factor``; those that are not finite are left out."""
+    steps, (values,) = run.series(name)
+    return [(step, factor * value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
+
+
+def seeds_as_lines(seeds: Sequence[Points], style: int, label: str, name: str = "") -> list[Line]:
+    """One measurement of a system: every seed faintly, and boldly their mean at the steps all share, smoothed where many."""
+    known = [points for points in seeds if len(points) > 1]
+    if not known:
+        return []
+    shared = set.intersection(*({step for step, _ in points} for points in known))
+    values = {step: [] for step in sorted(shared)}  # type: dict[float, list[float]]
+    for points in known:
+        for step, value in points:
+            if step in shared:
+                values[step].append(value)
+    means = [sum(found) / len(found) for found in values.values()]
+    many = len(means) > FEW
+    bold = list(zip(values, smoothed(means, len(means) // 20) if many else means, strict=True))
+    faint = [Line(points, style, faint=True) for points in known] if many or len(known) > 1 else []
+    return [*faint, Line(bold, style, label, name, marks=[DOT] * len(bold) if len(bold) <= MARKED else ())]
+
+
+def overlay(
+    systems: Sequence[System], metric: str, title: str, *, y: Range | None = None, factor: float = 1.0, note: str = ""
+) -> list[Figure]:
+    """One chart of one metric, a line per system; nothing where no run measured it twice."""
+    lines = [
+        line
+        for system in systems
+        for line in seeds_as_lines(
+            [points_of(run, metric, factor) for run in system.runs], system.number, system.key, system.full_name
+        )
+    ]
+    return [drawn(title, lines, y=y, note=note)] if lines else []
+
+
+def drawn(
+    title: str, lines: Sequence[Line], *, y: Range | None = None, note: str = "", log: bool | None = None
+) -> Figure:
+    """A chart over steps; logarithmic where positive values differ by more than a factor of thirty."""
+    values = [value for line in lines for _, value in line.points]
+    if log is None:
+        log = y is None and min(values) > 0 and max(values) > 30 * min(values)
+    end = max(step for line in lines for step, _ in line.points)
+    return Figure(f"{title}, log scale" if log else title, chart(title, lines, x=(0, end), y=y, log=log), note)

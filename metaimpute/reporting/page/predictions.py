@@ -1,0 +1,90 @@
+"""How the trained networks do on the test set: reliability, confusion, landmarks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+from ...training.outcome import BINS
+from ..console import spread
+from ..figures import NoFigure, faces
+from .blocks import Block, Cell, Figure, Grid, Picture, Section, System, Table, Words
+from .svg import Line, chart
+
+FACES = 4  # systems drawn on one face
+LARGEST = 12  # radius of a mark that stands for the whole test set
+
+
+def predictions(systems: Sequence[System]) -> Section | None:
+    """Confusion matrices and reliability diagrams, seeds of a system together."""
+    diagrams = [figure for system in systems if (figure := _reliability(system))]
+    blocks: list[Block] = [Grid(diagrams, "Reliability")] if diagrams else []
+    blocks += [table for system in systems if (table := _confusion(system))]
+    intro = (
+        "On the test set. Reliability: of the predictions made with a given confidence, how many are right; on the dotted line "
+        "confidence can be taken at its word. A dot's area is its share of the test set."
+    )
+    return Section("predictions", "Predictions", blocks, intro if diagrams else "On the test set.") if blocks else None
+
+
+def _reliability(system: System) -> Figure | None:
+    found = [run.result["calibration"] for run in system.runs if run.result.get("calibration")]
+    rows = [row for calibration in found for row in calibration["bins"]]
+    if not rows:
+        return None
+    bins: dict[int, list[dict[str, float]]] = {}
+    for row in rows:
+        bins.setdefault(min(int(BINS * row["confidence"]), BINS - 1), []).append(row)
+    total, points, sizes = sum(row["count"] for row in rows), [], []
+    for _, inside in sorted(bins.items()):
+        count = sum(row["count"] for row in inside)
+        confidence, right = (sum(r[key] * r["count"] for r in inside) / count for key in ("confidence", "accuracy"))
+        points.append((100 * confidence, 100 * right))
+        sizes.append(max(1.5, LARGEST * math.sqrt(count / total)))
+    title, line = system.titled("Right predictions, %"), Line(points, system.number, marks=sizes)
+    drawing = chart(title, [line], x=(0, 100), y=(0, 100), x_label="confidence %", diagonal=True)
+    return Figure(title, drawing, f"Expected calibration error {spread([100 * c['ece'] for c in found], '{:.1f}')}%.")
+
+
+def _confusion(system: System) -> Table | None:
+    found = [run.result["confusion"] for run in system.runs if run.result.get("confusion")]
+    if not found or len({len(matrix) for matrix in found}) > 1:
+        return None
+    size = len(found[0])
+    names = system.result.get("label_names") or [str(n) for n in range(size)]
+    counts = [[sum(matrix[a][b] for matrix in found) for b in range(size)] for a in range(size)]
+    rows = []
+    for true, row in enumerate(counts):
+        total = sum(row)
+        cells = [
+            Cell(str(n) if n else "·", "right" if guess == true else "wrong" if n else "none", n / total if total else 0.0)
+            for guess, n in enumerate(row)
+        ]  # fmt: skip
+        recall = f"{100 * row[true] / total:.0f}%" if total else "-"
+        rows.append([Cell(str(names[true])), *cells, Cell(recall)])
+    together = f", {len(found)} seeds together" if len(found) > 1 else ""
+    return Table(
+        f"{system.full_name}: true class by row, predicted by column{together}",
+        ["true", *map(str, names), "right"], rows, (), "confusion",
+    )  # fmt: skip
+
+
+def overlays(systems: Sequence[System]) -> Section | None:
+    """Fig. 3 of the paper: landmarks on test faces."""
+    if "landmark" not in systems[0].result["metric"]:
+        return None
+    from ...tasks.base import MissingData
+    from ...training.checkpoint import NoCheckpoint
+    from ...yaml_source import RecipeError
+
+    picture = io.BytesIO()
+    try:
+        faces([system.runs[0] for system in systems[:FACES]], picture)
+    except (NoFigure, MissingData, NoCheckpoint, RecipeError, OSError) as reason:
+        return Section("faces", "Faces", [Words([f"Not drawn: {reason}."])])
+    source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    names = ", ".join(system.full_name for system in systems[:FACES])
+    said = f"Test faces with true landmarks and those of {names}: largest gains in the first row, largest errors in the second."
+    return Section("faces", "Faces", [Picture(source, "Landmarks drawn on test faces")], said)
