@@ -39,7 +39,7 @@ setup(
         "pydantic>=2.7",
         "PyYAML>=6",
         "numpy>=1.26",
-        "scipy>=1.11",
+        "scipy>=1.15",
         "scikit-learn>=1.4",
         "pandas>=2",
         "skops>=0.11",

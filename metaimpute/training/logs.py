@@ -24,7 +24,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         kept = []
         if self.path.exists() and resume_step:
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= resume_step]
+            kept = [line for line in self.path.read_text().splitlines() if step_of(line) <= resume_step]
         write_text(self.path, "".join(line + "\n" for line in kept))
         self.last: dict[str, float] = {}
         self._stream = self.path.open("a", buffering=1)
@@ -44,7 +44,7 @@ class RunLog:
         self._board.close()
 
 
-def _step(line: str) -> float:
+def step_of(line: str) -> float:
     """A line's step; a line cut short by a kill counts as past every checkpoint."""
     try:
         return json.loads(line)["step"]

@@ -24,8 +24,9 @@ def take_step(
         Diverged: when a loss is not finite.
     """
     torch.manual_seed(derive_seed(recipe.train.seed, STEP, step))
-    batch = parts.batches.batch(step)
-    holdout = parts.batches.holdout(step) if recipe.problem.learns != "nothing" else None
+    with parts.algorithm.phases("data"):
+        batch = parts.batches.batch(step)
+        holdout = parts.batches.holdout(step) if recipe.problem.learns != "nothing" else None
     found = parts.algorithm.step(batch, holdout, measure=measure, watch=watch)
     if parts.averaged is not None:
         parts.averaged.update_parameters(parts.module)

@@ -26,6 +26,7 @@ from .files import Unwritable, remove_leftovers
 from .logs import RunLog, write_json, write_recipe
 from .loop import take_step
 from .outcome import outcome
+from .trajectories import Trajectories
 from .warnings import Warnings
 
 Report = Callable[[int, dict[str, float]], None]
@@ -69,6 +70,7 @@ class Session:
         estimated = recipe.estimator.name if recipe.problem.needs_estimate else None
         self.warnings = Warnings(recipe.problem_spec.inner.lr, estimated, recipe.estimator.dropped)
         self.seconds = 0.0
+        self.trajectories: Trajectories | None = None
         self._stop = False
 
     # state -----------------------------------------------------------------------------------------------------------
@@ -88,6 +90,7 @@ class Session:
             "evaluations": self.evaluations,
             "warnings": self.warnings.state(),
             "seconds": self.seconds,
+            "phases": algorithm.phases.seconds,
             "seed": self.recipe.train.seed,
             "data": self._data_identity(),
             "threads": torch.get_num_threads(),
@@ -137,6 +140,7 @@ class Session:
                 for name, leaf in self.algorithm.meta.items():
                     leaf.copy_(state["meta"][name])
         self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
+        self.algorithm.phases.seconds = dict(state.get("phases", {}))
         self.warnings.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
 
     def resume(self) -> None:
@@ -184,7 +188,11 @@ class Session:
             raise Unwritable(f"cannot write {where}: {error.strerror or error}; {self._last_good()}{again}") from None
 
     def _train(self) -> None:
-        train, log = self.recipe.train, RunLog(self.folder, self.step)
+        train, log, drawn = self.recipe.train, RunLog(self.folder, self.step), self.data.unlabelled
+        if len(drawn) and self.batches.needs_unlabelled:
+            self.trajectories = Trajectories(
+                self.folder, self.task, self.module, drawn, train.seed, self.device, self.step
+            )
         handlers = self._catch_signals()
         started, before = time.perf_counter(), self.seconds
         try:
@@ -245,6 +253,8 @@ class Session:
             for warning in self.warnings.look(values, self.step == train.steps):
                 self.say(warning)
             log.write(self.step, values)
+            if self.trajectories is not None:
+                self.trajectories.write(self.step)
             self.report(self.step, values)
         if self._evaluates(self.step):
             errors = self._evaluate()
@@ -310,7 +320,9 @@ class Session:
             "evaluations": self.evaluations,
             "lookahead_warning": self.warnings.raised,
             "zero_hypergradient_warning": self.warnings.zero,
+            "warnings": [*self.data.warnings, *(text.removeprefix("warning: ") for text in self.warnings.said)],
             "training_seconds": round(self.seconds, 2),
+            "phase_seconds": {name: round(value, 3) for name, value in self.algorithm.phases.seconds.items()},
             "environment": describe(self.device),
         }
 

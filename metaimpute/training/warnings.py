@@ -26,6 +26,7 @@ class Warnings:
     raised: bool = False
     zero: bool = False
     zeros_seen: int = 0
+    said: list[str] = field(default_factory=list)
 
     def look(self, values: dict[str, float], last: bool) -> list[str]:
         """Warnings that a step's measurements give cause for. ``last``: no step follows."""
@@ -50,11 +51,19 @@ class Warnings:
                     f"warning: the look-ahead raises the hold-out loss (mean change {statistics.fmean(self.changes):+.1%} over "
                     f"{len(self.changes)} measured steps); lower problem.inner.lr (now {self.inner_lr:g})"
                 )
+        self.said = [*self.said, *found]
         return found
 
     def state(self) -> dict[str, Any]:
-        return {"lookahead": self.changes, "warned": self.raised, "zero": self.zero, "zeros_seen": self.zeros_seen}
+        return {
+            "lookahead": self.changes,
+            "warned": self.raised,
+            "zero": self.zero,
+            "zeros_seen": self.zeros_seen,
+            "said": self.said,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.changes, self.raised = state["lookahead"], state["warned"]
         self.zero, self.zeros_seen = state.get("zero", False), state.get("zeros_seen", 0)
+        self.said = state.get("said", [])

@@ -94,6 +94,7 @@ def test_loading_runs_no_code_from_the_folder(run: tuple[Path, Session]) -> None
     names = {path.name for path in run[0].iterdir() if path.is_file()}
     assert names <= {
         "begun.json",
+        "labels.jsonl",
         "metrics.jsonl",
         "model.safetensors",
         "recipe.resolved.yaml",

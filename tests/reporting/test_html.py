@@ -70,9 +70,17 @@ class Structure(HTMLParser):
 def four(tmp_path: Path) -> list[Path]:
     """Two systems on two seeds each; one has everything that can be drawn without data."""
     base = [made(tmp_path / f"base{s}", seed=s, error=20.0 + 2 * s) for s in (0, 1)]
-    extra = {**WATCHED, "time_data": 0.01, "time_base": 0.1}
+    spent = {"data": 0.4, "base": 4.0}
     l2i = [
-        made(tmp_path / f"l2i{s}", problem="l2i", seed=s, error=18.0 + s, metrics=extra, lookahead_warning=s == 1)
+        made(
+            tmp_path / f"l2i{s}",
+            problem="l2i",
+            seed=s,
+            error=18.0 + s,
+            metrics=WATCHED,
+            phase_seconds=spent,
+            lookahead_warning=s == 1,
+        )
         for s in (0, 1)
     ]
     track = [{"step": s, "ids": ["a", "b"], "labels": [[0.2, 0.5, 0.3], [s / 50, 0, 1 - s / 50]]} for s in (10, 20, 40)]

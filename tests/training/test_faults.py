@@ -68,6 +68,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     for a, b in zip(left["optimizer"]["state"].values(), right["optimizer"]["state"].values(), strict=True):
         assert all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
     assert (one / "metrics.jsonl").read_text() == (two / "metrics.jsonl").read_text()
+    assert (one / "labels.jsonl").read_text() == (two / "labels.jsonl").read_text()
     results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
     assert results[0]["evaluations"] == results[1]["evaluations"]
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()

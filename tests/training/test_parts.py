@@ -12,6 +12,7 @@ from metaimpute.tasks.two_moons import TwoMoons
 from metaimpute.training.ema import averaged_model
 from metaimpute.training.evaluate import evaluate
 from metaimpute.training.optim import OptimizerSpec, ScheduleSpec
+from metaimpute.training.phases import Phases
 
 
 def test_schedules() -> None:
@@ -68,3 +69,18 @@ def test_evaluation_is_in_eval_mode_over_all_examples_and_restores_training() ->
     assert evaluate(module, task, data.test, 37, torch.device("cpu")) == pytest.approx(expected)
     assert module.training
     assert math.isnan(evaluate(module, task, data.test.subset(torch.arange(0)), 8, torch.device("cpu")))
+
+
+def test_a_stopwatchs_parts_add_up_when_one_lies_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr("metaimpute.training.phases.time.perf_counter", lambda: float(next(ticks)))
+    phases = Phases(torch.device("cpu"))
+    with phases("outer"):  # 0
+        with phases("inner"):  # 1
+            pass  # 2
+        with phases("inner"):  # 3
+            pass  # 4
+    assert phases.seconds == {"outer": 1 + 1 + 1, "inner": 1 + 1}
+    with pytest.raises(KeyError), phases("outer"):
+        raise KeyError
+    assert phases.seconds["outer"] == 4 and not phases._open

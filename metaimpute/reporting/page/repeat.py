@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from ..console import spread
-from .blocks import Block, Cell, Section, System, Table, Verbatim, Words, points_of
+from .blocks import Block, Cell, Section, System, Table, Verbatim, Words
 from .svg import shares_bar
 
-PHASES = ("data", "imputation", "base", "hypergradient")  # of a step; metrics time_*, in seconds
+PHASES = ("data", "imputation", "base", "hypergradient")  # of a step; result.json's phase_seconds
 
 
 def cost(systems: Sequence[System]) -> Section:
@@ -48,7 +48,8 @@ def cost(systems: Sequence[System]) -> Section:
 
 def _phase(system: System, name: str) -> float | None:
     """Mean milliseconds of one phase of a step."""
-    found = [value for run in system.runs for _, value in points_of(run, f"time_{name}")]
+    results = [run.result for run in system.runs if run.result["steps"]]
+    found = [r["phase_seconds"][name] / r["steps"] for r in results if name in r.get("phase_seconds", {})]
     return 1000 * statistics.mean(found) if found else None
 
 

@@ -1,0 +1,50 @@
+"""Labels of a few fixed unlabelled examples over training, for a report. Nothing in training depends on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..engine.functional import derive_seed
+from ..tasks.base import Pool, Task
+from ..tasks.outputs import Classes
+from .files import write_text
+from .logs import step_of
+from .outcome import predictions
+
+SAMPLE, EXAMPLES = 5, 12
+FILE = "labels.jsonl"
+
+
+class Trajectories:
+    """What the network, as it trains, says of twelve unlabelled examples, drawn by seed, at every logged step.
+
+    A line of ``labels.jsonl`` is ``{"step", "ids", "labels", "truth"}``: probabilities ``[examples][classes]``, or values in
+    the task's own order; true classes where they are known, else null.
+    """
+
+    def __init__(
+        self, folder: Path, task: Task, module: nn.Module, pool: Pool, seed: int, device: torch.device, resume_step: int
+    ) -> None:
+        self.path, self.task, self.module, self.device = folder / FILE, task, module, device
+        rng = torch.Generator().manual_seed(derive_seed(seed, SAMPLE))
+        self.pool = pool.subset(torch.randperm(len(pool), generator=rng)[:EXAMPLES].sort().values)
+        self.ids = task.row_names(self.pool)
+        kept = self.path.read_text().splitlines() if self.path.exists() and resume_step else []
+        write_text(self.path, "".join(line + "\n" for line in kept if step_of(line) <= resume_step))
+
+    def write(self, step: int) -> None:
+        labels = self.task.output.activate(predictions(self.module, self.task, self.pool, EXAMPLES, self.device))
+        line = {"step": step, "ids": self.ids, "labels": [[float(f"{v:.4g}") for v in row] for row in labels.tolist()]}
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(line | {"truth": self._truth()}) + "\n")
+
+    def _truth(self) -> list[Any] | None:
+        known = self.pool.targets
+        if known is None or not isinstance(self.task.output, Classes):
+            return None
+        return [int(target) if target >= 0 else None for target in known]
