@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ..tasks.base import TaskError
 from ..training.begun import recipe_of
 from .predictions import Predictions
@@ -11,7 +13,7 @@ from .predictor import Predictor, load
 
 
 def impute(run: str | Path, device: str = "auto") -> tuple[Predictions, Predictor]:
-    """Labels, by the finished network, for every unlabelled example of the run's own data.
+    """Labels, by the finished network, for every example of the run's own data that came without one.
 
     Raises:
         NotExported: when the run is not finished. MissingData: when its data is no longer here. TaskError: when the data has
@@ -23,6 +25,8 @@ def impute(run: str | Path, device: str = "auto") -> tuple[Predictions, Predicto
     data = fresh.load(predictor.recipe.train.seed)
     if fresh.learnt() != predictor.task.learnt():
         raise TaskError(f"the data has changed since {run} was trained on it; use predict on the file instead")
-    if not len(data.unlabelled):
+    known = torch.isin(data.unlabelled.ids, data.labelled.ids)  # labelled examples that training also drew as unlabelled
+    without = data.unlabelled.subset((~known).nonzero()[:, 0])
+    if not len(without):
         raise TaskError(f"{run} was trained without unlabelled examples")
-    return predictor.label(data.unlabelled, fresh.row_names(data.unlabelled)), predictor
+    return predictor.label(without, fresh.row_names(without)), predictor

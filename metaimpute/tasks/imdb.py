@@ -166,7 +166,7 @@ def _read_imdb(found: tuple[str, Path]) -> tuple[Pool, Pool, Pool, str]:
     if kind == "folder":
         train, test = (_folder_pool(path / part, ("neg", "pos")) for part in ("train", "test"))
         extra = _folder_pool(path / "train", ("unsup",))
-        return train, LazyPool(extra.inputs, None, extra.ids), test, f"IMDb ({len(test):,} test reviews)"
+        return train, _after(train, extra), test, f"IMDb ({len(test):,} test reviews)"
     import datasets
 
     if kind == "saved":
@@ -179,8 +179,12 @@ def _read_imdb(found: tuple[str, Path]) -> tuple[Pool, Pool, Pool, str]:
         targets = torch.tensor(parts[part]["label"])
         texts = [text.replace("<br />", " ") for text in parts[part]["text"]]
         pools[part] = LazyPool(texts, targets, torch.arange(len(texts)))
-    extra = LazyPool(pools["unsupervised"].inputs, None, pools["unsupervised"].ids)
-    return pools["train"], extra, pools["test"], f"IMDb ({len(pools['test']):,} test reviews)"
+    return pools["train"], _after(pools["train"], pools["unsupervised"]), pools["test"], f"IMDb ({len(pools['test']):,} test reviews)"
+
+
+def _after(train: LazyPool, extra: LazyPool) -> LazyPool:
+    """Reviews without labels, numbered on from the training reviews."""
+    return LazyPool(extra.inputs, None, extra.ids + len(train))
 
 
 def _folder_pool(folder: Path, classes: tuple[str, ...]) -> LazyPool:

@@ -146,6 +146,14 @@ def test_impute_labels_every_unlabelled_row_with_the_networks_answer(run: tuple[
     assert [float(row["confidence"]) for row in rows] == pytest.approx(raw.softmax(1).max(1).values.tolist(), abs=6e-5)
 
 
+def test_labelled_rows_are_not_labelled_again(tmp_path: Path) -> None:
+    session = trained("two_moons.yaml", tmp_path / "run", "task.unlabelled_includes_labelled=true")
+    given = {str(number) for number in session.data.labelled.ids.tolist()}
+    found, _ = impute(tmp_path / "run")
+    assert given <= {str(number) for number in session.data.unlabelled.ids.tolist()} and not given & set(found.ids)
+    assert len(found) == len(session.data.unlabelled) - len(given)
+
+
 def test_a_threshold_leaves_out_what_is_less_probable_and_says_so(run: tuple[Path, Session], tmp_path: Path) -> None:
     found, _ = impute(run[0])
     assert found.confidence is not None
