@@ -3,10 +3,10 @@
     python benchmarks/controls.py recipes/digits_mean_teacher.yaml --seeds 8
 
 Each seed draws labels, weights, batches and noise anew and every system sees the same draw. Writes
-``benchmarks/results/controls-RECIPE.json`` and ``.png`` and prints a table: mean error over seeds, and the paired
-difference to the base method with a 95% bootstrap interval of its mean. ``supervised`` is the
-labels alone; ``none x2`` is the base method with twice the
-optimiser steps, which is what ``algorithm1`` takes; a ``fused`` recipe takes as many as the base method.
+``benchmarks/results/controls-RECIPE.json`` and ``.png`` and prints a study's table: mean error over seeds, and the paired
+difference to the base method. ``supervised`` is the labels alone; ``none x2`` is the base method with twice the optimiser
+steps, which is what ``algorithm1`` takes; a ``fused`` recipe takes as many as the base method. To choose the systems freely,
+and to go on after an interruption, write a study: ``benchmarks/studies/digits_controls.yaml``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from metaimpute.profiles import choose
-from metaimpute.reporting.statistics import bootstrap_interval
-from metaimpute.training.session import Session
+from metaimpute.study.plan import plan
+from metaimpute.study.progress import carry_out, prepare
+from metaimpute.study.runs import Job, Outcome
+from metaimpute.study.tables import console_table, summarize
+from metaimpute.training.files import write_text
+from metaimpute.yaml_source import Source
 
 RESULTS = Path(__file__).parent / "results"
 SYSTEMS = (
@@ -51,13 +54,6 @@ def settings_of(system: str, steps: int, fused: bool) -> tuple[str, ...] | None:
     return sets
 
 
-def run(path: Path, system: str, sets: tuple[str, ...], seed: int) -> dict[str, Any]:
-    recipe, why = choose(path, "auto", sets, seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        result = Session(recipe, Path(scratch), why=why, say=lambda message: None).run()
-    return {"system": system, **result}
-
-
 def plot(results: list[dict[str, Any]], systems: list[str], target: Path, title: str) -> None:
     import matplotlib
 
@@ -65,7 +61,10 @@ def plot(results: list[dict[str, Any]], systems: list[str], target: Path, title:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
-    seeds = sorted({r["seed"] for r in results})
+    whole = {seed: sum(r["seed"] == seed for r in results) == len(systems) for seed in (r["seed"] for r in results)}
+    seeds = sorted(seed for seed, all_finished in whole.items() if all_finished)
+    if not seeds:
+        return
     table = np.array(
         [[next(r["test_last"] for r in results if (r["system"], r["seed"]) == (s, k)) for s in systems] for k in seeds]
     )
@@ -102,35 +101,33 @@ def described(results: list[dict[str, Any]]) -> str:
 def main(recipe: Path, seeds: int, systems: str, sets: tuple[str, ...], out: Path | None) -> None:
     """Run RECIPE under every control."""
     folder = out or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"controls-{recipe.stem}.json"
     chosen, _ = choose(recipe, "auto", sets)
     fused = chosen.problem_spec.schedule == "fused"
     wanted = {s: settings_of(s, chosen.train.steps, fused) for s in systems.split(",")}
-    active = {s: (*sets, *own) for s, own in wanted.items() if own is not None}
-    results = []
-    for seed in range(seeds):
-        for system, settings in active.items():
-            results.append(run(recipe, system, settings, seed))
-            click.echo(
-                f"seed {seed} {system}: {results[-1]['test_last']:.2f} ({results[-1]['training_seconds']:.0f} s)"
-            )
-            (folder / f"controls-{recipe.stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    errors = {s: np.array([r["test_last"] for r in results if r["system"] == s]) for s in active}
-    table = Table(title=f"{described(results)}: test error %")
-    for column in ("system", "mean", "std", "minus none", "95% interval", "better than none"):
-        table.add_column(column, justify="left" if column == "system" else "right")
-    for system, values in errors.items():
-        gap = values - errors["none"]
-        low, high = bootstrap_interval(gap)
-        row = [f"{values.mean():.2f}", f"{values.std(ddof=1):.2f}" if seeds > 1 else "-"]
-        row += (
-            ["", "", ""]
-            if system == "none"
-            else [f"{gap.mean():+.2f}", f"{low:+.2f} .. {high:+.2f}", f"{(gap < 0).sum()} of {seeds}"]
+    active = {s: list(own) for s, own in wanted.items() if own is not None}
+    asked = {"recipe": str(recipe.resolve()), "systems": active, "set": list(sets), "seeds": seeds,
+             "against": "none", "metric": "test_last"}  # fmt: skip
+    study = plan(Source(asked, name="controls"), recipe)
+    results: list[dict[str, Any]] = []
+
+    def report(job: Job, outcome: Outcome) -> None:
+        if outcome.result is None:
+            click.echo(f"seed {job.seed} {job.row}: {outcome.reason or 'stopped'}")
+            return
+        results.append({"system": job.row, **outcome.result, "recipe": str(recipe)})
+        click.echo(
+            f"seed {job.seed} {job.row}: {results[-1]['test_last']:.2f} ({results[-1]['training_seconds']:.0f} s)"
         )
-        table.add_row(system, *row)
-    Console(width=110).print(table)
-    plot(results, list(active), folder / f"controls-{recipe.stem}.png", described(results))
+        write_text(target, json.dumps(results, indent=1) + "\n")
+
+    with tempfile.TemporaryDirectory() as scratch:
+        progress = prepare(study, Path(scratch))
+        carry_out(progress, 0, report)
+    if not results:
+        raise click.ClickException("no run was finished")
+    Console(width=130).print(console_table(study, summarize(study, progress.outcomes), described(results)))
+    plot(results, list(active), target.with_suffix(".png"), described(results))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-
+from .checks import options as options_of
+from .checks import settings
 from .engine import (
     BACKENDS,
     BadMemoryPolicy,
@@ -159,8 +159,8 @@ def validate(source: Source, path: str, profile: str, task: Task | None = None) 
             value = source.data[section] = {"name": "none"} if section == "problem" else {}
         if not isinstance(value, dict):
             raise source.fail((section,), "this section is missing" if value is None else "must be a group of keys")
-    about = _settings(About, source, "about", source.data.get("about") or {})
-    train = _settings(TrainSpec, source, "train", source.data["train"])
+    about = settings(About, source, ("about",), source.data.get("about") or {})
+    train = settings(TrainSpec, source, ("train",), source.data["train"])
     task = _component(tasks, source, "task") if task is None else task
     model = _component(models, source, "model")
     method = _component(methods, source, "method")
@@ -169,7 +169,7 @@ def validate(source: Source, path: str, profile: str, task: Task | None = None) 
     problem = _component(
         problems, source, "problem", {"name": shared.get("name"), **own}, tuple(ProblemSpec.model_fields)
     )
-    spec = _settings(ProblemSpec, source, "problem", shared)
+    spec = settings(ProblemSpec, source, ("problem",), shared)
     estimator = _estimator(source, spec)
     recipe = Recipe(path, profile, about, task, model, method, problem, spec, estimator, train, source)
     try:
@@ -180,33 +180,6 @@ def validate(source: Source, path: str, profile: str, task: Task | None = None) 
         raise recipe.task_error(error) from None
     _compatible(source, task, model, method, problem, spec, estimator)
     return recipe
-
-
-def _settings(kind: Any, source: Source, section: str, value: Any) -> Any:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        raise _first_error(source, section, kind, error) from None
-
-
-def _first_error(source: Source, section: str, kind: Any, error: ValidationError) -> RecipeError:
-    first = error.errors()[0]
-    path = [section, *[p for p in first["loc"] if isinstance(p, int) or not str(p).startswith(("function-", "dict["))]]
-    if first["type"] == "extra_forbidden":
-        model = kind
-        for part in first["loc"][:-1]:
-            inner = model.model_fields[part].annotation
-            options = [inner, *getattr(inner, "__args__", ())]
-            model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-        return source.unknown(path, model.model_fields)
-    return source.fail(path, _readable(first))
-
-
-def _readable(error: Any) -> str:
-    text = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = error.get("input")
-    shown = "" if isinstance(given, dict) or error["type"] == "missing" else f", not {given!r}"
-    return f"{text[0].lower()}{text[1:]}{shown}"
 
 
 def _component(
@@ -222,28 +195,11 @@ def _component(
         entry: Any = registry.get(name)
     except UnknownName as error:
         raise source.fail((section, "name"), str(error)) from None
-    checked = _options(entry, options, source, (section,), (*also_valid, "name"))
+    checked = options_of(entry, options, source, (section,), (*also_valid, "name"))
     try:
         return entry(**checked)
     except (ValueError, TypeError) as error:
         raise source.fail((section,), str(error)) from None
-
-
-def _options(
-    entry: Any, options: dict[Any, Any], source: Source, place: tuple[str, ...], also_valid: tuple[str, ...]
-) -> dict[str, Any]:
-    """Options of a component, each checked against the type and range of its field."""
-    fields = {f.name: f for f in dataclasses.fields(entry) if f.init}
-    hints = get_type_hints(entry, include_extras=True)
-    checked = {}
-    for key, given in options.items():
-        if key not in fields:
-            raise source.unknown((*place, str(key)), (*fields, *also_valid))
-        try:
-            checked[key] = TypeAdapter(hints[key]).validate_python(given)
-        except ValidationError as error:
-            raise source.fail((*place, key), _readable(error.errors()[0])) from None
-    return checked
 
 
 def _estimator(source: Source, spec: ProblemSpec) -> Estimator:
@@ -259,7 +215,7 @@ def _estimator(source: Source, spec: ProblemSpec) -> Estimator:
         raise source.fail(place, f"name an estimator: {', '.join(estimators.names())}")
     try:
         if options:
-            options = _options(estimators.get(name), options, source, place, ("name",))
+            options = options_of(estimators.get(name), options, source, place, ("name",))
         return get_estimator(name, spec.backend, **options)
     except (UnknownName, EstimatorError) as error:
         raise source.fail(place, str(error)) from None
@@ -336,5 +292,5 @@ def about_recipes(folder: Path) -> list[tuple[Path, About]]:
     found = []
     for name, path in (files or {Path(stem): path for stem, path in shipped_recipes().items()}).items():
         source = read(path)
-        found.append((name, _settings(About, source, "about", source.data.get("about") or {})))
+        found.append((name, settings(About, source, ("about",), source.data.get("about") or {})))
     return found

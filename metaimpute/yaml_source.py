@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,20 @@ import yaml
 from .engine.registry import nearest
 
 Path_ = tuple[str, ...]
+KIND = "a recipe is a mapping with the keys task, model, method, problem, train"
+MERGE, TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+MOST, DEEPEST = 20_000, 32  # values and levels of a file; aliases can make a few lines into billions
 
 
 class RecipeError(ValueError):
     """A mistake in a recipe, said in one line: file, line, key, what is wrong, the nearest valid choice."""
+
+
+def one_line(text: str, longest: int = 480) -> str:
+    """A text fit for one line of a terminal: control characters spelled out, the middle of a long one left out."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    half = longest // 2
+    return line if len(line) <= longest else f"{line[:half]} ... {line[-half:]}"
 
 
 @dataclass
@@ -40,8 +50,8 @@ class Source:
     def fail(self, path: Iterable[str | int], message: str) -> RecipeError:
         """A one-line error about the key at ``path``."""
         parts = [str(p) for p in path]
-        key = ".".join(parts)
-        return RecipeError(f"{self.place(parts)}: {key + ': ' if key else ''}{' '.join(message.split())}")
+        key = one_line(".".join(part or "''" for part in parts), 120)
+        return RecipeError(f"{self.place(parts)}: {key + ': ' if key else ''}{one_line(message)}")
 
     def unknown(self, path: Iterable[str | int], choices: Iterable[str]) -> RecipeError:
         """An error about a key that does not exist here."""
@@ -51,8 +61,11 @@ class Source:
         return self.fail(parts, f"unknown key; {hint}")
 
 
-def read(path: Path) -> Source:
+def read(path: Path, kind: str = KIND) -> Source:
     """Reads a YAML mapping.
+
+    Args:
+        kind: what is said of a file that holds none.
 
     Raises:
         RecipeError: when the file cannot be read, is not YAML, is not a mapping, or repeats a key.
@@ -64,46 +77,88 @@ def read(path: Path) -> Source:
         raise RecipeError(f"{path}: {error.strerror or error}{hint}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: not a text file in UTF-8") from None
-    return parse(text, str(path))
+    return parse(text, str(path), kind)
 
 
-def parse(text: str, name: str) -> Source:
+def parse(text: str, name: str, kind: str = KIND) -> Source:
     """As :func:`read`, from a string; ``name`` stands for the file in messages."""
+    places: dict[Path_, str] = {}
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if not isinstance(node, yaml.MappingNode):
-            raise RecipeError(f"{name}:1: a recipe is a mapping with the keys task, model, method, problem, train")
-        places: dict[Path_, str] = {}
-        _walk(node, (), name, places)
-        return Source(yaml.safe_load(text), places, name)
+        data = _load(text, lambda mark: f"{name}:{mark.line + 1}", (), places)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(
-            f"{name}:{line}: not valid YAML: {error.problem or error.context or 'syntax error'}"
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        if isinstance(error, RecipeError):
-            raise
-        raise RecipeError(
-            f"{name}:1: not valid YAML: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
-        ) from None
+        reason = one_line(error.problem or error.context or "syntax error")
+        raise RecipeError(f"{name}:{line}: not valid YAML: {reason}") from None
+    except RecipeError:
+        raise
+    except Exception as error:  # PyYAML's constructors let through whatever int(), strptime() and the like raise
+        raise RecipeError(f"{name}:1: not valid YAML: {one_line(str(error) or type(error).__name__)}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{name}:1: {kind}")
+    return Source(data, places, name)
 
 
-def _walk(node: yaml.Node, path: Path_, name: str, places: dict[Path_, str]) -> None:
-    if isinstance(node, yaml.MappingNode):
+Where = Callable[[yaml.Mark], str]
+
+
+def _load(text: str, where: Where, path: Path_, places: dict[Path_, str]) -> Any:
+    """Plain values of a YAML text; notes in ``places`` where each was written, in the words of ``where``.
+
+    Raises:
+        RecipeError: for keys that are written twice or are no words, and for more than a person writes.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _Survey(where).look(node, path, places)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+@dataclass
+class _Survey:
+    """A look at every value of a document before any is made, an alias counted wherever it stands."""
+
+    where: Where
+    seen: int = 0
+
+    def look(self, node: yaml.Node, path: Path_, places: dict[Path_, str]) -> None:
+        self.seen += 1
+        if len(path) > DEEPEST:
+            raise self.fail(node, path, f"more than {DEEPEST} levels of values")
+        if self.seen > MOST:
+            raise self.fail(node, path, f"more than {MOST:,} values, counted with its aliases")
+        if isinstance(node, yaml.MappingNode):
+            self._mapping(node, path, places)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                places[(*path, str(index))] = self.where(value.start_mark)
+                self.look(value, (*path, str(index)), places)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path_, places: dict[Path_, str]) -> None:
+        inherited: dict[Path_, str] = {}
         for key, value in node.value:
-            here = f"{name}:{key.start_mark.line + 1}"
-            if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError(f"{here}: keys must be plain words")
             below = (*path, str(key.value))
-            if below in places:
-                raise RecipeError(f"{here}: {'.'.join(below)}: written twice (first at {places[below]})")
-            places[below] = here
-            _walk(value, below, name, places)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            places[(*path, str(index))] = f"{name}:{value.start_mark.line + 1}"
-            _walk(value, (*path, str(index)), name, places)
+            if key.tag == MERGE:
+                for one in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    found: dict[Path_, str] = {}
+                    self.look(one, path, found)
+                    inherited = found | inherited
+            elif key.tag != TEXT:
+                raise self.fail(key, below, "keys must be words; put it in quotes")
+            elif below in places:
+                raise self.fail(key, below, f"written twice (first at {places[below]})")
+            else:
+                places[below] = self.where(key.start_mark)
+                self.look(value, below, places)
+        for below, place in inherited.items():
+            places.setdefault(below, place)
+
+    def fail(self, node: yaml.Node, path: Path_, message: str) -> RecipeError:
+        return RecipeError(f"{self.where(node.start_mark)}: {one_line('.'.join(path), 120)}: {message}")
 
 
 Kept = Mapping[Path_, frozenset[str]]
@@ -146,14 +201,16 @@ def override(source: Source, assignment: str, *, components: Kept | None = None)
     Raises:
         RecipeError: when it has no ``=``, a part of the key is not a mapping, or the value is not YAML.
     """
-    here = f"--set {assignment}"
+    here = f"--set {one_line(assignment, 120)}"
     key, equals, text = assignment.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
         raise RecipeError(f"{here}: write it as key=value, e.g. --set train.steps=200")
     try:
-        value = yaml.safe_load(text) if text.strip() else None
-    except (yaml.YAMLError, ValueError):
+        value = _load(text, lambda mark: here, parts, {})
+    except RecipeError:
+        raise
+    except Exception:  # as in parse()
         raise RecipeError(f"{here}: the value is not valid YAML") from None
     overlay: Any = value
     for part in reversed(parts):
@@ -162,7 +219,8 @@ def override(source: Source, assignment: str, *, components: Kept | None = None)
     for depth, part in enumerate(parts[:-1]):
         current = current.get(part) if isinstance(current, dict) else None
         if current is not None and not isinstance(current, dict):
-            raise RecipeError(f"{here}: '{'.'.join(parts[: depth + 1])}' is not a group of keys")
+            group = one_line(".".join(parts[: depth + 1]), 120)
+            raise RecipeError(f"{here}: '{group}' is not a group of keys")
     merged = merge(source, overlay, components=components)
     for depth in range(1, len(parts) + 1):
         merged.places[parts[:depth]] = here

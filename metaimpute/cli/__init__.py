@@ -11,6 +11,7 @@ from .lists import data, list_
 from .predict import impute, predict
 from .report import compare, report
 from .run import check, run
+from .study import study
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,8 +24,9 @@ def main() -> None:
     metaimpute run recipes/imdb_uda.yaml --set problem.name=none   the base method alone
     metaimpute check recipes/                                  validate, say what data is missing
     metaimpute list methods                                    what there is
+    metaimpute study benchmarks/studies/digits_controls.yaml   systems x seeds, compared
     """
 
 
-for command in (init, run, check, impute, predict, list_, data, report, compare, bench):
+for command in (init, run, check, impute, predict, list_, data, report, compare, study, bench):
     main.add_command(command)

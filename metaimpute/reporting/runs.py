@@ -92,10 +92,12 @@ def read_run(folder: Path) -> Run:
 def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
     """The run in a folder, or the finished runs of all run directories in it by name, and why others are left out.
 
+    A study's folder holds them one level deeper.
+
     Raises:
         RecipeError: when there is no finished run.
     """
-    inside = sorted(path.parent for path in folder.glob("*/recipe.resolved.yaml"))
+    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/recipe.resolved.yaml"))
     if (folder / "recipe.resolved.yaml").exists() or not inside:
         return [read_run(folder)], []
     found, left_out = [], []
