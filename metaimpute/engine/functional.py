@@ -13,11 +13,13 @@ Three things make a stock module unsafe inside an unroll, and are dealt with her
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -38,6 +40,16 @@ def double_differentiable() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """A level of torch's forward-mode differentiation, without the deprecation warning that torch raises at its own first use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import torch._decomp.decompositions_for_jvp  # noqa: F401
+    with forward_ad.dual_level():
+        yield
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..bounds import Count, NonNegative, Share
-from ..engine.functional import double_differentiable, rebuilding
+from ..engine.functional import double_differentiable, forward_mode, rebuilding
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, detach
 from ..tasks.base import Batch
@@ -31,7 +31,7 @@ def curvature_product(call: Callable[[Tensor], Tensor], inputs: Tensor, directio
     ``H = J^T (diag p - p p^T) J`` with the Jacobian J of the logits: one pass over dual numbers gives J d, one reverse
     pass the rest. Both see the same dropout noise.
     """
-    with torch.enable_grad(), double_differentiable(), forward_ad.dual_level():
+    with torch.enable_grad(), double_differentiable(), forward_mode():
         at = inputs.detach().requires_grad_()
         logits, slope = forward_ad.unpack_dual(call(forward_ad.make_dual(at, direction)))
         p = logits.detach().softmax(-1)

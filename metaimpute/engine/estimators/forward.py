@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..functional import derive_seed
+from ..functional import derive_seed, forward_mode
 from ..optimizers import apply_updates, hyper_tensors
 from ..pytree import (
     Tree,
@@ -67,7 +67,7 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
     """
     theta_0, c, hyper = detach(problem.theta_0), detach(problem.c), detach(dict(problem.optimizer.hyper))
     losses, first = [], None
-    with forward_ad.dual_level():
+    with forward_mode():
         theta = _with_tangent(theta_0, along["theta"]) if "theta" in along else theta_0
         c = _with_tangent(c, along["c"]) if "c" in along else c
         if "hyper" in along:

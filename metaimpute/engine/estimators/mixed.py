@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 from torch.autograd import forward_ad
 
+from ..functional import forward_mode
 from ..optimizers import Hyper, apply_updates, hyper_as_leaves, hyper_tensors
 from ..pytree import (
     Tree,
@@ -75,7 +76,7 @@ def _tangents(tree: Tree) -> Tree:
 def label_product(problem: BilevelMap, t: int, theta: Tree, c: Tree, direction: Tree) -> Tree:
     """``w^T d(grad_theta L)/dc`` by one forward-mode pass of the coupled part of the loss."""
     c = as_leaves(c)
-    with forward_ad.dual_level():
+    with forward_mode():
         _, dual = _dual(theta, direction, requires_grad=False)
         tangent = forward_ad.unpack_dual(problem.coupled(t, dual, c)).tangent
         return zeros_like(c) if tangent is None else gradient(tangent, c)
@@ -84,7 +85,7 @@ def label_product(problem: BilevelMap, t: int, theta: Tree, c: Tree, direction: 
 def hessian_product(problem: BilevelMap, t: int, theta: Tree, c: Tree, direction: Tree) -> tuple[Tree, Tree]:
     """``w^T dg/dtheta`` and ``w^T dg/dc``: the tangents of one reverse pass over dual parameters."""
     c = as_leaves(c)
-    with forward_ad.dual_level():
+    with forward_mode():
         leaves, dual = _dual(theta, direction, requires_grad=True)
         slopes = gradient(problem.inner(t, dual, c), {"theta": leaves, "c": c})
         products = _tangents(slopes)
