@@ -189,7 +189,9 @@ def partly_labelled(
         raise TaskError("no example has a label; a few labels of every class are needed")
     if not len(rest):
         raise TaskError("every example has a label; leave some labels blank, or set unlabelled_includes_labelled: true")
-    return TaskData(pool.subset(drawn), pool.subset(rest), pool.subset(held), pool.subset(tested), source, warnings)
+    hide(drawn)  # where training draws a labelled example as an unlabelled one, its label is no truth to compare with
+    unlabelled = dataclasses.replace(pool, targets=usable).subset(rest)
+    return TaskData(pool.subset(drawn), unlabelled, pool.subset(held), pool.subset(tested), source, warnings)
 
 
 def _joined(left: Pool, right: Pool) -> Pool:

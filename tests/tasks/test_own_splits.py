@@ -160,3 +160,17 @@ def test_a_balanced_choice_is_balanced_or_refused(targets: list[int], count: int
         chosen = balanced_choice(known, count, generator(seed, 0), 4)
         assert torch.bincount(known[chosen], minlength=4).tolist() == [count // 4] * 4
         assert len(set(chosen.tolist())) == count
+
+
+def test_a_label_that_training_sees_is_no_truth_of_an_unlabelled_row() -> None:
+    """Else the accuracy of imputed labels would be measured on the labels trained on."""
+    targets = torch.tensor([0, 1] * 10 + [-1] * 20)
+    pool = Pool(torch.arange(40)[:, None], targets, torch.arange(40))
+    data = partly_labelled(
+        pool, None, labels=8, validation=0, test_share=0.2, classes=2, seed=0, include_labelled=True, source="made"
+    )
+    assert data.unlabelled.targets is not None
+    trained = torch.isin(data.unlabelled.ids, data.labelled.ids)
+    assert int(trained.sum()) == 8 and bool((data.unlabelled.targets[trained] == -1).all())
+    left = data.unlabelled.targets[~trained]
+    assert int((left >= 0).sum()) == 20 - 4 - 8, "labels beyond those asked for are still known to diagnostics"
