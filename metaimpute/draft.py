@@ -50,7 +50,8 @@ def draft(kind: str, path: Path, label: str | None = None) -> Draft:
         MissingData: when there is nothing at ``path``. TaskError, RecipeError: when the data cannot be used, and why.
     """
     if not path.exists():
-        raise MissingData(missing_file(str(path)))
+        folder = "give the path of a folder with labelled/CLASS/ and unlabelled/"
+        raise MissingData(missing_file(str(path), folder) if kind == "images" else missing_file(str(path)))
     if kind == "images":
         options, facts = _look_at_images(path)
         task: OwnData = OwnImages(**options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .engine.registry import describe_choices
+from .engine.registry import nearest
 from .yaml_source import RecipeError
 
 INSTALLED = Path(__file__).parent / "recipe_files"
@@ -29,6 +29,7 @@ def locate(given: Path) -> Path:
     if given.suffix == ".yaml":
         return known.get(given.stem, given)
     if given.name not in known:
-        close = describe_choices(given.name, list(known))
+        found = nearest(given.name, list(known))
+        close = f"did you mean '{found}'?" if found else "metaimpute list recipes names them"
         raise RecipeError(f"no file '{given}' here, and no recipe of that name comes with metaimpute; {close}")
     return known[given.name]

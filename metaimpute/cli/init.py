@@ -9,9 +9,11 @@ import click
 
 from .errors import plain_errors
 
+KINDS = ("images", "text", "table")
+
 
 @click.command()
-@click.argument("kind", type=click.Choice(["images", "text", "table"]))
+@click.argument("kind", metavar="images|text|table")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Recipe to write; default: the name of PATH, with .yaml, here."
@@ -30,9 +32,12 @@ def init(kind: str, path: Path, out: Path | None, label: str | None, force: bool
         from rich.table import Table
 
         from ..draft import draft
+        from ..engine.registry import UnknownName, describe_choices
         from ..yaml_source import RecipeError
 
-        target = out or Path(f"{path.stem}.yaml")
+        if kind not in KINDS:
+            raise UnknownName(f"unknown kind of data '{kind}'; {describe_choices(kind, list(KINDS))}")
+        target = out or Path(f"{path.resolve().stem}.yaml")
         if target.exists() and not force:
             raise RecipeError(f"{target} exists already; write over it with --force, or choose another --out")
         found = draft(kind, path, label)

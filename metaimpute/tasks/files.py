@@ -29,9 +29,9 @@ def locate_file(name: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def missing_file(name: str) -> Missing:
+def missing_file(name: str, remedy: str = "give the path of a CSV or Parquet file") -> Missing:
     places = [name] if Path(name).expanduser().is_absolute() else [name, *(str(f / name) for f in data_folders())]
-    return Missing(f"file {name}", tuple(places), "give the path of a CSV or Parquet file")
+    return Missing(f"file {name}", tuple(places), remedy)
 
 
 def read_frame(path: Path, as_text: Iterable[str] = ()) -> DataFrame:

@@ -179,7 +179,8 @@ def _read_imdb(found: tuple[str, Path]) -> tuple[Pool, Pool, Pool, str]:
         targets = torch.tensor(parts[part]["label"])
         texts = [text.replace("<br />", " ") for text in parts[part]["text"]]
         pools[part] = LazyPool(texts, targets, torch.arange(len(texts)))
-    return pools["train"], _after(pools["train"], pools["unsupervised"]), pools["test"], f"IMDb ({len(pools['test']):,} test reviews)"
+    train, test = pools["train"], pools["test"]
+    return train, _after(train, pools["unsupervised"]), test, f"IMDb ({len(test):,} test reviews)"
 
 
 def _after(train: LazyPool, extra: LazyPool) -> LazyPool:
