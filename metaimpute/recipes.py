@@ -130,8 +130,9 @@ def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int 
         if key not in (*SECTIONS, "about"):
             raise merged.unknown((key,), SECTIONS)
     about = merged.data.get("about") or {}
-    if sets and isinstance(about, dict):  # of a resolved recipe, on top of those it was run with
-        changed = _system_overrides((*map(str, about.get("overrides") or ()), *sets))
+    before = about.get("overrides") or [] if isinstance(about, dict) else None
+    if sets and isinstance(before, list):  # of a resolved recipe, on top of those it was run with
+        changed = _system_overrides((*map(str, before), *sets))
         merged.data["about"] = about | ({"overrides": changed} if changed else {})
     return merged if seed is None else override(merged, f"train.seed={seed}")
 

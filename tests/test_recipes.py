@@ -131,11 +131,60 @@ def test_nonsense_is_refused_without_a_traceback(tmp_path: Path, text: str) -> N
         ("train.steps=[1", "not valid YAML"),
         ("train.stesp=3", "--set train.stesp=3: train.stesp: unknown key; did you mean 'steps'"),
         ("nonsense=3", "nonsense: unknown key"),
+        ("about.overrides=true", "--set about.overrides=true: about.overrides: should be a valid list, not True"),
     ],
 )
 def test_overrides_are_checked_like_the_file(tmp_path: Path, assignment: str, message: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(message)):
         load(GOOD, tmp_path, assignment)
+
+
+BOMB = "l0: &l0 [lol]\n" + "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 12))
+MERGES = "l0: &l0 {a: 1}\n" + "".join(f"l{n}: &l{n} {{<<: [{', '.join([f'*l{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+TANGLED = [
+    (GOOD + BOMB, r"r\.yaml:\d+: l\d.*: more than 20,000 values, counted with its aliases"),
+    (GOOD + MERGES, r"r\.yaml:\d+: l\d.*: more than 20,000 values"),
+    (GOOD + "about: {title: " + "[" * 40 + "]" * 40 + "}\n", r"r\.yaml:19: about\.title\.0\..*: more than 32 levels"),
+    (GOOD + "about: &x {title: *x}\n", r"r\.yaml:\d+: about\.title.*: more than 32 levels"),
+    (GOOD + "about: " + "[" * 3000, r"r\.yaml:1: not valid YAML: "),
+    (GOOD + "about: {title: !!bool x}\n", r"r\.yaml:1: not valid YAML: "),
+    (GOOD + "about: {title: !!int x}\n", r"r\.yaml:1: not valid YAML: "),
+    (GOOD + "about: {title: " + "9" * 5000 + "}\n", r"r\.yaml:1: not valid YAML: "),
+    (
+        GOOD + "about: {paper: [{table: 1, row: a, data: b, '': 3}]}\n",
+        r"r\.yaml:19: about\.paper\.0\.'': unknown key; valid keys: data",
+    ),
+    (GOOD.replace("width: 8", "1: 8"), r"r\.yaml:4: model\.1: keys must be words; put it in quotes"),
+    (
+        GOOD.replace("{name: mean_teacher}", "{name: mean_teacher, weight: [" + "a, " * 4000 + "]}"),
+        r"r\.yaml:5: method\.weight: .* \.\.\. ",
+    ),
+    (GOOD.replace("name: adam", 'name: "a\\x1b[31m"'), r"r\.yaml:13: train\.optimizer\.name: .*x1b\[31m"),
+    (GOOD.replace("width: 8", '"a\\nb\\x1b": 8'), r"r\.yaml:4: model\.a b\\x1b: unknown key"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), TANGLED, ids=range(len(TANGLED)))
+def test_what_fuzzing_found_is_refused_in_one_line_that_can_be_read(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(text, tmp_path)
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 3000, "!!bool x", "*a", "&a [*a]", "{1: 2}", "{a: 1, a: 2}", BOMB.replace("\n", " ")]
+)
+def test_values_of_set_are_read_as_carefully_as_files(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RecipeError, match=r"^--set train\.steps=") as caught:
+        load(GOOD, tmp_path, f"train.steps={value}")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+def test_anchors_and_merge_keys_keep_their_places() -> None:
+    anchored = parse("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\n", "f")
+    assert anchored.data["b"] == {"x": 1, "y": 3}
+    assert anchored.place(("b", "x")) == "f:1" and anchored.place(("b", "y")) == "f:4"
 
 
 def test_missing_sections_and_unreadable_files(tmp_path: Path) -> None:

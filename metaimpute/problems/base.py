@@ -132,6 +132,7 @@ class BilevelProblem:
         return params if self.context.path == "full" else detach(params)
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
+        """What a training step lowers, a scalar. Every problem that learns something defines it."""
         raise ProblemError(f"problem '{self.name}' does not define inner_loss(params, c, batch)")
 
     def outer_loss(self, params: Tree, c: Tree, holdout: Labelled) -> Tensor:

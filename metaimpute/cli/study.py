@@ -1,0 +1,130 @@
+"""``metaimpute study``: systems x seeds from one file, as a table with paired differences."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from .errors import DIVERGED, INTERNAL, INTERRUPTED, fail, plain_errors
+from .options import imports
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..study.plan import Study
+    from ..study.progress import Progress
+
+
+@click.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The study's folder; default runs/STUDY.")
+@click.option("--jobs", type=click.IntRange(0, 256), default=1, show_default=True,
+              help="Worker processes; 0 runs everything in this one.")  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Threads of each run; default the recipe's, else cores / jobs."
+)
+@click.option("--check", "check_only", is_flag=True, help="Validate, say what there is to run, and run nothing.")
+@imports
+def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_only: bool) -> None:
+    """Run every system of a STUDY file on every seed, and compare them.
+
+    Runs are ordinary run directories, OUT/SYSTEM/seedN. The same command goes on after Ctrl-C or a kill: finished runs are
+    kept, begun ones continue from their checkpoint. A run that fails is noted in the table while the others go on; the
+    exit code is then 4 if one diverged, else 1. A run that diverged is not tried again.
+
+    \b
+    recipe: digits_mean_teacher                    a path beside the file, or a shipped recipe's name
+    systems: {none: {problem.name: none}, l2i: []} what each sets, as --set would
+    grid: {problem.weight: [0.1, 1]}               optional: every combination, in every system
+    set: {train.steps: 200}                        in every system
+    seeds: 5                                       0 to 4, or a list
+    against: none                                  the system others are compared with
+    metric: test_median                            or test_last, validation_last
+    """
+    with plain_errors():
+        from rich.console import Console
+
+        from ..study.plan import read_study
+        from ..study.progress import prepare
+        from ..tasks import MissingData
+
+        found = read_study(study)
+        folder = out or Path("runs") / study.stem
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        click.echo(f"profile {found.profile}: {found.why}")
+        for warning in found.warnings:
+            click.echo(f"warning: {warning}")
+        if missing := found.missing():
+            raise MissingData(missing)
+        progress = prepare(found, folder, jobs, threads)
+        count = f"{len(found.rows)} systems x {len(found.seeds)} seeds = {len(progress.jobs)} runs in {folder}"
+        click.echo(f"{count}; {progress.count('finished')} finished, {len(progress.waiting)} to run")
+        if check_only:
+            return
+        stopped = _carry_out(found, progress, jobs, console)
+        _write(found, progress, folder, console)
+    if stopped:
+        ended = progress.count("finished", "diverged", "failed")
+        fail(INTERRUPTED, f"stopped with {ended} of {len(progress.jobs)} runs over; the same command goes on")
+    failed, diverged = progress.count("failed", "diverged"), progress.count("diverged")
+    if failed:
+        how = f", {diverged} of them by divergence" if diverged else ""
+        fail(DIVERGED if diverged else INTERNAL, f"{failed} of {len(progress.jobs)} runs failed{how}; see the table")
+
+
+def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) -> bool:
+    """Makes the runs, a line for each; whether it was stopped."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from ..study.progress import carry_out
+    from ..study.runs import Job, Outcome
+
+    columns = (TextColumn("runs"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("", total=len(progress.jobs), completed=len(progress.jobs) - len(progress.waiting))
+
+    def report(job: Job, outcome: Outcome) -> None:
+        said = outcome.reason or "stopped"
+        if outcome.result is not None:
+            value = outcome.result.get(found.metric)
+            shown = "-" if value is None else f"{value:.2f}"
+            said = f"{outcome.result['metric']} {shown} ({outcome.result['training_seconds']:.0f} s)"
+        console.print(f"seed {job.seed}, {job.row}: {said}", markup=False, highlight=False, soft_wrap=True)
+        bar.advance(task)
+
+    try:
+        with bar, _terminated_like_interrupted():
+            carry_out(progress, jobs, report)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    def ask(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write(found: Study, progress: Progress, folder: Path, console: Console) -> None:
+    from ..study.record import write_study
+    from ..study.tables import console_table, summarize, title
+
+    lines = summarize(found, progress.outcomes)
+    console.print(console_table(found, lines, title(found, progress.outcomes)))
+    written = write_study(found, progress.outcomes, lines, folder)
+    click.echo(f"wrote {', '.join(map(str, written))}")

@@ -1,0 +1,363 @@
+"""A study file: one recipe, the systems made of it, perhaps a grid of settings, and the seeds all of them share.
+
+recipe: digits_mean_teacher            # a path beside this file, or the name of a recipe that comes with metaimpute
+systems:                               # each by what it sets, as --set would
+  none: {problem.name: none}
+  l2i: [problem.name=l2i, problem.weight=1]
+grid: {problem.inner.lr: [0.01, 0.1]}  # every combination, in every system; one within a system is that system's own
+set: {train.steps: 200}                # in every system
+seeds: 5                               # 0 to 4; or a list
+against: none                          # whom the others are compared with
+metric: validation_last                # or test_median, test_last
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..checks import settings
+from ..engine.registry import describe_choices
+from ..profiles import Concrete, choose
+from ..recipes import Recipe
+from ..shipped import locate
+from ..specs import CONDUCT, Strict
+from ..tasks import Missing
+from ..yaml_source import Path_, RecipeError, Source, one_line, read
+
+Metric = Literal["test_last", "test_median", "validation_last"]
+KIND = "a study is a mapping with the keys recipe, systems, grid, set, seeds, against, metric, profile"
+MOST_ROWS, MOST_RUNS = 1000, 10_000
+
+
+class StudySpec(Strict):
+    """The keys of a study file. ``systems``, ``grid``, ``set`` and ``seeds`` are looked at by :func:`read_study` itself."""
+
+    recipe: str
+    profile: Literal["auto", "paper", "sample"] = "auto"
+    systems: Any = None
+    grid: Any = None
+    set: Any = None
+    seeds: Any = 1
+    against: str | None = None
+    metric: Metric | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One ``key=value`` of a study, and the key of the study file that it was written at."""
+
+    text: str
+    place: Path_
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system, at one point of the grid if there is one: a row of the study's tables.
+
+    Attributes:
+        name: the system's, with the point's values. point: grid key to value. folder: of its runs, in that of the study.
+    """
+
+    name: str
+    system: str
+    point: dict[str, Any]
+    settings: tuple[Setting, ...]
+    folder: str
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        return tuple(setting.text for setting in self.settings)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A validated study.
+
+    Attributes:
+        recipe: its file. why: reason of the profile. recipes: of each row, by its name. metric: what rows are compared by.
+        test_metric: what stands beside it where that is ``validation_last``. baselines: row to the row it is compared with.
+    """
+
+    path: Path
+    recipe: Path
+    profile: Concrete
+    why: str
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+    metric: Metric
+    test_metric: Metric
+    baselines: dict[str, str]
+    recipes: dict[str, Recipe] = field(repr=False)
+
+    @property
+    def searches(self) -> bool:
+        """Whether some system stands in several rows, of which one may be chosen."""
+        return len({row.system for row in self.rows}) < len(self.rows)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the study's design."""
+        if not self.searches or self.metric == "validation_last":
+            return []
+        return [
+            f"to choose among grid points by {self.metric} is to tune on the test set; with metric: validation_last they are "
+            "ranked on validation rows, and the test error of each system's best point alone is shown"
+        ]
+
+    def missing(self) -> list[Missing]:
+        """Data and weights of any system that are not on this machine."""
+        found = {one.what: one for recipe in self.recipes.values() for one in recipe.missing()}
+        return list(found.values())
+
+
+def read_study(path: Path) -> Study:
+    """Reads a study file and validates the recipe of every system.
+
+    Raises:
+        RecipeError: one line naming file, line and key, with the nearest valid choice.
+    """
+    return plan(read(path, KIND), path)
+
+
+def plan(source: Source, path: Path) -> Study:
+    """As :func:`read_study`, of what was read."""
+    spec = settings(StudySpec, source, (), source.data)
+    recipe = _recipe(source, path, spec.recipe)
+    seeds = _seeds(source, spec.seeds)
+    rows = tuple(itertools.islice(_rows(source, spec, recipe.stem), MOST_ROWS + 1))
+    if len(rows) > MOST_ROWS:
+        raise source.fail(("systems",), f"more than {MOST_ROWS:,} systems, counted with the points of the grid")
+    if len(rows) * len(seeds) > MOST_RUNS:
+        raise source.fail(("seeds",), f"{len(rows)} systems with {len(seeds)} seeds are more than {MOST_RUNS:,} runs")
+    recipes, whys = {}, {}
+    for row in rows:
+        recipes[row.name], whys[row.name] = _chosen(source, row, recipe, spec.profile, seeds[0])
+    first = recipes[rows[0].name]
+    for row in rows:
+        _alike(source, row, recipes[row.name], rows[0], first)
+    test = _test_metric(list(recipes.values()))
+    validated = [row for row in rows if recipes[row.name].task.validation > 0]
+    searches = len({row.system for row in rows}) < len(rows)
+    metric = spec.metric or ("validation_last" if searches and len(validated) == len(rows) else test)
+    if metric == "validation_last" and len(validated) < len(rows):
+        without = next(row for row in rows if row not in validated)
+        raise source.fail(("metric",), f"needs validation rows, but task.validation is 0 in system '{without.system}'")
+    baselines = _baselines(source, rows, spec.against)
+    return Study(
+        path, recipe, first.profile, whys[rows[0].name], rows, seeds, metric, test, baselines, recipes  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _recipe(source: Source, path: Path, given: str) -> Path:
+    beside = path.parent / given
+    try:
+        found = beside if given and beside.is_file() else locate(Path(given))
+        exists = found.is_file()
+    except RecipeError as error:
+        raise source.fail(("recipe",), str(error)) from None
+    except (OSError, ValueError):  # a name too long, or with a null in it
+        exists = False
+    if not exists:
+        raise source.fail(("recipe",), f"no file '{given}' beside the study")
+    return found
+
+
+def _seeds(source: Source, given: Any) -> tuple[int, ...]:
+    if isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= MOST_RUNS:
+        return tuple(range(given))
+    valid = isinstance(given, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in given)
+    if not valid or not given:
+        raise source.fail(("seeds",), f"write how many (1 to {MOST_RUNS:,}), or a list of whole numbers, not {given!r}")
+    for number, one in enumerate(given):
+        if not 0 <= one < 2**62:
+            raise source.fail(("seeds", number), f"should be from 0 to 2**62 - 1, not {one}")
+        if one in given[:number]:
+            raise source.fail(("seeds", number), f"{one} is there twice")
+    return tuple(given)
+
+
+# systems and points ------------------------------------------------------------------------------------------------------
+
+
+def _rows(source: Source, spec: StudySpec, plain: str) -> Iterator[Row]:
+    """Every system at every point; ``plain`` names the recipe itself, where a study has a grid and no systems."""
+    common = _settings(source, spec.set, ("set",))
+    shared = _grid(source, spec.grid, ("grid",))
+    systems = {plain: None} if spec.systems is None and shared else spec.systems
+    if not isinstance(systems, dict) or not systems:
+        raise source.fail(("systems",), "name systems, each with what it sets, e.g. {none: {problem.name: none}}")
+    names: set[str] = set()
+    folders: set[str] = set()
+    for name, own in systems.items():
+        place = ("systems", name)
+        if not name.strip() or len(name) > 80 or not name.isprintable():
+            raise source.fail(place, "a system's name is one line of 1 to 80 characters")
+        grid = dict(shared)
+        if isinstance(own, dict) and "grid" in own:
+            grid |= _grid(source, own["grid"], (*place, "grid"))
+            own = {key: value for key, value in own.items() if key != "grid"}
+        fixed = (*common, *_settings(source, own, place))
+        if math.prod(len(values) for _, values in grid.values()) > MOST_ROWS:
+            raise source.fail(place, f"has more than {MOST_ROWS:,} points of the grid")
+        labels = _labels(list(grid))
+        for values in itertools.product(*([(key, *one) for one in enumerate(grid[key][1])] for key in grid)):
+            point = {key: value for key, _, value in values}
+            moved = tuple(Setting(_text(key, value), (*grid[key][0], str(n))) for key, n, value in values)
+            full = ", ".join([name, *(f"{labels[key]}={one_line(_flow(value), 40)}" for key, value in point.items())])
+            full = _unlike(full, names, " #")
+            folder = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", full)[:80].strip("-.") or "system"
+            yield Row(full, name, point, (*fixed, *moved), _unlike(folder, folders, "-"))
+
+
+Grid = dict[str, tuple[Path_, list[Any]]]
+
+
+def _grid(source: Source, given: Any, place: Path_) -> Grid:
+    """Key to where it was written and its values."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise source.fail(place, "write keys with their values, e.g. {problem.inner.lr: [0.01, 0.1]}")
+    found: Grid = {}
+    for key, values in given.items():
+        _check_key(source, (*place, key))
+        if not isinstance(values, list) or not values:
+            raise source.fail((*place, key), f"write the values as a list, not {values!r}")
+        texts = [_flow(value) for value in values]
+        for number, text in enumerate(texts):
+            if text in texts[:number]:
+                raise source.fail((*place, key, number), f"{text} is there twice")
+        found[key] = ((*place, key), values)
+    return found
+
+
+def _settings(source: Source, given: Any, place: Path_) -> tuple[Setting, ...]:
+    """What a list of ``key=value`` texts, or a mapping of keys, sets."""
+    if given is None:
+        return ()
+    if isinstance(given, dict):
+        for key in given:
+            _check_key(source, (*place, key))
+        return tuple(Setting(_text(key, value), (*place, key)) for key, value in given.items())
+    if not isinstance(given, list):
+        raise source.fail(place, "write {key: value}, or a list of key=value, as --set takes them")
+    for number, text in enumerate(given):
+        if not isinstance(text, str) or "=" not in text:
+            raise source.fail((*place, number), f"write it as key=value, e.g. train.steps=200, not {text!r}")
+        _check_key(source, (*place, number), text.partition("=")[0])
+    return tuple(Setting(text, (*place, str(number))) for number, text in enumerate(given))
+
+
+def _check_key(source: Source, place: Sequence[str | int], key: str | None = None) -> None:
+    parts = [part.strip() for part in (str(place[-1]) if key is None else key).split(".")]
+    if not all(parts) or any("=" in part for part in parts):
+        raise source.fail(place, "a key is words with points between them, e.g. train.steps")
+    if parts == ["train", "seed"]:
+        raise source.fail(place, "every system has the same seeds; name them under seeds")
+
+
+def _flow(value: Any) -> str:
+    """A value as one writes it after ``key=``."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _text(key: str, value: Any) -> str:
+    return f"{key}={_flow(value)}"
+
+
+def _labels(keys: list[str]) -> dict[str, str]:
+    """The last word of each key, or the whole key where two end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
+
+
+def _unlike(name: str, taken: set[str], joint: str) -> str:
+    """The name, with a number where it is taken in capitals or not, and from then on taken itself."""
+    found = next(
+        one
+        for one in itertools.chain([name], (f"{name}{joint}{n}" for n in itertools.count(2)))
+        if one.casefold() not in taken
+    )
+    taken.add(found.casefold())
+    return found
+
+
+# the recipe of each ------------------------------------------------------------------------------------------------------
+
+
+def _chosen(source: Source, row: Row, recipe: Path, profile: str, seed: int) -> tuple[Recipe, str]:
+    """A row's recipe, and the reason for its profile; a mistake in what it sets is one of the study file."""
+    try:
+        return choose(recipe, profile, row.sets, seed)
+    except RecipeError as error:
+        for setting in sorted(row.settings, key=lambda one: -len(one.text)):
+            said = f"--set {one_line(setting.text, 120)}: "
+            if str(error).startswith(said):
+                raise source.fail(setting.place, str(error).removeprefix(said)) from None
+        if str(error).startswith(f"{recipe}: the recipe has no profile"):
+            raise source.fail(("profile",), str(error)) from None
+        raise RecipeError(f"{source.place(('systems', row.system))}: systems.{row.system}: {error}") from None
+
+
+def _alike(source: Source, row: Row, recipe: Recipe, other: Row, first: Recipe) -> None:
+    """Refuses rows whose numbers cannot stand in one table."""
+    place = ("systems", row.system)
+    if (recipe.task.name, recipe.task.output.metric) != (first.task.name, first.task.output.metric):
+        raise source.fail(place, f"has the task '{recipe.task.name}', but '{other.system}' has '{first.task.name}'")
+    if recipe.profile != first.profile:
+        raise source.fail(
+            ("profile",),
+            f"auto gives {recipe.profile} for '{row.name}' and {first.profile} for '{other.name}'; name one",
+        )
+
+
+def _test_metric(recipes: list[Recipe]) -> Metric:
+    """The median of the last checkpoints where every run has several."""
+    several = all(r.train.test_checkpoints > 1 and r.train.steps > r.train.eval_every for r in recipes)
+    return "test_median" if several else "test_last"
+
+
+def _baselines(source: Source, rows: tuple[Row, ...], against: str | None) -> dict[str, str]:
+    """Row to the row it is compared with: the one named, or the named system's row at the same values of the grid."""
+    wanted = rows[0].system if against is None else against
+    named = [row for row in rows if row.name == wanted] or [row for row in rows if row.system == wanted]
+    if not named:
+        close = describe_choices(wanted, [*dict.fromkeys(row.system for row in rows)])
+        raise source.fail(("against",), f"no system is called '{wanted}'; {close}")
+    found = {}
+    for row in rows:
+        near = named if len(named) == 1 else [one for one in named if _same_point(one, row)]
+        if len(near) == 1:
+            found[row.name] = near[0].name
+        elif row.system != wanted and against is not None:
+            names = ", ".join(f"'{one.name}'" for one in named[:3])
+            raise source.fail(("against",), f"'{wanted}' has several points; name one: {names}")
+    return found
+
+
+def _same_point(one: Row, other: Row) -> bool:
+    return all(key in other.point and _flow(other.point[key]) == _flow(value) for key, value in one.point.items())
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """What makes a run's outcome, flat: every resolved value by its dotted key, without titles and conduct."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, inside in value.items():
+                walk(inside, f"{path}.{key}" if path else str(key))
+        elif path.removeprefix("train.") not in CONDUCT - {"seed"}:
+            found[path] = value
+
+    walk({name: value for name, value in recipe.resolved.items() if name != "about"}, "")
+    return found

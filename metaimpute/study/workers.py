@@ -1,0 +1,139 @@
+"""Worker processes: each makes runs one after another, and one that dies takes no more with it than its run."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
+
+from ..plugins import import_module, imported
+from .runs import UNFINISHED, Job, Outcome, note_failure, perform
+
+Done = Callable[[Job, Outcome], None]
+
+
+def run_all(jobs: Iterable[Job], workers: int, done: Done) -> None:
+    """Makes the runs in their order, several at a time, and reports each when it is over.
+
+    Args:
+        workers: processes; 0 makes the runs in this one.
+
+    Raises:
+        KeyboardInterrupt: once every run under way has written a checkpoint and stopped; again: at once.
+    """
+    if workers == 0:
+        for job in jobs:
+            outcome = perform(job)
+            done(job, outcome)
+            if outcome == UNFINISHED:
+                raise KeyboardInterrupt
+        return
+    waiting, busy = deque(jobs), list[_Worker]()
+    idle = [_Worker() for _ in range(min(workers, len(waiting)))]
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                worker = idle.pop() if idle else _Worker()
+                worker.give(waiting.popleft())
+                busy.append(worker)
+            for worker in _ready(busy):
+                job, outcome = worker.take()
+                busy.remove(worker)
+                if worker.alive:
+                    idle.append(worker)
+                done(job, outcome)
+    except KeyboardInterrupt:
+        for worker in busy:
+            worker.stop()
+        for worker in busy:
+            job, outcome = worker.take()
+            if outcome.status == "finished":
+                done(job, outcome)
+        raise
+    finally:
+        for worker in (*idle, *busy):
+            worker.end()
+
+
+def _ready(busy: list[_Worker]) -> list[_Worker]:
+    heard = wait([worker.connection for worker in busy])
+    return [worker for worker in busy if worker.connection in heard]
+
+
+class _Worker:
+    """A process that makes one run at a time."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, imported()), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.job: Job | None = None
+        self.alive, self._stopped = True, False
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        try:
+            self.connection.send(job)
+        except OSError:  # it has died; take() says of what
+            self.alive = False
+
+    def take(self) -> tuple[Job, Outcome]:
+        """Waits for the end of the run, or of the process."""
+        assert self.job is not None
+        try:
+            return self.job, self.connection.recv()
+        except (EOFError, OSError):
+            self.alive = False
+            self.process.join()
+            if self._stopped:
+                return self.job, UNFINISHED
+            return self.job, note_failure(self.job, "failed", _cause_of_death(self.process.exitcode))
+
+    def stop(self) -> None:
+        """Asks a run to write a checkpoint and stop."""
+        self._stopped = True
+        self.process.terminate()
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _cause_of_death(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"its process ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"its process was ended by {name}{' (short of memory?)' if name == 'SIGKILL' else ''}"
+
+
+def _serve(connection: Connection, modules: list[str]) -> None:
+    """A worker's life: jobs in, outcomes out, until the pipe closes."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # Ctrl-C is for the parent, which then asks every worker to stop
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    for name in modules:
+        import_module(name)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        outcome = perform(job)
+        gc.collect()
+        connection.send(outcome)
+
+
+def _follow_parent() -> None:
+    """Stops the run under way, with a checkpoint, when the parent is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
