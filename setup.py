@@ -14,7 +14,6 @@ DEV = ["pytest>=8", "hypothesis>=6", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
 DOCS = [
     "mkdocs-material>=9.5",
     "mkdocstrings[python]>=0.29",
-    "mkdocs-click>=0.8",
     "nbclient>=0.10",
     "nbformat>=5.10",
     "ipykernel>=6",

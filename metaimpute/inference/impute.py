@@ -25,7 +25,9 @@ def impute(run: str | Path, device: str = "auto") -> tuple[Predictions, Predicto
     data = fresh.load(predictor.recipe.train.seed)
     if fresh.learnt() != predictor.task.learnt():
         raise TaskError(f"the data has changed since {run} was trained on it; use predict on the file instead")
-    known = torch.isin(data.unlabelled.ids, data.labelled.ids)  # labelled examples that training also drew as unlabelled
+    known = torch.isin(
+        data.unlabelled.ids, data.labelled.ids
+    )  # labelled examples that training also drew as unlabelled
     without = data.unlabelled.subset((~known).nonzero()[:, 0])
     if not len(without):
         raise TaskError(f"{run} was trained without unlabelled examples")

@@ -234,7 +234,14 @@ def test_first_order_is_exact_for_the_map_whose_inner_gradients_are_constants(ar
 def test_approx_is_head_up_to_a_row_constant_under_every_rule(architecture: str, rule: str) -> None:
     """Eq. 6 is printed for plain gradient descent; any rule's own derivative stands in its learning rate's place."""
     case, optimizer = make_case(architecture, consistency="cross_entropy"), inner_optimizer(rule)
-    arguments = (case.structured_inner, case.structured_outer, case.model.params, case.coupling, case.batches, optimizer)
+    arguments = (
+        case.structured_inner,
+        case.structured_outer,
+        case.model.params,
+        case.coupling,
+        case.batches,
+        optimizer,
+    )
     approx, head = (hypergradient(*arguments, name, seed=11, wrt_start=False) for name in ("approx", "head"))
     rows = {found: result.grad_c["labels"] for found, result in (("approx", approx), ("head", head))}
     centred = {name: g - g.mean(-1, keepdim=True) for name, g in rows.items()}

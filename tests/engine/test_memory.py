@@ -369,7 +369,9 @@ def test_live_bytes_counts_storages_once_and_lets_go() -> None:
     assert math.isclose(live.peak, 4400)
 
 
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="offloading moves tensors from an accelerator; none here")
+@pytest.mark.skipif(
+    not torch.accelerator.is_available(), reason="offloading moves tensors from an accelerator; none here"
+)
 @pytest.mark.parametrize("memory", ["recompute(offload)", "checkpoint(2, offload)", "revolve(3, offload)"])
 def test_offloaded_snapshots_leave_the_accelerator_and_give_the_same_gradient(memory: str) -> None:
     device = torch.accelerator.current_accelerator()

@@ -1,0 +1,51 @@
+"""Docstrings of this package as mkdocstrings reads them.
+
+The code's docstrings put several short arguments on one line (``file: a path. test: another.``) and use Sphinx's roles; here
+each argument gets its own line and a role becomes plain code.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+ROLE = re.compile(r":(?:func|meth|class|attr|mod):`~?([^`]+)`")
+ERROR = re.compile(r"[A-Z]\w*[a-z]\w*")
+SECTION = re.compile(r"^( *)(Args|Attributes|Raises):$")
+
+
+class OneArgumentPerLine(griffe.Extension):
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = one_per_line(ROLE.sub(r"`\1`", obj.docstring.value), names_of(obj))
+
+
+def names_of(obj: griffe.Object) -> set[str]:
+    found = set(obj.members)
+    for source in (obj, obj.members.get("__init__")):
+        found |= {parameter.name for parameter in getattr(source, "parameters", ()) or ()}
+    return found
+
+
+def one_per_line(text: str, names: set[str]) -> str:
+    """``text`` with a new line before each of ``names`` that begins an entry of a section, and before each exception."""
+    lines: list[str] = []
+    section: int | None = None  # indentation of the section's head
+    for line in text.splitlines():
+        head = SECTION.match(line)
+        if head:
+            section = len(head[1])
+        elif section is not None and line.strip() and len(line) - len(line.lstrip()) <= section:
+            section = None
+        lines.append(line if head or section is None else divided(line, names, " " * (section + 4)))
+    return "\n".join(lines)
+
+
+def divided(line: str, names: set[str], indent: str) -> str:
+    def entry(match: re.Match[str]) -> str:
+        known = all(word in names or ERROR.fullmatch(word) for word in match[1].split(", "))
+        return f"\n{indent}{match[1]}:" if known else match[0]
+
+    return re.sub(r"(?<=[.;?]) (\w+(?:, \w+)*):(?= )", entry, line)

@@ -1,0 +1,58 @@
+"""Pages that are kept elsewhere than in ``docs/``: the benchmarks' README, notebooks as Markdown, and the commands' help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from mkdocs.structure.files import File, Files
+
+from metaimpute.cli import main
+
+COMMANDS = "<!-- the help of every command -->"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def on_files(files: Files, config: Any) -> Files:
+    files.append(File.generated(config, "benchmarks/README.md", abs_src_path=str(BENCHMARKS / "README.md")))
+    for figure in sorted((BENCHMARKS / "results").glob("*.png")):
+        files.append(File.generated(config, f"benchmarks/results/{figure.name}", abs_src_path=str(figure)))
+    for file in list(files):
+        if file.src_uri.endswith(".ipynb"):
+            page = file.src_uri.removesuffix(".ipynb") + ".md"
+            text = as_markdown(json.loads(file.content_string), Path(file.src_uri).name)
+            files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    if COMMANDS in markdown:
+        return markdown.replace(COMMANDS, "\n\n".join(help_of(main, "metaimpute", None, 2)))
+    if "/" in page.file.src_uri:
+        return markdown
+    return markdown.replace("](../benchmarks/", "](benchmarks/")  # right in the repository; in the site it lies beside
+
+
+def help_of(command: click.Command, name: str, parent: click.Context | None, level: int) -> Iterator[str]:
+    """A heading and the help of a command, and those of the commands below it."""
+    context = click.Context(command, parent, name, max_content_width=100, terminal_width=100)
+    path = context.command_path
+    anchor = path.replace(" ", "-")
+    yield f"{'#' * level} {path} {{ #{anchor} }}\n\n```text\n{command.get_help(context)}\n```"
+    for below, one in getattr(command, "commands", {}).items():
+        yield from help_of(one, below, context, level + (level > 2 or parent is not None))
+
+
+def as_markdown(notebook: dict[str, Any], name: str) -> str:
+    """Cells one after the other, each with what it printed."""
+    parts = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        said = "".join("".join(output.get("text", "")) for output in cell.get("outputs", []))
+        if said.strip():
+            parts.append(f"```text\n{said.rstrip()}\n```")
+    return "\n\n".join([*parts, f"[This page as a notebook]({name})"]) + "\n"
