@@ -89,7 +89,7 @@ def _counts(task: OwnData, data: TaskData) -> Facts:
     return [
         ("labels to train on", f"{len(data.labelled):,}; {labels}"),
         ("unlabelled", f"{len(data.unlabelled):,} {task.things}"),
-        ("test", data.source.partition("test: ")[2].rstrip(")")),
+        ("test", data.source.partition("test: ")[2].rstrip(")") or "none"),
     ]
 
 

@@ -32,6 +32,7 @@ from .tasks.outputs import Classes
 from .yaml_source import RecipeError, Source, merge, override, read
 
 Profile = Literal["auto", "paper", "sample"]
+IMPOSSIBLE_PATH = (OSError, RuntimeError)  # a name too long; ~ of nobody
 SECTIONS = ("task", "model", "method", "problem", "train")
 COMPONENTS: dict[tuple[str, ...], frozenset[str]] = {
     ("task",): frozenset(),
@@ -73,8 +74,15 @@ class Recipe:
         return self.source.fail(("task",), str(error))
 
     def missing(self) -> list[Missing]:
-        """Data and weights that are not on this machine."""
-        return [*self.task.missing(), *self.model.missing()]
+        """Data and weights that are not on this machine.
+
+        Raises:
+            RecipeError: for a path that no file can have.
+        """
+        try:
+            return [*self.task.missing(), *self.model.missing()]
+        except IMPOSSIBLE_PATH as error:
+            raise self.source.fail(("task",), f"{type(error).__name__}: {error}") from None
 
     def warnings(self) -> tuple[str, ...]:
         """What looks wrong with the user's own data, which is read for it.
@@ -179,6 +187,8 @@ def validate(source: Source, path: str, profile: str, task: Task | None = None) 
             raise TaskError(f"holdout: 'separate' needs 2 labels per class; {task.labels} labels give fewer")
     except TaskError as error:
         raise recipe.task_error(error) from None
+    except IMPOSSIBLE_PATH as error:
+        raise source.fail(("task",), f"{type(error).__name__}: {error}") from None
     _compatible(source, task, model, method, problem, spec, estimator)
     return recipe
 

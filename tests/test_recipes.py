@@ -181,6 +181,13 @@ def test_values_of_set_are_read_as_carefully_as_files(tmp_path: Path, value: str
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("path", ["x" * 5000, "~nobody_of_that_name/a.csv"])
+def test_a_path_that_no_file_can_have_is_refused(path: str) -> None:
+    with pytest.raises(RecipeError, match=r"^--set task\.file=.*: task: ") as caught:
+        recipes.load(ROOT / "own_table.yaml", "sample", (f"task.file={path}",))
+    assert len(str(caught.value)) < 1000
+
+
 def test_anchors_and_merge_keys_keep_their_places() -> None:
     anchored = parse("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\n", "f")
     assert anchored.data["b"] == {"x": 1, "y": 3}

@@ -101,7 +101,8 @@ class OwnData(Task):
         )  # fmt: skip
         self._names = content.names
         given = f"{self.test_share:.0%} of the labelled {self.things} held out" if content.tested is None else "given"
-        source = f"{content.source} (test: {len(data.test):,} {self.things}, {given})"
+        tested = f"test: {len(data.test):,} {self.things}, {given}" if len(data.test) else "no test set"
+        source = f"{content.source} ({tested})"
         warnings = (*content.warnings, *self._doubts(data, content))
         return self.finish(dataclasses.replace(data, source=source, warnings=warnings))
 
@@ -141,7 +142,8 @@ class OwnData(Task):
         if not len(data.test):
             yield "no test set: nothing will tell how good the labels are"
         elif len(data.test) < FEW_TESTED:
-            yield f"only {len(data.test)} test {things}: the test result is a rough guess"
+            spent = "" if content.tested is not None else "; test_share: 0 would train on them"
+            yield f"only {len(data.test)} test {things}: the test result is a rough guess{spent}"
 
 
 def shortened(items: Sequence[str], count: int = 3) -> str:
