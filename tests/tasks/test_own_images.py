@@ -75,7 +75,7 @@ def test_leaks_few_labels_and_small_sets_are_warned_of(folder: Path) -> None:
     assert data.warnings == (
         "few training labels: 'class2' 1",
         "1 of 9 test images also occur in the training data, which flatters the result: test/class1/0.png",
-        "only 9 test images: the test result is a rough guess; test_share: 0 would train on them",
+        "only 9 test images: the test result is a rough guess",
     )
     shutil.rmtree(folder / "unlabelled/more")
     assert any("unlabelled images beside" in line for line in load(folder, labels=0)[1].warnings) is False
