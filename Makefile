@@ -1,6 +1,9 @@
-# make demo: install and run the main recipe. make test: install and test. make docs: the documentation, in site/. All need Python >= 3.10 and pip, nothing else.
+# make demo: install and run the main recipe. make test: install and test. make docs: the documentation, in site/.
+# All need Python >= 3.10 and pip, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+# a process per core, each on one thread: tensors in tests are small
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test test-all lint docs clean
 
@@ -14,10 +17,10 @@ demo: .venv/installed
 	$(BIN)/metaimpute run recipes/imdb_uda.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
