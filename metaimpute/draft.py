@@ -71,6 +71,9 @@ def draft(kind: str, path: Path, label: str | None = None) -> Draft:
         values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
     if not isinstance(task.output, Classes):
         values |= {"method": FOR_VALUES, "problem.scale": "raw"}
+    if isinstance(task, OwnTable):
+        rows = f"; rows named by '{task.id}'" if task.id else ""
+        facts = [("columns", f"{len(task.columns)} to learn from; target '{task.target}'{rows}"), *facts]
     facts = [*_counts(task, data), *facts]
     text = _recipe(f"own_{kind}", path, values, data)
     validate(resolve(parse(text, str(path)), "sample"), str(path), "sample")
@@ -127,14 +130,7 @@ def _look_at_table(path: Path, label: str | None) -> tuple[dict[str, Any], Facts
     columns = [str(c) for c in frame.columns if str(c) not in (label, identity)]
     gaps = {c: int(frame[c].isna().sum()) for c in columns}
     holes = [f"{c} {n:,}" for c, n in gaps.items() if n]
-    facts = [
-        (
-            "columns",
-            f"{len(columns)} to learn from; target '{label}'" + (f"; rows named by '{identity}'" * bool(identity)),
-        )
-    ]
-    if holes:
-        facts.append(("blank cells", shortened(holes, 6)))
+    facts = [("blank cells", shortened(holes, 6))] if holes else []
     return {"file": str(path), "target": label, "id": identity}, facts
 
 

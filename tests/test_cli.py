@@ -131,7 +131,8 @@ def test_check_validates_every_profile(here: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_list_shows_every_entry_with_a_line(here: Path, kind: str) -> None:
+def test_list_shows_every_entry_with_a_line(here: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a narrow terminal folds lines
     (here / "recipes").mkdir()
     (here / "recipes/small.yaml").write_text(SMALL)
     done = call("list", kind)

@@ -113,6 +113,17 @@ def test_what_is_missing_or_unfit_ends_in_one_line(here: Path) -> None:
     assert done.exit_code == 2 and "no column beside 'label'" in done.output
 
 
+def test_the_next_command_is_quoted_and_columns_are_those_kept(here: Path) -> None:
+    rows = [{"x": i * 7 % 13, "same": 4, "target": "uv"[i % 2] if i < 20 else ""} for i in range(40)]
+    fake_data.write_csv(here / "my rows.csv", rows)
+    done = call("init", "table", "my rows.csv")
+    assert done.output.splitlines()[-1] == "wrote my rows.yaml; next: metaimpute run 'my rows.yaml'"
+    assert "1 to learn from; target 'target'" in done.output
+    fake_data.write_csv(here / "one.csv", [{**row, "target": "u" if row["target"] else ""} for row in rows])
+    done = call("init", "table", "one.csv")
+    assert done.exit_code == 2 and "there is only the class 'u'; at least two classes are needed" in done.output
+
+
 def test_only_known_keys_are_filled() -> None:
     text = "about: {title: x}\ntask:\n  size: 32     # a comment\n  other: 1\ntrain:\n  size: 5\n"
     made = filled(text, {"task.size": 7, "task.new": 3, "about": "{title: y}"})

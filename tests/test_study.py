@@ -100,15 +100,22 @@ def test_a_table_holds_means_and_paired_differences(here: Path) -> None:
     ]
     assert rows[1]["row"] == "l2i" and float(rows[1]["mean"]) == 18 and float(rows[1]["std"]) == pytest.approx(91**0.5)
     assert [float(rows[1][key]) for key in ("difference", "lower", "pairs")] == [-2, 3, 3]
-    assert [float(rows[1][key]) for key in ("low", "high")] == pytest.approx([-3, -1])
+    assert [rows[1][key] for key in ("low", "high")] == ["", ""], "of three pairs it would be their range"
     assert rows[1]["p"] == "" and rows[1]["against"] == "none", "three pairs tell nothing"
     text = markdown_table(found, lines, "title").splitlines()
     assert text[4] == "| none | 3 | 20.00 ± 10.00 |  |  |  |  |  |"
-    assert text[5] == "| l2i | 3 | 18.00 ± 9.54 | -2.00 | -3.00 to -1.00 | - | 3 of 3 |  |"
-    assert (
-        r"l2i & 3 & 18.00 $\pm$ 9.54 & $-2.00$ & $-3.00$ to $-1.00$ & - & 3 of 3 &  \\"
-        in tex_table(found, lines, "t").splitlines()
-    )
+    assert text[5] == "| l2i | 3 | 18.00 ± 9.54 | -2.00 | - | - | 3 of 3 |  |"
+    assert r"l2i & 3 & 18.00 $\pm$ 9.54 & $-2.00$ & - & - & 3 of 3 &  \\" in tex_table(found, lines, "t").splitlines()
+    assert text[-1] == "- interval and p from five seeds on"
+
+
+def test_five_seeds_have_an_interval(here: Path) -> None:
+    found = study(STUDY.replace("seeds: 2", "seeds: 5"))
+    lines = summarize(found, outcomes(found, {"none": [10] * 5, "l2i": [9] * 5}))
+    row = list(csv.DictReader(csv_table(lines).splitlines()))[1]
+    assert [float(row[key]) for key in ("low", "high")] == [-1, -1]
+    text = markdown_table(found, lines, "title")
+    assert "| -1.00 to -1.00 |" in text and "from five seeds on" not in text
 
 
 def test_a_failed_run_leaves_its_pair_out_and_gives_its_reason(here: Path) -> None:

@@ -29,13 +29,13 @@ def plain_errors() -> Iterator[None]:
     from ..tasks import MissingData, TaskError
     from ..training.algorithm import Diverged
     from ..training.checkpoint import NoCheckpoint
-    from ..training.files import Unwritable
+    from ..training.files import Busy, Unwritable
     from ..training.session import Interrupted
     from ..yaml_source import RecipeError
 
     mistakes = (
         RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,
-        BadMemoryPolicy, NoCheckpoint, NotExported, NotScalar, PluginError, Unwritable,
+        BadMemoryPolicy, NoCheckpoint, NotExported, NotScalar, PluginError, Busy, Unwritable,
     )  # fmt: skip
     try:
         yield

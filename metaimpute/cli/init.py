@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,4 +53,4 @@ def init(kind: str, path: Path, out: Path | None, label: str | None, force: bool
             click.echo(f"warning: {warning}")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(found.text, encoding="utf-8")
-        click.echo(f"wrote {target}; next: metaimpute run {target}")
+        click.echo(f"wrote {target}; next: metaimpute run {shlex.quote(str(target))}")

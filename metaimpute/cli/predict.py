@@ -19,7 +19,7 @@ SHOWN = 10
 
 def labelling(command: Callable[..., Any]) -> Callable[..., Any]:
     """What both commands ask for beside the run."""
-    truth = "CSV with columns id and label (or value), to print the error of the labels against."
+    truth = "Table with columns id and label (or value), to print the error of the labels against."
     for option in (
         imports,
         click.option("--device", default="auto", show_default=True),
@@ -72,6 +72,8 @@ def _finish(
     from rich.console import Console
     from rich.table import Table
 
+    from ..inference.predictions import first_few
+
     kept = found if least is None else found.at_least(least)
     console = Console(soft_wrap=True)
     if out is None:
@@ -90,7 +92,26 @@ def _finish(
         counts = [f"{name} {count:,}" for name, count in kept.counts().items()]
         shown = ", ".join(counts[:SHOWN]) + (f" and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else "")
         click.echo(f"labels: {shown}; mean confidence {float(kept.probabilities.max(-1).values.mean()):.2f}")
+    if kept.values is not None and len(kept):
+        for line in _ranges(kept):
+            click.echo(line)
     if truth is not None:
         error, known = kept.against(truth, predictor.task.output)
         unit = "%" if kept.probabilities is not None else " (root mean squared)"
         click.echo(f"error against {truth}: {error:.2f}{unit} of {known:,} labels")
+        strangers = kept.strangers(truth)
+        if strangers:
+            names = first_few(dict.fromkeys(strangers))
+            click.echo(f"{len(strangers):,} of {known:,} true labels are no class of this network: {names}")
+
+
+def _ranges(found: Predictions) -> list[str]:
+    """Count, mean and range of predicted values, a line for each of the first few outputs."""
+    assert found.values is not None
+    columns = found.values.double().T
+    names = ["values"] if len(columns) == 1 else found.names
+    lines = [
+        f"{name}: {len(found):,}, mean {float(column.mean()):.4g}, from {float(column.min()):.4g} to {float(column.max()):.4g}"
+        for name, column in zip(names[:SHOWN], columns, strict=False)
+    ]
+    return lines + ([f"and {len(columns) - SHOWN} more values of each row"] if len(columns) > SHOWN else [])

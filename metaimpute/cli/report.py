@@ -31,22 +31,22 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     0; Fig. 3 (landmarks drawn on test faces) for the first seed of up to four systems on faces: name the base method's first.
     """
     with plain_errors():
-        from ..reporting.console import by_metric, result_table
+        from ..reporting.console import result_table
         from ..reporting.page import page
-        from ..reporting.runs import by_system
+        from ..reporting.runs import by_kind, by_system
+        from ..training.files import write_text
 
         found, left_out = _read(runs)
         systems = by_system(found)
         console = _console()
-        for group in by_metric([[run.result for run in seeds] for seeds in systems]):
-            console.print(result_table(group))
+        for group in by_kind(found).values():
+            console.print(result_table([[run.result for run in seeds] for seeds in group]))
         if out is None:
             out = (found[0].folder if len(found) == 1 else Path()) / "report.html"
         if out.suffix != ".html":
             _figures(out, found, systems, set(runs))
             out = out / "report.html"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page(found, left_out), encoding="utf-8")
+        write_text(out, page(found, left_out))
         click.echo(f"wrote {out}")
 
 
@@ -57,8 +57,8 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
     """Compare systems of finished RUNS (directories, or folders of them) in the terminal.
 
     Seeds of one system share a row, as mean ± standard deviation. Differences are paired: on each seed that two systems
-    share, the test metric of one minus the other's; their mean with a 95% bootstrap interval, and the p value of Wilcoxon's
-    signed-rank test from five seeds on.
+    share, the test metric of one minus the other's; their mean and, from five seeds on, a 95% bootstrap interval and the
+    p value of Wilcoxon's signed-rank test. Runs of different data have a table each.
     """
     with plain_errors():
         from ..reporting.comparison import comparison_tables

@@ -39,7 +39,7 @@ def run(
         from ..profiles import choose
         from ..reporting.console import TrainingProgress, result_table
         from ..shipped import locate
-        from ..training.begun import Begun, read_begun, recipe_of, write_begun
+        from ..training.begun import Begun, read_begun, recipe_of
         from ..training.session import Session
         from ..yaml_source import RecipeError
 
@@ -49,22 +49,21 @@ def run(
                 raise RecipeError(
                     "--resume continues a run as it was; leave out RECIPE, --profile, --set, --seed and --out"
                 )
-            chosen, why, folder = recipe_of(resume), read_begun(resume).why, resume
+            chosen, why, folder, begun = recipe_of(resume), read_begun(resume).why, resume, None
         elif recipe is None:
             raise RecipeError("name a recipe, e.g. metaimpute run recipes/imdb_uda.yaml")
         else:
             recipe = locate(recipe)
             chosen, why = choose(recipe, profile, sets, seed)
+            begun = Begun(str(recipe), cast("Concrete", chosen.profile), why)
             folder = out or _free_folder(Path("runs") / f"{recipe.stem}-{chosen.problem.name}-seed{chosen.train.seed}")
             if out is not None and (out / "recipe.resolved.yaml").exists():
                 raise RecipeError(f"{out} already holds a run; continue it with --resume {out} or choose another --out")
         console.print(f"profile {chosen.profile}: {why}", markup=False, highlight=False)
         with TrainingProgress(console, chosen.train.steps, chosen.task.output.metric) as progress:
-            session = Session(chosen, folder, why=why, say=progress.say, report=progress.report)
+            session = Session(chosen, folder, why=why, begun=begun, say=progress.say, report=progress.report)
             progress.say(f"data: {session.data.source}; run directory: {folder}")
-            if resume is None:
-                write_begun(folder, Begun(str(recipe), cast("Concrete", chosen.profile), why))
-            else:
+            if resume is not None:
                 session.resume()
             result = session.run()
         console.print(result_table([[result]]))
@@ -72,12 +71,15 @@ def run(
 
 
 def _free_folder(wanted: Path) -> Path:
-    """``wanted``, or with a number appended when a run is already there."""
+    """``wanted``, made, or one with a number appended when a run is already there."""
     folder, number = wanted, 1
-    while folder.exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
 
 
 @click.command()

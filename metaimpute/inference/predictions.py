@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.registry import describe_choices
 from ..tasks.base import TaskError
+from ..tasks.files import column, read_frame, written
 from ..tasks.outputs import Output, Standardized
+from ..training.files import replacing
+
+NAMED = 3  # labels or classes in a message, at most
 
 
 @dataclass(frozen=True)
@@ -89,15 +93,15 @@ class Predictions:
         kind = path.suffix.lower()
         if kind not in (".csv", ".parquet"):
             raise TaskError(f"{path}: labels are written as .csv or .parquet")
-        path.parent.mkdir(parents=True, exist_ok=True)
         if kind == ".csv":
-            with path.open("w", newline="", encoding="utf-8") as stream:
+            with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerows([self.header, *self.rows()])
             return
         import pandas
 
         try:
-            pandas.DataFrame(self.rows(), columns=self.header).to_parquet(path, index=False)
+            with replacing(path) as partial:
+                pandas.DataFrame(self.rows(), columns=self.header).to_parquet(partial, index=False)
         except ImportError:
             raise TaskError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
 
@@ -105,24 +109,17 @@ class Predictions:
         """Error against a file of true labels, and how many rows it holds the truth of.
 
         Args:
-            path: CSV with the columns ``id`` and ``label`` (or ``value``). output: whose metric it is, error in percent or
-                root mean squared error of one value.
+            path: table with the columns ``id`` and ``label`` (or ``value``), compared as text.
+            output: whose metric it is, error in percent or root mean squared error of one value.
 
         Raises:
-            TaskError: for a file without these columns or rows, or a value that is no number.
+            TaskError: for a file without these columns or rows, a value that is no number, or labels none of which is a class.
         """
-        wanted = "label" if self.probabilities is not None else "value"
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            for column in ("id", wanted):
-                if column not in columns:
-                    raise TaskError(f"{path} has no column '{column}'; {describe_choices(column, list(columns))}")
-            truth = {row["id"]: row[wanted] for row in reader}
-        known = [(place, truth[name]) for place, name in enumerate(self.ids) if truth.get(name) not in (None, "")]
-        if not known:
-            raise TaskError(f"{path} names none of these rows; their ids look like '{(self.ids or [''])[0]}'")
+        known = self._truth(path)
         if self.probabilities is not None:
+            if not {true for _, true in known} & set(self.names):
+                found, classes = first_few(dict.fromkeys(true for _, true in known)), first_few(self.names)
+                raise TaskError(f"{path}: no label is a class of this network: {found}; its classes are {classes}")
             given = self.labels
             return 100.0 * sum(given[place] != true for place, true in known) / len(known), len(known)
         assert self.values is not None
@@ -133,6 +130,29 @@ class Predictions:
         except ValueError as error:
             raise TaskError(f"{path}: {error}") from None
         return (sum(e * e for e in errors) / len(errors)) ** 0.5, len(known)
+
+    def strangers(self, path: Path) -> list[str]:
+        """Of a file as :meth:`against` takes it, the true labels that are no class; they can only count as errors."""
+        if self.probabilities is None:
+            return []
+        return [true for _, true in self._truth(path) if true not in self.names]
+
+    def _truth(self, path: Path) -> list[tuple[int, str]]:
+        """Rows of which a file holds the truth: their place and the truth as written."""
+        columns = ("id", "label" if self.probabilities is not None else "value")
+        frame = read_frame(path, [name for name in columns if name != "value"])
+        ids, cells = (written(column(frame, name, "truth", path)) for name in columns)
+        truth = dict(zip(ids, cells, strict=True))
+        known = [(place, truth[name.strip()]) for place, name in enumerate(self.ids) if truth.get(name.strip())]
+        if not known:
+            raise TaskError(f"{path} names none of these rows; their ids look like '{(self.ids or [''])[0]}'")
+        return known
+
+
+def first_few(names: Iterable[str]) -> str:
+    """Names for a message, in quotes."""
+    every = list(names)
+    return ", ".join(f"'{name}'" for name in every[:NAMED]) + (", ..." if len(every) > NAMED else "")
 
 
 def in_units(output: Output, raw: Tensor) -> Tensor:

@@ -106,9 +106,10 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         raise MissingData(missing)
     task, where = recipe.task, pick_device(device)
     task.restore(folder)
-    torch.manual_seed(derive_seed(recipe.train.seed, INIT))  # a frozen part with random weights is drawn as it was
-    module = recipe.model.build(task.input_shape, task.output.size)
-    task.prepare_inputs = recipe.model.preprocess(where)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.train.seed, INIT))  # a frozen part with random weights is drawn as it was
+        module = recipe.model.build(task.input_shape, task.output.size)
+        task.prepare_inputs = recipe.model.preprocess(where)
     try:
         load_model(module, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -10,14 +10,14 @@ from rich.table import Table
 from ..engine.registry import describe_choices
 from ..yaml_source import RecipeError
 from .console import spread
-from .runs import Run, by_kind, comparable, errors_by_seed, names_of
-from .statistics import paired
+from .runs import Run, by_kind, comparable, errors_by_seed, names_of, titles_of
+from .statistics import FROM_FIVE, paired
 
 COLUMNS = ("system", "profile", "seeds", "difference", "95% interval", "lower", "p")
 
 
 def comparison_tables(runs: Sequence[Run], against: str | None = None) -> list[Table]:
-    """One table per task and metric.
+    """One table per task, metric and data.
 
     Args:
         against: name of the system that differences are to; by default each table's first.
@@ -30,8 +30,8 @@ def comparison_tables(runs: Sequence[Run], against: str | None = None) -> list[T
     if against is not None and against not in names:
         raise RecipeError(f"no system is called '{against}'; {describe_choices(against, names)}")
     return [
-        _table(f"{task}: test {metric}", systems, against if against in systems else next(iter(systems)))
-        for (task, metric), systems in groups.items()
+        _table(title, systems, against if against in systems else next(iter(systems)))
+        for title, systems in zip(titles_of(groups, ": test "), groups.values(), strict=True)
     ]
 
 
@@ -54,8 +54,7 @@ def _table(title: str, systems: dict[str, list[Run]], base: str) -> Table:
             row += [""] * 4 if name == base else ["-"] * 4
         else:
             p = "-" if found.p is None else f"{found.p:.3f}"
-            interval = f"{found.low:+.2f} to {found.high:+.2f}"
-            row += [f"{found.mean:+.2f}", interval, f"{found.lower} of {len(found.differences)}", p]
+            row += [f"{found.mean:+.2f}", found.interval, f"{found.lower} of {len(found.differences)}", p]
         table.add_row(*row)
-    table.caption = f"differences to {escape(base)} on shared seeds"
+    table.caption = f"differences to {escape(base)} on shared seeds; {FROM_FIVE}"
     return table

@@ -82,14 +82,6 @@ def title_of(result: Result) -> str | None:
     return f"{result['title']}{changed}{profile}"
 
 
-def by_metric(systems: Sequence[list[Result]]) -> list[list[list[Result]]]:
-    """Systems that can stand in one table: of one task and one metric, in their order."""
-    groups: dict[tuple[str, str], list[list[Result]]] = {}
-    for seeds in systems:
-        groups.setdefault((seeds[0]["task"], seeds[0]["metric"]), []).append(seeds)
-    return list(groups.values())
-
-
 def spread(values: Sequence[float | None], form: str = "{:.2f}") -> str:
     """``mean ± standard deviation`` of one value per seed; the value itself of a single one; a dash where one is missing."""
     found = [value for value in values if value is not None]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -19,6 +19,15 @@ from ..yaml_source import RecipeError
 from .console import system_name
 
 TOLD = 3  # settings in a system's name, at most
+
+
+class Kind(NamedTuple):
+    """What runs have in common whose numbers can stand in one table; ``content`` tells data of one name apart, where known."""
+
+    task: str
+    metric: str
+    source: str
+    content: str | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,13 @@ class Run:
         sections = {name: value for name, value in self.settings.items() if name != "about"}
         train = {key: value for key, value in (sections.get("train") or {}).items() if key not in CONDUCT}
         data = [self.result[key] for key in ("source", "profile", "labels", "unlabelled", "test_examples")]
+        data.append(content_of(self.result))
         return json.dumps([{**sections, "train": train}, data], sort_keys=True, default=str)
+
+    @property
+    def kind(self) -> Kind:
+        result = self.result
+        return Kind(result["task"], result["metric"], result["source"], content_of(result))
 
     @property
     def learns_labels(self) -> bool:
@@ -122,12 +137,24 @@ def by_system(runs: Iterable[Run]) -> list[list[Run]]:
     return [sorted(group, key=lambda run: run.result["seed"]) for group in groups.values()]
 
 
-def by_kind(runs: Iterable[Run]) -> dict[tuple[str, str], list[list[Run]]]:
-    """Systems that can be compared, by task and metric, in their order."""
-    groups: dict[tuple[str, str], list[list[Run]]] = {}
+def by_kind(runs: Iterable[Run]) -> dict[Kind, list[list[Run]]]:
+    """Systems that can be compared, by task, metric and data, in their order."""
+    groups: dict[Kind, list[list[Run]]] = {}
     for seeds in by_system(runs):
-        groups.setdefault((seeds[0].result["task"], seeds[0].result["metric"]), []).append(seeds)
+        groups.setdefault(seeds[0].kind, []).append(seeds)
     return groups
+
+
+def titles_of(kinds: Iterable[Kind], between: str) -> list[str]:
+    """Task and metric of each, with the data where another has both in common, and with its content where even that is shared."""
+    every, titles = list(kinds), []
+    for kind in every:
+        beside = [other for other in every if other[:2] == kind[:2]]
+        known = [kind.source] if len(beside) > 1 else []
+        if sum(other.source == kind.source for other in beside) > 1:
+            known.append(f"content {kind.content}" if kind.content else "content not recorded")
+        titles.append(f"{kind.task}{between}{kind.metric}" + (f" ({', '.join(known)})" if known else ""))
+    return titles
 
 
 def names_of(systems: Sequence[Sequence[Run]]) -> list[str]:
@@ -166,7 +193,13 @@ def _traits(run: Run) -> dict[str, Any]:
 
 def comparable(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Whether a difference between two results means something: same data, same profile, same test set."""
-    return all(first[key] == second[key] for key in ("source", "profile", "test_examples"))
+    same = all(first[key] == second[key] for key in ("source", "profile", "test_examples"))
+    return same and content_of(first) == content_of(second)
+
+
+def content_of(result: dict[str, Any]) -> str | None:
+    """What identifies the content of a run's data; None of published data sets and of runs that did not record it."""
+    return result.get("data_fingerprint") or None
 
 
 def errors_by_seed(runs: Sequence[Run]) -> dict[int, float]:

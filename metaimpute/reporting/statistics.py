@@ -10,6 +10,7 @@ from scipy import stats
 
 DRAWS = 10_000
 FEWEST = 5  # non-zero pairs; with four, no outcome of the signed-rank test has p below 0.12
+FROM_FIVE = "interval and p from five seeds on"
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,22 @@ class Paired:
     """What pairs of numbers say of two systems.
 
     Attributes:
-        differences: second minus first, one per pair. mean: of them. low, high: 95% bootstrap interval of the mean.
-        p: two-sided Wilcoxon signed-rank test, None where it cannot tell. lower: pairs in which the second is lower.
+        differences: second minus first, one per pair. mean: of them. low, high: 95% bootstrap interval of the mean,
+            None for fewer than five pairs, of which it would be no more than the smallest and the largest. p: two-sided
+            Wilcoxon signed-rank test, None where it cannot tell. lower: pairs in which the second is lower.
     """
 
     differences: tuple[float, ...]
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
     lower: int
+
+    @property
+    def interval(self) -> str:
+        """As tables have it: a dash where there is none."""
+        return "-" if self.low is None or self.high is None else f"{self.low:+.2f} to {self.high:+.2f}"
 
 
 def bootstrap_interval(values: Sequence[float] | np.ndarray, draws: int = DRAWS) -> tuple[float, float]:
@@ -56,7 +63,7 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | 
     if len(shared) < 2:
         return None
     differences = np.array([second[seed] - first[seed] for seed in shared])
-    low, high = bootstrap_interval(differences)
+    low, high = bootstrap_interval(differences) if len(shared) >= FEWEST else (None, None)
     return Paired(
         tuple(map(float, differences)),
         float(differences.mean()),

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ..reporting.console import spread
 from ..reporting.runs import comparable
-from ..reporting.statistics import Paired, paired
+from ..reporting.statistics import FROM_FIVE, Paired, paired
 from .plan import Metric, Row, Study
 from .runs import Outcome
 
@@ -120,7 +120,7 @@ def cells(study: Study, line: Line) -> list[str]:
     if found is not None:
         p = "-" if found.p is None else f"{found.p:.3f}"
         wins = f"{found.lower} of {len(found.differences)}"
-        compared = [f"{found.mean:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", p, wins]
+        compared = [f"{found.mean:+.2f}", found.interval, p, wins]
     beside = [spread(list(line.test.values())) if line.best else ""] if study.metric == "validation_last" else []
     failed = str(len(line.failed)) if line.failed else ""
     return [line.row.name, str(len(line.values)), spread(list(line.values.values())), *compared, *beside, failed]
@@ -139,6 +139,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
     bases = {line.against for line in lines if line.against is not None}
     known = [f"difference: minus {bases.pop()} on shared seeds" if len(bases) == 1 else "difference: minus the baseline at the "
              "same point, on shared seeds"] if bases else []  # fmt: skip
+    if any(line.difference is not None and line.difference.low is None for line in lines):
+        known.append(FROM_FIVE)
     return known + [f"{line.row.name}, seed {seed}: {reason}" for line in lines for seed, reason in line.failed.items()]
 
 

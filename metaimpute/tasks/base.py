@@ -94,6 +94,7 @@ class TaskData:
         unlabelled: targets may be present; they serve diagnostics only and never reach a loss.
         source: where the data came from, shown with every result.
         warnings: what looks wrong with the data, a line each; a run says them and ``metaimpute check`` repeats them.
+        fingerprint: of the content of one's own files, so that a run notices when they change; empty for published data sets.
     """
 
     labelled: Pool
@@ -102,6 +103,7 @@ class TaskData:
     test: Pool
     source: str
     warnings: tuple[str, ...] = ()
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class Task:
     validation: Natural = 0
     unlabelled_includes_labelled: bool = False
     prepare_inputs: Callable[[list[str]], Tree] | None = field(default=None, init=False, repr=False)
+    read_warnings: list[str] = field(default_factory=list, init=False, repr=False)
     _label_names: list[str] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -248,6 +251,8 @@ class Task:
 
     def read(self, path: Path) -> tuple[list[str], Any]:
         """New inputs from a file or folder of the user's: their names, and raw examples as :meth:`view` takes them.
+
+        What looks wrong with them is in ``read_warnings`` afterwards, a line each.
 
         Raises:
             TaskError: when the task has no reader for one's own files, or they cannot be read.

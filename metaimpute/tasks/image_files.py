@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from ..bounds import NonNegative
 from .base import Missing, MissingData, Pool, Task, TaskError, ViewKind
 from .image_views import ImageViews
 from .locate import data_folders, find
+from .own_data import shortened
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -27,7 +28,7 @@ ANNOTATIONS = "val_annotations.txt"
 
 
 def read_image(path: Path, side: int) -> Tensor:
-    """uint8 ``[3, h, w]``, resized isotropically so that the shorter side has ``side`` pixels.
+    """uint8 ``[3, h, w]``, upright, resized isotropically so that the shorter side has ``side`` pixels.
 
     Raises:
         TaskError: naming a file that cannot be read as an image.
@@ -35,7 +36,7 @@ def read_image(path: Path, side: int) -> Tensor:
     try:
         with Image.open(path) as image:
             image.draft("RGB", (2 * side, 2 * side))
-            colour = image.convert("RGB")
+            colour = _in_8_bits(_upright(image)).convert("RGB")
             factor = side / min(colour.size)
             if factor != 1:
                 size = (max(round(colour.width * factor), side), max(round(colour.height * factor), side))
@@ -43,6 +44,23 @@ def read_image(path: Path, side: int) -> Tensor:
             return torch.from_numpy(np.array(colour)).permute(2, 0, 1).contiguous()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise TaskError(f"{path} cannot be read as an image ({error})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the camera says it was held."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # what a damaged EXIF block raises differs with Pillow; if it is the pixels, convert says so
+        return image
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Grey images of 16 or 32 bits or of floats, scaled from their own darkest and lightest pixel; others as they are."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = pixels.min(), pixels.max()
+    return Image.fromarray(np.round((pixels - low) * (255 / ((high - low) or 1))).astype(np.uint8))
 
 
 class Decoded:
@@ -88,6 +106,13 @@ def in_threads(function: Callable[[Path], Any], paths: Iterable[Path]) -> list[A
     """``function`` of every path, by several threads, in order."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as readers:
         return list(readers.map(function, paths))
+
+
+def _read_or_none(read: Decoded, path: Path) -> Tensor | None:
+    try:
+        return read(path)
+    except TaskError:
+        return None
 
 
 def squares(images: Sequence[Tensor], side: int, rng: torch.Generator | None) -> Tensor:
@@ -219,9 +244,23 @@ class ImageFileTask(Task):
         return Decoded(self.size, self.cache_gb * 1e9)
 
     def read(self, path: Path) -> tuple[list[str], list[Tensor]]:
-        """An image file, or every image in a folder; names are paths relative to the folder."""
+        """An image file, or every image in a folder; names are paths relative to the folder.
+
+        Images that cannot be read are left out with a warning.
+        """
         names, paths = named_images(path)
-        return names, in_threads(self.decoded(), paths)
+        read = self.decoded()
+        self.read_warnings = []
+        if path.is_file():
+            return names, [read(path)]
+        found = in_threads(lambda one: _read_or_none(read, one), paths)
+        bad = [name for name, image in zip(names, found, strict=True) if image is None]
+        if len(bad) == len(paths):
+            raise TaskError(f"none of the {len(paths):,} images in {path} can be read")
+        if bad:
+            self.read_warnings = [f"left out {len(bad):,} images that cannot be read: {shortened(bad)}"]
+        kept = [(name, image) for name, image in zip(names, found, strict=True) if image is not None]
+        return [name for name, _ in kept], [image for _, image in kept]
 
     def view(self, raw: list[Tensor], kind: ViewKind, generator: torch.Generator) -> Tensor:
         windows = squares(raw, self.size, None if kind == "none" else generator)

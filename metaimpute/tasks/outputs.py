@@ -150,9 +150,14 @@ class Standardized(Values):
 class Quantities(Standardized):
     """Measured quantities, standardised; the metric is the root mean squared error over a pool, in their own units."""
 
+    def original(self, values: Tensor) -> Tensor:
+        """Standardised values ``[n, size]`` in their own units, as float64 on the CPU: float32 would round large ones."""
+        return super().original(values.detach().cpu().double()) if self.mean else values
+
     def error(self, raw: Tensor, targets: Tensor) -> Tensor:
         """Squared error in the quantities' own units, mean over the outputs, ``[n]``."""
-        return (self.original(raw) - self.original(targets.view_as(raw))).square().mean(-1)
+        off = raw - targets.view_as(raw)
+        return (off * off.new_tensor(self.std) if self.std else off).square().mean(-1)
 
     def overall(self, mean: float) -> float:
         return mean**0.5

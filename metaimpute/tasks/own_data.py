@@ -7,9 +7,11 @@ nothing asks that one class be as large as another. What usually goes wrong is s
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +41,15 @@ class Content:
     source: str
     warnings: tuple[str, ...] = ()
 
+    def fingerprint(self) -> str:
+        """Differs where an example, its name, its label or its place does."""
+        digest = hashlib.sha256()
+        for name, key in zip(self.names, self.keys, strict=True):
+            digest.update(f"{name}\0{key}\0".encode("utf-8", "surrogatepass"))
+        assert self.pool.targets is not None
+        digest.update(str(self.pool.targets.tolist()).encode())
+        return digest.hexdigest()[:16]
+
 
 @dataclass
 class OwnData(Task):
@@ -57,6 +68,7 @@ class OwnData(Task):
     validation: Natural = 0
     test_share: Share = 0.2
     _names: list[str] = field(default_factory=list, init=False, repr=False)
+    _fingerprint: str = field(default="", init=False, repr=False)
 
     def gather(self) -> Content:
         """Reads the files.
@@ -86,8 +98,8 @@ class OwnData(Task):
             raise TaskError("test_share: below 1, so that labels are left to train on")
         names = self.label_names
         if names is not None and isinstance(self.output, Classes) and len(names) < 2:
-            found = f"only the class '{names[0]}'" if names else "no labels"
-            raise TaskError(f"{self.label_option}: there are {found}; at least two classes are needed")
+            found = f"is only the class '{names[0]}'" if names else "are no labels"
+            raise TaskError(f"{self.label_option}: there {found}; at least two classes are needed")
 
     def load(self, seed: int) -> TaskData:
         if self.missing():
@@ -99,16 +111,28 @@ class OwnData(Task):
             content.pool, content.tested, labels=self.labels, validation=self.validation, test_share=self.test_share,
             classes=classes, seed=seed, include_labelled=self.unlabelled_includes_labelled, source="",
         )  # fmt: skip
-        self._names = content.names
+        self._names, self._fingerprint = content.names, content.fingerprint()
         given = f"{self.test_share:.0%} of the labelled {self.things} held out" if content.tested is None else "given"
         tested = f"test: {len(data.test):,} {self.things}, {given}" if len(data.test) else "no test set"
         source = f"{content.source} ({tested})"
-        warnings = (*content.warnings, *self._doubts(data, content))
-        return self.finish(dataclasses.replace(data, source=source, warnings=warnings))
+        data = self.finish(dataclasses.replace(data, source=source, fingerprint=self._fingerprint))
+        warnings = (*data.warnings, *content.warnings, *self._doubts(data, content))
+        return dataclasses.replace(data, warnings=warnings)
+
+    def learnt(self) -> dict[str, Any]:
+        return super().learnt() | {"data": self._fingerprint}
+
+    def relearn(self, known: dict[str, Any], folder: Path) -> None:
+        super().relearn(known, folder)
+        self._fingerprint = known.get("data", "")
 
     def finish(self, data: TaskData) -> TaskData:
         """The last word on the pools, e.g. preprocessing fitted to the training examples."""
         return data
+
+    def compared(self, content: Content) -> Sequence[Hashable]:
+        """Keys of all examples, equal where the network sees the same; asked for after :meth:`finish`."""
+        return content.keys
 
     def warnings(self, seed: int) -> tuple[str, ...]:
         return self.load(seed).warnings
@@ -132,13 +156,15 @@ class OwnData(Task):
                 yield f"few training labels: {shortened(few)}"
         if len(data.unlabelled) < count:
             yield f"only {len(data.unlabelled):,} unlabelled {things} beside {count:,} labelled ones: little to learn from"
-        known = {content.keys[i] for pool in (data.labelled, data.unlabelled) for i in pool.ids.tolist()}
-        seen = [content.names[i] for i in data.test.ids.tolist() if content.keys[i] in known]
-        if seen:
-            yield (
-                f"{len(seen):,} of {len(data.test):,} test {things} also occur in the training data, which flatters the "
-                f"result: {shortened(seen)}"
-            )
+        keys = self.compared(content)
+        known = {keys[i] for pool in (data.labelled, data.unlabelled) for i in pool.ids.tolist()}
+        for part, pool in (("test", data.test), ("validation", data.validation)):
+            seen = [content.names[i] for i in pool.ids.tolist() if keys[i] in known]
+            if seen:
+                yield (
+                    f"{len(seen):,} of {len(pool):,} {part} {things} also occur in the training data, which flatters the "
+                    f"result: {shortened(seen)}"
+                )
         if not len(data.test):
             yield "no test set: nothing will tell how good the labels are"
         elif len(data.test) < FEW_TESTED:

@@ -86,14 +86,8 @@ def _readable(read: Decoded, path: Path) -> bool:
 
 
 def contents(paths: list[Path]) -> list[Hashable]:
-    """Keys that are equal where files are; only files of one size are looked into."""
-    sizes = [path.stat().st_size for path in paths]
-    alike = Counter(sizes)
-
-    def key(path: Path, size: int) -> Hashable:
-        return size if alike[size] == 1 else hashlib.sha256(path.read_bytes()).digest()
-
-    return [key(path, size) for path, size in zip(paths, sizes, strict=True)]
+    """Keys that are equal where files are."""
+    return in_threads(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths)
 
 
 def pixel_sides(paths: list[Path]) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..bounds import NonNegative, Share
 from .base import Missing, Pool, TaskData, TaskError, ViewKind, register_task
-from .files import column, locate_file, missing_file, read_frame, written
+from .files import column, locate_file, missing_file, read_decimal_commas, read_frame, written
 from .outputs import Classes, Quantities
 from .own_data import Content, OwnData, numbered, ordered, quoted
 from .table_inputs import TableInputs, sort_columns, table_view
@@ -59,6 +60,7 @@ class OwnTable(OwnData):
     swap: Share = 0.2
     _frame: Any = field(default=None, init=False, repr=False)
     _tested: int = field(default=0, init=False, repr=False)
+    _said: list[str] = field(default_factory=list, init=False, repr=False)
     _inputs: TableInputs | None = field(default=None, init=False, repr=False)
     _output: Quantities | None = field(default=None, init=False, repr=False)
 
@@ -99,6 +101,7 @@ class OwnTable(OwnData):
         for option, wanted in (("target", self.target), ("id", self.id), *(("ignore", one) for one in self.ignore)):
             if wanted:
                 column(frame, wanted, option, path)
+        self._said += commas_read(path, frame, (self.id, *self.ignore))
         return frame
 
     def listed_labels(self) -> list[str]:
@@ -117,7 +120,8 @@ class OwnTable(OwnData):
         if isinstance(self.output, Classes):
             targets = numbered(labels, self.label_names or [])
         else:
-            targets = torch.tensor([float(label) if label else float("nan") for label in labels])[:, None]
+            values = [float(label) if label else float("nan") for label in labels]
+            targets = torch.tensor(values, dtype=torch.float64)[:, None]  # float32 once standardised
         tested = torch.arange(len(frame) - self._tested, len(frame)) if self.test else None
         if self._tested and not all(labels[-self._tested :]):
             raise TaskError(f"test: {labels[-self._tested :].count('')} rows of {self.test} have no target")
@@ -126,7 +130,7 @@ class OwnTable(OwnData):
             raise TaskError(f"file: {self.file} has no column beside '{self.target}' to learn from")
         names = written(frame[self.id]) if self.id else [str(row) for row in range(len(frame))]
         pool = Pool(torch.arange(len(frame))[:, None], targets, torch.arange(len(frame)))
-        warnings = tuple(_copies(frame, used, labels))
+        warnings = (*dict.fromkeys(self._said), *_copies(frame, used, labels))
         return Content(pool, names, row_keys(frame[used]), tested, Path(self.file).name, warnings)
 
     def _columns(self, frame: DataFrame) -> list[str]:
@@ -152,12 +156,21 @@ class OwnTable(OwnData):
         def seen(pool: Pool) -> Pool:
             assert pool.targets is not None
             targets = pool.targets if self._output is None else self._output.standardized(pool.targets)
-            return Pool(whole[pool.ids], targets, pool.ids)
+            return Pool(whole[pool.ids], targets.float() if targets.is_floating_point() else targets, pool.ids)
 
-        return TaskData(
-            seen(data.labelled), seen(data.unlabelled), seen(data.validation), seen(data.test), data.source,
-            (*left, *data.warnings),
+        return dataclasses.replace(
+            data, labelled=seen(data.labelled), unlabelled=seen(data.unlabelled), validation=seen(data.validation),
+            test=seen(data.test), warnings=(*left, *data.warnings),
         )  # fmt: skip
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that are inputs, as far as :meth:`load` has seen the table."""
+        return () if self._inputs is None else (*self._inputs.numbers, *self._inputs.categories)
+
+    def compared(self, content: Content) -> Sequence[Hashable]:
+        frame, _ = self._rows()
+        return row_keys(frame[list(self.columns)])
 
     def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
         """weak: noise on the numbers. strong: cells of other rows in the batch, then more noise."""
@@ -176,7 +189,9 @@ class OwnTable(OwnData):
         frame = read_frame(path, (self.id,))
         known = self.id in frame.columns
         names = written(frame[self.id]) if known else [str(row) for row in range(len(frame))]
+        self.read_warnings = commas_read(path, frame, [name for name in frame.columns if name not in self.columns])
         try:
+            self.read_warnings += self._inputs.doubts(frame)
             return names, self._inputs(frame)
         except TaskError as error:
             raise TaskError(f"{path}: {error}") from None
@@ -223,6 +238,12 @@ def row_keys(frame: DataFrame) -> list[int]:
     import pandas
 
     return pandas.util.hash_pandas_object(frame.astype(str), index=False).tolist()
+
+
+def commas_read(path: Path, frame: DataFrame, kept: Sequence[str]) -> list[str]:
+    """A warning where numbers of a table have a decimal comma; the table has them as numbers afterwards."""
+    found = read_decimal_commas(path, frame, kept)
+    return [f"read 1,5 as a number in columns {quoted(found)}"] if found else []
 
 
 def _copies(frame: DataFrame, used: list[str], labels: list[str]) -> Iterator[str]:

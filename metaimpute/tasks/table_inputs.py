@@ -6,7 +6,7 @@ Preprocessing is scikit-learn's, fitted to the training rows alone; it is kept w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .base import TaskError
 from .files import column, written
+from .own_data import quoted
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -64,6 +65,30 @@ class TableInputs:
         """Rows as float32 ``[n, width]``."""
         made = self.transformer.transform(_prepared(frame, self.numbers, self.categories))
         return torch.tensor(np.asarray(made), dtype=torch.float32)
+
+    def doubts(self, frame: DataFrame) -> Iterator[str]:
+        """What in other rows was not so in those it is fitted to, a line per column.
+
+        Raises:
+            TaskError: naming a column of numbers without any number.
+        """
+        where = Path("the table")
+        ready = _prepared(frame, self.numbers, self.categories)
+        for name in self.numbers:
+            cells = column(frame, name, "columns", where)
+            wrong = cells[cells.notna().to_numpy() & ready[name].isna().to_numpy()]
+            if not len(wrong):
+                continue
+            words = quoted(list(dict.fromkeys(written(wrong))))
+            if ready[name].isna().all():
+                raise TaskError(f"column '{name}' holds numbers in training, and here no cell is one: {words}")
+            yield f"column '{name}': {len(wrong):,} of {len(cells):,} cells are no number and count as blank: {words}"
+        for name in self.categories:
+            known = set(self.transformer.named_transformers_[name].categories_[0].tolist())
+            strange = [word for word in ready[name] if word not in known]
+            if strange:
+                words = quoted(list(dict.fromkeys(strange)))
+                yield f"column '{name}': {len(strange):,} of {len(ready):,} cells hold what training has never seen: {words}"
 
     @property
     def width(self) -> int:

@@ -72,10 +72,10 @@ class TextTask(Task):
 
 
 def read_texts(path: Path, text: str, identity: str) -> tuple[list[str], list[str]]:
-    """Row names and texts of a file; ``identity`` names the column that row names are taken from, empty: row numbers.
+    """Row names and texts of a file; ``identity`` names the column of row names; without it they are row numbers.
 
     Raises:
-        TaskError: when the file cannot be read or has no such column.
+        TaskError: when the file cannot be read or has no such column of texts.
     """
     if not is_table(path):
         try:
@@ -85,5 +85,5 @@ def read_texts(path: Path, text: str, identity: str) -> tuple[list[str], list[st
         return [str(row) for row in range(len(texts))], texts
     frame = read_frame(path, (text, identity))
     texts = written(column(frame, text, "text", path))
-    names = written(column(frame, identity, "id", path)) if identity else [str(row) for row in range(len(texts))]
+    names = written(frame[identity]) if identity in frame.columns else [str(row) for row in range(len(texts))]
     return names, texts

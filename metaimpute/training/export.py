@@ -16,7 +16,7 @@ WEIGHTS = "model.safetensors"
 def export(folder: Path, module: nn.Module, task: Task) -> Path:
     """Writes ``model.safetensors``, the weights that were evaluated, and the task's own files beside it; returns its path."""
     path = folder / WEIGHTS
-    with replacing(path) as partial:
-        save_model(module, str(partial))
     task.save(folder)
+    with replacing(path) as partial:  # last: a folder with weights has all that they need
+        save_model(module, str(partial))
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
+        partial.chmod(0o666 & ~_umask())  # some libraries write for their owner alone
         partial.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -54,8 +56,51 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+LEFTOVER = re.compile(
+    r"(begun|result|diverged)\.json|(metrics|labels)\.jsonl|recipe\.resolved\.yaml|model\.safetensors|step-\d+\.pt"
+)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Drops what a killed process was writing."""
+    """Drops what a killed process was writing, and no file that is not a run's own."""
     for partial in [*folder.glob("*.part"), *(folder / "checkpoints").glob("*.part")]:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+        name, _, process = partial.name.removesuffix(".part").rpartition(".")
+        if process.isdigit() and LEFTOVER.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError):
+                partial.unlink()
+
+
+class Busy(RuntimeError):
+    """A run directory that another process is training in. Ends a command with exit code 2."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder for oneself: no other process can train in it meanwhile. The lock ends with the process, however it ends.
+
+    Raises:
+        Busy: naming the process that has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with (folder / "run.lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            process = stream.read().strip()
+            raise Busy(f"{folder}: another process is training here{f' ({process})' if process else ''}") from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()}")
+        stream.flush()
+        yield

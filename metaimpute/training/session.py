@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..plugins import imported
 from ..recipes import Recipe
 from . import checkpoint
 from .algorithm import Diverged
 from .assemble import assemble
+from .begun import Begun, write_begun
 from .data import to_device
 from .environment import describe
 from .evaluate import measure
 from .export import export
-from .files import Unwritable, remove_leftovers
+from .files import Unwritable, locked, remove_leftovers
 from .logs import RunLog, write_json, write_recipe
 from .loop import take_step
 from .outcome import outcome
@@ -40,7 +42,8 @@ class Session:
     """Everything a run holds. Build it from a recipe, then call :meth:`run`.
 
     Args:
-        folder: run directory. say: receives one-line messages. report: receives metrics as they are logged.
+        folder: run directory. why, begun: why its profile was chosen, and how it was begun, to be kept with it.
+        say: receives one-line messages. report: receives metrics as they are logged.
 
     Raises:
         RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
@@ -52,10 +55,11 @@ class Session:
         folder: Path,
         *,
         why: str = "",
+        begun: Begun | None = None,
         say: Callable[[str], None] = print,
         report: Report | None = None,
     ) -> None:
-        self.recipe, self.folder, self.why, self.say = recipe, folder, why, say
+        self.recipe, self.folder, self.why, self.begun, self.say = recipe, folder, why, begun, say
         self.report = report or (lambda step, values: None)
         self.parts = parts = assemble(recipe, say)
         self.device, self.task, self.data, self.module = parts.device, recipe.task, parts.data, parts.module
@@ -100,7 +104,13 @@ class Session:
         """What tells one split of one data set from another."""
         pools = {name: getattr(self.data, name) for name in ("labelled", "unlabelled", "validation", "test")}
         ids = {name: zlib.crc32(pool.ids.numpy().tobytes()) for name, pool in pools.items()}
-        return {"source": self.data.source, **{f"{name}_rows": len(pool) for name, pool in pools.items()}, **ids}
+        content = {"content": self.data.fingerprint} if self.data.fingerprint else {}
+        return {
+            "source": self.data.source,
+            **{f"{name}_rows": len(pool) for name, pool in pools.items()},
+            **ids,
+            **content,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts a checkpoint's state back.
@@ -113,7 +123,7 @@ class Session:
         if state["data"] != self._data_identity():
             raise self.recipe.source.fail(
                 ("task",),
-                f"the checkpoint was made on {state['data']['source']}, with other rows than {self.data.source} here",
+                f"the checkpoint was made on {state['data']['source']}, with other content than {self.data.source} has here",
             )
         if state["threads"] != torch.get_num_threads():
             self.say(
@@ -169,19 +179,24 @@ class Session:
         Raises:
             Interrupted: on SIGINT or SIGTERM, after the current step and a checkpoint.
             Diverged: when a loss is not finite; names the last good checkpoint and the file with the step's diagnostics.
+            Busy: when another process is training in the run directory.
             Unwritable: when the run directory cannot be written to; what had been written before is whole.
         """
         try:
-            remove_leftovers(self.folder)
-            write_recipe(self.folder, self.recipe.resolved)
-            self._train()
-            self.save()
-            result = self.result()
-            export(self.folder, self.evaluated_module(), self.task)
-            write_json(self.folder / "result.json", result)
-            return result
+            with locked(self.folder):
+                remove_leftovers(self.folder)
+                if self.begun is not None:
+                    write_begun(self.folder, self.begun)
+                write_recipe(self.folder, self.recipe.resolved)
+                self._train()
+                self.save()
+                result = self.result()
+                export(self.folder, self.evaluated_module(), self.task)
+                write_json(self.folder / "result.json", result)
+                return result
         except OSError as error:
-            if error.filename is not None and not Path(error.filename).is_relative_to(self.folder):
+            elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(self.folder)
+            if elsewhere or isinstance(error, FileExistsError | NotADirectoryError):
                 raise
             where = error.filename or self.folder
             again = f"; mend that and go on with --resume {self.folder}" if checkpoint.existing(self.folder) else ""
@@ -316,6 +331,8 @@ class Session:
             "validation_last": validated[-1] if validated else None,
             "test_measures": self._test_measures(),
             "label_names": self.task.label_names,
+            "data_fingerprint": self.data.fingerprint,
+            "imports": imported(),
             **outcome(self.evaluated_module(), self.task, self.data.test, recipe.train.eval_batch, self.device),
             "evaluations": self.evaluations,
             "lookahead_warning": self.warnings.raised,

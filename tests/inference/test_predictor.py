@@ -99,6 +99,7 @@ def test_loading_runs_no_code_from_the_folder(run: tuple[Path, Session]) -> None
         "model.safetensors",
         "recipe.resolved.yaml",
         "result.json",
+        "run.lock",
         "task.json",
     }
 
@@ -241,3 +242,133 @@ def test_truth_of_values_is_compared_in_their_own_units(tmp_path: Path) -> None:
     truth.write_text("id,label\nz,cat\n")
     with pytest.raises(TaskError, match="names none of these rows; their ids look like 'a'"):
         table().against(truth, Classes(2))
+
+
+# data that changes ---------------------------------------------------------------------------------------------------
+
+TABLE = """
+task: {name: own_table, file: DATA, target: y, test_share: 0.2}
+model: {name: mlp, width: 8}
+method: {name: fixmatch}
+train: {steps: 6, batch: 4, unlabelled_batch: 8, checkpoint_every: 2, threads: 1}
+"""
+
+
+def a_table(folder: Path) -> Path:
+    """A table of two numbers and a word, half of it labelled, and its recipe."""
+    lines = [f"{i % 7}.5,{i % 3},{'red' if i % 2 else 'blue'},{'' if i % 4 > 1 else 'ab'[i % 2]}" for i in range(40)]
+    (folder / "t.csv").write_text("\n".join(["p,q,colour,y", *lines]))
+    (folder / "t.yaml").write_text(TABLE.replace("DATA", str(folder / "t.csv")))
+    return folder / "t.csv"
+
+
+@pytest.mark.parametrize("change", [("0.5,0,", "0.25,0,"), ("red", "green"), ("blue,a", "blue,b")])
+def test_a_table_that_has_changed_is_neither_imputed_nor_resumed(tmp_path: Path, change: tuple[str, str]) -> None:
+    """Its preprocessing would be fitted anew, and the network fed with other inputs than it has learnt from."""
+    table = a_table(tmp_path)
+    code, said = command("run", tmp_path / "t.yaml", "--out", tmp_path / "run")
+    assert code == 0, said
+    assert command("impute", tmp_path / "run")[0] == 0
+    before = (tmp_path / "run" / "labels.csv").read_text()
+    table.write_text(table.read_text().replace(*change, 1))
+    code, said = command("impute", tmp_path / "run")
+    assert code == 2 and "the data has changed since" in said and "use predict on the file instead" in said
+    code, said = command("run", "--resume", tmp_path / "run")
+    assert code == 2 and "the checkpoint was made on t.csv" in said, said
+    assert (tmp_path / "run" / "labels.csv").read_text() == before
+    assert command("predict", tmp_path / "run", table)[0] == 0
+
+
+def test_loading_leaves_the_callers_generator_as_it_was(run: tuple[Path, Session]) -> None:
+    before = torch.random.get_rng_state()
+    metaimpute.load(run[0])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_folder_that_wants_to_run_code_does_not(run: tuple[Path, Session], tmp_path: Path) -> None:
+    """A pickle in a checkpoint's place, a tag in the recipe, a pickle in the preprocessing's place: each is refused."""
+    import pickle
+    import shutil
+
+    mark = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (mark,)
+
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(pickle.dumps(Evil()))
+    assert command("run", "--resume", folder)[0] == 2
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Evil()))
+    assert command("impute", folder)[0] == 2
+    (folder / "recipe.resolved.yaml").write_text(f"task: !!python/object/apply:pathlib.Path.touch [{mark}]\n")
+    assert command("impute", folder)[0] == 2
+    a_table(tmp_path)
+    assert command("run", tmp_path / "t.yaml", "--out", tmp_path / "table")[0] == 0
+    (tmp_path / "table" / "inputs.skops").write_bytes(pickle.dumps(Evil()))
+    assert command("impute", tmp_path / "table")[0] == 2
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["\ufeffid;label\n01;cat\n1;dog\n".encode(), b"id,label\r\n01,cat\r\n1,dog\r\n", b"id\tlabel\n01\tcat\n1\tdog\n"]
+)  # fmt: skip
+def test_truth_is_read_as_any_table_and_its_ids_as_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "truth.csv").write_bytes(content)
+    assert table(ids=["01", "1", "c"]).against(tmp_path / "truth.csv", Classes(2)) == (0.0, 2)
+
+
+def test_truth_that_cannot_be_read_is_named_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_bytes(b"\x00\xff\xfe\x81\n\x8d")
+    with pytest.raises(TaskError) as said:
+        table().against(tmp_path / "truth.csv", Classes(2))
+    assert "truth.csv" in str(said.value) and "\n" not in str(said.value)
+
+
+def test_true_labels_that_are_no_class_are_named(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    truth.write_text("id,label\na,cat\nb,Dog\nc,Cat\n")
+    assert table().against(truth, Classes(2)) == (pytest.approx(200 / 3), 3)
+    assert table().strangers(truth) == ["Dog", "Cat"]
+    truth.write_text("id,label\na,Cat\nb,Dog\n")
+    with pytest.raises(TaskError, match="no label is a class .*: 'Cat', 'Dog'; its classes are 'cat', 'dog'"):
+        table().against(truth, Classes(2))
+
+
+def test_labels_that_are_no_class_are_counted_and_said(run: tuple[Path, Session], tmp_path: Path) -> None:
+    ids = run[1].data.unlabelled.ids.tolist()
+    truth = tmp_path / "truth.csv"
+    truth.write_text(f"id,label\n{ids[0]},0\n{ids[1]},upper\n{ids[2]},lower\n{ids[3]},lower\n")
+    code, said = command("impute", run[0], "--out", tmp_path / "l.csv", "--truth", truth)
+    assert code == 0 and "3 of 4 true labels are no class of this network: 'upper', 'lower'" in said, said
+
+
+def test_values_are_summed_up(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from metaimpute.cli.predict import _finish
+
+    one = table(names=["price"], probabilities=None, values=torch.tensor([[1.5], [2.0], [4.0]]))
+    _finish(one, None, tmp_path / "one.csv", None, None)  # type: ignore[arg-type]
+    assert "values: 3, mean 2.5, from 1.5 to 4\n" in capsys.readouterr().out
+    names = [f"v{n}" for n in range(12)]
+    many = table(names=names, probabilities=None, values=torch.arange(36.0).view(3, 12))
+    _finish(many, None, tmp_path / "many.csv", None, None)  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    assert "v9: 3, mean 21, from 9 to 33\nand 2 more values of each row\n" in said and "v10" not in said
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_labels_cut_short_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    old = tmp_path / f"t{suffix}"
+    old.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        table().write(old)
+    assert old.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == [old.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import re
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from metaimpute.cli import main
 from metaimpute.reporting.page import letter, page, svg
-from metaimpute.reporting.runs import by_system, names_of, read_run
+from metaimpute.reporting.runs import by_kind, by_system, comparable, names_of, read_run
 
 from .browser import Browser, find
 from .made import made
@@ -127,7 +128,7 @@ def test_updates_that_were_not_watched_are_said_to_be_missing(tmp_path: Path) ->
 def test_seeds_are_folded_and_the_profile_stands_with_every_number(four: list[Path], tmp_path: Path) -> None:
     cells = Structure(rendered(*four)).text("td")
     assert "21.00 ± 1.41" in cells and "18.50 ± 0.71" in cells
-    assert "-2.50" in cells and "-3.00 to -2.00" in cells and "2 of 2" in cells
+    assert "-2.50" in cells and "-3.00 to -2.00" not in cells and "2 of 2" in cells
     paper = made(tmp_path / "paper", profile="paper", error=7.0)
     seen = Structure(rendered(four[0], paper))
     assert {"sample", "paper"} <= set(seen.text("td")) and "Paired" not in " ".join(seen.text())
@@ -157,6 +158,59 @@ def test_runs_of_two_tasks_share_a_page_but_no_table_or_chart(four: list[Path], 
     assert seen.sections.count("results") == 2
     assert seen.text("h2") == ["digits, error %", "prices, RMSE"]
     assert "mean_teacher" in seen.text("th") and not seen.all("b"), "one system of each task needs no letter"
+
+
+def test_runs_of_other_data_share_no_table(four: list[Path], tmp_path: Path) -> None:
+    """Other data is other words in ``source``, or other content behind the same words."""
+    named = [made(tmp_path / f"named{s}", source="other digits", seed=s) for s in (0, 1)]
+    changed = [made(tmp_path / f"changed{s}", problem="l2i", data_fingerprint="c0ffee", seed=s) for s in (0, 1)]
+    empty = [made(tmp_path / f"empty{s}", labels=30, data_fingerprint="", seed=s) for s in (0, 1)]
+    every = [*four, *named, *changed, *empty]
+    titles = [
+        "digits, error % (digits, content not recorded)",
+        "digits, error % (other digits)",
+        "digits, error % (digits, content c0ffee)",
+    ]
+    assert Structure(rendered(*every)).text("h2") == titles
+    code, output = call("compare", *every)
+    tables = output.split("digits: test error % (")[1:]
+    assert code == 0 and [table.count("│ sample") for table in tables] == [3, 1, 1], "labels alone make no other data"
+    assert call("report", *every, "--out", tmp_path / "r.html")[1].count("calibration error %") == 3
+
+
+def test_an_old_run_and_a_new_one_of_changed_data_are_two_systems(tmp_path: Path) -> None:
+    runs = [read_run(made(tmp_path / name, data_fingerprint=name, seed=n)) for n, name in enumerate("ab")]
+    assert len(by_system(runs)) == 2 and len(by_kind(runs)) == 2
+    assert not comparable(runs[0].result, runs[1].result)
+
+
+def test_too_many_classes_for_a_matrix_are_said(tmp_path: Path) -> None:
+    whole = json.loads((made(tmp_path / "few") / "result.json").read_text())
+    del whole["confusion"], whole["seed"], whole["steps"]
+    many = made(tmp_path / "many", **(whole | {"label_names": [f"c{n}" for n in range(60)]}))
+    result = json.loads((many / "result.json").read_text())
+    del result["confusion"]
+    (many / "result.json").write_text(json.dumps(result))
+    assert "60 classes are too many for a matrix." in Structure(rendered(many)).text("p")
+    assert "too many" not in rendered(tmp_path / "few")
+
+
+def test_a_run_is_repeated_with_the_modules_it_imported(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", imports=["my task.py", "mine"])
+    said = "metaimpute run my.yaml --import 'my task.py' --import mine --profile sample --set task.labels=9 --seed 0"
+    assert said in Structure(rendered(run)).text("code")
+
+
+def test_a_page_cut_short_leaves_the_old_one(four: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    old = four[0] / "report.html"
+    old.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _ = call("report", four[0])
+    assert code != 0 and old.read_text() == "old" and not list(four[0].glob("*.part"))
 
 
 def test_names_from_runs_are_text_and_never_markup(tmp_path: Path) -> None:
@@ -279,8 +333,9 @@ def test_compare_pairs_seeds_with_the_first_system_or_the_named(four: list[Path]
     assert code == 0, output
     row = next(line for line in output.splitlines() if "l2i" in line)
     assert [cell.strip() for cell in re.split("[│┃|]", row)[1:-1]] == [
-        "mean_teacher + l2i (exact)", "sample", "2", "18.50 ± 0.71", "-2.50", "-3.00 to -2.00", "2 of 2", "-",
+        "mean_teacher + l2i (exact)", "sample", "2", "18.50 ± 0.71", "-2.50", "-", "2 of 2", "-",
     ]  # fmt: skip
+    assert "interval and p from five seeds on" in output and "from five seeds on" in rendered(*four)
     code, output = call("compare", *four, "--against", "mean_teacher + l2i (exact)")
     assert code == 0 and "+2.50" in output and "0 of 2" in output
     code, output = call("compare", *four, "--against", "mean_techer")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -55,7 +57,17 @@ def test_pairs_are_made_on_shared_seeds_alone() -> None:
     found = paired({0: 10.0, 1: 20.0, 2: 30.0}, {1: 19.0, 2: 27.0, 7: 0.0})
     assert found is not None
     assert found.differences == (-1.0, -3.0) and found.mean == -2.0
-    assert (found.low, found.high) == (-3.0, -1.0) and found.p is None and found.lower == 2
+    assert found.p is None and found.lower == 2
+
+
+def test_fewer_than_five_pairs_have_no_interval() -> None:
+    """That of four is their range whatever they are, and no 95% interval."""
+    values = {seed: float(seed) for seed in range(5)}
+    zeros = dict.fromkeys(values, 0.0)
+    five, four = paired(zeros, values), paired(zeros, {seed: values[seed] for seed in range(4)})
+    assert four is not None and (four.low, four.high, four.interval) == (None, None, "-")
+    assert five is not None and (five.low, five.high) == bootstrap_interval([0.0, 1.0, 2.0, 3.0, 4.0])
+    assert re.fullmatch(r"\+\d\.\d\d to \+\d\.\d\d", five.interval)
 
 
 def test_one_shared_seed_is_no_pair_to_speak_of() -> None:

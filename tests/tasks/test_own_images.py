@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metaimpute.tasks import ImageFolder, MissingData, OwnImages, TaskError
 from metaimpute.tasks.base import TaskData
+from metaimpute.tasks.image_files import read_image
 
 from .. import fake_data
 
@@ -102,7 +105,7 @@ def test_what_is_wrong_with_the_folder_is_named(folder: Path) -> None:
         OwnImages().check()
     for name in ("class1", "class2"):
         shutil.rmtree(folder / "labelled" / name)
-    with pytest.raises(TaskError, match="folder: there are only the class 'class0'"):
+    with pytest.raises(TaskError, match="folder: there is only the class 'class0'"):
         OwnImages(folder=str(folder)).check()
 
 
@@ -129,3 +132,41 @@ def test_rows_of_an_image_folder_are_named_by_their_paths(tmp_path: Path) -> Non
     task = ImageFolder(folder=str(folder), labels=6, size=16)
     assert task.row_names(task.load(0).test)[0] == "val/class0/0.png"
     assert task.label_names == ["class0", "class1", "class2"]
+
+
+def test_images_are_turned_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:, :12] = 255  # light on the left; turned by 90 degrees clockwise: light above
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=turned)
+    found = read_image(tmp_path / "a.png", 16)
+    assert found.shape == (3, 24, 16) and bool((found[:, :12] == 255).all()) and bool((found[:, 12:] == 0).all())
+
+
+@pytest.mark.parametrize(("kind", "top"), [(np.uint16, 65535), (np.int32, 100_000), (np.float32, 1.0)])
+def test_deep_grey_images_are_scaled_and_not_clipped(kind: type, top: float, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 16)[None].repeat(16, 0)
+    Image.fromarray((ramp * top).astype(kind)).save(tmp_path / "a.tif")
+    found = read_image(tmp_path / "a.tif", 16)
+    expected = torch.from_numpy(np.round(ramp * 255)).expand(3, -1, -1)
+    assert float((found - expected).abs().max()) <= 1
+    Image.fromarray(np.full((16, 16), top).astype(kind)).save(tmp_path / "a.tif")
+    assert int(read_image(tmp_path / "a.tif", 16).max()) == 0
+
+
+def test_new_images_that_cannot_be_read_are_left_out_and_said(folder: Path) -> None:
+    task, _ = load(folder)
+    new = folder / "unlabelled"
+    (new / "00.png").write_bytes(b"no image")
+    names, raw = task.read(new)
+    assert len(names) == len(raw) == 24 and "00.png" not in names
+    assert task.read_warnings == ["left out 1 images that cannot be read: 00.png"]
+    task.read(new / "0.png")
+    assert task.read_warnings == []
+    with pytest.raises(TaskError, match=r"00\.png cannot be read as an image"):
+        task.read(new / "00.png")
+    for path in new.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(TaskError, match="none of the 25 images in .* can be read"):
+        task.read(new)

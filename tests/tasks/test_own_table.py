@@ -172,3 +172,75 @@ def test_mistakes_name_the_option_and_the_nearest_column(file: Path) -> None:
             OwnTable(file=str(file), **options).check()  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="file: .* has no column beside 'target'"):
         OwnTable(file=str(file), id="id", ignore=["x", "colour", "flag", "noise"]).load(0)
+
+
+def test_large_values_keep_their_digits(tmp_path: Path) -> None:
+    rows = [{"x": i * 7 % 13, "y": 1_700_000_000 + i % 30 if i < 60 else ""} for i in range(90)]
+    task = OwnTable(file=str(fake_data.write_csv(tmp_path / "t.csv", rows)), target="y", kind="values", test_share=0.1)
+    data = task.load(0)
+    assert isinstance(task.output, Quantities) and 8 < task.output.std[0] < 10
+    assert data.labelled.targets.dtype == torch.float32 and float(
+        data.labelled.targets.std(correction=0)
+    ) == pytest.approx(1)
+    given = [float(rows[i]["y"]) for i in data.test.ids.tolist()]  # type: ignore[arg-type]
+    assert task.output.original(data.test.targets)[:, 0].tolist() == pytest.approx(given, abs=1e-3, rel=0)
+
+
+def test_only_an_empty_target_is_blank(tmp_path: Path) -> None:
+    words = ("None", "NA", "null", "nan", "yes")
+    rows = [
+        {"id": words[i % 5], "x": i * 7 % 13, "target": words[i % 5] if i < 30 else " " * (i % 2)} for i in range(60)
+    ]
+    task = OwnTable(file=str(fake_data.write_csv(tmp_path / "t.csv", rows)), id="id", test_share=0)
+    assert task.label_names == sorted(words)
+    data = task.load(0)
+    assert (len(data.labelled), len(data.unlabelled)) == (30, 30)
+    assert task.row_names(data.unlabelled)[:2] == ["None", "NA"]
+
+
+def test_decimal_commas_are_numbers_and_said(tmp_path: Path) -> None:
+    lines = [f"{'-' * (i % 2)}{i % 9},{i % 7};{i * 5 % 11}.000,5;{i % 4};{i % 30},25" for i in range(60)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["a;b;c;y", *lines[:40], *(line.rpartition(";")[0] + ";" for line in lines[40:])]))
+    task = OwnTable(file=str(path), target="y")
+    data = task.load(0)
+    assert "read 1,5 as a number in columns 'a', 'b', 'y'" in data.warnings
+    assert isinstance(task.output, Quantities) and task.input_shape == (3,) and 10 < task.output.mean[0] < 17
+    raw = task.read(path)[1]
+    assert task.read_warnings == ["read 1,5 as a number in columns 'a', 'b'"]
+    torch.testing.assert_close(raw[data.unlabelled.ids], data.unlabelled.inputs)
+
+
+def test_what_training_has_not_seen_is_said_of_new_rows(tmp_path: Path) -> None:
+    task = OwnTable(file=str(table(tmp_path)))
+    task.load(0)
+    new = tmp_path / "new.csv"
+    new.write_text("x,word\n1,a\n?,b\n,c\n2,c\n")
+    assert torch.isfinite(task.read(new)[1]).all()
+    assert task.read_warnings == [
+        "column 'x': 1 of 4 cells are no number and count as blank: '?'",
+        "column 'word': 2 of 4 cells hold what training has never seen: 'c'",
+    ]
+    new.write_text("x,word\n1,a\n")
+    task.read(new)
+    assert task.read_warnings == []
+    new.write_text("x,word\none,a\ntwo,b\n")
+    with pytest.raises(
+        TaskError, match=r"new\.csv: column 'x' holds numbers in training, .* no cell is one: 'one', 'two'"
+    ):
+        task.read(new)
+
+
+def test_a_column_of_ids_hides_no_repeated_rows(tmp_path: Path) -> None:
+    task = OwnTable(file=str(table(tmp_path, key=lambda i: f"key-{i}")), validation=4)
+    found = task.warnings(0)
+    assert any("of 6 test rows also occur in the training data" in line for line in found)
+    assert any("of 4 validation rows also occur in the training data" in line for line in found)
+
+
+def test_separators_inside_quotes_of_the_header_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        '"size, in cm, or so";word;target\n' + "".join(f"{i * 7 % 13};w;{'uv'[i % 2]}\n" for i in range(20)) + "1;z;\n"
+    )
+    OwnTable(file=str(path)).load(0)

@@ -80,7 +80,7 @@ def test_mistakes_name_the_option_and_the_nearest_column(file: Path, tmp_path: P
     with pytest.raises(MissingData, match=r"file nowhere\.csv not found"):
         OwnText(file="nowhere.csv").load(0)
     (tmp_path / "one.csv").write_text("text,label\na,x\nb,x\nc,\n")
-    with pytest.raises(TaskError, match="label: there are only the class 'x'"):
+    with pytest.raises(TaskError, match="label: there is only the class 'x'"):
         OwnText(file=str(tmp_path / "one.csv")).check()
     (tmp_path / "one.csv").write_text("text,label\na,\nb,\n")
     with pytest.raises(TaskError, match="label: there are no labels"):
@@ -106,6 +106,8 @@ def test_new_texts_are_read_from_tables_and_lines(file: Path, tmp_path: Path) ->
     lines = tmp_path / "new.txt"
     lines.write_text("one text\nanother\n")
     assert task.read(lines) == (["0", "1"], ["one text", "another"]) == IMDb().read(lines)
+    plain = fake_data.write_csv(tmp_path / "plain.csv", [{"text": "one text"}, {"text": "None"}])
+    assert task.read(plain) == (["0", "1"], ["one text", "None"])
     with pytest.raises(TaskError, match="no reader for one's own files"):
         Digits().read(lines)
     with pytest.raises(TaskError, match="cannot be read as text"):
@@ -129,3 +131,14 @@ def test_parquet_is_read_where_pyarrow_is(file: Path, tmp_path: Path, monkeypatc
         OwnText(file=str(path)).check()
     pandas.read_csv(file).to_parquet(path)
     assert OwnText(file=str(path)).label_names == ["bad", "good"]
+
+
+def test_only_an_empty_label_is_blank(tmp_path: Path) -> None:
+    rows = [{"text": f"text number {i}", "label": ("None", "NA", "nan")[i % 3] if i < 12 else ""} for i in range(30)]
+    path = fake_data.write_csv(tmp_path / "a.csv", rows)
+    assert OwnText(file=str(path)).label_names == ["NA", "None", "nan"]
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    labels = ["None", "yes", None, float("nan")]
+    pandas.DataFrame({"text": list("abcd"), "label": labels}, dtype=object).to_parquet(tmp_path / "t.parquet")
+    assert OwnText(file=str(tmp_path / "t.parquet")).label_names == ["None", "yes"]

@@ -271,3 +271,32 @@ def test_fifty_runs_killed_at_random_moments_end_as_their_twin(tmp_path: Path) -
         assert_same_run(tmp_path / "twin", folder)
     assert killed >= KILLS
     print(f"{KILLS} runs, {killed} kills, all ended in the twin's weights")
+
+
+def test_a_users_own_files_in_the_folder_are_left_alone(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    mine = [folder / "film.mkv.part", folder / "notes.123.part", folder / "checkpoints" / "film.part"]
+    ours = [folder / "result.json.4194304.part", folder / "checkpoints" / "step-00000007.pt.77.part"]
+    for path in (*mine, *ours):
+        path.write_text("data")
+    begin(whole[0], folder).run()
+    assert all(path.read_text() == "data" for path in mine) and not any(path.exists() for path in ours)
+
+
+@forks
+def test_two_processes_do_not_train_in_one_folder(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with files.locked(folder):
+        child = in_a_child(lambda: begin(whole[0], folder).run())
+        assert exit_of(child) == 1, "it must not have trained"
+        with pytest.raises(files.Busy, match=rf"another process is training here \(process {os.getpid()}\)"):
+            begin(whole[0], folder).run()
+        assert not (folder / "recipe.resolved.yaml").exists()
+    begin(whole[0], folder).run()
+    assert_same_run(whole[1], folder)
+
+
+def test_files_of_a_run_are_for_whom_the_user_lets_read(whole: tuple[Path, Path]) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in whole[1].iterdir() if path.is_file()}
+    assert modes["model.safetensors"] == modes["metrics.jsonl"] == modes["result.json"]

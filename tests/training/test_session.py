@@ -149,7 +149,7 @@ def test_records_of_a_run(tmp_path: Path) -> None:
     run = session(write_recipe(tmp_path), tmp_path / "run")
     result = run.run()
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "checkpoints", "labels.jsonl", "metrics.jsonl", "model.safetensors", "recipe.resolved.yaml", "result.json", "task.json", "tensorboard",
+        "checkpoints", "labels.jsonl", "metrics.jsonl", "model.safetensors", "recipe.resolved.yaml", "result.json", "run.lock", "task.json", "tensorboard",
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert {
@@ -248,7 +248,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     first = session(recipe, tmp_path / "run")
     first.save()
     other = session(recipe, tmp_path / "run", "task.size=300")
-    with pytest.raises(RecipeError, match="the checkpoint was made on scikit-learn make_moons, with other rows"):
+    with pytest.raises(RecipeError, match="the checkpoint was made on scikit-learn make_moons, with other content"):
         other.resume()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..runs import Run, by_kind, names_of
+from ..runs import Kind, Run, by_kind, names_of, titles_of
 from . import curves, numbers, predictions, repeat
 from .blocks import Section, System
 
@@ -27,8 +27,8 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
     """
     kinds = {kind: _systems(found) for kind, found in by_kind(runs).items()}
     groups = [
-        (f"{task}, {metric}", [section for make in PARTS if (section := make(systems))])
-        for (task, metric), systems in kinds.items()
+        (title, [section for make in PARTS if (section := make(systems))])
+        for title, systems in zip(titles_of(kinds, ", "), kinds.values(), strict=True)
     ]
     jinja = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -51,9 +51,9 @@ def _systems(found: Sequence[list[Run]]) -> list[System]:
     ]
 
 
-def _title(kinds: dict[tuple[str, str], list[System]]) -> str:
+def _title(kinds: dict[Kind, list[System]]) -> str:
     systems = [system for group in kinds.values() for system in group]
-    tasks = ", ".join(dict.fromkeys(task for task, _ in kinds))
+    tasks = ", ".join(dict.fromkeys(kind.task for kind in kinds))
     return f"{systems[0].name if len(systems) == 1 else f'{len(systems)} systems'} on {tasks}"
 
 

@@ -80,17 +80,16 @@ def _differences(systems: Sequence[System]) -> Table | None:
             continue
         found = paired(errors_by_seed(systems[0].runs), errors_by_seed(system.runs))
         if found is not None:
-            interval = f"{found.low:+.2f} to {found.high:+.2f}"
             p, pairs = "-" if found.p is None else f"{found.p:.3f}", len(found.differences)
-            texts = (system.name, f"{found.mean:+.2f}", interval, f"{found.lower} of {pairs}", p)
+            texts = (system.name, f"{found.mean:+.2f}", found.interval, f"{found.lower} of {pairs}", p)
             rows.append([Cell(text) for text in texts])
             marks.append(system)
     if not rows:
         return None
     head = ("system", "mean difference", "95% interval", "lower on seeds", "signed-rank p")
     note = (
-        "Test metric minus that of the first system on the same seed; percentile bootstrap of the mean, Wilcoxon's test from "
-        "five seeds on. Intervals of few seeds are too narrow."
+        "Test metric minus that of the first system on the same seed; from five seeds on a percentile bootstrap of the mean and "
+        "Wilcoxon's test. Intervals of few seeds are too narrow."
     )
     return Table(f"Paired differences to {systems[0].full_name}", head, rows, marks, "numbers", note)
 

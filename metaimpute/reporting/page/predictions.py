@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 
-from ...training.outcome import BINS
+from ...training.outcome import BINS, MOST_CLASSES
 from ..console import spread
 from ..figures import NoFigure, faces
 from .blocks import Block, Cell, Figure, Grid, Picture, Section, System, Table, Words
@@ -22,6 +22,8 @@ def predictions(systems: Sequence[System]) -> Section | None:
     diagrams = [figure for system in systems if (figure := _reliability(system))]
     blocks: list[Block] = [Grid(diagrams, "Reliability")] if diagrams else []
     blocks += [table for system in systems if (table := _confusion(system))]
+    many = dict.fromkeys(count for system in systems if (count := _too_many(system)))
+    blocks += [Words([f"{count} classes are too many for a matrix."]) for count in many]
     intro = (
         "On the test set. Reliability: of the predictions made with a given confidence, how many are right; on the dotted line "
         "confidence can be taken at its word. A dot's area is its share of the test set."
@@ -69,6 +71,13 @@ def _confusion(system: System) -> Table | None:
         f"{system.full_name}: true class by row, predicted by column{together}",
         ["true", *map(str, names), "right"], rows, (), "confusion",
     )  # fmt: skip
+
+
+def _too_many(system: System) -> int:
+    """How many classes there are where no confusion matrix was kept because of them; else 0."""
+    result = system.result
+    count = len(result.get("label_names") or ())
+    return count if count > MOST_CLASSES and "calibration" in result and not result.get("confusion") else 0
 
 
 def overlays(systems: Sequence[System]) -> Section | None:

@@ -88,5 +88,6 @@ def _machine(result: dict[str, Any]) -> str:
 def command(result: dict[str, Any]) -> str:
     """The call that repeats a run."""
     sets = [part for value in result.get("overrides", []) for part in ("--set", value)]
-    words = ["metaimpute", "run", result["recipe"], "--profile", result["profile"], *sets, "--seed", result["seed"]]
-    return shlex.join(map(str, words))
+    modules = [part for name in result.get("imports") or [] for part in ("--import", name)]
+    words = ["metaimpute", "run", result["recipe"], *modules, "--profile", result["profile"], *sets]
+    return shlex.join(map(str, [*words, "--seed", result["seed"]]))
