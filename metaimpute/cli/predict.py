@@ -62,7 +62,10 @@ def predict(
         from ..inference import load
 
         predictor = load(run, device)
-        _finish(predictor.predict(inputs), predictor, out, min_confidence, truth)
+        found = predictor.predict(inputs)
+        for line in predictor.task.read_warnings:
+            click.echo(f"warning: {line}")
+        _finish(found, predictor, out, min_confidence, truth)
 
 
 def _finish(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..tasks.base import TaskError
-from ..tasks.files import column, read_frame, written
+from ..tasks.files import column, read_decimal_commas, read_frame, written
 from ..tasks.outputs import Output, Standardized
 from ..training.files import replacing
 
@@ -140,7 +140,9 @@ class Predictions:
     def _truth(self, path: Path) -> list[tuple[int, str]]:
         """Rows of which a file holds the truth: their place and the truth as written."""
         columns = ("id", "label" if self.probabilities is not None else "value")
-        frame = read_frame(path, [name for name in columns if name != "value"])
+        words = [name for name in columns if name != "value"]
+        frame = read_frame(path, words)
+        read_decimal_commas(path, frame, words)
         ids, cells = (written(column(frame, name, "truth", path)) for name in columns)
         truth = dict(zip(ids, cells, strict=True))
         known = [(place, truth[name.strip()]) for place, name in enumerate(self.ids) if truth.get(name.strip())]

@@ -236,6 +236,8 @@ def test_truth_of_values_is_compared_in_their_own_units(tmp_path: Path) -> None:
     truth = tmp_path / "truth.csv"
     truth.write_text("id,value\na,1\nb,5\n")
     assert found.against(truth, Values(1)) == (pytest.approx((9 / 2) ** 0.5), 2)
+    truth.write_text("id;value\na;1,0\nb;5,0\nc;\n")
+    assert found.against(truth, Values(1)) == (pytest.approx((9 / 2) ** 0.5), 2), "a decimal comma"
     truth.write_text("id,value\na,one\n")
     with pytest.raises(TaskError, match=r"truth\.csv: could not convert"):
         found.against(truth, Values(1))
@@ -372,3 +374,13 @@ def test_labels_cut_short_leave_the_old_file(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="No space left"):
         table().write(old)
     assert old.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == [old.name]
+
+
+def test_what_is_strange_in_a_file_to_predict_is_said(tmp_path: Path) -> None:
+    table = a_table(tmp_path)
+    assert command("run", tmp_path / "t.yaml", "--out", tmp_path / "run")[0] == 0
+    (tmp_path / "new.csv").write_text("p,q,colour\n1.5,1,violet\nmany,0,red\n2.5,2,blue\n")
+    code, said = command("predict", tmp_path / "run", tmp_path / "new.csv")
+    assert code == 0 and "violet" in said and "warning: " in said and "'p'" in said, said
+    code, said = command("predict", tmp_path / "run", table)
+    assert code == 0 and "warning: " not in said

@@ -199,7 +199,10 @@ def test_only_an_empty_target_is_blank(tmp_path: Path) -> None:
 
 
 def test_decimal_commas_are_numbers_and_said(tmp_path: Path) -> None:
-    lines = [f"{'-' * (i % 2)}{i % 9},{i % 7};{f'{i * 5 % 11}.000,5' if i % 9 else ' '};{i % 4};{i % 30},25" for i in range(60)]
+    lines = [
+        f"{'-' * (i % 2)}{i % 9},{i % 7};{f'{i * 5 % 11}.000,5' if i % 9 else ' '};{i % 4};{i % 30},25"
+        for i in range(60)
+    ]
     path = tmp_path / "t.csv"
     path.write_text("\n".join(["a;b;c;y", *lines[:40], *(line.rpartition(";")[0] + ";" for line in lines[40:])]))
     task = OwnTable(file=str(path), target="y")
