@@ -20,11 +20,12 @@ def main() -> None:
     """Learn with few labels by differentiating through training.
 
     \b
-    metaimpute run recipes/imdb_uda.yaml                       train and evaluate
-    metaimpute run recipes/imdb_uda.yaml --set problem.name=none   the base method alone
-    metaimpute check recipes/                                  validate, say what data is missing
-    metaimpute list methods                                    what there is
-    metaimpute study benchmarks/studies/digits_controls.yaml   systems x seeds, compared
+    metaimpute run imdb_uda                     train and evaluate a recipe, a file or one that comes along
+    metaimpute init images my_images/           write a recipe for your own data
+    metaimpute impute runs/my_images-l2i-seed0  labels for what had none
+    metaimpute report runs/                     every run in a folder on one page
+    metaimpute study STUDY.yaml                 systems x seeds, compared
+    metaimpute list methods                     what there is
     """
 
 

@@ -13,7 +13,7 @@ from .predictor import Predictor, load
 
 
 def impute(run: str | Path, device: str = "auto") -> tuple[Predictions, Predictor]:
-    """Labels, by the finished network, for every example of the run's own data that came without one.
+    """Labels, by the finished network, for every example of the run's own data that training had none of.
 
     Raises:
         NotExported: when the run is not finished. MissingData: when its data is no longer here. TaskError: when the data has
