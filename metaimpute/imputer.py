@@ -140,7 +140,7 @@ class _Imputer(BaseEstimator):
                 torch.set_num_threads(threads)
         self.n_iter_ = recipe.train.steps
         module = parts.module if parts.averaged is None else parts.averaged.module
-        self.module_: Any = module.eval().cpu()
+        self.module_: Any = module.eval().cpu().double()  # so that a row's answer does not depend on its neighbours
         self.output_: Any = output
         return self._raw(X)
 
@@ -148,7 +148,7 @@ class _Imputer(BaseEstimator):
         return torch.from_numpy(((X - self.mean_) / self.scale_).astype(np.float32))
 
     def _raw(self, X: np.ndarray) -> Tensor:
-        rows = ArrayTask(inputs=self._inputs(X), of=self.output_)
+        rows = ArrayTask(inputs=self._inputs(X).double(), of=self.output_)
         return predictions(self.module_, rows, rows.inputs, 1024, torch.device("cpu"))
 
     def _checked(self, X: Any) -> np.ndarray:
