@@ -107,12 +107,15 @@ def test_python_blocks_run(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     namespace: dict[str, object] = {"__name__": "a_page"}
-    for block in blocks(page):
+    shown = blocks(page)
+    for block in shown:
         example = re.fullmatch(r'--8<-- "(.+)"\n', block)
         if example:  # imported as --import does
             plugins.import_module(str(ROOT / example[1]))
         else:
             exec(compile(block, name_of(page), "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert bool(printed.strip()) == any("print(" in block for block in shown), "a page that prints must have got so far"
 
 
 def test_the_notebook_runs_to_what_it_shows() -> None:

@@ -246,4 +246,6 @@ def test_separators_inside_quotes_of_the_header_do_not_count(tmp_path: Path) -> 
     path.write_text(
         '"size, in cm, or so";word;target\n' + "".join(f"{i * 7 % 13};w;{'uv'[i % 2]}\n" for i in range(20)) + "1;z;\n"
     )
-    OwnTable(file=str(path)).load(0)
+    task = OwnTable(file=str(path))
+    task.load(0)
+    assert list(task.columns) == ["size, in cm, or so", "word"] and task.label_names == ["u", "v"]
