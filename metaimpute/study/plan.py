@@ -14,14 +14,9 @@ metric: validation_last                # or test_median, test_last
 from __future__ import annotations
 
 import itertools
-import math
-import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from ..checks import settings
 from ..engine.registry import describe_choices
@@ -30,11 +25,12 @@ from ..recipes import Recipe
 from ..shipped import locate
 from ..specs import CONDUCT, Strict
 from ..tasks import Missing
-from ..yaml_source import Path_, RecipeError, Source, one_line, read
+from ..yaml_source import RecipeError, Source, one_line, read
+from .rows import MOST_ROWS, Row, flow, rows_of
 
 Metric = Literal["test_last", "test_median", "validation_last"]
 KIND = "a study is a mapping with the keys recipe, systems, grid, set, seeds, against, metric, profile"
-MOST_ROWS, MOST_RUNS = 1000, 10_000
+MOST_RUNS = 10_000
 
 
 class StudySpec(Strict):
@@ -48,33 +44,6 @@ class StudySpec(Strict):
     seeds: Any = 1
     against: str | None = None
     metric: Metric | None = None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One ``key=value`` of a study, and the key of the study file that it was written at."""
-
-    text: str
-    place: Path_
-
-
-@dataclass(frozen=True)
-class Row:
-    """A system, at one point of the grid if there is one: a row of the study's tables.
-
-    Attributes:
-        name: the system's, with the point's values. point: grid key to value. folder: of its runs, in that of the study.
-    """
-
-    name: str
-    system: str
-    point: dict[str, Any]
-    settings: tuple[Setting, ...]
-    folder: str
-
-    @property
-    def sets(self) -> tuple[str, ...]:
-        return tuple(setting.text for setting in self.settings)
 
 
 @dataclass(frozen=True)
@@ -132,7 +101,7 @@ def plan(source: Source, path: Path) -> Study:
     spec = settings(StudySpec, source, (), source.data)
     recipe = _recipe(source, path, spec.recipe)
     seeds = _seeds(source, spec.seeds)
-    rows = tuple(itertools.islice(_rows(source, spec, recipe.stem), MOST_ROWS + 1))
+    rows = tuple(itertools.islice(rows_of(source, spec.systems, spec.grid, spec.set, recipe.stem), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
         raise source.fail(("systems",), f"more than {MOST_ROWS:,} systems, counted with the points of the grid")
     if len(rows) * len(seeds) > MOST_RUNS:
@@ -182,113 +151,6 @@ def _seeds(source: Source, given: Any) -> tuple[int, ...]:
         if one in given[:number]:
             raise source.fail(("seeds", number), f"{one} is there twice")
     return tuple(given)
-
-
-# systems and points ------------------------------------------------------------------------------------------------------
-
-
-def _rows(source: Source, spec: StudySpec, plain: str) -> Iterator[Row]:
-    """Every system at every point; ``plain`` names the recipe itself, where a study has a grid and no systems."""
-    common = _settings(source, spec.set, ("set",))
-    shared = _grid(source, spec.grid, ("grid",))
-    systems = {plain: None} if spec.systems is None and shared else spec.systems
-    if not isinstance(systems, dict) or not systems:
-        raise source.fail(("systems",), "name systems, each with what it sets, e.g. {none: {problem.name: none}}")
-    names: set[str] = set()
-    folders: set[str] = set()
-    for name, own in systems.items():
-        place = ("systems", name)
-        if not name.strip() or len(name) > 80 or not name.isprintable():
-            raise source.fail(place, "a system's name is one line of 1 to 80 characters")
-        grid = dict(shared)
-        if isinstance(own, dict) and "grid" in own:
-            grid |= _grid(source, own["grid"], (*place, "grid"))
-            own = {key: value for key, value in own.items() if key != "grid"}
-        fixed = (*common, *_settings(source, own, place))
-        if math.prod(len(values) for _, values in grid.values()) > MOST_ROWS:
-            raise source.fail(place, f"has more than {MOST_ROWS:,} points of the grid")
-        labels = _labels(list(grid))
-        for values in itertools.product(*([(key, *one) for one in enumerate(grid[key][1])] for key in grid)):
-            point = {key: value for key, _, value in values}
-            moved = tuple(Setting(_text(key, value), (*grid[key][0], str(n))) for key, n, value in values)
-            full = ", ".join([name, *(f"{labels[key]}={one_line(_flow(value), 40)}" for key, value in point.items())])
-            full = _unlike(full, names, " #")
-            folder = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", full)[:80].strip("-.") or "system"
-            yield Row(full, name, point, (*fixed, *moved), _unlike(folder, folders, "-"))
-
-
-Grid = dict[str, tuple[Path_, list[Any]]]
-
-
-def _grid(source: Source, given: Any, place: Path_) -> Grid:
-    """Key to where it was written and its values."""
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
-        raise source.fail(place, "write keys with their values, e.g. {problem.inner.lr: [0.01, 0.1]}")
-    found: Grid = {}
-    for key, values in given.items():
-        _check_key(source, (*place, key))
-        if not isinstance(values, list) or not values:
-            raise source.fail((*place, key), f"write the values as a list, not {values!r}")
-        texts = [_flow(value) for value in values]
-        for number, text in enumerate(texts):
-            if text in texts[:number]:
-                raise source.fail((*place, key, number), f"{text} is there twice")
-        found[key] = ((*place, key), values)
-    return found
-
-
-def _settings(source: Source, given: Any, place: Path_) -> tuple[Setting, ...]:
-    """What a list of ``key=value`` texts, or a mapping of keys, sets."""
-    if given is None:
-        return ()
-    if isinstance(given, dict):
-        for key in given:
-            _check_key(source, (*place, key))
-        return tuple(Setting(_text(key, value), (*place, key)) for key, value in given.items())
-    if not isinstance(given, list):
-        raise source.fail(place, "write {key: value}, or a list of key=value, as --set takes them")
-    for number, text in enumerate(given):
-        if not isinstance(text, str) or "=" not in text:
-            raise source.fail((*place, number), f"write it as key=value, e.g. train.steps=200, not {text!r}")
-        _check_key(source, (*place, number), text.partition("=")[0])
-    return tuple(Setting(text, (*place, str(number))) for number, text in enumerate(given))
-
-
-def _check_key(source: Source, place: Sequence[str | int], key: str | None = None) -> None:
-    parts = [part.strip() for part in (str(place[-1]) if key is None else key).split(".")]
-    if not all(parts) or any("=" in part for part in parts):
-        raise source.fail(place, "a key is words with points between them, e.g. train.steps")
-    if parts == ["train", "seed"]:
-        raise source.fail(place, "every system has the same seeds; name them under seeds")
-
-
-def _flow(value: Any) -> str:
-    """A value as one writes it after ``key=``."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _text(key: str, value: Any) -> str:
-    return f"{key}={_flow(value)}"
-
-
-def _labels(keys: list[str]) -> dict[str, str]:
-    """The last word of each key, or the whole key where two end alike."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
-
-
-def _unlike(name: str, taken: set[str], joint: str) -> str:
-    """The name, with a number where it is taken in capitals or not, and from then on taken itself."""
-    found = next(
-        one
-        for one in itertools.chain([name], (f"{name}{joint}{n}" for n in itertools.count(2)))
-        if one.casefold() not in taken
-    )
-    taken.add(found.casefold())
-    return found
 
 
 # the recipe of each ------------------------------------------------------------------------------------------------------
@@ -345,7 +207,7 @@ def _baselines(source: Source, rows: tuple[Row, ...], against: str | None) -> di
 
 
 def _same_point(one: Row, other: Row) -> bool:
-    return all(key in other.point and _flow(other.point[key]) == _flow(value) for key, value in one.point.items())
+    return all(key in other.point and flow(other.point[key]) == flow(value) for key, value in one.point.items())
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

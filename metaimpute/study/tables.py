@@ -16,7 +16,8 @@ from rich.table import Table
 from ..reporting.console import spread
 from ..reporting.runs import comparable
 from ..reporting.statistics import FROM_FIVE, Paired, paired
-from .plan import Metric, Row, Study
+from .plan import Metric, Study
+from .rows import Row
 from .runs import Outcome
 
 Outcomes = Mapping[tuple[str, int], Outcome]
