@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .ambient import CannotDifferentiate, derive_seed, double_differentiable, fixed_rng
 from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
-from .functional import FunctionalModel, HeadNotFound, derive_seed, double_differentiable, fixed_rng
+from .functional import FunctionalModel, HeadNotFound
 from .higher_backend import HIGHER_ESTIMATORS
 from .losses import LabelRows, Loss, StructuredLoss
 from .memory import (
@@ -40,15 +41,16 @@ from .optimizers import (
     sgd,
 )  # fmt: skip
 from .pytree import Tree
+from .repetition import NotRepeatable
 from .stacked import stack, stacked, unstack
 from .unroll import Batches, BilevelMap, NotScalar, Trajectory, unroll
 
 BACKENDS = ("func", "higher")
 
 __all__ = [
-    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "CannotCompile", "Checkpoint", "Compiled",
+    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "CannotCompile", "CannotDifferentiate", "Checkpoint", "Compiled",
     "Estimator", "EstimatorError", "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer",
-    "LabelRows", "MemoryPolicy", "NotScalar", "Recompute", "Revolve", "Store", "StructuredLoss", "Trajectory",
+    "LabelRows", "MemoryPolicy", "NotRepeatable", "NotScalar", "Recompute", "Revolve", "Store", "StructuredLoss", "Trajectory",
     "UnsupportedOptimizer", "adagrad", "adam", "adamw", "clip_norm", "clip_value", "derive_seed",
     "double_differentiable", "estimators", "fixed_rng", "from_torch", "get_estimator", "hypergradient",
     "memory_policies", "momentum", "nesterov", "optimizers", "parameter_groups", "parse_memory", "register_estimator",

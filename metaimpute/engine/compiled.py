@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .functional import fixed_rng, rebuilding
+from .ambient import fixed_rng
 from .losses import Loss, StructuredLoss
 from .optimizers import Hyper, InnerOptimizer, apply_updates
-from .pytree import Tree, as_leaves, detach, gradient, tensors, tree_flatten, tree_map, tree_unflatten, with_tensors
+from .pytree import Tree, as_leaves, detach, filled, gradient, leaves_of, tensors, tree_map, with_tensors
+from .repetition import rebuilding
 
 VARIANTS = 64  # of one step: first or later, with or without a graph, recorded or replayed, each rule, each shape
 
@@ -90,7 +91,7 @@ def tensor_of_number(leaf: Any) -> Any:
 
 def like(before: Tree, after: Tree) -> Tree:
     """``after`` with counts where ``before`` has them, and in its types: a float64 number widens a leaf without dimensions."""
-    olds, (news, spec) = tree_flatten(before)[0], tree_flatten(after)
+    olds, news = leaves_of(before), leaves_of(after)
     if len(olds) != len(news):  # a state that the rule made in this step
         return after
 
@@ -99,7 +100,7 @@ def like(before: Tree, after: Tree) -> Tree:
             return int(new)
         return new.to(old.dtype) if isinstance(old, Tensor) and isinstance(new, Tensor) else new
 
-    return tree_unflatten([one(old, new) for old, new in zip(olds, news, strict=True)], spec)
+    return filled(after, [one(old, new) for old, new in zip(olds, news, strict=True)])
 
 
 def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:

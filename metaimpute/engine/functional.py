@@ -1,92 +1,31 @@
 """``nn.Module`` -> pure function of (parameters, buffers), safe to differentiate twice and in forward mode.
 
-Three things make a stock module unsafe inside an unroll, and are dealt with here so that no caller has to:
-
-* BatchNorm writes its running statistics in place. Every call works on clones of the buffers, so inner and hold-out
-  passes leave no trace; a training pass that should update them says so with :meth:`FunctionalModel.updating_buffers`.
-* Fused attention kernels have neither double backward nor forward mode. :func:`double_differentiable` routes
-  ``scaled_dot_product_attention`` to its composite form and turns off the fused ``nn.TransformerEncoderLayer`` path.
-* Dropout draws fresh noise at every evaluation, while a hypergradient evaluates the same loss several times.
-  :func:`fixed_rng` replays it.
+Every call runs a twin of the module (:mod:`.replica`), so BatchNorm's running statistics, which are written in place, are a copy's,
+and whatever the module postpones to the backward pass still finds the parameters of its call. A training pass that should update
+the statistics says so with :meth:`FunctionalModel.updating_buffers`. Kernels, noise and modes are :mod:`.ambient`'s.
 """
 
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrize
+
+from .ambient import CannotDifferentiate
+from .registry import describe_choices
+from .replica import Twin, in_place, parts_of, refers_by_other_means
+from .repetition import holds_back, saw, set_attribute
 
 Params = dict[str, Tensor]
 
 
 class HeadNotFound(ValueError):
     """The model's output is not the output of a linear layer, so last-layer estimators do not apply."""
-
-
-@contextlib.contextmanager
-def double_differentiable() -> Iterator[None]:
-    """Only attention kernels that support double backward and forward mode, for the duration of the block."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-@contextlib.contextmanager
-def forward_mode() -> Iterator[None]:
-    """A level of torch's forward-mode differentiation, without the deprecation warning that torch raises at its own first use."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        import torch._decomp.decompositions_for_jvp  # noqa: F401
-    with forward_ad.dual_level():
-        yield
-
-
-@contextlib.contextmanager
-def fixed_rng(seed: int) -> Iterator[None]:
-    """Runs the block under ``seed`` on the CPU and the current accelerator, then restores both generators."""
-    generator = torch.default_generator
-    before = generator.get_state()
-    # torch.manual_seed would also queue a seeding, with a stack trace, for every accelerator that was never used
-    accelerated = torch.cuda.is_available() and torch.cuda.is_initialized()
-    others = torch.random.fork_rng(devices=[torch.cuda.current_device()]) if accelerated else contextlib.nullcontext()
-    try:
-        with others:
-            generator.manual_seed(seed)
-            if accelerated:
-                torch.cuda.manual_seed(seed)
-            yield
-    finally:
-        generator.set_state(before)
-
-
-def _splitmix64(value: int) -> int:
-    mask = (1 << 64) - 1
-    value = ((value & mask) + 0x9E3779B97F4A7C15) & mask
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & mask
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & mask
-    return value ^ (value >> 31)
-
-
-def derive_seed(seed: int, *path: int) -> int:
-    """A seed for the stream named by ``path``, spread over 63 bits so that neighbouring streams do not overlap.
-
-    The mixing is splitmix64 (Steele et al., "Fast splittable pseudorandom number generators", OOPSLA 2014).
-    """
-    state = _splitmix64(seed)
-    for part in path:
-        state = _splitmix64(state ^ (part * 0xD1342543DE82EF95))
-    return state >> 1
 
 
 def _inside_vmap() -> bool:
@@ -112,21 +51,23 @@ def _untracked_statistics(module: nn.Module) -> Iterator[None]:
             part.track_running_stats = True
 
 
-_rebuilding: list[list[nn.Module]] = []
-
-
-@contextlib.contextmanager
-def rebuilding() -> Iterator[list[nn.Module]]:
-    """Passes in this block repeat one that was already made, so they carry no statistics into any module.
-
-    Yields a list of the modules that held back an update.
-    """
-    held: list[nn.Module] = []
-    _rebuilding.append(held)
-    try:
-        yield held
-    finally:
-        _rebuilding.pop()
+def _refusal(module: nn.Module) -> str | None:
+    """Why a module cannot be taken as it is, with the way out."""
+    for part in module.modules():
+        kind = type(part)
+        name = kind.__name__
+        if isinstance(part, torch.jit.ScriptModule):
+            return f"{name} is a TorchScript module, whose parameters cannot be replaced; pass the module it was made from"
+        if kind.__module__.startswith("torch._dynamo"):
+            return "the module is compiled; pass the module itself and wrap the inner loss: Compiled(inner_loss)"
+        if isinstance(part, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            return f"{name} would reduce no gradient here; pass its .module, and average the hypergradients over processes"
+        if "fsdp" in kind.__module__ or name.startswith(("FSDP", "FullyShardedDataParallel")):
+            return f"{name} holds shards of its parameters; pass the module before it is sharded"
+    lazy = next((n for n, p in module.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        return f"the parameter '{lazy}' has no shape yet; run the module once on a batch before it is passed"
+    return None
 
 
 class FunctionalModel:
@@ -140,12 +81,33 @@ class FunctionalModel:
     """
 
     def __init__(self, module: nn.Module, head: str | None = None) -> None:
+        if not isinstance(module, nn.Module):
+            raise CannotDifferentiate(f"FunctionalModel takes an nn.Module, not {type(module).__name__}")
+        reason = _refusal(module)
+        if reason is not None:
+            raise CannotDifferentiate(reason)
         self.module = module
         self._update_buffers = False
+        self._parts: tuple[nn.Module, ...] = ()
+        self._by_prefix: dict[str, nn.Module] = {}
+        self._indirect = False
+        self._aliases: dict[str, list[str]] = {}
+        self._learn_names()
         linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
         if head is not None and head not in linear:
             raise HeadNotFound(f"'{head}' is not a linear layer of the model; linear layers: {', '.join(linear)}")
         self._head = head or (linear[-1] if linear else None)
+
+    def _learn_names(self) -> None:
+        """What follows from which parts the module has, and changes only when one is put in or taken out."""
+        self._parts = parts_of(self.module)
+        self._by_prefix = dict(self.module.named_modules(remove_duplicate=False))
+        self._indirect = refers_by_other_means(self.module)
+        first: dict[int, str] = {}
+        self._aliases = {}
+        for name, p in [(n, p) for prefix, part in self.module.named_modules()
+                        for n, p in part.named_parameters(prefix, recurse=False, remove_duplicate=False)]:
+            self._aliases.setdefault(first.setdefault(id(p), name), []).append(name)
 
     @property
     def params(self) -> Params:
@@ -171,17 +133,58 @@ class FunctionalModel:
             raise HeadNotFound(f"the weight of '{self._head or 'the model'}' is frozen or tied to another layer")
         return names
 
+    def _places(self, params: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """The given tensors by the ``id`` of the parameter or buffer in whose place they stand."""
+        if not isinstance(params, Mapping):
+            raise CannotDifferentiate(f"a FunctionalModel takes its parameters as a dict by name, not {type(params).__name__}")
+        values: dict[int, Tensor] = {}
+        for name, value in params.items():
+            prefix, _, leaf = name.rpartition(".")
+            part = self._by_prefix.get(prefix)
+            own = None if part is None else part._parameters.get(leaf, part._buffers.get(leaf))
+            if own is None:
+                known = [n for n, _ in self.module.named_parameters(remove_duplicate=False)]
+                raise CannotDifferentiate(f"the model has no parameter '{name}'; {describe_choices(name, known)}")
+            if values.setdefault(id(own), value) is not value:
+                raise CannotDifferentiate(f"'{name}' is tied to another parameter that was given another value; give one of them")
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
+                raise CannotDifferentiate(
+                    f"'{prefix}' has max_norm, which changes its weight in place whenever it is used and has no derivative; "
+                    "set max_norm=None and normalise the rows in forward, or freeze the weight"
+                )
+        return values
+
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-        """The module's output under ``params``; running statistics are left as they were."""
+        """The module's output under ``params``; the module is left as it was, running statistics included.
+
+        Raises:
+            CannotDifferentiate: for a name that is no parameter's, or a module in a state with no derivative.
+        """
+        if torch.compiler.is_compiling():
+            return self._traced(params, args, kwargs)
+        if parametrize._cache_enabled:
+            raise CannotDifferentiate("parametrize.cached() would keep one step's weights for the next; take the step outside it")
+        if parts_of(self.module) != self._parts:
+            self._learn_names()
+        values = self._places(params)
+        twin = Twin(self._parts, values, tracked=not _inside_vmap())
+        saw(tuple([part.training for part in self._parts]))
+        with in_place(self.module, values) if self._indirect else contextlib.nullcontext():
+            output = twin.root(*args, **kwargs)
+        for part, name, value in twin.changes():
+            set_attribute(part, name, value)
+        if self._update_buffers and not holds_back(self.module):
+            twin.carry_buffers_back()
+        return output
+
+    def _traced(self, params: Params, args: Any, kwargs: Any) -> Any:
+        """The call as torch.compile can follow it: tensors swapped in for the forward pass, each place once."""
+        placed = {alias: value for name, value in params.items() for alias in self._aliases.get(name, [name])}
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
-        with _untracked_statistics(self.module) if _inside_vmap() else contextlib.nullcontext():
-            output = functional_call(self.module, (params, buffers), args, kwargs)
-        if self._update_buffers and _rebuilding:
-            _rebuilding[-1].append(self.module)
-        elif self._update_buffers:
-            with torch.no_grad():
-                for name, buffer in self.module.named_buffers():
-                    buffer.copy_(buffers[name])
+        with _untracked_statistics(self.module):
+            output = functional_call(self.module, {**placed, **buffers}, args, kwargs, tie_weights=False)
+        if self._update_buffers:
+            holds_back(self.module)
         return output
 
     @contextlib.contextmanager
@@ -204,16 +207,18 @@ class FunctionalModel:
         seen: dict[str, Any] = {}
 
         def look(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            seen["features"], seen["output"] = inputs[0], output
+            seen.update(features=inputs[0], output=output, version=output._version, times=seen.get("times", 0) + 1)
 
         handle = layer.register_forward_hook(look)
         try:
             output = self(params, *args, **kwargs)
         finally:
             handle.remove()
-        if seen.get("output") is not output:
+        unchanged = seen.get("output") is output and output._version == seen["version"] and seen["times"] == 1
+        if not unchanged:
             raise HeadNotFound(
-                f"the model's output is not that of its last linear layer ({names[0]}); name it with head="
+                f"the model's output is not that of its last linear layer ({names[0]}), used once and left as it is; name it with "
+                "head=, or use an estimator that needs none"
             )
         return seen["features"]
 

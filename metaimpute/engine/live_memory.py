@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from .pytree import leaves_of
 
 
 class LiveBytes(TorchDispatchMode):
@@ -26,7 +26,7 @@ class LiveBytes(TorchDispatchMode):
 
     def ignore(self, tree: Any) -> None:
         """Storages of these tensors do not count: call it with what a caller holds anyway."""
-        for leaf in tree_flatten(tree)[0]:
+        for leaf in leaves_of(tree):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
                 self._known[storage._cdata] = weakref.ref(storage, self._forget(storage._cdata, 0))
@@ -52,10 +52,10 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = [leaf for leaf in tree_flatten((args, kwargs or {}))[0] if isinstance(leaf, Tensor)]
+        inputs = [leaf for leaf in leaves_of((args, kwargs or {})) if isinstance(leaf, Tensor)]
         before = {leaf.untyped_storage()._cdata for leaf in inputs}
         found = func(*args, **(kwargs or {}))
-        for leaf in tree_flatten(found)[0]:
+        for leaf in leaves_of(found):
             if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in before:
                 self._count(leaf)
         return found

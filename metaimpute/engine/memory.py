@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import torch
 
-from .functional import rebuilding
 from .live_memory import LiveBytes
 from .pytree import Tree, detach, differentiable, tensors, tree_map, vjp_through
 from .registry import Registry, describe_choices
+from .repetition import rebuilding
 from .replay import BadMemoryPolicy, Plan, Replay, Step, plain_scan, repeated, replayed
 
 

@@ -1,20 +1,27 @@
-"""Trees of tensors: parameters, couplings and hyperparameters are nested dicts, lists and tuples of tensors."""
+"""Trees of tensors: parameters, couplings and hyperparameters are nested dicts, lists and tuples of tensors.
+
+Dicts, lists and tuples, which an inner step goes through a dozen times, are walked here; other kinds (named tuples, registered
+classes) by torch's pytrees, which mean the same and take ten times as long.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.autograd import forward_ad
+from torch.utils import _pytree
+
+from .ambient import has_tangent
 
 Tree = Any
 A = TypeVar("A")
 
 __all__ = [
-    "Tree", "as_leaves", "cosine", "differentiable", "detach", "dot", "gradient", "norm", "tensors",
-    "tree_flatten", "tree_map", "tree_unflatten", "vjp_through", "with_tensors", "zeros_like",
+    "Tree", "as_leaves", "cosine", "differentiable", "detach", "dot", "filled", "gradient", "leaf_of", "leaves_of", "map_tensors",
+    "none_as_zeros", "norm", "tensors", "tree_map", "vjp_through", "with_tensors", "zeros_like",
 ]  # fmt: skip
 
 
@@ -23,16 +30,71 @@ def differentiable(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
+def leaves_of(tree: Tree) -> list[Any]:
+    """All leaves, in tree order: whatever is no dict, list, tuple or registered kind of tree."""
+    found: list[Any] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Tree, found: list[Any]) -> None:
+    kind = type(tree)
+    if kind is dict:
+        for part in tree.values():
+            _collect(part, found)
+    elif kind is list or kind is tuple:
+        for part in tree:
+            _collect(part, found)
+    elif tree is None or isinstance(tree, Tensor | int | float | str):
+        found.append(tree)
+    else:
+        found.extend(_pytree.tree_leaves(tree))
+
+
+def filled(tree: Tree, leaves: Iterable[Any]) -> Tree:
+    """A tree of the same shape with other leaves, in order."""
+    return _filled(tree, iter(leaves))
+
+
+def _filled(tree: Tree, leaves: Iterator[Any]) -> Tree:
+    kind = type(tree)
+    if kind is dict:
+        return {name: _filled(part, leaves) for name, part in tree.items()}
+    if kind is list:
+        return [_filled(part, leaves) for part in tree]
+    if kind is tuple:
+        return tuple([_filled(part, leaves) for part in tree])
+    if tree is None or isinstance(tree, Tensor | int | float | str):
+        return next(leaves)
+    own, spec = _pytree.tree_flatten(tree)
+    return _pytree.tree_unflatten([next(leaves) for _ in own], spec)
+
+
+def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """The function of every leaf, and of those at its place in other trees of the same shape."""
+    if others:
+        return _pytree.tree_map(function, tree, *others)
+    kind = type(tree)
+    if kind is dict:
+        return {name: tree_map(function, part) for name, part in tree.items()}
+    if kind is list:
+        return [tree_map(function, part) for part in tree]
+    if kind is tuple:
+        return tuple([tree_map(function, part) for part in tree])
+    if tree is None or isinstance(tree, Tensor | int | float | str):
+        return function(tree)
+    return _pytree.tree_map(function, tree)
+
+
 def tensors(tree: Tree) -> list[Tensor]:
     """The differentiable leaves, in tree order; other leaves (ints, masks, None) are passed over."""
-    return [leaf for leaf in tree_flatten(tree)[0] if differentiable(leaf)]
+    return [leaf for leaf in leaves_of(tree) if differentiable(leaf)]
 
 
-def with_tensors(tree: Tree, values: Sequence[Tensor | None]) -> Tree:
+def with_tensors(tree: Tree, values: Iterable[Tensor | None]) -> Tree:
     """The same tree with its differentiable leaves replaced, in order, by ``values``."""
-    leaves, spec = tree_flatten(tree)
     replacement = iter(values)
-    return tree_unflatten([next(replacement) if differentiable(leaf) else leaf for leaf in leaves], spec)
+    return tree_map(lambda leaf: next(replacement) if differentiable(leaf) else leaf, tree)
 
 
 def detach(tree: Tree) -> Tree:
@@ -44,20 +106,33 @@ def as_leaves(tree: Tree) -> Tree:
     return tree_map(lambda leaf: leaf.detach().requires_grad_() if differentiable(leaf) else leaf, tree)
 
 
+def leaf_of(tensor: Tensor) -> Tensor:
+    """A fresh autograd leaf; a dual number stays one, so that an open level of forward mode sees through it."""
+    if not has_tangent(tensor):
+        return tensor.detach().requires_grad_()
+    found = forward_ad.unpack_dual(tensor)
+    return forward_ad.make_dual(found.primal.detach().requires_grad_(), found.tangent)
+
+
 def zeros_like(tree: Tree) -> Tree:
     return tree_map(lambda leaf: torch.zeros_like(leaf) if differentiable(leaf) else leaf, tree)
+
+
+def _nothing(tree: Tree) -> Tensor:
+    leaves = [leaf for leaf in leaves_of(tree) if isinstance(leaf, Tensor)]
+    return torch.zeros((), device=leaves[0].device if leaves else "cpu")
 
 
 def dot(left: Tree, right: Tree) -> Tensor:
     """Inner product over all differentiable leaves. Accumulated in the leaves' own precision."""
     products = [(a * b).sum() for a, b in zip(tensors(left), tensors(right), strict=True)]
-    return torch.stack(products).sum() if products else torch.zeros(())
+    return torch.stack(products).sum() if products else _nothing(left)
 
 
 def norm(tree: Tree) -> Tensor:
     """Euclidean norm over all differentiable leaves."""
     leaves = tensors(tree)
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(leaves))) if leaves else torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(leaves))) if leaves else _nothing(tree)
 
 
 def cosine(left: Tree, right: Tree) -> Tensor:
@@ -102,8 +177,13 @@ def vjp_through(outputs: Tree, cotangents: Tree, inputs: Tree) -> Tree:
     grads = torch.autograd.grad(
         [out for out, _ in pairs], leaves, grad_outputs=[cot for _, cot in pairs], allow_unused=True
     )
-    filled = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)]
-    return with_tensors(inputs, filled)
+    return with_tensors(inputs, [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)])
+
+
+def none_as_zeros(grads: Tree, values: Tree) -> Tree:
+    """Zeros where the gradient was None, so that the tree can serve as a direction."""
+    pairs = zip(leaves_of(grads), leaves_of(values), strict=True)
+    return filled(values, [g if g is not None else torch.zeros_like(v) if differentiable(v) else v for g, v in pairs])
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:

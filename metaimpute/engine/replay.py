@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .functional import double_differentiable, rebuilding
+from .ambient import double_differentiable, holder
 from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
+from .repetition import rebuilding
 
 Step = Callable[[int, Tree, Tree], Tree]
 
@@ -110,9 +111,11 @@ class Replay:
         self.start_structure = detach(carry)
         self.kept: Any = None
         self.end: Tree = None
-        self.rejoin: Tree = None  # the carry after the last group, to check that a rebuilt one leads there again
+        self.rejoin: Tree = None  # the carry after the last group, from which a second reverse pass rebuilds the tail
         self.devices = [leaf.device for leaf in tensors(self.start_structure)]
         self.must_be_closed = getattr(step, "must_be_closed", True)
+        self.verify = getattr(step, "verify", lambda: None)  # that steps rebuilt repeat the steps taken
+        self.part_of = holder()
         self.autocast = [
             (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
             for kind in {"cpu", *(device.type for device in self.devices)}
@@ -158,26 +161,12 @@ class Replay:
     def _as_in_forward(self) -> Iterator[None]:
         """The reverse pass may run anywhere: steps are rebuilt under the forward pass's autocast and attention kernels."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(double_differentiable())
+            stack.enter_context(double_differentiable(self.part_of))
             stack.enter_context(rebuilding())
             for kind, enabled, dtype in self.autocast:
                 if enabled or torch.is_autocast_enabled(kind):
                     stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
             yield
-
-    def _require_same(self, end: Tree) -> None:
-        """Checks that a rebuilt step leads where the step that was taken led.
-
-        Raises:
-            BadMemoryPolicy: when it does not, so that its gradient would be another function's.
-        """
-        for found, taken in zip(tensors(end), tensors(self.rejoin), strict=True):
-            gap = (found.detach() - taken).abs().max() if taken.numel() else torch.zeros(())
-            if float(gap) > 1e-3 * float(taken.abs().max()) + 1e-12:
-                raise BadMemoryPolicy(
-                    "a step rebuilt for the reverse pass does not repeat the step that was taken: a module's mode (train, eval) "
-                    "or a tensor was changed in between; use memory 'store', or change nothing before the gradient is taken"
-                )
 
     def forward(self) -> Tree:
         carry, at, slots = self.start_structure, 0, self.plan.slots
@@ -235,10 +224,9 @@ class Replay:
                 stop -= 1
                 del saved
                 recorded = self._record(carry, *self._bounds(stop))
-                if stop == self.groups - 1:
-                    self._require_same(recorded[2])
                 cotangent = pull(recorded, cotangent, stop == 0)
                 del carry, recorded
+        self.verify()
         return cotangent, total or []
 
 

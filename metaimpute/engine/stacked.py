@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .losses import Loss
-from .pytree import Tree, tree_flatten, tree_map, tree_unflatten
+from .pytree import Tree, filled, leaves_of, tree_map
 
 Randomness = Literal["different", "same", "error"]
 
@@ -31,14 +31,14 @@ def stacked(loss: Loss, randomness: Randomness = "different") -> Loss:
 
     def total(theta: Tree, c: Tree, batch: Any) -> Tensor:
         trees = (theta, c, batch)
-        leaves, spec = tree_flatten(trees)
+        leaves = leaves_of(trees)
         is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
         mapped = [leaf for leaf, tensor in zip(leaves, is_tensor, strict=True) if tensor]
 
         def one(*parts: Tensor) -> Tensor:
             given = iter(parts)
             rebuilt = [next(given) if tensor else leaf for leaf, tensor in zip(leaves, is_tensor, strict=True)]
-            return loss(*tree_unflatten(rebuilt, spec))
+            return loss(*filled(trees, rebuilt))
 
         return torch.vmap(one, randomness=randomness)(*mapped).sum()
 
@@ -47,14 +47,13 @@ def stacked(loss: Loss, randomness: Randomness = "different") -> Loss:
 
 def stack(trees: Sequence[Tree]) -> Tree:
     """Trees of one shape as one tree whose tensors have a dimension more in front."""
-    flat = [tree_flatten(tree) for tree in trees]
-    columns = zip(*(leaves for leaves, _ in flat), strict=True)
-    return tree_unflatten(
+    columns = zip(*map(leaves_of, trees), strict=True)
+    return filled(
+        trees[0],
         [
             torch.stack([leaf.detach() for leaf in column]) if isinstance(column[0], Tensor) else column[0]
             for column in columns
         ],
-        flat[0][1],
     )
 
 

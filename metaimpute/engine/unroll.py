@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .arguments import list_of_batches, require_tensors, unchanged
 from .compiled import Compiled
-from .functional import derive_seed, double_differentiable, fixed_rng
+from .ambient import derive_seed, double_differentiable, fixed_rng, outside_transforms
 from .losses import Loss, StructuredLoss
 from .memory import Auto, BadMemoryPolicy, MemoryPolicy, Store, parse_memory
+from .operators import require_second_derivative
 from .optimizers import Hyper, InnerOptimizer, apply_updates
-from .pytree import Tree, as_leaves, detach, differentiable, gradient, tensors, tree_map, with_tensors
+from .pytree import (
+    Tree,
+    as_leaves,
+    detach,
+    differentiable,
+    gradient,
+    leaf_of,
+    leaves_of,
+    tensors,
+    tree_map,
+    with_tensors,
+)
+from .repetition import Ledger, rebuilding
 
 OUTER_STREAM = -1
+TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
 
 
 class NotScalar(ValueError):
@@ -51,12 +66,14 @@ class Trajectory(NamedTuple):
     Attributes:
         params: ``theta_k``. state: the optimiser's state after k steps.
         losses: k scalars, each step's inner loss before the step. first_gradient: inner gradient at ``theta_0``, detached.
+        moving: for every tensor of the parameters whether the last step's loss depended on it.
     """
 
     params: Tree
     state: Tree
     losses: list[Tensor]
     first_gradient: Tree
+    moving: list[bool] = []  # noqa: RUF012  # a NamedTuple's default
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ class BilevelMap:
     """``(theta_0, c, hyper) -> outer_loss(theta_k, c)`` as a deterministic function: everything an estimator may see.
 
     Noise inside a loss is drawn from a seed that depends on the step alone, so evaluating a step again, in whatever
-    mode of differentiation, sees the same noise.
+    mode of differentiation, sees the same noise; ``ledger`` notices what is not repeated all the same.
     """
 
     inner_loss: Loss
@@ -77,40 +94,67 @@ class BilevelMap:
     memory: MemoryPolicy = field(default_factory=Store)
     seed: int = 0
     wrt_start: bool = True
+    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
 
     def inner_batch(self, t: int) -> Any:
         return self.batches.inner[t if len(self.batches.inner) > 1 else 0]
 
-    def inner(self, t: int, theta: Tree, c: Tree) -> Tensor:
-        """Inner loss of step ``t``."""
-        loss, batch = self.inner_loss, self.inner_batch(t)
-        if isinstance(loss, StructuredLoss) and loss.free is not None and loss.coupled is not None:
-            with fixed_rng(derive_seed(self.seed, t, 0)):
-                free = loss.free(theta, batch)
-            return scalar(free + self.coupled(t, theta, c), "inner")
-        with fixed_rng(derive_seed(self.seed, t)):
-            return scalar(loss(theta, c, batch), "inner")
+    def inner(self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
+        """Inner loss of step ``t``.
 
-    def coupled(self, t: int, theta: Tree, c: Tree) -> Tensor:
+        Args:
+            point: names where in parameter space ``theta`` is, so that a second evaluation there is held against the first;
+                None: nowhere that comes again.
+
+        Raises:
+            NotScalar, CannotDifferentiate, NotRepeatable: for a loss that is no number, changes its arguments or its modules.
+        """
+        loss, batch = self.inner_loss, self.inner_batch(t)
+        with self.ledger.evaluation("inner", t), unchanged("inner", theta, c):
+            if isinstance(loss, StructuredLoss) and loss.free is not None and loss.coupled is not None:
+                with fixed_rng(derive_seed(self.seed, t, 0)):
+                    free = loss.free(theta, batch)
+                with fixed_rng(derive_seed(self.seed, t, 1)):
+                    coupled = scalar(loss.coupled(theta, c, batch), "inner")
+                value = scalar(free + coupled, "inner")
+            else:
+                coupled = None
+                with fixed_rng(derive_seed(self.seed, t)):
+                    value = scalar(loss(theta, c, batch), "inner")
+        if point is not None:
+            self.ledger.note("inner", t, value, point)
+            if coupled is not None:
+                self.ledger.note("coupled", t, coupled, point)
+        return value
+
+    def coupled(self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
         """The part of step ``t``'s inner loss that depends on the coupling; all of it when the loss is not split."""
         loss, batch = self.inner_loss, self.inner_batch(t)
-        if isinstance(loss, StructuredLoss) and loss.is_split and loss.coupled is not None:
-            with fixed_rng(derive_seed(self.seed, t, 1)):
-                return loss.coupled(theta, c, batch)
-        return self.inner(t, theta, c)
+        if not (isinstance(loss, StructuredLoss) and loss.is_split and loss.coupled is not None):
+            return self.inner(t, theta, c, point)
+        with rebuilding(), unchanged("inner", theta, c), fixed_rng(derive_seed(self.seed, t, 1)):
+            value = scalar(loss.coupled(theta, c, batch), "inner")
+        if point is not None:
+            self.ledger.note("coupled", t, value, point)
+        return value
 
-    def outer(self, theta: Tree, c: Tree) -> Tensor:
-        with fixed_rng(derive_seed(self.seed, OUTER_STREAM)):
-            return scalar(self.outer_loss(theta, c, self.batches.outer), "outer")
+    def outer(self, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
+        with self.ledger.evaluation("outer", 0), unchanged("outer", theta, c):
+            with fixed_rng(derive_seed(self.seed, OUTER_STREAM)):
+                value = scalar(self.outer_loss(theta, c, self.batches.outer), "outer")
+        if point is not None:
+            self.ledger.note("outer", 0, value, point)
+        return value
 
     def value(self, theta_0: Tree | None = None, c: Tree | None = None, hyper: Hyper | None = None) -> Tensor:
         """The map itself, without its derivative: what finite differences are taken of."""
         theta_0 = self.theta_0 if theta_0 is None else theta_0
         c = self.c if c is None else c
+        fresh = replace(self, ledger=Ledger())  # another point than the one before
         with double_differentiable():
-            end = run(self, detach(theta_0), detach(c), detach(hyper or self.optimizer.hyper), mode="none")
+            end = run(fresh, detach(theta_0), detach(c), detach(hyper or self.optimizer.hyper), mode="none")
             with torch.no_grad():
-                return self.outer(end.params, c)
+                return fresh.outer(end.params, c)
 
 
 def run(
@@ -128,6 +172,7 @@ def run(
     """
     losses: dict[int, Tensor] = {}
     first: dict[int, Tree] = {}
+    moved: dict[int, list[bool]] = {}
 
     def step(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
         (theta, state), (c, hyper), t = carry, closure, start + number
@@ -136,22 +181,33 @@ def run(
                 theta, state, losses[t], slopes = problem.inner_loss.step(
                     problem.optimizer, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
                 )
+            problem.ledger.note("inner", t, losses[t], TAKEN)
             if t == 0:
                 first[0] = with_tensors(theta, slopes)
+            moved[t] = [slope is not None for slope in slopes]
             return theta, state
         tracked = mode == "full" and torch.is_grad_enabled()
         with torch.enable_grad():
             if tracked:
-                at = tree_map(lambda p: p if not differentiable(p) or p.requires_grad else as_leaves(p), theta)
+                at = tree_map(lambda p: p if not differentiable(p) or p.requires_grad else leaf_of(p), theta)
                 # an alias of its own: what c or another parameter does with the same tensor is no part of this gradient
                 at = tree_map(lambda p: p.view_as(p) if differentiable(p) else p, at)
             else:
                 at = as_leaves(theta)
             loss = problem.inner(t, at, c if tracked else detach(c))
-            grads = gradient(loss, at, create_graph=tracked, unused="none")
+            # a step that is taken first and rebuilt later takes the formulas of the rebuilt one, so that it is the same to the bit
+            grads = gradient(loss, at, create_graph=mode == "full", unused="none")
+            if tracked:
+                if t not in problem.ledger.checked:
+                    require_second_derivative(loss, tensors(at))
+                    problem.ledger.checked.add(t)
+            else:
+                grads = detach(grads)
         losses[t] = loss.detach()
         if t == 0:
             first[0] = detach(grads)
+        flat = zip(leaves_of(grads), leaves_of(at), strict=True)
+        moved[t] = [grad is not None for grad, leaf in flat if differentiable(leaf)]
         updates, state = problem.optimizer.update(grads, state, at if tracked else theta, hyper)
         return apply_updates(at if tracked else theta, updates), state
 
@@ -163,13 +219,14 @@ def run(
         tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1]))),
     )  # fmt: skip
     step.must_be_closed = closed  # type: ignore[attr-defined]
+    step.verify = problem.ledger.verify  # type: ignore[attr-defined]
     if isinstance(problem.inner_loss, Compiled) and isinstance(problem.memory, Auto):
         raise BadMemoryPolicy("memory 'auto' cannot measure inside a compiled step; use checkpoint(n) or recompute")
     with torch.set_grad_enabled(mode != "none"):
         carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
         policy = problem.memory if mode == "full" else Store()
         theta_k, state = policy.scan(step, carry, (problem.steps if stop is None else stop) - start, (c, hyper))
-    return Trajectory(theta_k, state, [losses[t] for t in sorted(losses)], first.get(0))
+    return Trajectory(theta_k, state, [losses[t] for t in sorted(losses)], first.get(0), moved[max(moved)])
 
 
 def unroll(
@@ -196,6 +253,10 @@ def unroll(
         differentiable: False runs plain training steps with no graph.
         seed: noise of step ``t`` is drawn from a seed derived from this and ``t``.
     """
+    outside_transforms("an unroll")
+    require_tensors("theta_0", theta_0)
+    require_tensors("the coupling", c)
+    batches = list_of_batches(batches)
     problem = BilevelMap(
         inner_loss,
         lambda *_: torch.zeros(()),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..bounds import NonNegative, Share
 from ..engine.losses import like_cross_entropy
-from ..engine.pytree import Tree, tree_flatten, tree_unflatten
+from ..engine.pytree import Tree, filled, leaves_of
 from ..engine.registry import Registry
 from ..tasks.base import Batch, Imputation, InputKind, Unlabelled, ViewKind
 from ..tasks.outputs import Classes, Output
@@ -208,9 +208,8 @@ def concatenate(left: Tree, right: Tree, *others: Tree) -> Tree:
     """Batches of inputs (tensors, or dicts of tensors such as token ids and masks) as one."""
     if others:
         return concatenate(concatenate(left, right), *others)
-    a, spec = tree_flatten(left)
-    b = tree_flatten(right)[0]
-    return tree_unflatten([_padded_cat(x, y) for x, y in zip(a, b, strict=True)], spec)
+    pairs = zip(leaves_of(left), leaves_of(right), strict=True)
+    return filled(left, [_padded_cat(x, y) for x, y in pairs])
 
 
 def _padded_cat(left: Tensor, right: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..bounds import Count, NonNegative, Share
-from ..engine.functional import double_differentiable, forward_mode, rebuilding
+from ..engine.ambient import double_differentiable, forward_mode
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, detach
+from ..engine.repetition import rebuilding
 from ..tasks.base import Batch
 from ..tasks.outputs import Classes, Output
 from .base import Method, MethodError, Predict, concatenate, kl_divergence, register_method
@@ -31,12 +32,23 @@ def curvature_product(call: Callable[[Tensor], Tensor], inputs: Tensor, directio
     ``H = J^T (diag p - p p^T) J`` with the Jacobian J of the logits: one pass over dual numbers gives J d, one reverse
     pass the rest. Both see the same dropout noise.
     """
-    with torch.enable_grad(), double_differentiable(), forward_mode():
+    with torch.enable_grad(), double_differentiable():
         at = inputs.detach().requires_grad_()
-        logits, slope = forward_ad.unpack_dual(call(forward_ad.make_dual(at, direction)))
-        p = logits.detach().softmax(-1)
-        change = p * (slope.detach() - (p * slope.detach()).sum(-1, keepdim=True))
-        return torch.autograd.grad(logits, at, change)[0]
+        try:
+            with forward_mode():
+                logits, slope = forward_ad.unpack_dual(call(forward_ad.make_dual(at, direction)))
+                return _pulled_back(logits, slope, at)
+        except (RuntimeError, NotImplementedError):  # an operator without forward-mode formula: J d by two reverse passes
+            logits = call(at)
+            dummy = torch.zeros_like(logits, requires_grad=True)
+            pulled = torch.autograd.grad(logits, at, dummy, create_graph=True)[0]
+            slope = torch.autograd.grad((pulled * direction).sum(), dummy, retain_graph=True)[0]
+            return _pulled_back(logits, slope, at)
+
+
+def _pulled_back(logits: Tensor, slope: Tensor, at: Tensor) -> Tensor:
+    p, slope = logits.detach().softmax(-1), slope.detach()
+    return torch.autograd.grad(logits, at, p * (slope - (p * slope).sum(-1, keepdim=True)))[0].detach()
 
 
 @register_method("vat")

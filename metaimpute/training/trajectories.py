@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..engine.functional import derive_seed
+from ..engine.ambient import derive_seed
 from ..tasks.base import Pool, Task
 from ..tasks.outputs import Classes
 from .files import write_text

@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
+from ..arguments import list_of_batches, outside_inference, require_tensors
 from ..compiled import Compiled
-from ..functional import double_differentiable
 from ..losses import Loss
 from ..memory import MemoryPolicy, Store
 from ..optimizers import InnerOptimizer
-from ..pytree import Tree, differentiable, norm, tensors, tree_flatten, tree_unflatten
+from ..operators import in_words
+from ..pytree import Tree, differentiable, filled, leaves_of, norm, tensors
 from ..registry import Registry
+from ..repetition import attributes_restored, rebuilding
 from ..unroll import Batches, BilevelMap
 
 estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
@@ -37,7 +40,8 @@ class HypergradientResult:
         outer_loss: outer loss at ``theta_k``, a scalar without graph.
         theta_k: end of the inner steps, without graph.
         first_gradient: inner gradient at ``theta_0`` over all parameters, where the estimator computed it, else None.
-        diagnostics: inner losses, gradient norms, and under ``"dropped"`` what the estimate leaves out.
+        diagnostics: inner losses, gradient norms, under ``"dropped"`` what the estimate leaves out, and under
+            ``"reverse_over_reverse"`` the operator for which products were taken by reverse over reverse.
     """
 
     grad_c: Tree
@@ -51,9 +55,8 @@ class HypergradientResult:
 
 def only_gradients(grads: Tree, values: Tree) -> Tree:
     """None in place of leaves that have no gradient (counts, masks), where trees carry the value itself along."""
-    flat, spec = tree_flatten(grads)
-    kept = [g if differentiable(v) else None for g, v in zip(flat, tree_flatten(values)[0], strict=True)]
-    return tree_unflatten(kept, spec)
+    pairs = zip(leaves_of(grads), leaves_of(values), strict=True)
+    return filled(values, [g if differentiable(v) else None for g, v in pairs])
 
 
 def whole_number(name: str, option: str, value: object, least: int) -> None:
@@ -102,8 +105,13 @@ class Estimator:
             measure_start: also evaluate the outer loss at ``theta_0`` (diagnostic ``"outer_loss_start"``), one more pass.
 
         Raises:
-            EstimatorError: when the problem lacks what the estimator needs.
+            EstimatorError: when the problem lacks what the estimator needs. CannotDifferentiate: for arguments or surroundings in
+                which a derivative would be missing or wrong. NotRepeatable: for a loss that is another function when evaluated again.
         """
+        outside_transforms("a hypergradient")
+        require_tensors("theta_0", theta_0)
+        require_tensors("the coupling", c)
+        inner_batches = list_of_batches(batches.inner)
         if wrt_start is None:
             wrt_start = self.start_path
         if not isinstance(steps, int) or isinstance(steps, bool):
@@ -121,30 +129,45 @@ class Estimator:
             raise EstimatorError(
                 f"'{self.name}' stores no graph of an unroll, so memory '{memory}' is not for it; it is for {users}"
             )
-        if len(batches.inner) not in (1, steps):
-            raise EstimatorError(f"{len(batches.inner)} inner batches for {steps} steps; give 1 or {steps}")
+        if len(inner_batches) not in (1, steps):
+            raise EstimatorError(f"{len(inner_batches)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):
             raise EstimatorError("theta_0 holds no floating-point tensor")
-        given = [leaf for leaf in tree_flatten(c)[0] if isinstance(leaf, Tensor)]
+        given = [leaf for leaf in leaves_of(c) if isinstance(leaf, Tensor)]
         if given and not tensors(c):
             raise EstimatorError(f"the coupling holds no floating-point tensor (it has {given[0].dtype})")
         if isinstance(inner_loss, Compiled) and not self.unrolls:
             inner_loss = inner_loss.loss
         if seed is None:
-            seed = int(torch.randint(2**62, (), dtype=torch.int64))
-        problem = BilevelMap(
-            inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start
-        )
-        with torch.enable_grad(), double_differentiable():
-            result = self.differentiate(problem)
+            seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+        if any(has_tangent(leaf) for leaf in tensors((theta_0, c, optimizer.hyper))):
+            raise CannotDifferentiate(
+                "a hypergradient carries no forward-mode tangents on; pass plain tensors, or differentiate unroll(), which does"
+            )
+        with torch.enable_grad(), double_differentiable(), attributes_restored():
+            theta_0, c, batches = outside_inference((theta_0, c, Batches(list(inner_batches), batches.outer)))
+            optimizer = optimizer.with_hyper(**outside_inference(optimizer.hyper))
+            problem = BilevelMap(
+                inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start
+            )
+            try:
+                result = self.differentiate(problem)
+            except (RuntimeError, NotImplementedError) as error:
+                sentence = in_words(error)
+                if sentence is None:
+                    raise
+                raise EstimatorError(f"'{self.name}': {sentence}") from error
+            problem.ledger.verify()
+            if measure_start:
+                with torch.no_grad(), rebuilding():
+                    result.diagnostics["outer_loss_start"] = problem.outer(theta_0, c, point=None)
         result.diagnostics.update(
             estimator=self.name,
             dropped=self.dropped,
             hypergradient_norm=norm(result.grad_c),
         )
-        if measure_start:
-            with torch.no_grad(), double_differentiable():
-                result.diagnostics["outer_loss_start"] = problem.outer(theta_0, c)
+        if problem.ledger.reverse_only is not None:
+            result.diagnostics["reverse_over_reverse"] = problem.ledger.reverse_only
         result.grad_theta_0 = only_gradients(result.grad_theta_0, theta_0) if wrt_start else None
         result.grad_c = only_gradients(result.grad_c, c)
         return result

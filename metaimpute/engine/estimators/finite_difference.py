@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import torch
 
+from ..ambient import CannotDifferentiate
+from ..cuts import Cuts
 from ..optimizers import apply_updates
-from ..pytree import Tree, as_leaves, detach, gradient, norm, tensors, with_tensors
+from ..products import product
+from ..pytree import (
+    Tree,
+    as_leaves,
+    detach,
+    differentiable,
+    gradient,
+    none_as_zeros,
+    norm,
+    tensors,
+    tree_map,
+    with_tensors,
+)
+from ..repetition import NotRepeatable
 from ..unroll import BilevelMap, run
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
-from .mixed import add, none_like, pull_back_update
+from .mixed import add, pull_back_update
 
 
 @register_estimator("finite_difference")
@@ -43,7 +58,14 @@ class FiniteDifference(Estimator):
         else:
             state = problem.optimizer.init(theta)
         at = as_leaves(theta)
+        problem.ledger.watch = cuts = Cuts()
         loss = problem.inner(last, at, c)
+        problem.ledger.watch = None
+        if cuts.noise:
+            raise NotRepeatable(
+                f"the inner loss draws noise from {cuts.noise[0]}, which differs at the two points of 'finite_difference'; draw it from "
+                "torch's global generator, which is replayed, or beforehand"
+            )
         grads = gradient(loss, at, unused="none")
         with torch.no_grad():
             updates, new_state = problem.optimizer.update(grads, state, theta, hyper)
@@ -53,22 +75,24 @@ class FiniteDifference(Estimator):
         direct = gradient(outer, {"theta": end, "c": c_leaf})
         no_cotangent = with_tensors(new_state, [torch.zeros_like(s) for s in tensors(new_state)])
         to_grads, _, _, to_hyper = pull_back_update(problem, grads, state, theta, (direct["theta"], no_cotangent))
-        direction = none_like(to_grads, theta)
+        direction = none_as_zeros(to_grads, theta)
         length = norm(direction)
         grad_c = direct["c"]
-        if float(length) > 0:
+        if float(length) != 0:  # NaN goes on, to be seen
             size = self.epsilon / length
 
             def slope(sign: float) -> Tree:
                 displaced = with_tensors(
                     theta, [p + sign * size * w for p, w in zip(tensors(theta), tensors(direction), strict=True)]
                 )
-                return gradient(problem.coupled(last, displaced, leaf), leaf)
+                return gradient(problem.coupled(last, displaced, leaf, point=None), leaf)
 
             leaf = as_leaves(c)
             pairs = zip(tensors(slope(+1.0)), tensors(slope(-1.0)), strict=True)
-            product = with_tensors(c, [(a - b) / (2 * size) for a, b in pairs])
-            grad_c = add(grad_c, product)
+            difference = with_tensors(c, [(a - b) / (2 * size) for a, b in pairs])
+            if cuts.gradients:
+                self._require_uncut(problem, theta, c, direction, difference, cuts.gradients)
+            grad_c = add(grad_c, difference)
         return HypergradientResult(
             grad_c=grad_c,
             grad_theta_0=None,
@@ -78,3 +102,19 @@ class FiniteDifference(Estimator):
             first_gradient=first if last else grads,
             diagnostics={"inner_losses": [*losses, loss.detach()], "epsilon": self.epsilon},
         )
+
+    def _require_uncut(
+        self, problem: BilevelMap, theta: Tree, c: Tree, direction: Tree, difference: Tree, how: list[str]
+    ) -> None:
+        """Where the loss cuts a gradient: that the cut does not matter, as when a value is only written down.
+
+        Raises:
+            CannotDifferentiate: when it does.
+        """
+        exact = product(problem, problem.steps - 1, theta, c, direction, wrt_theta=False).c
+        gap = norm(add(difference, tree_map(lambda x: -x if differentiable(x) else x, exact)))
+        if float(gap) > 0.05 * float(norm(exact)) + 1e-12:
+            raise CannotDifferentiate(
+                f"'finite_difference' moves the parameters, and the inner loss cuts their gradient ({', '.join(how)}): what is constant "
+                "to the gradient moves along; use 'mixed', which takes the same product exactly"
+            )

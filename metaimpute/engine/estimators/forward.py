@@ -1,8 +1,8 @@
 """Forward mode through the unroll: tangents are carried along with the parameters, and nothing is stored.
 
-For a direction in (theta_0, c, hyper) every inner step is taken on dual numbers: the reverse pass over dual parameters
-gives the gradient and its tangent (forward over reverse), the update rule carries both on, and the outer loss's tangent at
-the end is the directional derivative of the whole bilevel map.
+For a direction in (theta_0, c, hyper) every inner step has its gradient from one reverse pass and the gradient's tangent from one
+product (:mod:`..products`); the update rule carries both on as dual numbers, and the outer loss's slope along the tangent of
+theta_k is the directional derivative of the whole bilevel map.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..functional import derive_seed, forward_mode
+from ..ambient import derive_seed, forward_mode
 from ..optimizers import apply_updates, hyper_tensors
+from ..products import product
 from ..pytree import (
     Tree,
+    as_leaves,
     detach,
     differentiable,
+    dot,
+    filled,
     gradient,
+    leaves_of,
     norm,
     tensors,
     tree_map,
@@ -43,20 +48,16 @@ class Pushed(NamedTuple):
     first_gradient: Tree
 
 
-def _with_tangent(tree: Tree, direction: Tree) -> Tree:
-    pairs = zip(tensors(tree), tensors(direction), strict=True)
+def _duals(tree: Tree, tangents: Tree) -> Tree:
+    pairs = zip(tensors(tree), tensors(tangents), strict=True)
     return with_tensors(tree, [forward_ad.make_dual(leaf, d) for leaf, d in pairs])
 
 
-def _fresh_leaves(tree: Tree) -> tuple[Tree, Tree]:
-    """Primal leaves that require a gradient, and dual numbers on top of them with the tree's tangents."""
+def _parts(tree: Tree) -> tuple[Tree, Tree]:
+    """Values and tangents of a tree of dual numbers; zeros where one has no tangent."""
     found = [forward_ad.unpack_dual(leaf) for leaf in tensors(tree)]
-    leaves = [f.primal.detach().requires_grad_() for f in found]
-    duals = [
-        leaf if f.tangent is None else forward_ad.make_dual(leaf, f.tangent)
-        for leaf, f in zip(leaves, found, strict=True)
-    ]
-    return with_tensors(tree, leaves), with_tensors(tree, duals)
+    tangents = [torch.zeros_like(f.primal) if f.tangent is None else f.tangent.clone() for f in found]
+    return with_tensors(tree, [f.primal.clone() for f in found]), with_tensors(tree, tangents)
 
 
 def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
@@ -65,30 +66,33 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
     A missing part means no movement of it; ``"hyper"`` has the shape of
     :func:`~metaimpute.engine.optimizers.hyper_tensors`.
     """
-    theta_0, c, hyper = detach(problem.theta_0), detach(problem.c), detach(dict(problem.optimizer.hyper))
+    theta, c, hyper = detach(problem.theta_0), detach(problem.c), detach(dict(problem.optimizer.hyper))
+    to_theta, to_c = along.get("theta", zeros_like(theta)), along.get("c")
+    state = problem.optimizer.init(theta)
+    to_state = zeros_like(state)
     losses, first = [], None
-    with forward_mode():
-        theta = _with_tangent(theta_0, along["theta"]) if "theta" in along else theta_0
-        c = _with_tangent(c, along["c"]) if "c" in along else c
-        if "hyper" in along:
-            moving = iter(tensors(along["hyper"]))
-            hyper = tree_map(lambda h: forward_ad.make_dual(h, next(moving)) if differentiable(h) else h, hyper)
-        state = problem.optimizer.init(theta_0)
-        for t in range(problem.steps):
-            leaves, dual = _fresh_leaves(theta)
-            loss = problem.inner(t, dual, c)
-            grads = gradient(loss, leaves, unused="none")
-            losses.append(forward_ad.unpack_dual(loss.detach()).primal)
-            if t == 0:
-                first = tree_map(lambda g: forward_ad.unpack_dual(g).primal if isinstance(g, Tensor) else g, grads)
-            with torch.no_grad():
-                updates, state = problem.optimizer.update(grads, state, theta, hyper)
-                theta = apply_updates(theta, updates)
-        with torch.no_grad():
-            value = forward_ad.unpack_dual(problem.outer(theta, c))
-            theta_k = with_tensors(theta, [forward_ad.unpack_dual(leaf).primal for leaf in tensors(theta)])
-        slope = torch.zeros_like(value.primal) if value.tangent is None else value.tangent
-        return Pushed(slope.clone(), value.primal.clone(), detach(theta_k), losses, first)
+    for t in range(problem.steps):
+        found = product(problem, t, theta, c, to_theta, to_c, wrt_c=False)
+        losses.append(found.loss)
+        first = found.slopes if t == 0 else first
+        with forward_mode(), torch.no_grad(), forward_ad._set_fwd_grad_enabled(True):
+            moving = iter(tensors(along["hyper"])) if "hyper" in along else None
+            values = hyper
+            if moving is not None:
+                values = tree_map(lambda h: forward_ad.make_dual(h, next(moving)) if differentiable(h) else h, hyper)
+            pairs = zip(leaves_of(found.slopes), leaves_of(found.theta), strict=True)
+            dual_grads = filled(theta, [forward_ad.make_dual(g, to) if differentiable(g) else g for g, to in pairs])
+            dual_theta = _duals(theta, to_theta)
+            updates, dual_state = problem.optimizer.update(dual_grads, _duals(state, to_state), dual_theta, values)
+            theta, to_theta = _parts(apply_updates(dual_theta, updates))
+            state, to_state = _parts(dual_state)
+    end, c_leaf = as_leaves(theta), as_leaves(c)
+    outer = problem.outer(end, c_leaf)
+    slopes = gradient(outer, {"theta": end, "c": c_leaf})
+    slope = dot(slopes["theta"], to_theta)
+    if to_c is not None:
+        slope = slope + dot(slopes["c"], to_c)
+    return Pushed(slope, outer.detach(), theta, losses, first)
 
 
 def _one_hots(tree: Tree) -> Iterator[tuple[int, int, Tree]]:
@@ -170,7 +174,7 @@ class ForwardGradient(Estimator):
     def _direction(self, tree: Tree, rng: torch.Generator) -> Tree:
         drawn = []
         for leaf in tensors(tree):
-            u = torch.randn(leaf.shape, generator=rng)
+            u = torch.randn(leaf.shape, generator=rng, device="cpu")
             drawn.append((u.sign() if self.distribution == "rademacher" else u).to(leaf))
         return with_tensors(tree, drawn)
 
@@ -181,7 +185,7 @@ class ForwardGradient(Estimator):
         mean, squares = zeros_like(moving), zeros_like(moving)
         last: Pushed | None = None
         for sample in range(self.n):
-            rng = torch.Generator().manual_seed(derive_seed(problem.seed, DIRECTION_STREAM, sample))
+            rng = torch.Generator(device="cpu").manual_seed(derive_seed(problem.seed, DIRECTION_STREAM, sample))
             along = {part: self._direction(tree, rng) for part, tree in moving.items()}
             last = push_forward(problem, along)
             slope = last.slope

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional import derive_seed, fixed_rng
+from ..ambient import derive_seed, fixed_rng
 from ..losses import StructuredLoss
 from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..pytree import Tree, as_leaves, detach, gradient

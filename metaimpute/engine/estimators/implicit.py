@@ -11,17 +11,17 @@ anything of the trajectory. The point's dependence on the start, the learning ra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..optimizers import hyper_tensors
+from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..optimizers.base import is_zero
-from ..pytree import Tree, as_leaves, detach, dot, gradient, norm, tensors, tree_map, with_tensors, zeros_like
+from ..products import product
+from ..pytree import Tree, as_leaves, detach, dot, gradient, map_tensors, norm, tensors, with_tensors, zeros_like
 from ..unroll import BilevelMap, run
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
-from .mixed import hessian_product
 
 
 def _axpy(scale: Any, x: Tree, y: Tree) -> Tree:
@@ -29,44 +29,47 @@ def _axpy(scale: Any, x: Tree, y: Tree) -> Tree:
 
 
 class Stationary:
-    """The inner problem's stationarity condition at ``theta``, with the last inner step's batch and noise."""
+    """The inner problem's stationarity condition at ``theta``, with the last inner step's batch and noise.
 
-    def __init__(self, problem: BilevelMap, theta: Tree, name: str) -> None:
+    Parameters on which the inner loss does not depend do not move, so they are no unknowns of the system.
+    """
+
+    def __init__(self, problem: BilevelMap, theta: Tree, moving: list[bool], name: str) -> None:
         rule = problem.optimizer
-        self.problem, self.theta, self.c, self.t = problem, theta, detach(problem.c), problem.steps - 1
+        self.problem, self.theta, self.c, self.t, self.name = problem, theta, detach(problem.c), problem.steps - 1, name
+        self.moving = moving
         self.decay = rule.hyper.get("weight_decay", 0.0)
         self.sign = -1.0 if rule.options.get("maximize") else 1.0
         if rule.options.get("decoupled") and not is_zero(self.decay):
             raise EstimatorError(f"'{name}' needs a stationary point; decoupled weight decay has none, set it to 0")
 
-    def _decays(self) -> list[Any]:
-        if isinstance(self.decay, Mapping):
-            return [self.decay[name] for name in self.theta]
-        return [self.decay] * len(tensors(self.theta))
+    def _decays(self, decay: Any) -> list[Any]:
+        if isinstance(decay, Mapping):
+            return [decay[name] for name in self.theta]
+        return [decay] * len(tensors(self.theta))
+
+    def among_moving(self, x: Tree) -> Tree:
+        """Zero for parameters that do not move."""
+        pairs = zip(tensors(x), self.moving, strict=True)
+        return with_tensors(x, [u if moves else torch.zeros_like(u) for u, moves in pairs])
 
     def product(self, x: Tree) -> tuple[Tree, Tree]:
-        """``(d e/dtheta) x`` and ``x^T d e/dc`` from one forward-over-reverse product."""
-        curved, crossed = hessian_product(self.problem, self.t, self.theta, self.c, x)
-        pairs = zip(tensors(curved), tensors(x), self._decays(), strict=True)
-        curved = with_tensors(
-            curved, [self.sign * h + (d.detach() if isinstance(d, Tensor) else d) * u for h, u, d in pairs]
-        )
-        return curved, tree_map(
-            lambda g: self.sign * g if isinstance(g, Tensor) and g.is_floating_point() else g, crossed
-        )
+        """``(d e/dtheta) x`` and ``x^T d e/dc`` from one product."""
+        found = product(self.problem, self.t, self.theta, self.c, x, point="end")
+        pairs = zip(tensors(found.theta), tensors(x), self._decays(detach(self.decay)), strict=True)
+        curved = with_tensors(found.theta, [self.sign * h + d * u for h, u, d in pairs])
+        crossed = map_tensors(lambda g: self.sign * g, found.c)
+        return self.among_moving(curved), crossed
 
     def hyper_gradient(self, x: Tree) -> dict[str, Any]:
-        """Zero but for the weight decay, on which the stationary point depends."""
-        found = zeros_like(detach(hyper_tensors(self.problem.optimizer.hyper)))
-        if "weight_decay" not in found:
-            return found
-        parts = [-(u * p).sum() for u, p in zip(tensors(x), tensors(self.theta), strict=True)]
-        if isinstance(self.decay, Mapping):
-            by_name = dict(zip(self.theta, parts, strict=True))
-            found["weight_decay"] = {name: by_name[name] for name in found["weight_decay"]}
-        else:
-            found["weight_decay"] = torch.stack(parts).sum()
-        return found
+        """Zero but for the weight decay, on which the stationary point depends, in the shape of its entries."""
+        hyper = hyper_as_leaves(self.problem.optimizer.hyper)
+        wanted = hyper_tensors(hyper)
+        if "weight_decay" not in wanted:
+            return zeros_like(detach(wanted))
+        parts = zip(tensors(x), tensors(self.theta), self._decays(hyper["weight_decay"]), strict=True)
+        force = torch.stack([(d * u * p).sum() for u, p, d in parts]).sum()
+        return gradient(-force, wanted)
 
 
 class Implicit(Estimator):
@@ -75,6 +78,8 @@ class Implicit(Estimator):
     exact = False
     start_path = False
     dropped = "the trajectory: exact only where the inner steps have converged"
+
+    diverged: ClassVar[str] = "the solution of its linear system is not finite"
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
         raise TypeError(f"{type(self).__name__} does not define solve()")
@@ -86,12 +91,13 @@ class Implicit(Estimator):
         c_leaf = as_leaves(problem.c)
         outer = problem.outer(theta, c_leaf)
         direct = gradient(outer, {"theta": theta, "c": c_leaf})
-        system = Stationary(problem, detach(end.params), self.name)
-        x, diagnostics = self.solve(system, direct["theta"])
+        system = Stationary(problem, detach(end.params), end.moving, self.name)
+        v = system.among_moving(direct["theta"])
+        x, diagnostics = self.solve(system, v)
         reached, crossed = system.product(x)
-        residual = norm(_axpy(-1.0, direct["theta"], reached)) / norm(direct["theta"]).clamp_min(
-            torch.finfo(outer.dtype).tiny
-        )
+        residual = norm(_axpy(-1.0, v, reached)) / norm(v).clamp_min(torch.finfo(outer.dtype).tiny)
+        if torch.isfinite(norm(v)) and not torch.isfinite(norm(x)):
+            raise EstimatorError(f"'{self.name}': {self.diverged}")
         return HypergradientResult(
             grad_c=_axpy(-1.0, crossed, direct["c"]),
             grad_theta_0=None,
@@ -116,6 +122,10 @@ class Neumann(Implicit):
 
     m: int = 10
     alpha: float | None = None
+    diverged: ClassVar[str] = (
+        "its series grows beyond all numbers, since alpha is above 2 / (largest eigenvalue of the inner Hessian), or the Hessian "
+        "has a negative one; lower alpha, take more inner steps, or use cg"
+    )
 
     def __post_init__(self) -> None:
         whole_number("neumann", "m", self.m, 0)
@@ -151,6 +161,7 @@ class ConjugateGradient(Implicit):
     m: int = 10
     tolerance: float = 1e-10
     damping: float = 0.0
+    diverged: ClassVar[str] = "the inner Hessian is singular or not finite at the end of the inner steps; add damping"
 
     def __post_init__(self) -> None:
         whole_number("cg", "m", self.m, 1)
@@ -161,6 +172,8 @@ class ConjugateGradient(Implicit):
         x, residual, direction = zeros_like(v), v, v
         squared, start = dot(v, v), dot(v, v)
         done, negative = 0, False
+        if not torch.isfinite(start):
+            return v, {"iterations": 0, "negative_curvature": False}
         while done < self.m and float(squared) > self.tolerance**2 * float(start):
             image = _axpy(self.damping, direction, system.product(direction)[0])
             curvature = dot(direction, image)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pytree import Tree, differentiable, tree_flatten, tree_map, tree_unflatten
+from ..pytree import Tree, differentiable, filled, leaves_of, tree_map
 from ..registry import Registry
 
 Hyper = dict[str, Any]
@@ -62,10 +62,20 @@ class InnerOptimizer:
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
-    """``params + updates``, leaf by leaf; a None update leaves its parameter as it is."""
-    flat, spec = tree_flatten(params)
-    steps = tree_flatten(updates)[0]
-    return tree_unflatten([p if u is None else p + u for p, u in zip(flat, steps, strict=True)], spec)
+    """``params + updates``, leaf by leaf; a None update leaves its parameter as it is. Types and shapes are the parameters'."""
+    pairs = zip(leaves_of(params), leaves_of(updates), strict=True)
+    return filled(params, [p if u is None else p + _like(u, p) for p, u in pairs])
+
+
+def _like(update: Tensor, param: Tensor) -> Tensor:
+    if update.shape != param.shape:
+        if update.numel() != param.numel():
+            raise UnsupportedOptimizer(
+                f"an update of shape {list(update.shape)} for a parameter of shape {list(param.shape)}: a hyperparameter with "
+                "entries has the parameter's shape, or one that broadcasts to it"
+            )
+        update = update.reshape(param.shape)
+    return update if update.dtype == param.dtype else update.to(param.dtype)
 
 
 def per_leaf(
@@ -75,21 +85,25 @@ def per_leaf(
 
     for key, value in hyper.items():
         for number in value.values() if isinstance(value, Mapping) else [value]:
+            if not isinstance(number, Tensor | int | float) and not hasattr(number, "__float__"):
+                raise UnsupportedOptimizer(
+                    f"{label}: {key} is a number, a tensor or a dict with one of them per parameter name, not a {type(number).__name__}; "
+                    "for one learning rate per step put scheduled(...) around the rule"
+                )
             if not isinstance(number, Tensor) and not 0 <= number < float("inf"):
                 raise UnsupportedOptimizer(f"{label}: {key} must be a finite number of at least 0, not {number}")
 
     def init(params: Tree) -> Tree:
-        return [init_leaf(leaf) if differentiable(leaf) else None for leaf in tree_flatten(params)[0]]
+        return [init_leaf(leaf) if differentiable(leaf) else None for leaf in leaves_of(params)]
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
-        flat, spec = tree_flatten(params)
-        slopes = tree_flatten(grads)[0]
+        flat, slopes = leaves_of(params), leaves_of(grads)
         names = list(params) if isinstance(params, dict) and len(params) == len(flat) else [None] * len(flat)
         moved = [
             (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, _for_parameter(hyper, name))
             for g, s, p, name in zip(slopes, state, flat, names, strict=True)
         ]
-        return tree_unflatten([u for u, _ in moved], spec), [s for _, s in moved]
+        return filled(params, [u for u, _ in moved]), [s for _, s in moved]
 
     return InnerOptimizer(init, update, hyper, label, options)
 

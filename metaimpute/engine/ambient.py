@@ -1,0 +1,257 @@
+"""What torch keeps for the whole process or thread, put as an evaluation needs it and put back afterwards.
+
+Attention kernels, the fast path of transformer layers and the global generator belong to the process; gradient mode, inference
+mode, forward mode and autocast's cache to the thread. :func:`double_differentiable` sets the first under a lock, so that no other
+thread's call of the engine can leave them changed, and the second for its own thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class CannotDifferentiate(ValueError):
+    """A situation in which torch would give no derivative, or a wrong one, with the way out."""
+
+
+class _Switches:
+    """The lock on what belongs to the process. Held by a thread, and by the reverse pass that this thread waits for."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.holder: object | None = None
+
+    def renew(self) -> None:
+        """After a fork: another thread's lock would never be let go of in the child."""
+        self.lock, self.holder = threading.RLock(), None
+
+
+_switches = _Switches()
+os.register_at_fork(after_in_child=_switches.renew)
+
+
+def holder() -> object | None:
+    """Names the engine call that holds the process's switches; a reverse pass that it waits for may run in another thread."""
+    return _switches.holder
+
+
+@contextlib.contextmanager
+def exclusive() -> Iterator[None]:
+    """One thread at a time: for work that reads or writes the global generator or a module's mode over many calls."""
+    with _switches.lock:
+        before, _switches.holder = _switches.holder, _switches.holder or object()
+        try:
+            yield
+        finally:
+            _switches.holder = before
+
+
+class _NoReentrantCheckpoints:
+    """Stands in for torch's older form of activation checkpointing, whose gradients autograd.grad cannot take.
+
+    Where none of its inputs requires a gradient it gives none at all, without an error.
+    """
+
+    def __init__(self, original: Any) -> None:
+        self.original, self.thread = original, threading.get_ident()
+
+    def apply(self, *args: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return self.original.apply(*args)
+        raise CannotDifferentiate(
+            "activation checkpointing with use_reentrant=True has no second derivative; pass use_reentrant=False (Hugging Face: "
+            "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False}))"
+        )
+
+
+@contextlib.contextmanager
+def double_differentiable(part_of: object | None = None) -> Iterator[None]:
+    """Only operations that support double backward and forward mode, for the duration of the block, whatever surrounds it.
+
+    Attention takes its composite form, inference mode is left, forward mode is on, autocast keeps no casts (one made without a
+    graph would cut the gradient of a later use). One thread is in such a block at a time.
+
+    Args:
+        part_of: the :func:`holder` of the call that this block is a part of, where it may run in another thread.
+    """
+    inside = part_of is not None and part_of is _switches.holder
+    with contextlib.nullcontext() if inside else exclusive():
+        fast_path, cached = torch.backends.mha.get_fastpath_enabled(), torch.is_autocast_cache_enabled()
+        with torch.inference_mode(False), forward_ad._set_fwd_grad_enabled(True), sdpa_kernel(SDPBackend.MATH):
+            torch.backends.mha.set_fastpath_enabled(False)
+            torch.set_autocast_cache_enabled(False)
+            reentrant = checkpoint.CheckpointFunction
+            if not isinstance(reentrant, _NoReentrantCheckpoints):
+                checkpoint.CheckpointFunction = _NoReentrantCheckpoints(reentrant)  # type: ignore[misc,assignment]
+            try:
+                yield
+            finally:
+                checkpoint.CheckpointFunction = reentrant  # type: ignore[misc]
+                torch.set_autocast_cache_enabled(cached)
+                torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def outside_transforms(what: str) -> None:
+    """Raises:
+    CannotDifferentiate: inside a function that torch.func transforms, where autograd does not see the arguments."""
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        raise CannotDifferentiate(
+            f"{what} inside a function that torch.func transforms (grad, vmap, jvp) would lose its derivative; call it outside, "
+            "map many problems with stacked(), and differentiate unroll() by autograd"
+        )
+
+
+class _StopsForwardMode(TorchFunctionMode):
+    """Makes ``no_grad`` stop tangents too, as it stops gradients: by itself torch carries them on."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            forward_ad._set_fwd_grad_enabled(bool(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def forward_mode_available() -> bool:
+    """Whether a level can be opened: torch has one at a time."""
+    return forward_ad._current_level < 0
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """A level of torch's forward-mode differentiation.
+
+    Without the deprecation warning that torch raises at its own first use; with ``no_grad`` meaning what it means in reverse mode.
+    """
+    if not forward_mode_available():
+        raise CannotDifferentiate("a level of forward mode is open already, and torch has one at a time; use 'exact' or 'mixed'")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import torch._decomp.decompositions_for_jvp  # noqa: F401
+    with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level(), _StopsForwardMode():
+        yield
+
+
+@contextlib.contextmanager
+def stepping_outside_forward_mode() -> Iterator[None]:
+    """Forward mode off: tangents that a tensor carries stay on it, and nothing computed from it gets any."""
+    with forward_ad._set_fwd_grad_enabled(False):
+        yield
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether the tensor is a dual number of a forward-mode level that is open."""
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+# noise -------------------------------------------------------------------------------------------------------------------
+
+
+_MPS = torch.backends.mps.is_available()
+
+
+def _accelerated_generators() -> list[torch.Generator]:
+    """Those of every device of an accelerator that is in use, so that a net spread over devices is replayed on all of them."""
+    found: list[torch.Generator] = []
+    for module in (torch.cuda, torch.xpu):
+        if module.is_initialized():
+            found.extend(module.default_generators)
+    if _MPS:
+        found.append(torch.mps._get_default_mps_generator())
+    return found
+
+
+class _OwnNoise(TorchDispatchMode):
+    """Random operations of this thread draw from a generator of its own: the same numbers, and none of anybody else's."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator = torch.Generator(device="cpu").manual_seed(seed)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        names = {a.name for a in func._schema.arguments}
+        if "generator" in names:
+            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
+            if kwargs.get("generator", given.get("generator")) is None and self._on_cpu(args, kwargs):
+                position = [a.name for a in func._schema.arguments].index("generator")
+                if len(args) > position:
+                    args = (*args[:position], self.generator, *args[position + 1 :])
+                else:
+                    kwargs = {**kwargs, "generator": self.generator}
+            return func(*args, **kwargs)
+        overload = getattr(func.overloadpacket, "generator", None)
+        if overload is not None and self._on_cpu(args, kwargs):
+            return overload(*args, **{**kwargs, "generator": self.generator})
+        shared = torch.default_generator  # no way to hand it a generator: the shared one takes our place for this operation
+        before = shared.get_state()
+        shared.set_state(self.generator.get_state())
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.generator.set_state(shared.get_state())
+            shared.set_state(before)
+
+    @staticmethod
+    def _on_cpu(args: Any, kwargs: Any) -> bool:
+        if kwargs.get("device") is not None:
+            return torch.device(kwargs["device"]).type == "cpu"
+        return all(a.device.type == "cpu" for a in args if isinstance(a, Tensor))
+
+
+@contextlib.contextmanager
+def fixed_rng(seed: int) -> Iterator[None]:
+    """Runs the block under ``seed`` on the CPU and every accelerator in use, then restores all generators.
+
+    Where other threads run, the CPU's noise comes from a generator of this thread alone: the same numbers, and theirs stay theirs.
+    """
+    shared = torch.default_generator
+    accelerated = [(generator, generator.get_state()) for generator in _accelerated_generators()]
+    alone = threading.active_count() == 1 or torch.compiler.is_compiling()
+    before = shared.get_state() if alone else None
+    try:
+        for generator, _ in accelerated:
+            generator.manual_seed(seed)
+        if before is not None:
+            shared.manual_seed(seed)
+            yield
+        else:
+            with _OwnNoise(seed):
+                yield
+    finally:
+        if before is not None:
+            shared.set_state(before)
+        for generator, state in accelerated:
+            generator.set_state(state)
+
+
+def _splitmix64(value: int) -> int:
+    mask = (1 << 64) - 1
+    value = ((value & mask) + 0x9E3779B97F4A7C15) & mask
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & mask
+    return value ^ (value >> 31)
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """A seed for the stream named by ``path``, spread over 63 bits so that neighbouring streams do not overlap.
+
+    The mixing is splitmix64 (Steele et al., "Fast splittable pseudorandom number generators", OOPSLA 2014).
+    """
+    state = _splitmix64(seed)
+    for part in path:
+        state = _splitmix64(state ^ (part * 0xD1342543DE82EF95))
+    return state >> 1

@@ -1,0 +1,97 @@
+"""What the engine is handed, checked before a derivative of it is taken: trees of tensors, lists of batches, losses that change nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import keystr, tree_flatten_with_path
+
+from .ambient import CannotDifferentiate
+from .pytree import Tree, differentiable, leaves_of, tensors, tree_map
+
+
+def list_of_batches(batches: Any) -> Sequence[Any]:
+    """The inner batches.
+
+    Raises:
+        CannotDifferentiate: for what has no length or cannot be indexed; a loader would give other batches at each look.
+    """
+    if isinstance(batches, Sequence) and not isinstance(batches, str):
+        return batches
+    raise CannotDifferentiate(
+        f"inner batches are a list with one batch for all steps or one per step, not a {type(batches).__name__}; of a loader take "
+        "list(itertools.islice(loader, steps))"
+    )
+
+
+def _leaf_name(path: Any) -> str:
+    return keystr(path) or "itself"
+
+
+def _ordinary(leaf: object) -> bool:
+    """A dense tensor, or what plainly has no gradient: a whole number, a word, None."""
+    if isinstance(leaf, Tensor):
+        return leaf.layout is torch.strided and not leaf.is_meta and not leaf.is_quantized
+    return leaf is None or isinstance(leaf, str | int | bytes)
+
+
+def require_tensors(which: str, tree: Tree) -> None:
+    """Checks that every leaf is something a gradient can be handed back for, or plainly carries none.
+
+    Raises:
+        CannotDifferentiate: naming the leaf, for a number, an array, a module or an object, whose gradient would be missing.
+    """
+    if all(map(_ordinary, leaves_of(tree))):
+        return
+    for path, leaf in tree_flatten_with_path(tree)[0]:
+        kind, where = type(leaf).__name__, f"{which} {_leaf_name(path)}".replace(" itself", "")
+        if isinstance(leaf, Tensor) and not _ordinary(leaf):
+            if leaf.layout is not torch.strided:
+                raise CannotDifferentiate(f"{where} is a sparse tensor; pass its values, or .to_dense()")
+            raise CannotDifferentiate(f"{where} is a {'meta' if leaf.is_meta else 'quantised'} tensor without values to move")
+        if _ordinary(leaf):
+            continue
+        if isinstance(leaf, torch.nn.ParameterDict | torch.nn.ParameterList):
+            way = f"pass dict({kind.lower()})" if isinstance(leaf, torch.nn.ParameterDict) else "pass list(parameters)"
+        elif isinstance(leaf, torch.nn.Module):
+            way = "pass FunctionalModel(module).params"
+        elif isinstance(leaf, float | complex):
+            way = "make it a tensor, or leave it to the loss's own closure where it is a constant"
+        elif type(leaf).__module__ == "numpy":
+            way = "pass torch.as_tensor(array)"
+        elif isinstance(leaf, Iterator):
+            way = "it is used up by one look; pass a list or dict of tensors"
+        else:
+            way = "pass a dict of its tensors, or register it with torch.utils._pytree.register_dataclass or register_pytree_node"
+        raise CannotDifferentiate(f"{where} is a {kind}, which has no gradient here: {way}")
+
+
+def outside_inference(tree: Tree) -> Tree:
+    """Tensors made under ``inference_mode`` as ordinary ones, which alone can be differentiated."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, tree)
+
+
+@contextlib.contextmanager
+def unchanged(which: str, *trees: Tree) -> Iterator[None]:
+    """Checks that a loss leaves its arguments as they are.
+
+    Raises:
+        CannotDifferentiate: naming the tensor that was changed in place.
+    """
+    leaves = tensors(trees)
+    before = [leaf._version for leaf in leaves]
+    yield
+    for number, (leaf, version) in enumerate(zip(leaves, before, strict=True)):
+        if leaf._version != version:
+            paths = [path for path, leaf in tree_flatten_with_path(trees)[0] if differentiable(leaf)]
+            place = ("the parameters", "the coupling")[paths[number][0].idx]
+            name = keystr(paths[number][1:])
+            raise CannotDifferentiate(
+                f"the {which} loss changes a tensor of {place} in place ({name or 'the tensor itself'}), so that a gradient would be "
+                "taken at another point than the one it is wanted at; work on a copy, or use the operation without the underscore "
+                "(an embedding's max_norm changes its weight too)"
+            )

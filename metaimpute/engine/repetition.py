@@ -1,0 +1,154 @@
+"""Evaluations that repeat one that was made: they leave no trace in any module, and are held against the first.
+
+A hypergradient evaluates the same loss at the same point several times: to rebuild a step, to take a product. Its noise is
+replayed by seed, but numpy's generator, one's own generators and a module's mode are not torch's to replay. What is cheap and
+telling is compared: the value of the loss, and the mode (train, eval) of every module it called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+_MISSING: Any = object()
+
+
+class NotRepeatable(ValueError):
+    """A loss that gave another value when it was evaluated again at the same point, so that its derivative is another function's."""
+
+
+class _Here(threading.local):
+    """What the evaluation that this thread is in is part of."""
+
+    def __init__(self) -> None:
+        self.repeating: list[list[nn.Module]] = []
+        self.modes: list[tuple[bool, ...]] | None = None
+        self.kept: dict[tuple[int, str], tuple[nn.Module, str, Any]] | None = None
+
+
+_here = _Here()
+
+
+@contextlib.contextmanager
+def rebuilding() -> Iterator[list[nn.Module]]:
+    """Passes in this block repeat one that was already made, so they carry no statistics into any module.
+
+    Yields a list of the modules that held back an update.
+    """
+    held: list[nn.Module] = []
+    _here.repeating.append(held)
+    try:
+        yield held
+    finally:
+        _here.repeating.pop()
+
+
+def holds_back(module: nn.Module) -> bool:
+    """Whether a pass of the module that would update its statistics must not, since it repeats one."""
+    if _here.repeating:
+        _here.repeating[-1].append(module)
+    return bool(_here.repeating)
+
+
+def saw(modes: tuple[bool, ...]) -> None:
+    """Tells the evaluation that is running in which mode a module's parts were."""
+    if _here.modes is not None:
+        _here.modes.append(modes)
+
+
+def set_attribute(part: nn.Module, name: str, value: Any) -> None:
+    """Sets what a forward pass has set; :func:`attributes_restored` puts it back."""
+    if _here.kept is not None:
+        _here.kept.setdefault((id(part), name), (part, name, vars(part).get(name, _MISSING)))
+    vars(part)[name] = value
+
+
+@contextlib.contextmanager
+def attributes_restored() -> Iterator[None]:
+    """Attributes that forward passes in this block set on modules are as before when it ends."""
+    before, _here.kept = _here.kept, {}
+    try:
+        yield
+    finally:
+        for part, name, value in _here.kept.values():
+            if value is _MISSING:
+                vars(part).pop(name, None)
+            else:
+                vars(part)[name] = value
+        _here.kept = before
+
+
+class Ledger:
+    """What the evaluations of one bilevel problem were like the first time, and the later ones to be held against them."""
+
+    def __init__(self) -> None:
+        self.seen: set[Hashable] = set()
+        self.values: dict[Hashable, Tensor] = {}
+        self.modes: dict[Hashable, list[tuple[bool, ...]]] = {}
+        self.pairs: list[tuple[str, Tensor, Tensor]] = []
+        self.checked: set[int] = set()  # steps whose operators are known to have right second derivatives
+        self.watch: contextlib.AbstractContextManager[Any] | None = None  # around every evaluation, where one is set
+        self.reverse_only: str | None = None  # the operator for which products are taken by reverse over reverse
+
+    @contextlib.contextmanager
+    def evaluation(self, which: str, t: int) -> Iterator[None]:
+        """An evaluation of step ``t``'s loss: all but the first leave statistics alone; all see modules in one mode.
+
+        Raises:
+            NotRepeatable: when a module's mode is another than the first time.
+        """
+        key, outer = (which, t), _here.modes
+        again = key in self.seen
+        if not _here.repeating:
+            self.seen.add(key)
+        _here.modes = modes = []
+        try:
+            with rebuilding() if again else contextlib.nullcontext(), self.watch or contextlib.nullcontext():
+                yield
+        finally:
+            _here.modes = outer
+        if self.modes.setdefault(key, modes) != modes:
+            raise NotRepeatable(
+                f"the {which} loss was evaluated again with a module in another mode (train, eval) than the first time, so it is "
+                "another function; set modes before the hypergradient is taken and change none inside a loss"
+            )
+
+    def note(self, which: str, t: int, value: Tensor, point: Hashable) -> None:
+        """Keeps the value at a point, or holds it against the one that was there."""
+        value = value.detach()
+        if forward_ad._current_level >= 0:
+            value = forward_ad.unpack_dual(value).primal
+        key = (which, t, point)
+        if key in self.values:
+            self.pairs.append((which, self.values[key], value))
+        else:
+            self.values[key] = value
+
+    def verify(self) -> None:
+        """Compares all values gathered so far, in one go: on an accelerator each comparison would wait for it.
+
+        Raises:
+            NotRepeatable: when one differs by more than rounding.
+        """
+        pairs, self.pairs = self.pairs, []
+        if not pairs:
+            return
+        first = torch.stack([a.double() for _, a, _ in pairs])
+        again = torch.stack([b.double() for _, _, b in pairs])
+        eps = torch.tensor([torch.finfo(a.dtype).eps for _, a, _ in pairs], dtype=torch.float64, device=first.device)
+        same = torch.isclose(again, first, rtol=0.0, atol=0.0, equal_nan=True)
+        near = (again - first).abs() <= eps.sqrt() * torch.maximum(again.abs(), first.abs()) + eps
+        wrong = (~(same | near)).nonzero().flatten().tolist()
+        if wrong:
+            which, a, b = pairs[wrong[0]]
+            raise NotRepeatable(
+                f"the {which} loss gave {float(a):.6g}, and {float(b):.6g} when it was evaluated again at the same point: it draws "
+                "noise from numpy, random or a generator of its own, or changes a module or tensor; draw noise from torch's global "
+                "generator, which is replayed, or draw it beforehand and pass it in the batch"
+            )
