@@ -48,7 +48,8 @@ from .unroll import Batches, BilevelMap, NotScalar, Trajectory, unroll
 BACKENDS = ("func", "higher")
 
 __all__ = [
-    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "CannotCompile", "CannotDifferentiate", "Checkpoint", "Compiled",
+    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "CannotCompile", "CannotDifferentiate",
+    "Checkpoint", "Compiled",
     "Estimator", "EstimatorError", "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer",
     "LabelRows", "MemoryPolicy", "NotRepeatable", "NotScalar", "Recompute", "Revolve", "Store", "StructuredLoss", "Trajectory",
     "UnsupportedOptimizer", "adagrad", "adam", "adamw", "clip_norm", "clip_value", "derive_seed",

@@ -132,10 +132,12 @@ def forward_mode_available() -> bool:
 def forward_mode() -> Iterator[None]:
     """A level of torch's forward-mode differentiation.
 
-    Without the deprecation warning that torch raises at its own first use; with ``no_grad`` meaning what it means in reverse mode.
+    Without the deprecation warning that torch raises at its own first use; ``no_grad`` means what it means in reverse mode.
     """
     if not forward_mode_available():
-        raise CannotDifferentiate("a level of forward mode is open already, and torch has one at a time; use 'exact' or 'mixed'")
+        raise CannotDifferentiate(
+            "a level of forward mode is open already, and torch has one at a time; use 'exact' or 'mixed'"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         import torch._decomp.decompositions_for_jvp  # noqa: F401
@@ -196,7 +198,8 @@ class _OwnNoise(TorchDispatchMode):
         overload = getattr(func.overloadpacket, "generator", None)
         if overload is not None and self._on_cpu(args, kwargs):
             return overload(*args, **{**kwargs, "generator": self.generator})
-        shared = torch.default_generator  # no way to hand it a generator: the shared one takes our place for this operation
+        # no way to hand it a generator: the shared one takes our place for this operation
+        shared = torch.default_generator
         before = shared.get_state()
         shared.set_state(self.generator.get_state())
         try:
@@ -212,15 +215,35 @@ class _OwnNoise(TorchDispatchMode):
         return all(a.device.type == "cpu" for a in args if isinstance(a, Tensor))
 
 
+_DRAW_NOTHING = frozenset({"torch", "tqdm", "tensorboard", "ipykernel", "IPython", "zmq", "tornado", "rich", "execnet"})
+
+
+def _others_may_draw() -> bool:
+    """Whether a thread runs beside this one that could draw random numbers: not a progress bar's, notebook's or compiler's."""
+    if threading.active_count() == 1:
+        return False
+    here = threading.current_thread()
+    return any(
+        (getattr(getattr(t, "_target", None), "__module__", None) or type(t).__module__).partition(".")[0]
+        not in _DRAW_NOTHING
+        for t in threading.enumerate()
+        if t is not here
+    )
+
+
 @contextlib.contextmanager
-def fixed_rng(seed: int) -> Iterator[None]:
+def fixed_rng(seed: int, *, shared_generator: bool = False) -> Iterator[None]:
     """Runs the block under ``seed`` on the CPU and every accelerator in use, then restores all generators.
 
-    Where other threads run, the CPU's noise comes from a generator of this thread alone: the same numbers, and theirs stay theirs.
+    Where other threads run, the CPU's noise comes from a generator of this thread alone: the same numbers, and the others' are
+    their own.
+
+    Args:
+        shared_generator: draw from the process's generator all the same, as a compiled program does.
     """
     shared = torch.default_generator
     accelerated = [(generator, generator.get_state()) for generator in _accelerated_generators()]
-    alone = threading.active_count() == 1 or torch.compiler.is_compiling()
+    alone = shared_generator or not _others_may_draw()
     before = shared.get_state() if alone else None
     try:
         for generator, _ in accelerated:

@@ -1,4 +1,4 @@
-"""What the engine is handed, checked before a derivative of it is taken: trees of tensors, lists of batches, losses that change nothing."""
+"""What the engine is handed, checked: trees of tensors, lists of batches, losses that change nothing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def list_of_batches(batches: Any) -> Sequence[Any]:
     if isinstance(batches, Sequence) and not isinstance(batches, str):
         return batches
     raise CannotDifferentiate(
-        f"inner batches are a list with one batch for all steps or one per step, not a {type(batches).__name__}; of a loader take "
-        "list(itertools.islice(loader, steps))"
+        f"inner batches are a list with one batch for all steps or one per step, not a {type(batches).__name__}; of a "
+        "loader take list(itertools.islice(loader, steps))"
     )
 
 
@@ -52,7 +52,9 @@ def require_tensors(which: str, tree: Tree) -> None:
         if isinstance(leaf, Tensor) and not _ordinary(leaf):
             if leaf.layout is not torch.strided:
                 raise CannotDifferentiate(f"{where} is a sparse tensor; pass its values, or .to_dense()")
-            raise CannotDifferentiate(f"{where} is a {'meta' if leaf.is_meta else 'quantised'} tensor without values to move")
+            raise CannotDifferentiate(
+                f"{where} is a {'meta' if leaf.is_meta else 'quantised'} tensor without values to move"
+            )
         if _ordinary(leaf):
             continue
         if isinstance(leaf, torch.nn.ParameterDict | torch.nn.ParameterList):
@@ -88,10 +90,10 @@ def unchanged(which: str, *trees: Tree) -> Iterator[None]:
     for number, (leaf, version) in enumerate(zip(leaves, before, strict=True)):
         if leaf._version != version:
             paths = [path for path, leaf in tree_flatten_with_path(trees)[0] if differentiable(leaf)]
-            place = ("the parameters", "the coupling")[paths[number][0].idx]
-            name = keystr(paths[number][1:])
+            first, *rest = paths[number]
+            place, name = "the parameters" if keystr((first,)) == "[0]" else "the coupling", keystr(tuple(rest))
             raise CannotDifferentiate(
-                f"the {which} loss changes a tensor of {place} in place ({name or 'the tensor itself'}), so that a gradient would be "
-                "taken at another point than the one it is wanted at; work on a copy, or use the operation without the underscore "
-                "(an embedding's max_norm changes its weight too)"
+                f"the {which} loss changes a tensor of {place} in place ({name or 'the tensor itself'}), so that a "
+                "gradient would be taken at another point than the one it is wanted at; work on a copy, or use the "
+                "operation without the underscore (an embedding's max_norm changes its weight too)"
             )

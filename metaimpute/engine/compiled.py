@@ -115,7 +115,7 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
 
         theta, c, batch = traced[-1]
         try:
-            with torch.enable_grad(), fixed_rng(0), rebuilding() as held:
+            with torch.enable_grad(), fixed_rng(0, shared_generator=True), rebuilding() as held:
                 at = as_leaves(theta)
                 found = gradient(scalar(loss(at, detach(c), batch), "inner"), tensors(at), unused="none")
                 if held:

@@ -1,7 +1,7 @@
 """What a loss does that its derivative does not see: gradients cut on purpose, and noise that no seed replays.
 
-A derivative takes ``detach()``, ``no_grad()`` and ``item()`` for constants. Whoever moves the parameters and evaluates the loss again, as
-a finite difference does, moves these constants too and gets another number.
+A derivative takes ``detach()``, ``no_grad()`` and ``item()`` for constants. Whoever moves the parameters and evaluates the loss
+again, as a finite difference does, moves these constants too and gets another number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CUTTING = {
 
 def _state_of_others() -> tuple[Any, ...]:
     legacy = np.random.get_state(legacy=False)
-    return random.getstate(), legacy["state"]["pos"], legacy["state"]["key"][0]  # type: ignore[call-overload,index]
+    return random.getstate(), legacy["state"]["pos"], legacy["state"]["key"][0]
 
 
 class Cuts(TorchFunctionMode):

@@ -1,8 +1,9 @@
 """``nn.Module`` -> pure function of (parameters, buffers), safe to differentiate twice and in forward mode.
 
-Every call runs a twin of the module (:mod:`.replica`), so BatchNorm's running statistics, which are written in place, are a copy's,
-and whatever the module postpones to the backward pass still finds the parameters of its call. A training pass that should update
-the statistics says so with :meth:`FunctionalModel.updating_buffers`. Kernels, noise and modes are :mod:`.ambient`'s.
+Every call runs a twin of the module (:mod:`.replica`), so BatchNorm's running statistics, which are written in place, are a
+copy's, and whatever the module postpones to the backward pass still finds the parameters of its call. A training pass that
+should update the statistics says so with :meth:`FunctionalModel.updating_buffers`. Kernels, noise and modes are
+:mod:`.ambient`'s.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch.nn.utils import parametrize
 
 from .ambient import CannotDifferentiate
 from .registry import describe_choices
-from .replica import Twin, in_place, parts_of, refers_by_other_means
 from .repetition import holds_back, saw, set_attribute
+from .replica import Twin, in_place, parts_of, refers_by_other_means
 
 Params = dict[str, Tensor]
 
@@ -57,11 +58,15 @@ def _refusal(module: nn.Module) -> str | None:
         kind = type(part)
         name = kind.__name__
         if isinstance(part, torch.jit.ScriptModule):
-            return f"{name} is a TorchScript module, whose parameters cannot be replaced; pass the module it was made from"
+            return (
+                f"{name} is a TorchScript module, whose parameters cannot be replaced; pass the module it was made from"
+            )
         if kind.__module__.startswith("torch._dynamo"):
             return "the module is compiled; pass the module itself and wrap the inner loss: Compiled(inner_loss)"
         if isinstance(part, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            return f"{name} would reduce no gradient here; pass its .module, and average the hypergradients over processes"
+            return (
+                f"{name} would reduce no gradient here; pass its .module, and average the hypergradients over processes"
+            )
         if "fsdp" in kind.__module__ or name.startswith(("FSDP", "FullyShardedDataParallel")):
             return f"{name} holds shards of its parameters; pass the module before it is sharded"
     lazy = next((n for n, p in module.named_parameters() if nn.parameter.is_lazy(p)), None)
@@ -105,8 +110,11 @@ class FunctionalModel:
         self._indirect = refers_by_other_means(self.module)
         first: dict[int, str] = {}
         self._aliases = {}
-        for name, p in [(n, p) for prefix, part in self.module.named_modules()
-                        for n, p in part.named_parameters(prefix, recurse=False, remove_duplicate=False)]:
+        for name, p in [
+            (n, p)
+            for prefix, part in self.module.named_modules()
+            for n, p in part.named_parameters(prefix, recurse=False, remove_duplicate=False)
+        ]:
             self._aliases.setdefault(first.setdefault(id(p), name), []).append(name)
 
     @property
@@ -136,7 +144,9 @@ class FunctionalModel:
     def _places(self, params: Mapping[str, Tensor]) -> dict[int, Tensor]:
         """The given tensors by the ``id`` of the parameter or buffer in whose place they stand."""
         if not isinstance(params, Mapping):
-            raise CannotDifferentiate(f"a FunctionalModel takes its parameters as a dict by name, not {type(params).__name__}")
+            raise CannotDifferentiate(
+                f"a FunctionalModel takes its parameters as a dict by name, not {type(params).__name__}"
+            )
         values: dict[int, Tensor] = {}
         for name, value in params.items():
             prefix, _, leaf = name.rpartition(".")
@@ -146,7 +156,9 @@ class FunctionalModel:
                 known = [n for n, _ in self.module.named_parameters(remove_duplicate=False)]
                 raise CannotDifferentiate(f"the model has no parameter '{name}'; {describe_choices(name, known)}")
             if values.setdefault(id(own), value) is not value:
-                raise CannotDifferentiate(f"'{name}' is tied to another parameter that was given another value; give one of them")
+                raise CannotDifferentiate(
+                    f"'{name}' is tied to another parameter that was given another value; give one of them"
+                )
             if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
                 raise CannotDifferentiate(
                     f"'{prefix}' has max_norm, which changes its weight in place whenever it is used and has no derivative; "
@@ -163,7 +175,9 @@ class FunctionalModel:
         if torch.compiler.is_compiling():
             return self._traced(params, args, kwargs)
         if parametrize._cache_enabled:
-            raise CannotDifferentiate("parametrize.cached() would keep one step's weights for the next; take the step outside it")
+            raise CannotDifferentiate(
+                "parametrize.cached() would keep one step's weights for the next; take the step outside it"
+            )
         if parts_of(self.module) != self._parts:
             self._learn_names()
         values = self._places(params)
@@ -214,11 +228,13 @@ class FunctionalModel:
             output = self(params, *args, **kwargs)
         finally:
             handle.remove()
-        unchanged = seen.get("output") is output and output._version == seen["version"] and seen["times"] == 1
+        last = seen.get("output")
+        unchanged = isinstance(last, Tensor) and last is output and last._version == seen["version"]
+        unchanged = unchanged and seen["times"] == 1
         if not unchanged:
             raise HeadNotFound(
-                f"the model's output is not that of its last linear layer ({names[0]}), used once and left as it is; name it with "
-                "head=, or use an estimator that needs none"
+                f"the model's output is not that of its last linear layer ({names[0]}), used once and left as it is; "
+                "name it with head=, or use an estimator that needs none"
             )
         return seen["features"]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from .pytree import leaves_of
 
 

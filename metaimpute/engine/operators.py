@@ -88,7 +88,9 @@ def names_of(loss: Tensor, inputs: Iterable[Tensor] = ()) -> set[str]:
 
 def untrusted(loss: Tensor) -> str | None:
     """An operation on the way to the loss through which forward mode over reverse mode is missing or not to be trusted."""
-    return min((name for name in names_of(loss) - FORWARD_OVER_REVERSE if not name.endswith("AccumulateGrad")), default=None)
+    return min(
+        (name for name in names_of(loss) - FORWARD_OVER_REVERSE if not name.endswith("AccumulateGrad")), default=None
+    )
 
 
 def require_second_derivative(loss: Tensor, inputs: Iterable[Tensor]) -> None:
@@ -109,6 +111,7 @@ _MISSING = (
     (r"once_differentiable|marked with @once", "a custom autograd function in the loss can be differentiated only once"),
     (r"use_reentrant=True", "activation checkpointing with use_reentrant=True cannot be differentiated twice"),
     (r"[Dd]ouble backwards? is not (?:implemented|supported)[^.;]*", "{whole}"),
+    (r"aot_autograd does not|create_graph=False", "a compiled function in the loss cannot be differentiated twice"),
     (r"element 0 of tensors does not require grad", "the loss does not depend on what it is differentiated with respect to"),
     (r"[Ii]nference tensors cannot be saved", "the loss uses a tensor made under inference_mode; clone it outside"),
 )  # fmt: skip
@@ -119,6 +122,8 @@ _WAYS = {
     "multilabel_margin_loss": "write it with clamp and gather",
     "use_reentrant": "pass use_reentrant=False (Hugging Face: gradient_checkpointing_enable(gradient_checkpointing_kwargs="
     "{'use_reentrant': False}))",
+    "aot_autograd": "pass it uncompiled and wrap the whole inner loss, Compiled(inner_loss)",
+    "create_graph": "pass it uncompiled and wrap the whole inner loss, Compiled(inner_loss)",
     "require grad": "look for detach(), no_grad or item() on the way",
     "nference": "move its making out of inference_mode",
 }

@@ -1,13 +1,13 @@
 """Products with the inner loss's second derivatives: forward over reverse where torch can be trusted with it, else reverse twice.
 
-For a direction w in the parameters (and d in the coupling) the tangents of ``grad_theta L`` and ``grad_c L`` come together from one
-reverse pass over dual numbers (Pearlmutter 1994). Where only the coupling's side is wanted, the reverse pass runs through nothing but
-what depends on the coupling, which for imputed labels is a few operations: one forward-mode pass is all there is to pay. No graph of a
-gradient is built, so memory is that of ordinary training.
+For a direction w in the parameters (and d in the coupling) the tangents of ``grad_theta L`` and ``grad_c L`` come together from
+one reverse pass over dual numbers (Pearlmutter 1994). Where only the coupling's side is wanted, the reverse pass runs through
+nothing but what depends on the coupling, which for imputed labels is a few operations: one forward-mode pass is all there is to
+pay. No graph of a gradient is built, so memory is that of ordinary training.
 
-Torch has no forward-mode formula for some operators, and for others one that gives wrong numbers here (:mod:`.operators`). A product
-through any of these is the gradient of ``<grad_theta L, w> + <grad_c L, d>`` instead, the same number at the price of ``exact``; which
-operator was in the way is kept in the problem's ledger and shown under ``diagnostics["reverse_over_reverse"]``.
+Torch has no forward-mode formula for some operators, and for others one that gives wrong numbers here (:mod:`.operators`). A
+product through any of these is the gradient of ``<grad_theta L, w> + <grad_c L, d>`` instead, the same number at the price of
+``exact``; which operator was in the way is kept in the problem's ledger and shown under ``diagnostics["reverse_over_reverse"]``.
 
 The products use ``torch.autograd.forward_ad`` and not ``torch.func.jvp``: inside torch.func, dropout fills its mask in
 logical order, outside in memory order, so on a transposed input the same seed gives another mask and the replayed step

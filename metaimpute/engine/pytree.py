@@ -177,7 +177,9 @@ def vjp_through(outputs: Tree, cotangents: Tree, inputs: Tree) -> Tree:
     grads = torch.autograd.grad(
         [out for out, _ in pairs], leaves, grad_outputs=[cot for _, cot in pairs], allow_unused=True
     )
-    return with_tensors(inputs, [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)])
+    return with_tensors(
+        inputs, [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)]
+    )
 
 
 def none_as_zeros(grads: Tree, values: Tree) -> Tree:

@@ -20,7 +20,7 @@ _MISSING: Any = object()
 
 
 class NotRepeatable(ValueError):
-    """A loss that gave another value when it was evaluated again at the same point, so that its derivative is another function's."""
+    """A loss that gave another value when evaluated again at the same point, so that its derivative is another function's."""
 
 
 class _Here(threading.local):
@@ -107,13 +107,15 @@ class Ledger:
         again = key in self.seen
         if not _here.repeating:
             self.seen.add(key)
-        _here.modes = modes = []
+        modes: list[tuple[bool, ...]] = []
+        _here.modes = modes
         try:
             with rebuilding() if again else contextlib.nullcontext(), self.watch or contextlib.nullcontext():
                 yield
         finally:
             _here.modes = outer
-        if self.modes.setdefault(key, modes) != modes:
+        first = self.modes.setdefault(key, modes)
+        if first and modes and first != modes:  # a compiled program tells nothing of its modules
             raise NotRepeatable(
                 f"the {which} loss was evaluated again with a module in another mode (train, eval) than the first time, so it is "
                 "another function; set modes before the hypergradient is taken and change none inside a loss"
@@ -148,7 +150,7 @@ class Ledger:
         if wrong:
             which, a, b = pairs[wrong[0]]
             raise NotRepeatable(
-                f"the {which} loss gave {float(a):.6g}, and {float(b):.6g} when it was evaluated again at the same point: it draws "
-                "noise from numpy, random or a generator of its own, or changes a module or tensor; draw noise from torch's global "
-                "generator, which is replayed, or draw it beforehand and pass it in the batch"
+                f"the {which} loss gave {float(a):.6g}, and {float(b):.6g} when it was evaluated again at the same "
+                "point: it draws noise from numpy, random or a generator of its own, or changes a module or tensor; draw "
+                "noise from torch's global generator, which is replayed, or draw it beforehand and pass it in the batch"
             )

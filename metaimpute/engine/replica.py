@@ -1,9 +1,9 @@
 """A module's twin for one call: its code and its settings, with other tensors in the places of parameters and buffers.
 
-``torch.func.functional_call`` puts tensors into the module itself and takes them out when the forward pass is over. What the module
-does later (activation checkpointing's second forward pass, hooks on saved tensors, a closure that is called afterwards) then sees
-the module's own parameters, a module at two places is left changed, and two threads see each other's. A twin has none of that: what
-it hands on refers to the twin, for as long as it is needed, and the user's module is never touched.
+``torch.func.functional_call`` puts tensors into the module itself and takes them out when the forward pass is over. What the
+module does later (activation checkpointing's second forward pass, hooks on saved tensors, a closure that is called afterwards)
+then sees the module's own parameters, a module at two places is left changed, and two threads see each other's. A twin has none
+of that: what it hands on refers to the twin, for as long as it is needed, and the user's module is never touched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,20 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.weight_norm import WeightNorm
 
 _ATOMS = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, torch.memory_format, type}
+    [
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        type,
+        torch.dtype,
+        torch.device,
+        torch.Size,
+        torch.memory_format,
+    ]
 )
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
 _CONTAINERS = frozenset({list, tuple, dict, OrderedDict})
@@ -63,7 +76,7 @@ class _ComposedHook:
 
 
 class _Rebinding:
-    """Finds what refers to the module's parts outside the places torch knows of (a list, a bound method, a closure) and copies it."""
+    """Copies what refers to the module's parts outside the places torch knows of: a list, a bound method, a closure."""
 
     def __init__(self, twins: Mapping[int, Any]) -> None:
         self.twins = twins
@@ -157,7 +170,8 @@ class Twin:
     """One call's twin of a module.
 
     Args:
-        parts: the user's module and all in it, each once, itself first. values: what stands in a parameter's place, by the parameter's ``id``; others stay as they are.
+        parts: the user's module and all in it, each once, itself first. values: what stands in a parameter's place, by the
+        parameter's ``id``; others stay as they are.
         tracked: False: normalisation in training mode leaves its running statistics alone (``torch.vmap`` cannot update them).
     """
 
@@ -195,8 +209,8 @@ class Twin:
     def _tame(part: nn.Module, held: dict[str, Any], tracked: bool) -> None:
         """What a module would do that has no derivative, or none twice.
 
-        Statistics that ``torch.vmap`` cannot update are left alone; an embedding that would write into its weight writes into a copy,
-        and its sparse gradients are dense ones; torch's fused weight norm, whose second derivative is wrong, is composed.
+        Statistics that ``torch.vmap`` cannot update are left alone; an embedding that would write into its weight writes into a
+        copy, and its sparse gradients are dense ones; torch's fused weight norm, whose second derivative is wrong, is composed.
         """
         if isinstance(part, nn.modules.batchnorm._NormBase):
             if not tracked and part.training and part.track_running_stats:
@@ -216,7 +230,9 @@ class Twin:
             if len(now) == len(given) and all(map(operator.is_, now.values(), given.values())):
                 continue
             originals = {id(twin): part for part, twin in zip(self.parts, self.twins, strict=True)}
-            computed = {getattr(hook, "name", None) for hook in part._forward_pre_hooks.values()}  # weight norm, spectral norm
+            computed = {
+                getattr(hook, "name", None) for hook in part._forward_pre_hooks.values()
+            }  # weight norm, spectral norm
             for name, value in now.items():
                 if name not in _OWN and name not in computed and value is not given.get(name, _MISSING):
                     yield part, name, originals.get(id(value), value)

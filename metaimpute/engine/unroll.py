@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .ambient import derive_seed, double_differentiable, fixed_rng, outside_transforms
 from .arguments import list_of_batches, require_tensors, unchanged
 from .compiled import Compiled
-from .ambient import derive_seed, double_differentiable, fixed_rng, outside_transforms
 from .losses import Loss, StructuredLoss
 from .memory import Auto, BadMemoryPolicy, MemoryPolicy, Store, parse_memory
 from .operators import require_second_derivative
@@ -73,7 +73,7 @@ class Trajectory(NamedTuple):
     state: Tree
     losses: list[Tensor]
     first_gradient: Tree
-    moving: list[bool] = []  # noqa: RUF012  # a NamedTuple's default
+    moving: list[bool] = []  # a NamedTuple's default
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class BilevelMap:
         return value
 
     def outer(self, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
-        with self.ledger.evaluation("outer", 0), unchanged("outer", theta, c):
-            with fixed_rng(derive_seed(self.seed, OUTER_STREAM)):
-                value = scalar(self.outer_loss(theta, c, self.batches.outer), "outer")
+        noise = fixed_rng(derive_seed(self.seed, OUTER_STREAM))
+        with self.ledger.evaluation("outer", 0), unchanged("outer", theta, c), noise:
+            value = scalar(self.outer_loss(theta, c, self.batches.outer), "outer")
         if point is not None:
             self.ledger.note("outer", 0, value, point)
         return value
@@ -177,7 +177,7 @@ def run(
     def step(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
         (theta, state), (c, hyper), t = carry, closure, start + number
         if isinstance(problem.inner_loss, Compiled):
-            with fixed_rng(derive_seed(problem.seed, t)):
+            with fixed_rng(derive_seed(problem.seed, t), shared_generator=True):
                 theta, state, losses[t], slopes = problem.inner_loss.step(
                     problem.optimizer, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
                 )
@@ -195,7 +195,7 @@ def run(
             else:
                 at = as_leaves(theta)
             loss = problem.inner(t, at, c if tracked else detach(c))
-            # a step that is taken first and rebuilt later takes the formulas of the rebuilt one, so that it is the same to the bit
+            # a step that is taken first and rebuilt later takes the rebuilt one's formulas, so that both are the same to the bit
             grads = gradient(loss, at, create_graph=mode == "full", unused="none")
             if tracked:
                 if t not in problem.ledger.checked:

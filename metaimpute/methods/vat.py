@@ -38,7 +38,10 @@ def curvature_product(call: Callable[[Tensor], Tensor], inputs: Tensor, directio
             with forward_mode():
                 logits, slope = forward_ad.unpack_dual(call(forward_ad.make_dual(at, direction)))
                 return _pulled_back(logits, slope, at)
-        except (RuntimeError, NotImplementedError):  # an operator without forward-mode formula: J d by two reverse passes
+        except (
+            RuntimeError,
+            NotImplementedError,
+        ):  # an operator without forward-mode formula: J d by two reverse passes
             logits = call(at)
             dummy = torch.zeros_like(logits, requires_grad=True)
             pulled = torch.autograd.grad(logits, at, dummy, create_graph=True)[0]

@@ -14,8 +14,8 @@ from ..arguments import list_of_batches, outside_inference, require_tensors
 from ..compiled import Compiled
 from ..losses import Loss
 from ..memory import MemoryPolicy, Store
-from ..optimizers import InnerOptimizer
 from ..operators import in_words
+from ..optimizers import InnerOptimizer
 from ..pytree import Tree, differentiable, filled, leaves_of, norm, tensors
 from ..registry import Registry
 from ..repetition import attributes_restored, rebuilding
@@ -106,7 +106,8 @@ class Estimator:
 
         Raises:
             EstimatorError: when the problem lacks what the estimator needs. CannotDifferentiate: for arguments or surroundings in
-                which a derivative would be missing or wrong. NotRepeatable: for a loss that is another function when evaluated again.
+                which a derivative would be missing or wrong. NotRepeatable: for a loss that is another function when evaluated
+                again.
         """
         outside_transforms("a hypergradient")
         require_tensors("theta_0", theta_0)

@@ -63,8 +63,8 @@ class FiniteDifference(Estimator):
         problem.ledger.watch = None
         if cuts.noise:
             raise NotRepeatable(
-                f"the inner loss draws noise from {cuts.noise[0]}, which differs at the two points of 'finite_difference'; draw it from "
-                "torch's global generator, which is replayed, or beforehand"
+                f"the inner loss draws noise from {cuts.noise[0]}, which differs at the two points of "
+                "'finite_difference'; draw it from torch's global generator, which is replayed, or beforehand"
             )
         grads = gradient(loss, at, unused="none")
         with torch.no_grad():
@@ -114,7 +114,8 @@ class FiniteDifference(Estimator):
         exact = product(problem, problem.steps - 1, theta, c, direction, wrt_theta=False).c
         gap = norm(add(difference, tree_map(lambda x: -x if differentiable(x) else x, exact)))
         if float(gap) > 0.05 * float(norm(exact)) + 1e-12:
+            found = ", ".join(how)
             raise CannotDifferentiate(
-                f"'finite_difference' moves the parameters, and the inner loss cuts their gradient ({', '.join(how)}): what is constant "
-                "to the gradient moves along; use 'mixed', which takes the same product exactly"
+                f"'finite_difference' moves the parameters, and the inner loss cuts their gradient ({found}): what is "
+                "constant to the gradient moves along; use 'mixed', which takes the same product exactly"
             )

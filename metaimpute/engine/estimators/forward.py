@@ -28,7 +28,6 @@ from ..pytree import (
     leaves_of,
     norm,
     tensors,
-    tree_map,
     with_tensors,
     zeros_like,
 )  # fmt: skip
@@ -76,10 +75,7 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
         losses.append(found.loss)
         first = found.slopes if t == 0 else first
         with forward_mode(), torch.no_grad(), forward_ad._set_fwd_grad_enabled(True):
-            moving = iter(tensors(along["hyper"])) if "hyper" in along else None
-            values = hyper
-            if moving is not None:
-                values = tree_map(lambda h: forward_ad.make_dual(h, next(moving)) if differentiable(h) else h, hyper)
+            values = _duals(hyper, along["hyper"]) if "hyper" in along else hyper
             pairs = zip(leaves_of(found.slopes), leaves_of(found.theta), strict=True)
             dual_grads = filled(theta, [forward_ad.make_dual(g, to) if differentiable(g) else g for g, to in pairs])
             dual_theta = _duals(theta, to_theta)

@@ -87,7 +87,8 @@ def per_leaf(
         for number in value.values() if isinstance(value, Mapping) else [value]:
             if not isinstance(number, Tensor | int | float) and not hasattr(number, "__float__"):
                 raise UnsupportedOptimizer(
-                    f"{label}: {key} is a number, a tensor or a dict with one of them per parameter name, not a {type(number).__name__}; "
+                    f"{label}: {key} is a number, a tensor or a dict with one of them per parameter name, not a "
+                    f"{type(number).__name__}; "
                     "for one learning rate per step put scheduled(...) around the rule"
                 )
             if not isinstance(number, Tensor) and not 0 <= number < float("inf"):
