@@ -20,7 +20,15 @@ def plain_errors() -> Iterator[None]:
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from ..engine import BadMemoryPolicy, EstimatorError, HeadNotFound, NotScalar, UnsupportedOptimizer
+    from ..engine import (
+        BadMemoryPolicy,
+        CannotDifferentiate,
+        EstimatorError,
+        HeadNotFound,
+        NotRepeatable,
+        NotScalar,
+        UnsupportedOptimizer,
+    )
     from ..engine.registry import UnknownName
     from ..inference import NotExported
     from ..methods import MethodError
@@ -35,7 +43,7 @@ def plain_errors() -> Iterator[None]:
 
     mistakes = (
         RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,
-        BadMemoryPolicy, NoCheckpoint, NotExported, NotScalar, PluginError, Busy, Unwritable,
+        BadMemoryPolicy, CannotDifferentiate, NotRepeatable, NoCheckpoint, NotExported, NotScalar, PluginError, Busy, Unwritable,
     )  # fmt: skip
     try:
         yield

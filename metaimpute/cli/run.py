@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from .errors import MISSING, fail, plain_errors
+from .errors import MISSING, USAGE, fail, plain_errors
 from .options import imports
 
 if TYPE_CHECKING:
     from ..profiles import Concrete
+    from ..recipes import Recipe
     from ..tasks import Missing
 
 
@@ -85,11 +86,16 @@ def _free_folder(wanted: Path) -> Path:
 @click.command()
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value before checking. Repeatable.")
+@click.option(
+    "--gradients", is_flag=True, help="Hold the hypergradient of each recipe against finite differences in float64."
+)
 @imports
-def check(recipes: tuple[Path, ...], sets: tuple[str, ...]) -> None:
+def check(recipes: tuple[Path, ...], sets: tuple[str, ...], gradients: bool) -> None:
     """Validate RECIPES (files, folders or names) under every profile and say what data is missing; runs nothing.
 
-    Exit code 3 when a recipe cannot run under any of its profiles because data or weights are missing.
+    With --gradients the last profile that can run here (sample, where there is one) is built, and its hypergradient at one
+    batch is compared term by term; exit code 2 when one is wrong. Exit code 3 when a recipe cannot run under any of its
+    profiles because data or weights are missing.
     """
     with plain_errors():
         from ..profiles import profiles_of
@@ -102,12 +108,14 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...]) -> None:
             raise RecipeError(f"no recipe (*.yaml) in {', '.join(map(str, recipes))}")
         unrunnable: list[str] = []
         absent: dict[str, Missing] = {}
+        wrong: list[str] = []
         for path in files:
-            runnable = False
+            runnable, built = False, None
             for profile in profiles_of(read(path)):
                 recipe = load(path, profile, sets)
                 missing = recipe.missing()
                 runnable |= not missing
+                built = built if missing else recipe
                 absent |= {m.what: m for m in missing}
                 without = f"; missing: {', '.join(m.what for m in missing)}" if missing else ""
                 click.echo(f"{path} [{profile}]: valid{without}")
@@ -115,7 +123,24 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...]) -> None:
                     click.echo(f"{path} [{profile}]: warning: {line}")
             if not runnable:
                 unrunnable.append(str(path))
+            if gradients and built is not None:
+                wrong += _check_gradients(path, built)
         for one in absent.values():
             click.echo(f"missing: {one}")
+        if wrong:
+            fail(USAGE, f"not the gradient of the bilevel map: {'; '.join(wrong)}")
         if unrunnable:
             fail(MISSING, f"valid, but cannot run here for want of data: {', '.join(unrunnable)}")
+
+
+def _check_gradients(path: Path, recipe: Recipe) -> list[str]:
+    """Prints the comparison and returns the terms that fail."""
+    from ..testing import check_recipe
+
+    if recipe.problem.learns == "nothing":
+        click.echo(f"{path} [{recipe.profile}]: problem '{recipe.problem.name}' takes no hypergradient")
+        return []
+    report = check_recipe(recipe, raise_exception=False)
+    for line in str(report).splitlines():
+        click.echo(f"{path} [{recipe.profile}]: {line}")
+    return [f"{path}: {term.estimator}, {term.name} ({term.verdict})" for term in report.failures]

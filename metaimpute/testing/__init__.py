@@ -1,0 +1,8 @@
+"""Checks of gradients on one's own losses and problems, for tests and for the first minutes with a new idea."""
+
+from __future__ import annotations
+
+from .hypergradients import GradientCheckFailed, Report, Term, check_hypergradient
+from .problems import check_problem, check_recipe
+
+__all__ = ["GradientCheckFailed", "Report", "Term", "check_hypergradient", "check_problem", "check_recipe"]

@@ -1,0 +1,113 @@
+"""A bilevel problem, or a recipe's, checked on the batches it would train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..engine import Batches, Estimator
+from ..engine.pytree import Tree, detach, dot, map_tensors, tensors, vjp_through, with_tensors
+from .double_precision import double_precision
+from .hypergradients import ESTIMATORS, Difference, GradientCheckFailed, Report, Term, check_hypergradient
+
+if TYPE_CHECKING:
+    from ..problems.base import BilevelProblem
+    from ..recipes import Recipe
+
+RECIPE = "two_moons"
+
+
+def check_problem(
+    problem: BilevelProblem,
+    *,
+    recipe: str | Path = RECIPE,
+    sets: Sequence[str] = (),
+    raise_exception: bool = True,
+    **options: Any,
+) -> Report:
+    """Checks a problem of one's own, on the task, model and method of a recipe: its losses by :func:`check_hypergradient`, its
+    ``couple``
+    by finite differences.
+
+    Args:
+        problem: an instance, not yet bound; it need not be registered.
+        recipe: a file, or the name of a recipe that comes with the package. sets: ``key=value`` overrides.
+        options: of :func:`check_hypergradient`: ``steps``, ``estimators``, ``rtol``.
+
+    Raises:
+        GradientCheckFailed: with the report. ProblemError, RecipeError: when problem and recipe do not fit.
+    """
+    from ..recipes import load
+    from ..shipped import locate
+
+    found = load(locate(Path(recipe)), "sample", ("problem={name: none}", *sets))
+    problem.check(found.method, found.task.output)
+    return check_recipe(replace(found, problem=problem), raise_exception=raise_exception, **options)
+
+
+def check_recipe(
+    recipe: Recipe, *, estimators: Sequence[str | Estimator] | None = None, steps: int | None = None, raise_exception: bool =
+    True,
+    **options: Any,
+) -> Report:  # fmt: skip
+    """The same for a loaded recipe, at the batch of its last step, with its look-ahead and its own estimator beside the exact
+    ones."""
+    from ..problems.base import ProblemError
+    from ..training.assemble import assemble
+
+    if recipe.problem.learns == "nothing":
+        raise ProblemError(f"problem '{recipe.problem.name}' learns nothing, so there is no hypergradient to check")
+    parts = assemble(recipe, lambda line: None)
+    algorithm = parts.algorithm
+    last = recipe.train.steps - 1  # where all ramps are up
+    batch, holdout = parts.batches.batch(last), parts.batches.holdout(last)
+    with torch.no_grad():
+        batch = algorithm.prepare(batch)
+    params, problem, settings = algorithm.model.params, algorithm.problem, algorithm.settings
+    meta: Tree = params if problem.learns == "network" else algorithm.meta
+    if problem.learns == "labels":
+        meta = problem.batch_meta(params, batch)
+    coupling = detach(problem.couple(meta, batch))
+    names: list[str | Estimator] = [*ESTIMATORS] if estimators is None else [*estimators]
+    if estimators is None and recipe.estimator.name not in names:
+        names.append(recipe.estimator)
+    report = check_hypergradient(
+        problem.structured_inner(), problem.structured_outer(), detach(params), coupling, Batches([batch], holdout),
+        settings.optimizer, steps=settings.steps if steps is None else steps, estimators=names, raise_exception=False, **options,
+    )  # fmt: skip
+    report.terms.append(_couple(problem, meta, batch, coupling))
+    if raise_exception and not report.ok:
+        raise GradientCheckFailed(f"{len(report.failures)} of {len(report.terms)} terms fail\n{report}")
+    return report
+
+
+def _couple(problem: BilevelProblem, meta: Tree, batch: Any, coupling: Tree) -> Term:
+    """The product through ``couple``, along a random direction and against finite differences."""
+    rng = torch.Generator(device="cpu").manual_seed(0)
+
+    def random_like(tree: Tree) -> Tree:
+        return with_tensors(
+            tree, [torch.randn(x.shape, generator=rng, dtype=torch.float64).to(x.device) for x in tensors(tree)]
+        )
+
+    with double_precision(), torch.random.fork_rng(devices=[]):
+        at = map_tensors(lambda x: x.detach().double().requires_grad_(), meta)
+        direction, cotangent = random_like(at), random_like(coupling)
+
+        def value(step: float) -> float:
+            torch.manual_seed(0)
+            pairs = zip(tensors(at), tensors(direction), strict=True)
+            with torch.no_grad():
+                moved = with_tensors(at, [a + step * d for a, d in pairs])
+                return float(dot(problem.couple(moved, batch), cotangent))
+
+        torch.manual_seed(0)
+        found = float(dot(vjp_through(problem.couple(at, batch), cotangent, at), direction))
+        difference = Difference("meta", "meta", value, direction)
+        expected, near = difference.nearest(found, 1e-5)
+    verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
+    return Term("couple", "meta", found, expected, verdict)  # type: ignore[arg-type]
