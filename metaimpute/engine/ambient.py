@@ -195,7 +195,8 @@ class _OwnNoise(TorchDispatchMode):
                 else:
                     kwargs = {**kwargs, "generator": self.generator}
             return func(*args, **kwargs)
-        overload = getattr(func.overloadpacket, "generator", None)
+        variant = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
+        overload = getattr(func.overloadpacket, variant, None)
         if overload is not None and self._on_cpu(args, kwargs):
             return overload(*args, **{**kwargs, "generator": self.generator})
         # no way to hand it a generator: the shared one takes our place for this operation

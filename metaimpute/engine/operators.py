@@ -112,6 +112,7 @@ _MISSING = (
     (r"use_reentrant=True", "activation checkpointing with use_reentrant=True cannot be differentiated twice"),
     (r"[Dd]ouble backwards? is not (?:implemented|supported)[^.;]*", "{whole}"),
     (r"aot_autograd does not|create_graph=False", "a compiled function in the loss cannot be differentiated twice"),
+    (r"modified by an inplace operation", "a loss changes a tensor in place that its gradient needs"),
     (r"element 0 of tensors does not require grad", "the loss does not depend on what it is differentiated with respect to"),
     (r"[Ii]nference tensors cannot be saved", "the loss uses a tensor made under inference_mode; clone it outside"),
 )  # fmt: skip
@@ -124,6 +125,7 @@ _WAYS = {
     "{'use_reentrant': False}))",
     "aot_autograd": "pass it uncompiled and wrap the whole inner loss, Compiled(inner_loss)",
     "create_graph": "pass it uncompiled and wrap the whole inner loss, Compiled(inner_loss)",
+    "inplace": "work on a copy, or use the operation without the underscore",
     "require grad": "look for detach(), no_grad or item() on the way",
     "nference": "move its making out of inference_mode",
 }

@@ -96,7 +96,7 @@ def _couple(problem: BilevelProblem, meta: Tree, batch: Any, coupling: Tree) -> 
 
     with double_precision(), torch.random.fork_rng(devices=[]):
         at = map_tensors(lambda x: x.detach().double().requires_grad_(), meta)
-        direction, cotangent = random_like(at), random_like(coupling)
+        direction, cotangent = map_tensors(lambda d: d / d.norm(), random_like(at)), random_like(coupling)
 
         def value(step: float) -> float:
             torch.manual_seed(0)

@@ -170,7 +170,7 @@ class ForwardGradient(Estimator):
     def _direction(self, tree: Tree, rng: torch.Generator) -> Tree:
         drawn = []
         for leaf in tensors(tree):
-            u = torch.randn(leaf.shape, generator=rng, device="cpu")
+            u = torch.randn(leaf.shape, generator=rng, device="cpu", dtype=torch.float32)
             drawn.append((u.sign() if self.distribution == "rademacher" else u).to(leaf))
         return with_tensors(tree, drawn)
 
