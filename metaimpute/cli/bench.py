@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,32 @@ def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, out: 
             pairs.append((name, int(mu or 1)))
         torch.set_num_threads(threads)
         result = work.sweep(pairs, batch=batch, repeats=repeats, say=_say)
+        Console(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        _finish(result, out)
+
+
+@bench.command()
+@click.option("--samples", default=40, show_default=True, type=click.IntRange(1), help="Most samples of an operator.")
+@click.option("--only", default="", metavar="TEXT", help="Only operators whose name contains TEXT.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
+def operators(samples: int, only: str, out: Path | None) -> None:
+    """Every operator of the installed torch under the exact estimators: right, refused or wrong.
+
+    Takes some minutes. Needs torch's test database (pip install expecttest).
+    """
+    with plain_errors():
+        import torch
+        from rich.console import Console
+
+        from ..bench import operators as work
+        from ..bench.problems import BenchError
+
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")  # the samples try what operators warn of
+        try:
+            result = work.sweep(samples, only, _say)
+        except BenchError as error:
+            raise click.UsageError(str(error)) from None
         Console(width=None if sys.stdout.isatty() else 150).print(work.table(result))
         _finish(result, out)
 

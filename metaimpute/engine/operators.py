@@ -112,6 +112,7 @@ _MISSING = (
     (r"use_reentrant=True", "activation checkpointing with use_reentrant=True cannot be differentiated twice"),
     (r"[Dd]ouble backwards? is not (?:implemented|supported)[^.;]*", "{whole}"),
     (r"aot_autograd does not|create_graph=False", "a compiled function in the loss cannot be differentiated twice"),
+    (r"don't support automatic differentiation|undefined Tensor in C\+\+", "torch has no second derivative of an operation"),
     (r"modified by an inplace operation", "a loss changes a tensor in place that its gradient needs"),
     (r"element 0 of tensors does not require grad", "the loss does not depend on what it is differentiated with respect to"),
     (r"[Ii]nference tensors cannot be saved", "the loss uses a tensor made under inference_mode; clone it outside"),
