@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from .ambient import CannotDifferentiate, derive_seed, double_differentiable, fixed_rng
+from .arguments import list_of_batches
 from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .functional import FunctionalModel, HeadNotFound
@@ -129,5 +130,5 @@ def hypergradient(
     """
     return get_estimator(estimator, backend).estimate(
         inner_loss, outer_loss, theta, coupling, batches, optimizer,
-        len(batches.inner) if steps is None else steps, parse_memory(memory), seed=seed, wrt_start=wrt_start,
+        len(list_of_batches(batches.inner)) if steps is None else steps, parse_memory(memory), seed=seed, wrt_start=wrt_start,
     )  # fmt: skip

@@ -10,6 +10,7 @@ anything of the trajectory. The point's dependence on the start, the learning ra
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -142,6 +143,12 @@ class Neumann(Implicit):
             term = _axpy(-alpha, system.product(term)[0], term)
             total = _axpy(1.0, term, total)
         grew = bool(norm(term) > norm(v)) if self.m else False
+        if grew:
+            warnings.warn(
+                "the Neumann series grows: alpha is above 2 / (largest eigenvalue of the inner Hessian) or the "
+                "Hessian has a negative "
+                "one, so the estimate means nothing; lower alpha, take more inner steps, or use cg", stacklevel=2,
+            )  # fmt: skip
         scaled = with_tensors(total, [alpha * leaf for leaf in tensors(total)])
         return scaled, {"terms": self.m, "series_grows": grew}
 
@@ -179,6 +186,11 @@ class ConjugateGradient(Implicit):
             curvature = dot(direction, image)
             if float(curvature) <= 0:
                 negative = True
+                warnings.warn(
+                    "the inner Hessian has a direction of no positive curvature, so the inner steps have reached no "
+                    "minimum and the "
+                    "implicit estimate means little; take more inner steps, or add damping", stacklevel=2,
+                )  # fmt: skip
                 break
             step = squared / curvature
             x, residual = _axpy(step, direction, x), _axpy(-step, image, residual)

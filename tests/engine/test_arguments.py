@@ -1,0 +1,228 @@
+"""What is no tree of tensors, no scalar, no list of batches is refused in a sentence; types and shapes are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict, namedtuple
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from metaimpute.engine import (
+    Batches,
+    CannotDifferentiate,
+    FunctionalModel,
+    HeadNotFound,
+    UnsupportedOptimizer,
+    adam,
+    clip_norm,
+    get_estimator,
+    hypergradient,
+    momentum,
+    scheduled,
+    sgd,
+    unroll,
+)
+from metaimpute.engine.pytree import filled, leaves_of, tensors, tree_map, with_tensors
+
+EVERY = ("exact", "mixed", "forward", "finite_difference", "cg(2)", "first_order", "truncated(1)")
+Pair = namedtuple("Pair", "a b")
+
+
+def inner(p: Any, c: Any, b: Any) -> Tensor:
+    return (p["w"] * c).square().sum()
+
+
+def outer(p: Any, c: Any, b: Any) -> Tensor:
+    return p["w"].sum()
+
+
+def run(theta: Any, c: Any, name: str = "exact", optimizer: Any = None, **options: Any) -> Any:
+    return hypergradient(options.pop("inner", inner), outer, theta, c, options.pop("batches", Batches([None], None)),
+                         optimizer or sgd(0.1), name, seed=0, **options)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Weights:
+    w: Tensor
+
+
+@pytest.mark.parametrize("where", ["theta_0", "the coupling"])
+@pytest.mark.parametrize(
+    ("value", "way"),
+    [
+        (Weights(torch.ones(2)), "register"),
+        (nn.ParameterDict({"w": torch.ones(2)}), r"dict\(parameterdict\)"),
+        (nn.Linear(2, 2), r"FunctionalModel\(module\)\.params"),
+        (np.ones(2), r"torch\.as_tensor"),
+        (np.float64(0.5), "make it a tensor"),
+        (0.5, "make it a tensor"),
+        ((p for p in [torch.ones(2)]), "used up"),
+        (nn.Linear(2, 2).parameters(), "used up"),
+        ({"w": torch.ones(2), "temperature": 0.5}, "make it a tensor"),
+        ({"w": [torch.ones(2), np.ones(2)]}, r"\['w'\]\[1\] is a ndarray"),
+        (torch.ones(2).to_sparse(), "to_dense"),
+        (torch.ones(2, device="meta"), "without values"),
+        (object(), "register"),
+        ({torch.ones(2)}, "a set"),
+    ],
+)
+def test_what_is_no_tree_of_tensors_is_refused(value: Any, way: str, where: str) -> None:
+    theta, c = ({"w": torch.ones(2)}, value) if where == "the coupling" else (value, torch.ones(2))
+    with pytest.raises(CannotDifferentiate, match=f"{where}.*{way}"):
+        run(theta, c)
+    with pytest.raises(CannotDifferentiate, match=f"{where}.*{way}"):
+        unroll(inner, theta, c, [None], sgd(0.1), 1)
+
+
+def test_a_registered_class_is_a_tree() -> None:
+    @dataclasses.dataclass
+    class Registered:
+        w: Tensor
+        n: int = 3
+
+    torch.utils._pytree.register_dataclass(Registered)
+    found = run({"w": torch.ones(2)}, Registered(torch.ones(2)), inner=lambda p, c, b: inner(p, c.w, b))
+    assert isinstance(found.grad_c, Registered) and found.grad_c.n is None
+    torch.testing.assert_close(found.grad_c.w, run({"w": torch.ones(2)}, torch.ones(2)).grad_c)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda t: [t, None], lambda t: (None, t), lambda t: {"x": t, "n": 3, "s": "word", "flag": True}, lambda t: Pair(t, None),
+        lambda t: OrderedDict(a=t), lambda t: {"x": {"y": [t]}, "mask": torch.tensor([True, False])}, lambda t: [[], t, {}],
+    ],
+)  # fmt: skip
+def test_trees_with_other_things_beside_tensors(wrap: Any, name: str) -> None:
+    def unwrapped(tree: Any) -> Tensor:
+        return tensors(tree)[0]
+
+    reference = run({"w": torch.ones(2)}, torch.full((2,), 0.5), name)
+    found = hypergradient(
+        lambda p, c, b: inner({"w": unwrapped(p)}, unwrapped(c), b), lambda p, c, b: unwrapped(p).sum(),
+        wrap(torch.ones(2)), wrap(torch.full((2,), 0.5)), Batches([None], None), sgd(0.1), name, seed=0,
+    )  # fmt: skip
+    torch.testing.assert_close(unwrapped(found.grad_c), reference.grad_c)
+    torch.testing.assert_close(unwrapped(found.theta_k), reference.theta_k["w"])
+
+
+def test_no_coupling_is_fine() -> None:
+    found = run(
+        {"w": torch.ones(2)}, None, inner=lambda p, c, b: p["w"].square().sum(), optimizer=sgd(torch.tensor(0.1))
+    )
+    assert found.grad_c is None and float(found.grad_optimizer["lr"]) == -4.0
+
+
+# trees -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"a": torch.ones(1), "b": [torch.zeros(2), (3, None, "x")]}, [], (), None, torch.ones(2), Pair(torch.ones(1), [2]),
+        OrderedDict(z=torch.ones(1), a=2), {"d": {}}, [[[torch.ones(1)]], True],
+    ],
+)  # fmt: skip
+def test_trees_are_walked_as_torchs_pytrees_are(tree: Any) -> None:
+    from torch.utils import _pytree
+
+    same = [a is b for a, b in zip(leaves_of(tree), _pytree.tree_leaves(tree), strict=True)]
+    assert all(same)
+    numbered = filled(tree, range(len(same)))
+    assert _pytree.tree_leaves(numbered) == list(range(len(same)))
+    assert _pytree.tree_structure(numbered) == _pytree.tree_structure(tree)
+    assert leaves_of(tree_map(lambda x: 7, tree)) == [7] * len(same)
+    replaced = with_tensors(tree, [torch.full_like(t, 5.0) for t in tensors(tree)])
+    assert all(float(t.mean()) == 5.0 for t in tensors(replaced))
+
+
+# scalars -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("lr", [torch.tensor([0.1], dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64), 0.1])
+def test_parameters_keep_type_and_shape(name: str, dtype: torch.dtype, shape: tuple[int, ...], lr: Any) -> None:
+    theta = {"w": torch.ones(shape, dtype=dtype)}
+    for rule in (
+        sgd(lr),
+        momentum(lr, torch.tensor([0.9])),
+        adam(lr),
+        clip_norm(sgd(lr), 1.0),
+        scheduled(sgd(lr), [1.0, 0.5]),
+    ):
+        if name == "cg(2)" and "transforms" in rule.options:
+            continue
+        found = run(theta, torch.ones(2, dtype=dtype), name, rule, steps=2)
+        assert found.theta_k["w"].dtype == dtype and found.theta_k["w"].shape == shape
+        assert found.grad_c.dtype == dtype
+
+
+def test_a_hyperparameter_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UnsupportedOptimizer, match=r"shape \[3, 2\] for a parameter of shape \[2\]"):
+        run({"w": torch.ones(2)}, torch.ones(2), optimizer=sgd(torch.ones(3, 1)))
+    with pytest.raises(UnsupportedOptimizer, match=r"not a list.*scheduled"):
+        sgd([0.1, 0.2])
+    with pytest.raises(UnsupportedOptimizer, match="not a str"):
+        sgd("0.1")
+    with pytest.raises(UnsupportedOptimizer, match="not a tuple"):
+        adam((0.1, 0.1))
+    assert float(run({"w": torch.ones(2)}, torch.ones(2), optimizer=sgd(np.float64(0.1))).outer_loss) < 2
+
+
+# batches -----------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_a_list() -> None:
+    data = DataLoader([1, 2, 3])
+    for batches in (data, iter([1, 2]), {1, 2}, (x for x in [1])):
+        with pytest.raises(CannotDifferentiate, match=r"itertools\.islice"):
+            run({"w": torch.ones(2)}, torch.ones(2), batches=Batches(batches, None))  # type: ignore[arg-type]
+        with pytest.raises(CannotDifferentiate, match=r"itertools\.islice"):
+            unroll(inner, {"w": torch.ones(2)}, torch.ones(2), batches, sgd(0.1), 2)  # type: ignore[arg-type]
+
+
+# in place ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("which", ["parameters", "coupling"])
+def test_a_loss_that_changes_its_arguments_is_refused(name: str, which: str) -> None:
+    def changing(p: Any, c: Any, b: Any) -> Tensor:
+        with torch.no_grad():
+            (p["w"] if which == "parameters" else c).mul_(1.1)
+        return inner(p, c, b)
+
+    with pytest.raises(CannotDifferentiate, match=f"{which} in place"):
+        run({"w": torch.ones(2)}, torch.ones(2), name, inner=changing)
+
+
+@pytest.mark.parametrize(
+    "after", [nn.ReLU(inplace=True), nn.Hardtanh(inplace=True), nn.SiLU(inplace=True), nn.Dropout(0.5, inplace=True)]
+)
+def test_an_in_place_operation_after_the_last_layer_is_no_head(after: nn.Module) -> None:
+    model = FunctionalModel(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), after))
+    with pytest.raises(HeadNotFound, match="left as it is"):
+        model.features(model.params, torch.randn(5, 4))
+
+
+def test_a_last_layer_that_is_used_twice_is_no_head() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.layer(x).tanh())
+
+    model = FunctionalModel(Twice())
+    with pytest.raises(HeadNotFound, match="used once"):
+        model.features(model.params, torch.randn(5, 4))
+    assert get_estimator("head").name == "head"
