@@ -8,6 +8,7 @@ thread's call of the engine can leave them changed, and the second for its own t
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import warnings
@@ -114,8 +115,11 @@ def outside_transforms(what: str) -> None:
         )
 
 
-class _StopsForwardMode(TorchFunctionMode):
-    """Makes ``no_grad`` stop tangents too, as it stops gradients: by itself torch carries them on."""
+class NoGradStopsTangents(TorchFunctionMode):
+    """In this block ``no_grad`` stops tangents as it stops gradients: by itself torch carries them on.
+
+    Around the evaluation of a loss, and no more: every call of torch from Python passes through it.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:
@@ -128,20 +132,27 @@ def forward_mode_available() -> bool:
     return forward_ad._current_level < 0
 
 
+@functools.cache
+def _load_decompositions() -> None:
+    """What torch imports at its first use of forward mode, without the deprecation warning that it then raises at itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import torch._decomp.decompositions_for_jvp  # noqa: F401
+
+
 @contextlib.contextmanager
 def forward_mode() -> Iterator[None]:
     """A level of torch's forward-mode differentiation.
 
-    Without the deprecation warning that torch raises at its own first use; ``no_grad`` means what it means in reverse mode.
+    Raises:
+        CannotDifferentiate: inside another level.
     """
     if not forward_mode_available():
         raise CannotDifferentiate(
             "a level of forward mode is open already, and torch has one at a time; use 'exact' or 'mixed'"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        import torch._decomp.decompositions_for_jvp  # noqa: F401
-    with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level(), _StopsForwardMode():
+    _load_decompositions()
+    with forward_ad._set_fwd_grad_enabled(True), forward_ad.dual_level():
         yield
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .ambient import CannotDifferentiate, forward_mode, forward_mode_available
+from .ambient import CannotDifferentiate, NoGradStopsTangents, forward_mode, forward_mode_available
 from .operators import require_second_derivative, untrusted
 from .pytree import (
     Tree,
@@ -119,10 +119,9 @@ def _forward_over_reverse(
             c_leaves = c_dual = as_leaves(c) if wrt_c else detach(c)
         else:
             c_leaves, c_dual = _dual(c, along_c, requires_grad=wrt_c)
-        if wrt_theta or along_c is not None:
-            loss = problem.inner(t, dual, c_dual, point)
-        else:
-            loss = problem.coupled(t, dual, c_dual, point)
+        whole = wrt_theta or along_c is not None
+        with NoGradStopsTangents():
+            loss = (problem.inner if whole else problem.coupled)(t, dual, c_dual, point)
         operator = untrusted(loss)
         if operator is not None:
             raise _NotTrusted(operator)

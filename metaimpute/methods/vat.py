@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..bounds import Count, NonNegative, Share
-from ..engine.ambient import double_differentiable, forward_mode
+from ..engine.ambient import NoGradStopsTangents, double_differentiable, forward_mode
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, detach
 from ..engine.repetition import rebuilding
@@ -35,7 +35,7 @@ def curvature_product(call: Callable[[Tensor], Tensor], inputs: Tensor, directio
     with torch.enable_grad(), double_differentiable():
         at = inputs.detach().requires_grad_()
         try:
-            with forward_mode():
+            with forward_mode(), NoGradStopsTangents():
                 logits, slope = forward_ad.unpack_dual(call(forward_ad.make_dual(at, direction)))
                 return _pulled_back(logits, slope, at)
         except (

@@ -74,7 +74,7 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
         found = product(problem, t, theta, c, to_theta, to_c, wrt_c=False)
         losses.append(found.loss)
         first = found.slopes if t == 0 else first
-        with forward_mode(), torch.no_grad(), forward_ad._set_fwd_grad_enabled(True):
+        with forward_mode(), torch.no_grad():
             values = _duals(hyper, along["hyper"]) if "hyper" in along else hyper
             pairs = zip(leaves_of(found.slopes), leaves_of(found.theta), strict=True)
             dual_grads = filled(theta, [forward_ad.make_dual(g, to) if differentiable(g) else g for g, to in pairs])
