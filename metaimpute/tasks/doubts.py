@@ -1,0 +1,104 @@
+"""Where a table can be read in two ways: what decides is named by cell and line, and where both are near, the user is asked.
+
+A question is an error that says which option answers it; a decision is a line among the warnings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from .base import TaskError
+from .files import NA_WORDS
+from .readings import MissingValues, is_float, same_number
+
+FEW = 0.1  # of a column's cells; fewer than that are a slip, or a word for none
+PLACEHOLDERS, MANY = 3, 10  # so few distinct words beside so many distinct numbers are words for none
+LIKE_NUMBER = re.compile(r"[+-]?[€$£]?\s?(\d{1,3}([,.'\s]\d{3})+|\d+)([.,]\d+)?\s?[%€$£]?")
+FOR_NONE = {word.lower() for word in NA_WORDS} | {
+    "?", "-", "--", ".", "-1", "-9", "-99", "-999", "-9999", "missing", "no label", "none", "not labelled", "not labeled", "todo",
+    "unknown", "unk", "unlabelled", "unlabeled", "tbd",
+}  # fmt: skip
+SHOWN = 3
+
+Where = Callable[[Sequence[int]], str]
+
+
+class Doubt(TaskError):
+    """A question to the user. ``answers``: settings of the task's options, e.g. ``kind=classes``, each of which settles it."""
+
+    def __init__(self, message: str, *answers: str) -> None:
+        super().__init__(message)
+        self.answers = answers
+
+
+def means_none(column: str, words: Sequence[str]) -> str:
+    """The setting under which words of a column mean "none", in a recipe's notation."""
+    return f"missing_values: {json.dumps({column: list(words)}, ensure_ascii=False)}"
+
+
+def as_setting(option: str) -> str:
+    """A recipe's ``key: value`` as ``--set`` takes it."""
+    key, _, value = option.partition(": ")
+    return f"{key}={value}"
+
+
+def near(odd: Sequence[str], numbers: Sequence[object]) -> bool:
+    """Whether a column of numbers and a few other words may be meant as numbers.
+
+    Args:
+        odd: the cells that are no numbers. numbers: the others.
+    """
+    if len(odd) <= FEW * (len(odd) + len(numbers)):
+        return True
+    if len(set(odd)) <= PLACEHOLDERS and len(set(numbers)) > MANY:
+        return True
+    return all(LIKE_NUMBER.fullmatch(word) or is_float(word) for word in odd)
+
+
+def named(words: Sequence[str], rows: Sequence[int], where: Where) -> str:
+    """Cells for a message: each distinct word with the lines it stands in."""
+    places: dict[str, list[int]] = {}
+    for word, row in zip(words, rows, strict=True):
+        places.setdefault(word, []).append(row)
+    shown = [f"'{word}' ({where(at)})" for word, at in list(places.items())[:SHOWN]]
+    more = f" and {len(places) - SHOWN:,} other words" if len(places) > SHOWN else ""
+    return ", ".join(shown) + more
+
+
+def counted(count: int, total: int) -> str:
+    """A part of a column's cells, in words."""
+    return f"{count:,} of {total:,} cells"
+
+
+def words_for_none(labels: Sequence[str], option: str, column: str, given: MissingValues) -> Iterator[str]:
+    """Labels that may mean "no label": a warning where one stands in some rows.
+
+    Args:
+        labels: of all rows, blank where there is none. given: the option ``missing_values``; what it does not name is a label.
+
+    Raises:
+        Doubt: where such a label holds most of the rows, or is the largest class and no row is without label.
+    """
+    counts = Counter(label for label in labels if label)
+    if given is not None or len(counts) < 2:
+        return
+    full = all(labels)
+    largest = counts.most_common(1)[0][0]
+    for label, count in counts.items():
+        if label.lower() not in FOR_NONE and not any(same_number(label, word) for word in ("-1", "-9", "-99", "-999")):
+            continue
+        if len(counts) > 2 and (2 * count > len(labels) or (full and label == largest)):
+            none, all_labels = means_none(column, [label]), "missing_values: []"
+            raise Doubt(
+                f"{option}: '{label}' stands in {count:,} of {len(labels):,} rows; {none} if it means that there is no label, "
+                f"{all_labels} if it is one",
+                none, all_labels,
+            )  # fmt: skip
+        if label in NA_WORDS:
+            yield (
+                f"'{label}', in {count:,} rows, is taken as a label; {means_none(column, [label])} if it means that there is "
+                "none"
+            )

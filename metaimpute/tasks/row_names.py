@@ -1,0 +1,94 @@
+"""Columns that name or number the rows: they find a row again, and nothing is to be learnt from them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .files import NA_WORDS, Table, written
+
+if TYPE_CHECKING:
+    from pandas import Series
+
+ALWAYS = ("id", "uid", "uuid")  # columns called so are names of rows, good ones or not
+USUAL = (*ALWAYS, "key")
+INDEX = ("unnamed: 0", "index", "level_0", "row", "rownum", "row_number", "rowid")  # as a saved index is called
+CHANCE = 1e-6
+PIECES = 5
+NEARLY_ALL = 0.95
+
+
+def trouble(table: Table, name: str, words_are_names: bool = False) -> str:
+    """Why a column does not name the rows, by cell and line; empty where it does.
+
+    Args:
+        words_are_names: whether ``NA`` and the like are names; what the user takes for none is blank already.
+    """
+    seen: dict[str, int] = {}
+    for row, cell in enumerate(written(table.frame[name])):
+        if not cell:
+            return f"{table.where([row])} has none"
+        if cell in NA_WORDS and not words_are_names:
+            return f"{table.where([row])} has '{cell}', a word for none (a name, if missing_values: [])"
+        if cell in seen:
+            return f"'{cell}' stands in {table.where([seen[cell], row])}"
+        seen[cell] = row
+    return ""
+
+
+def no_names(name: str, wrong: str) -> str:
+    """The mistake in the option ``id``, given what :func:`trouble` found."""
+    return (
+        f"id: column '{name}' does not name the rows: {wrong}; mend it, or leave id empty, and rows are numbered from 0"
+    )
+
+
+def names_of(table: Table, name: str) -> tuple[list[str], list[str]]:
+    """Names of new rows, by number where the column is not there or is called nothing; and what is to be said of them."""
+    numbers = [str(row) for row in range(len(table.frame))]
+    if not name:
+        return numbers, []
+    if name not in table.frame.columns:
+        return numbers, [f"{table.path.name} has no column '{name}': its rows are numbered from 0"]
+    wrong = trouble(table, name, words_are_names=True)
+    return written(table.frame[name]), [f"column '{name}' does not name every row: {wrong}"] if wrong else []
+
+
+def numbers_rows(cells: Series, name: str) -> bool:
+    """Whether whole numbers count the rows, be it in another order, with gaps, or from the start again in a second file.
+
+    Measurements repeat themselves: numbers drawn from a range of R are all different with a probability of about
+    exp(-n^2 / 2R). Where that is below one in a million, different numbers were given out, not measured.
+
+    Args:
+        cells: the known ones; their index is the order of the file.
+    """
+    import pandas
+
+    if pandas.api.types.is_bool_dtype(cells) or not pandas.api.types.is_numeric_dtype(cells) or len(cells) < 3:
+        return False
+    values = cells.to_numpy(dtype="float64")
+    if not np.isfinite(values).all() or (values % 1).any():
+        return False
+    steps = pandas.Series(values - cells.index.to_numpy()).nunique()
+    if steps == 1 or (steps <= PIECES and len(values) >= 10 * steps and np.ptp(values) >= len(values) / (2 * steps)):
+        return True
+    if len(np.unique(values)) < len(values):
+        return False
+    if name.strip().lower() in INDEX or not name.strip():
+        return bool(values.min() >= 0)
+    return _log_chance(len(values), float(np.ptp(values)) + 1) < math.log(CHANCE)
+
+
+def _log_chance(count: int, size: float) -> float:
+    """Logarithm of the probability that ``count`` draws from ``size`` numbers are all different."""
+    if count > size:
+        return -math.inf
+    return float(np.log1p(-np.arange(count) / size).sum())
+
+
+def names_rows(words: Series, name: str) -> bool:
+    """Whether words differ in every row, as names do; in all but a few where the column is called so."""
+    return words.nunique() >= (NEARLY_ALL if name.lower() in USUAL else 1) * len(words)
