@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .checks import options as options_of
 from .engine.registry import describe_choices
 from .recipes import resolve, validate
 from .shipped import shipped_recipes
 from .tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
-from .tasks.files import missing_file, read_frame, written
+from .tasks.doubts import Doubt
+from .tasks.files import Table, missing_file, read_table, written
 from .tasks.image_files import images_in
 from .tasks.outputs import Classes
 from .tasks.own_data import OwnData, shortened
 from .tasks.own_images import pixel_sides
-from .yaml_source import RecipeError, parse
+from .tasks.readings import holds, is_number
+from .tasks.row_names import ALWAYS, USUAL, trouble
+from .yaml_source import RecipeError, Source, override, parse
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,29 +48,38 @@ class Draft:
     warnings: tuple[str, ...]
 
 
-def draft(kind: str, path: Path, label: str | None = None) -> Draft:
+def draft(
+    kind: str, path: Path, label: str | None = None, missing: Sequence[str] = (), sets: Sequence[str] = ()
+) -> Draft:
     """A recipe for the images, text or table in ``path``.
 
+    Args:
+        label: column of labels or targets. missing: words that mean "none"; a number does so among the labels alone.
+        sets: ``task.key=value`` assignments, which go before what the data looks like.
+
     Raises:
-        MissingData: when there is nothing at ``path``. TaskError, RecipeError: when the data cannot be used, and why.
+        MissingData: when there is nothing at ``path``. TaskError, RecipeError: when the data cannot be used, and why, or can be
+            read in two ways, and how to say which.
     """
     if not path.exists():
         folder = "give the path of a folder with labelled/CLASS/ and unlabelled/"
         raise MissingData(missing_file(str(path), folder) if kind == "images" else missing_file(str(path)))
+    said: list[str] = []
     if kind == "images":
+        if missing:
+            raise RecipeError("--missing is for text and tables; images without label are in unlabelled/")
         options, facts = _look_at_images(path)
-        task: OwnData = OwnImages(**options)
     elif kind == "text":
-        options, facts = _look_at_text(path, label)
-        task = OwnText(**options)
+        options, facts, said = _look_at_text(path, label, missing)
     else:
-        options, facts = _look_at_table(path, label)
-        task = OwnTable(**options)
+        options, facts, said = _look_at_table(path, label, missing)
+    options, task = _task(kind, options, sets)
     try:
         task.check()
         data = task.load(0)
     except TaskError as error:
-        raise RecipeError(f"{path}: {error}") from None
+        answer = f"; say which here with --set {shlex.quote(error.setting)}" if isinstance(error, Doubt) else ""
+        raise RecipeError(f"{path}: {error}{answer}") from None
     values = {f"task.{key}": value for key, value in options.items()}
     if isinstance(task, OwnTable):
         values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
@@ -77,7 +91,22 @@ def draft(kind: str, path: Path, label: str | None = None) -> Draft:
     facts = [*_counts(task, data), *facts]
     text = _recipe(f"own_{kind}", path, values, data)
     validate(resolve(parse(text, str(path)), "sample"), str(path), "sample")
-    return Draft(text, facts, data.warnings)
+    return Draft(text, facts, (*said, *data.warnings))
+
+
+def _task(kind: str, options: dict[str, Any], sets: Sequence[str]) -> tuple[dict[str, Any], OwnData]:
+    """The task and its options, those of ``sets`` before those that were found."""
+    source = Source({"task": options}, {}, "init")
+    for assignment in sets:
+        source = override(source, assignment)
+    other = sorted(set(source.data) - {"task"})
+    if other:
+        raise RecipeError(
+            f"--set {other[0]}: init sets keys of the task, e.g. task.id=name; change others in the recipe"
+        )
+    entry = {"images": OwnImages, "text": OwnText, "table": OwnTable}[kind]
+    given = source.data["task"]
+    return given, entry(**options_of(entry, given, source, ("task",), ()))
 
 
 def _counts(task: OwnData, data: TaskData) -> Facts:
@@ -111,27 +140,45 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts]:
     return {"folder": str(path), "size": size}, [("images", seen)]
 
 
-def _look_at_text(path: Path, label: str | None) -> tuple[dict[str, Any], Facts]:
-    frame = read_frame(path, (label or "",))
-    label = label or _label_column(path, frame)
-    identity = _id_column(frame, label)
-    lengths = {str(c): _words(frame, c) for c in frame.columns if str(c) not in (label, identity)}
+def _look_at_text(path: Path, label: str | None, missing: Sequence[str]) -> tuple[dict[str, Any], Facts, list[str]]:
+    table, label = _labelled(path, label)
+    identity, _, said = _identity(table, label)
+    lengths = {c: _words(table.frame, c) for c in table.frame.columns if c not in (label, identity)}
     if not lengths:
         raise TaskError(f"{path} has no column beside '{label}' that could be the text")
     text = "text" if "text" in lengths else max(lengths, key=lambda c: lengths[c])
     facts = [("columns", f"text in '{text}', {lengths[text]:.0f} words on average; labels in '{label}'")]
-    return {"file": str(path), "text": text, "label": label, "id": identity}, facts
+    options = {"file": str(path), "text": text, "label": label, "id": identity}
+    return options | _for_none(table, label, missing), facts, said
 
 
-def _look_at_table(path: Path, label: str | None) -> tuple[dict[str, Any], Facts]:
-    frame = read_frame(path, (label or "",))
-    label = label or _label_column(path, frame)
-    identity = _id_column(frame, label)
-    columns = [str(c) for c in frame.columns if str(c) not in (label, identity)]
-    gaps = {c: int(frame[c].isna().sum()) for c in columns}
+def _look_at_table(path: Path, label: str | None, missing: Sequence[str]) -> tuple[dict[str, Any], Facts, list[str]]:
+    table, label = _labelled(path, label)
+    identity, unfit, said = _identity(table, label)
+    gaps = {c: int(table.frame[c].isna().sum()) for c in table.frame.columns if c not in (label, identity, *unfit)}
     holes = [f"{c} {n:,}" for c, n in gaps.items() if n]
     facts = [("blank cells", shortened(holes, 6))] if holes else []
-    return {"file": str(path), "target": label, "id": identity}, facts
+    options = {"file": str(path), "target": label, "id": identity, "ignore": unfit}
+    return options | _for_none(table, label, missing), facts, said
+
+
+def _labelled(path: Path, label: str | None) -> tuple[Table, str]:
+    """A table whose labels and names of rows are as they are written, and its column of labels."""
+    table = read_table(path)
+    label = label or _label_column(path, table.frame)
+    named = [name for name in table.frame.columns if name.lower() in USUAL]
+    return read_table(path, (label, *named)), label
+
+
+def _for_none(table: Table, label: str, words: Sequence[str]) -> dict[str, Any]:
+    """The option ``missing_values`` for words given to the command."""
+    frame, others = table.frame, [word for word in words if not is_number(word)]
+    if not words:
+        return {}
+    if len(others) == len(words):
+        return {"missing_values": list(words)}
+    held = {name: others for name in frame.columns if others and name != label and holds(frame[name], others).any()}
+    return {"missing_values": {label: list(words), **held}}
 
 
 def _words(frame: DataFrame, name: Any) -> float:
@@ -152,10 +199,22 @@ def _label_column(path: Path, frame: DataFrame) -> str:
     return fullest
 
 
-def _id_column(frame: DataFrame, label: str) -> str:
-    """A column called id in which every row has its own value, or none."""
-    named = (str(c) for c in frame.columns if str(c).lower() in ("id", "uid", "uuid", "key") and str(c) != label)
-    return next((name for name in named if frame[name].is_unique and frame[name].notna().all()), "")
+def _identity(table: Table, label: str) -> tuple[str, list[str], list[str]]:
+    """A column called id in which every row has its own value, or none; columns called so that are unfit, and why."""
+    unfit, said = [], []
+    found = ""
+    for name in table.frame.columns:
+        if name.lower() not in USUAL or name == label:
+            continue
+        wrong = trouble(table, name)
+        if not wrong:
+            found = found or name
+        elif name.lower() in ALWAYS:
+            unfit.append(name)
+            said.append(f"column '{name}' is neither used to name rows nor to learn from: {wrong}")
+    if unfit and not found:
+        said.append("rows are numbered from 0 in the files of labels")
+    return found, unfit, said
 
 
 def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> str:
@@ -168,9 +227,19 @@ def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> st
         "train.unlabelled_batch": min(known["unlabelled_batch"], max(len(data.unlabelled), 2)),
     }
     values["about"] = f'{{title: "{path.stem}"}}'
+    template = with_lines(template, [key for key in values if key.startswith("task.")])
     found = f"{len(data.labelled):,} labels, {len(data.unlabelled):,} without, {len(data.test):,} for the test"
     head = f"# {path}, as metaimpute init found it: {found}.\n"
     return head + filled(template[template.index("about:") :], values)
+
+
+def with_lines(template: str, places: Sequence[str]) -> str:
+    """A recipe's text with an empty line, to be filled, for each ``task`` key that it has none of."""
+    lines = template.splitlines()
+    known = {match[2] for match in map(VALUE.match, lines) if match and match[1]}
+    absent = [place.removeprefix("task.") for place in places if place.removeprefix("task.") not in known]
+    last = next(number for number, line in enumerate(lines) if line.startswith("  name: own_"))
+    return "\n".join([*lines[: last + 1], *(f"  {key}: null" for key in absent), *lines[last + 1 :]]) + "\n"
 
 
 def filled(template: str, values: Mapping[str, Any]) -> str:

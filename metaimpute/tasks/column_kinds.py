@@ -130,7 +130,7 @@ def _question(table: Table, name: str, cells: Series, rows: list[int], why: str)
     return Doubt(
         f"file: column '{name}': {counted(len(rows), int(cells.notna().sum()))} {why}: {named(words, rows, table.where)}; "
         f"{none} if that means none, {as_words} if all cells are words, {without}, or mend the file",
-        none, as_words, without,
+        none,
     )  # fmt: skip
 
 

@@ -27,22 +27,26 @@ Where = Callable[[Sequence[int]], str]
 
 
 class Doubt(TaskError):
-    """A question to the user. ``answers``: settings of the task's options, e.g. ``kind=classes``, each of which settles it."""
+    """A question to the user.
 
-    def __init__(self, message: str, *answers: str) -> None:
+    Args:
+        answer: an option that settles it, in a recipe's notation, e.g. ``kind: classes``.
+    """
+
+    def __init__(self, message: str, answer: str) -> None:
         super().__init__(message)
-        self.answers = answers
+        self.answer = answer
+
+    @property
+    def setting(self) -> str:
+        """The answer as ``--set`` takes it."""
+        key, _, value = self.answer.partition(": ")
+        return f"task.{key}={value}"
 
 
 def means_none(column: str, words: Sequence[str]) -> str:
     """The setting under which words of a column mean "none", in a recipe's notation."""
     return f"missing_values: {json.dumps({column: list(words)}, ensure_ascii=False)}"
-
-
-def as_setting(option: str) -> str:
-    """A recipe's ``key: value`` as ``--set`` takes it."""
-    key, _, value = option.partition(": ")
-    return f"{key}={value}"
 
 
 def near(odd: Sequence[str], numbers: Sequence[object]) -> bool:
@@ -95,7 +99,7 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
             raise Doubt(
                 f"{option}: '{label}' stands in {count:,} of {len(labels):,} rows; {none} if it means that there is no label, "
                 f"{all_labels} if it is one",
-                none, all_labels,
+                none,
             )  # fmt: skip
         if label in NA_WORDS:
             yield (

@@ -44,7 +44,7 @@ def holds_values(labels: Sequence[str], kind: str, column: str, where: Where) ->
         raise Doubt(
             f"target: {counted(len(odd), len(odd) + len(numbers))} are no number to compute with: {shown}; {none} if that "
             f"means no value, kind: classes if all are names of classes, or mend the file",
-            none, "kind: classes",
+            none,
         )  # fmt: skip
     if looks_so and len(numbers) > len(odd):
         return False, [
