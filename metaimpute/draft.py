@@ -78,7 +78,11 @@ def draft(
         task.check()
         data = task.load(0)
     except TaskError as error:
-        answer = f"; say which here with --set {shlex.quote(error.setting)}" if isinstance(error, Doubt) else ""
+        answer = (
+            f"; say which here with --set {shlex.quote(error.setting)}"
+            if isinstance(error, Doubt) and error.answer
+            else ""
+        )
         raise RecipeError(f"{path}: {error}{answer}") from None
     values = {f"task.{key}": value for key, value in options.items()}
     if isinstance(task, OwnTable):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .base import TaskError
-from .doubts import Doubt, counted, means_none, named, near
+from .doubts import Doubt, counted, means_none, named, near, written_otherwise
 from .files import Table, column, written
 from .own_data import quoted
 from .readings import Numbers, as_numbers
@@ -107,7 +107,7 @@ def _out_of_range(table: Table, name: str, cells: Series) -> Iterable[str]:
     values = cells.iloc[odd].astype("float64")
     finite = [row for row, value in zip(odd, values, strict=True) if np.isfinite(value)]
     if finite:
-        raise _question(table, name, cells, finite, "are beyond 3.4e38, more than can be computed with")
+        raise _question(table, name, cells, finite, "are beyond 3.4e38, more than can be computed with", words=False)
     shown = named(written(cells.iloc[odd]), odd, table.where)
     yield f"column '{name}': {counted(len(odd), len(cells))} are infinite and count as blank: {shown}"
 
@@ -122,16 +122,20 @@ def _mixed(table: Table, name: str, cells: Series, read: Numbers) -> Iterable[st
         yield f"column '{name}' is taken as words: {counted(len(words), int(cells.notna().sum()))} are no number: {shown}"
 
 
-def _question(table: Table, name: str, cells: Series, rows: list[int], why: str) -> Doubt:
-    words = written(cells.iloc[rows])
-    distinct = list(dict.fromkeys(words))
-    none = means_none(name, distinct[:5])
+def _question(table: Table, name: str, cells: Series, rows: list[int], why: str, words: bool = True) -> Doubt:
+    odd = written(cells.iloc[rows])
+    none = means_none(name, list(dict.fromkeys(odd))[:5])
     as_words, without = (f"{option}: {json.dumps([name], ensure_ascii=False)}" for option in ("words", "ignore"))
+    mend = written_otherwise(odd)
+    ways = [
+        "write them as the others" if mend else "", f"{none} if that means none",
+        f"{as_words} if all cells are words" if words else "", without, "" if mend else "or mend the file",
+    ]  # fmt: skip
     return Doubt(
-        f"file: column '{name}': {counted(len(rows), int(cells.notna().sum()))} {why}: {named(words, rows, table.where)}; "
-        f"{none} if that means none, {as_words} if all cells are words, {without}, or mend the file",
-        none,
-    )  # fmt: skip
+        f"file: column '{name}': {counted(len(rows), int(cells.notna().sum()))} {why}: {named(odd, rows, table.where)}; "
+        + ", ".join(filter(None, ways)),
+        "" if mend else none,
+    )
 
 
 def _typed_as_words(name: str, read: Numbers) -> Iterable[str]:

@@ -17,10 +17,17 @@ from .readings import MissingValues, is_float, same_number
 FEW = 0.1  # of a column's cells; fewer than that are a slip, or a word for none
 PLACEHOLDERS, MANY = 3, 10  # so few distinct words beside so many distinct numbers are words for none
 LIKE_NUMBER = re.compile(r"[+-]?[€$£]?\s?(\d{1,3}([,.'\s]\d{3})+|\d+)([.,]\d+)?\s?[%€$£]?")
-FOR_NONE = {word.lower() for word in NA_WORDS} | {
-    "?", "-", "--", ".", "-1", "-9", "-99", "-999", "-9999", "missing", "no label", "none", "not labelled", "not labeled", "todo",
-    "unknown", "unk", "unlabelled", "unlabeled", "tbd",
+WORDS_FOR_NONE = {word.lower() for word in NA_WORDS} | {
+    "?", "-", "--", ".", "missing", "no label", "not labelled", "not labeled", "nat", "todo", "unknown", "unk", "unlabelled",
+    "unlabeled", "tbd",
 }  # fmt: skip
+NUMBERS_FOR_NONE = (
+    "-1",
+    "-9",
+    "-99",
+    "-999",
+    "-9999",
+)  # as often a label as none, so that only many of them are asked about
 SHOWN = 3
 
 Where = Callable[[Sequence[int]], str]
@@ -62,6 +69,11 @@ def near(odd: Sequence[str], numbers: Sequence[object]) -> bool:
     return all(LIKE_NUMBER.fullmatch(word) or is_float(word) for word in odd)
 
 
+def written_otherwise(odd: Sequence[str]) -> bool:
+    """Whether cells are numbers to a person, e.g. ``12,05`` or ``7%``."""
+    return all(LIKE_NUMBER.fullmatch(word) for word in odd)
+
+
 def named(words: Sequence[str], rows: Sequence[int], where: Where) -> str:
     """Cells for a message: each distinct word with the lines it stands in."""
     places: dict[str, list[int]] = {}
@@ -84,7 +96,7 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
         labels: of all rows, blank where there is none. given: the option ``missing_values``; what it does not name is a label.
 
     Raises:
-        Doubt: where such a label holds most of the rows, or is the largest class and no row is without label.
+        Doubt: where such a label holds most of the rows, or no row is without label and it is a word or the largest class.
     """
     counts = Counter(label for label in labels if label)
     if given is not None or len(counts) < 2:
@@ -92,9 +104,10 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
     full = all(labels)
     largest = counts.most_common(1)[0][0]
     for label, count in counts.items():
-        if label.lower() not in FOR_NONE and not any(same_number(label, word) for word in ("-1", "-9", "-99", "-999")):
+        number = any(same_number(label, one) for one in NUMBERS_FOR_NONE)
+        if label.lower() not in WORDS_FOR_NONE and not number:
             continue
-        if len(counts) > 2 and (2 * count > len(labels) or (full and label == largest)):
+        if len(counts) > 2 and (2 * count > len(labels) or (full and (label == largest or not number))):
             none, all_labels = means_none(column, [label]), "missing_values: []"
             raise Doubt(
                 f"{option}: '{label}' stands in {count:,} of {len(labels):,} rows; {none} if it means that there is no label, "

@@ -109,6 +109,8 @@ class OwnTable(OwnData):
                 numbers = [name for name in names if pandas.api.types.is_numeric_dtype(first.frame[name])]
                 words = [name for name in names if name not in numbers and not of_truth_values(first.frame[name])]
                 second = self._checked(read_table(self._path(self.test), kept, words))
+                for name in names:
+                    column(second.frame, name, "test", second.path)
                 self._said += as_trained(second, numbers, typed=True)
                 self._tables.append(second)
             frame = pandas.concat([table.frame for table in self._tables], ignore_index=True)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 ALWAYS = ("id", "uid", "uuid")  # columns called so are names of rows, good ones or not
 USUAL = (*ALWAYS, "key")
 INDEX = ("unnamed: 0", "index", "level_0", "row", "rownum", "row_number", "rowid")  # as a saved index is called
-CHANCE = 1e-6
-PIECES = 5
+CHANCE, SMALL_CHANCE = 1e-6, 1e-2  # of different numbers being measured ones
+FEWEST, GAPS = 10, 5
+PIECES = 5  # files put together, each with its own numbers
 NEARLY_ALL = 0.95
 
 
@@ -60,26 +61,45 @@ def numbers_rows(cells: Series, name: str) -> bool:
     """Whether whole numbers count the rows, be it in another order, with gaps, or from the start again in a second file.
 
     Measurements repeat themselves: numbers drawn from a range of R are all different with a probability of about
-    exp(-n^2 / 2R). Where that is below one in a million, different numbers were given out, not measured.
+    exp(-n^2 / 2R). Where that is below one in a million, different numbers were given out, not measured; where they are spread
+    evenly over a range from 0 or 1, less will do, and their standing in order says the same.
 
     Args:
         cells: the known ones; their index is the order of the file.
     """
     import pandas
 
-    if pandas.api.types.is_bool_dtype(cells) or not pandas.api.types.is_numeric_dtype(cells) or len(cells) < 3:
+    kinds = pandas.api.types
+    if kinds.is_bool_dtype(cells) or not kinds.is_numeric_dtype(cells) or len(cells) < 3:
         return False
-    values = cells.to_numpy(dtype="float64")
-    if not np.isfinite(values).all() or (values % 1).any():
+    lowest = cells.min()
+    values = (cells - lowest).to_numpy(
+        dtype="float64"
+    )  # the difference first: float64 does not tell large numbers apart
+    if not np.isfinite(values).all() or (values % 1).any() or float(lowest) % 1:
         return False
-    steps = pandas.Series(values - cells.index.to_numpy()).nunique()
-    if steps == 1 or (steps <= PIECES and len(values) >= 10 * steps and np.ptp(values) >= len(values) / (2 * steps)):
+    count, spread = len(values), float(values.max())
+    steps = len(np.unique(values - cells.index.to_numpy()))
+    if steps == 1 or (steps <= PIECES and count >= 10 * steps and spread >= count / (2 * steps)):
         return True
-    if len(np.unique(values)) < len(values):
+    if len(np.unique(values)) < count:
         return False
     if name.strip().lower() in INDEX or not name.strip():
-        return bool(values.min() >= 0)
-    return _log_chance(len(values), float(np.ptp(values)) + 1) < math.log(CHANCE)
+        return bool(lowest >= 0)
+    chance = _log_chance(count, spread + 1)
+    if chance < math.log(CHANCE):
+        return True
+    if count < FEWEST or not 0 <= lowest <= 1 + GAPS * spread / count or not _even(values):
+        return False
+    return chance < math.log(SMALL_CHANCE) or bool((np.diff(values) > 0).all())
+
+
+def _even(values: np.ndarray) -> bool:
+    """Whether numbers from 0 on are spread evenly, by the test of Kolmogorov and Smirnov at 1%."""
+    count = len(values)
+    return float(np.abs(np.sort(values) / values.max() - np.arange(count) / (count - 1)).max()) < 1.63 / math.sqrt(
+        count
+    )
 
 
 def _log_chance(count: int, size: float) -> float:

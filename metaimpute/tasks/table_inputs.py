@@ -221,6 +221,8 @@ def _unusable(cells: Series, words: Series | None, rows: int, name: str) -> str 
     if name.strip().lower() in ALWAYS:
         return f"it is called as names of rows are; name it as id, or {learn}"
     if words is None:
+        if cells.astype("float64").nunique() == 1 < cells.nunique():
+            return "its numbers differ only beyond 16 digits, as those of an id may"
         if numbers_rows(cells, name):
             return f"it numbers the rows, as a saved index does; name it as id, or {learn}"
         return None

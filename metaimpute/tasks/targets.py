@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .base import TaskError
-from .doubts import Doubt, Where, counted, means_none, named, near
+from .doubts import Doubt, Where, counted, means_none, named, near, written_otherwise
 from .own_data import ordered, quoted
 from .readings import is_float, is_number
 
@@ -41,11 +41,14 @@ def holds_values(labels: Sequence[str], kind: str, column: str, where: Where) ->
             f"{counted(len(odd), len(odd) + len(numbers))} are no number, {shown}; {none} if that means no value"
         )
     if looks_so and near(words, numbers):
+        mend = written_otherwise(words)
         raise Doubt(
-            f"target: {counted(len(odd), len(odd) + len(numbers))} are no number to compute with: {shown}; {none} if that "
-            f"means no value, kind: classes if all are names of classes, or mend the file",
-            none,
-        )  # fmt: skip
+            f"target: {counted(len(odd), len(odd) + len(numbers))} are no number to compute with: {shown}; "
+            + ("write them as the others, " if mend else "")
+            + f"{none} if that means no value, kind: classes if all are names of classes"
+            + ("" if mend else ", or mend the file"),
+            "" if mend else none,
+        )
     if looks_so and len(numbers) > len(odd):
         return False, [
             f"the target is taken as classes: {counted(len(odd), len(odd) + len(numbers))} are no number: {shown}"
