@@ -89,6 +89,11 @@ def counted(count: int, total: int) -> str:
     return f"{count:,} of {total:,} cells"
 
 
+def may_mean_none(label: str) -> bool:
+    """Whether a label is a usual word or number for "none"."""
+    return label.lower() in WORDS_FOR_NONE or any(same_number(label, one) for one in NUMBERS_FOR_NONE)
+
+
 def words_for_none(labels: Sequence[str], option: str, column: str, given: MissingValues) -> Iterator[str]:
     """Labels that may mean "no label": a warning where one stands in some rows.
 
@@ -104,9 +109,9 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
     full = all(labels)
     largest = counts.most_common(1)[0][0]
     for label, count in counts.items():
-        number = any(same_number(label, one) for one in NUMBERS_FOR_NONE)
-        if label.lower() not in WORDS_FOR_NONE and not number:
+        if not may_mean_none(label):
             continue
+        number = is_float(label) and label not in NA_WORDS
         if len(counts) > 2 and (2 * count > len(labels) or (full and (label == largest or not number))):
             none, all_labels = means_none(column, [label]), "missing_values: []"
             raise Doubt(
