@@ -139,5 +139,7 @@ def _question(table: Table, name: str, cells: Series, rows: list[int], why: str,
 
 
 def _typed_as_words(name: str, read: Numbers) -> Iterable[str]:
-    if not read.odd and read.values.nunique() > 2:
-        yield f"column '{name}' is taken as words, as the file has it, though every cell is a number"
+    count = int(read.values.notna().sum())
+    if count > len(read.odd) and read.values.nunique() > 2:
+        shown = "every cell is a number" if not read.odd else f"{counted(count, count + len(read.odd))} are numbers"
+        yield f"column '{name}' is taken as words, as the file has it, though {shown}"

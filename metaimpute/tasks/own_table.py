@@ -13,18 +13,19 @@ from torch import Tensor
 
 from ..bounds import NonNegative, Share
 from .base import Missing, Pool, TaskData, TaskError, ViewKind, register_task
-from .column_kinds import as_trained, of_truth_values, sort_out
+from .column_kinds import as_trained
 from .doubts import words_for_none
-from .files import Table, column, locate_file, missing_file, read_table, written
+from .files import column, locate_file, missing_file, read_table, written
 from .outputs import Classes, Quantities
 from .own_data import Content, OwnData, numbered, ordered
-from .readings import MissingValues, as_numbers, blank_out, one_spelling
-from .row_names import names_of, no_names, trouble
+from .own_rows import Rows, read_rows
+from .readings import MissingValues, blank_out, one_spelling
+from .row_names import names_of
 from .table_inputs import TableInputs, sort_columns, table_view
 from .targets import holds_values
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 TRUTH = {"", "True", "False"}
 PREPROCESSING = "inputs.skops"
@@ -70,9 +71,7 @@ class OwnTable(OwnData):
     weak: NonNegative = 0.05
     strong: NonNegative = 0.1
     swap: Share = 0.2
-    _frame: Any = field(default=None, init=False, repr=False)
-    _tables: list[Table] = field(default_factory=list, init=False, repr=False)
-    _commas: list[str] = field(default_factory=list, init=False, repr=False)
+    _read: Rows | None = field(default=None, init=False, repr=False)
     _said: list[str] = field(default_factory=list, init=False, repr=False)
     _inputs: TableInputs | None = field(default=None, init=False, repr=False)
     _output: Quantities | None = field(default=None, init=False, repr=False)
@@ -95,90 +94,35 @@ class OwnTable(OwnData):
     def missing(self) -> list[Missing]:
         return [missing_file(name) for name in (self.file, self.test) if name and locate_file(name) is None]
 
-    def _rows(self) -> tuple[DataFrame, Series]:
-        """All rows, those of the test file last, and their targets."""
-        import pandas
-
-        if self._frame is None:
-            kept = (self.target, self.id)
-            first = self._checked(read_table(self._path(self.file), kept, self.words))
-            names = self._columns(first.frame)
-            self._said = sort_out(first, names, self.words, self._commas)
-            self._tables = [first]
-            if self.test:
-                numbers = [name for name in names if pandas.api.types.is_numeric_dtype(first.frame[name])]
-                words = [name for name in names if name not in numbers and not of_truth_values(first.frame[name])]
-                second = self._checked(read_table(self._path(self.test), kept, words))
-                for name in names:
-                    column(second.frame, name, "test", second.path)
-                self._said += as_trained(second, numbers, typed=True)
-                self._tables.append(second)
-            frame = pandas.concat([table.frame for table in self._tables], ignore_index=True)
-            for name in [n for n in names if pandas.api.types.is_numeric_dtype(first.frame[n])]:
-                if not pandas.api.types.is_numeric_dtype(
-                    frame[name]
-                ):  # truth values in one file, with gaps in the other
-                    frame[name] = frame[name].astype("float64")
-            self._frame = frame
-        return self._frame, self._frame[self.target]
-
-    def _path(self, name: str) -> Path:
-        path = locate_file(name)
-        assert path is not None
-        return path
-
-    def _checked(self, table: Table) -> Table:
-        """A file's rows, blank where ``missing_values`` says so, with every column that an option names and names for rows."""
-        options = {
-            "target": [self.target],
-            "id": [self.id],
-            "ignore": self.ignore,
-            "words": self.words,
-            "keep": self.keep,
-        }
-        named = self.missing_values if isinstance(self.missing_values, dict) else {}
-        for option, names in {**options, "missing_values": list(named)}.items():
-            for name in filter(None, names):
-                column(table.frame, name, option, table.path)
-        blank_out(table.frame, self.missing_values)
-        if self.id:
-            wrong = trouble(table, self.id, self.missing_values is not None)
-            if wrong:
-                raise TaskError(no_names(self.id, wrong))
-        read = as_numbers(table.frame[self.target], commas=table.commas)
-        if read.commas and not read.odd:
-            table.frame[self.target] = read.values
-            self._commas.append(self.target)
-        return table
-
-    def _where(self, rows: Sequence[int]) -> str:
-        """Where some of all rows stand, in the words of the first file that holds any."""
-        before = len(self._tables[0].frame)
-        first = [row for row in rows if row < before]
-        return self._tables[0].where(first) if first else self._tables[1].where([row - before for row in rows])
+    def _rows(self) -> Rows:
+        """All rows of the files, which are read once."""
+        if self._read is None:
+            options = {"ignore": self.ignore, "words": self.words, "keep": self.keep}
+            files = [name for name in (self.file, self.test) if name]
+            self._read = read_rows(files, self.target, self.id, options, self.missing_values)
+        return self._read
 
     def _labels(self) -> list[str]:
         """Targets of all rows as words, blank where there is none."""
-        return one_spelling(written(self._rows()[1]))
+        return one_spelling(written(self._rows().frame[self.target]))
 
     def listed_labels(self) -> list[str]:
         labels = self._labels()
-        values, said = holds_values(labels, self.kind, self.target, self._where)
-        self._said += [*said, *words_for_none(labels, "target", self.target, self.missing_values)]
+        values, said = holds_values(labels, self.kind, self.target, self._rows().where)
+        self._said = [*said, *words_for_none(labels, "target", self.target, self.missing_values)]
         if values:
             self._output = Quantities(1)
             return [self.target]
         return ordered(labels)
 
     def gather(self) -> Content:
-        frame, _ = self._rows()
+        frame, before = self._rows().frame, self._rows().before
         labels = self._labels()
         if isinstance(self.output, Classes):
             targets = numbered(labels, self.label_names or [])
         else:
             values = [float(label) if label else float("nan") for label in labels]
             targets = torch.tensor(values, dtype=torch.float64)[:, None]  # float32 once standardised
-        before = len(self._tables[0].frame)
         tested = torch.arange(before, len(frame)) if self.test else None
         if self.test and not all(labels[before:]):
             raise TaskError(f"test: {labels[before:].count('')} rows of {self.test} have no target")
@@ -187,7 +131,7 @@ class OwnTable(OwnData):
             raise TaskError(f"file: {self.file} has no column beside '{self.target}' to learn from")
         names = written(frame[self.id]) if self.id else [str(row) for row in range(len(frame))]
         pool = Pool(torch.arange(len(frame))[:, None], targets, torch.arange(len(frame)))
-        warnings = (*dict.fromkeys(self._said), *_copies(frame, used, labels))
+        warnings = (*self._rows().said, *self._said, *_copies(frame, used, labels))
         return Content(pool, names, row_keys(frame[used]), tested, Path(self.file).name, warnings)
 
     def _columns(self, frame: DataFrame) -> list[str]:
@@ -195,7 +139,7 @@ class OwnTable(OwnData):
 
     def finish(self, data: TaskData) -> TaskData:
         """Inputs and values as fitted to the training rows."""
-        frame, _ = self._rows()
+        frame = self._rows().frame
         rows = torch.cat([data.labelled.ids, data.unlabelled.ids]).unique()
         training = frame.iloc[rows.numpy()]
         numbers, categories, left = sort_columns(training, self._columns(frame), self.keep)
@@ -228,7 +172,7 @@ class OwnTable(OwnData):
         return () if self._inputs is None else (*self._inputs.numbers, *self._inputs.categories)
 
     def compared(self, content: Content) -> Sequence[Hashable]:
-        frame, _ = self._rows()
+        frame = self._rows().frame
         return row_keys(frame[list(self.columns)])
 
     def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
@@ -250,12 +194,11 @@ class OwnTable(OwnData):
         table = read_table(path, (self.id,), codes)
         blank_out(table.frame, self.missing_values)
         names, self.read_warnings = names_of(table, self.id)
+        for name in self.columns:
+            column(table.frame, name, "columns", path)
         self.read_warnings += as_trained(table, inputs.numbers)
-        try:
-            self.read_warnings += inputs.doubts(table.frame)
-            return names, inputs(table.frame)
-        except TaskError as error:
-            raise TaskError(f"{path}: {error}") from None
+        self.read_warnings += inputs.doubts(table.frame)
+        return names, inputs(table.frame)
 
     def save(self, folder: Path) -> None:
         if self._inputs is None:
