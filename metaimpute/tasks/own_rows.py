@@ -23,12 +23,13 @@ class Rows:
 
     Attributes:
         frame: numbered from 0. before: how many are not of the test file. tables: the files. said: what was decided of the
-            columns, a line each.
+            columns, a line each. commas: whether targets are numbers with decimal commas and others, which decide nothing yet.
     """
 
     frame: DataFrame
     tables: tuple[Table, ...]
     said: tuple[str, ...]
+    commas: bool
 
     @property
     def before(self) -> int:
@@ -61,7 +62,8 @@ def read_rows(
     options = {"target": [target], "id": [identity], **options}
     first = _checked(read_table(_found(files[0]), (target, identity), options["words"]), options, missing_values)
     names = [name for name in first.frame.columns if name not in (target, identity, *options["ignore"])]
-    said = sort_out(first, names, options["words"], _decimal_target(first, target))
+    commas, odd = _decimal_target(first, target)
+    said = sort_out(first, names, options["words"], [target] if commas and not odd else [])
     tables = [first]
     for file in files[1:]:
         numbers = [name for name in names if is_numeric_dtype(first.frame[name])]
@@ -69,14 +71,15 @@ def read_rows(
         table = _checked(read_table(_found(file), (target, identity), words), options, missing_values)
         for name in names:
             column(table.frame, name, "test", table.path)
-        _decimal_target(table, target)
+        more, wrong = _decimal_target(table, target)
+        commas, odd = commas or more, odd or wrong
         said += as_trained(table, numbers, typed=True)
         tables.append(table)
     frame = pandas.concat([table.frame for table in tables], ignore_index=True)
     for name in names:  # truth values in one file, with gaps in the other
         if is_numeric_dtype(first.frame[name]) and not is_numeric_dtype(frame[name]):
             frame[name] = frame[name].astype("float64")
-    return Rows(frame, tuple(tables), tuple(said))
+    return Rows(frame, tuple(tables), tuple(said), commas and odd)
 
 
 def _found(name: str) -> Path:
@@ -100,10 +103,9 @@ def _checked(table: Table, options: Mapping[str, Sequence[str]], missing_values:
     return table
 
 
-def _decimal_target(table: Table, target: str) -> list[str]:
-    """The target's name where it has decimal commas; its cells are numbers afterwards."""
+def _decimal_target(table: Table, target: str) -> tuple[bool, bool]:
+    """Whether the target has decimal commas, and whether other cells too; its cells are numbers afterwards if it has not."""
     read = as_numbers(table.frame[target], commas=table.commas)
-    if not read.commas or read.odd:
-        return []
-    table.frame[target] = read.values
-    return [target]
+    if read.commas and not read.odd:
+        table.frame[target] = read.values
+    return read.commas, bool(read.odd)

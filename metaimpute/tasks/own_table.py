@@ -107,8 +107,8 @@ class OwnTable(OwnData):
         return one_spelling(written(self._rows().frame[self.target]))
 
     def listed_labels(self) -> list[str]:
-        labels = self._labels()
-        values, said = holds_values(labels, self.kind, self.target, self._rows().where)
+        labels, rows = self._labels(), self._rows()
+        values, said = holds_values(labels, self.kind, self.target, rows.where, rows.commas)
         self._said = [*said, *words_for_none(labels, "target", self.target, self.missing_values)]
         if values:
             self._output = Quantities(1)

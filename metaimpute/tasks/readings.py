@@ -83,6 +83,19 @@ def is_number(label: str) -> bool:
     return bool(NUMBER.fullmatch(label)) and abs(float(label)) <= LARGEST
 
 
+def plain_number(label: str, commas: bool) -> str | None:
+    """A label with a decimal point, or None where it is no number that can be computed with.
+
+    Args:
+        commas: whether decimals stand behind a comma.
+    """
+    if commas:
+        if not DECIMAL_COMMA.fullmatch(label):
+            return None
+        label = label.replace(".", "").replace(",", ".")
+    return label if is_number(label) else None
+
+
 def same_number(word: str, other: str) -> bool:
     """Whether two words are the same, or the same number."""
     if word == other:
@@ -138,7 +151,7 @@ def holds(cells: Series, words: Sequence[str]) -> np.ndarray:
     if pandas.api.types.is_numeric_dtype(cells):
         return known & np.isin(cells.astype("float64").to_numpy(), numbers)
     text = cells.astype(str).str.strip()
-    found = text.isin(words).to_numpy(dtype=bool)
+    found = text.isin(words).to_numpy(dtype=bool, copy=True)
     if numbers:
         plain = text.str.fullmatch(NUMBER).fillna(False).to_numpy(dtype=bool)
         found[plain] |= np.isin(text[plain].astype(float).to_numpy(), numbers)

@@ -7,26 +7,29 @@ from collections.abc import Iterator, Sequence
 from .base import TaskError
 from .doubts import Doubt, Where, counted, means_none, named, near, written_otherwise
 from .own_data import ordered, quoted
-from .readings import is_float, is_number
+from .readings import is_float, is_number, plain_number
 
 MOST_CLASSES = 20
 CLOSE = 2  # a factor: so many more or fewer different whole numbers are a close decision
 
 
-def holds_values(labels: Sequence[str], kind: str, column: str, where: Where) -> tuple[bool, list[str]]:
+def holds_values(
+    labels: Sequence[str], kind: str, column: str, where: Where, commas: bool = False
+) -> tuple[bool, list[str]]:
     """Whether targets are values of a quantity, and what is to be said of how that was decided.
 
     Args:
         labels: of all rows, blank where there is none. kind: the option; ``auto`` leaves it to the labels.
-        column: the target's name. where: the lines of some rows, for messages.
+        column: the target's name. where: the lines of some rows, for messages. commas: whether numbers have decimal commas.
 
     Raises:
         TaskError: for ``kind: values`` and labels that are none. Doubt: where a few cells among numbers are none.
     """
     if kind == "classes":
         return False, []
-    odd = [row for row, label in enumerate(labels) if label and not is_number(label)]
-    numbers = [label for label in labels if label and is_number(label)]
+    plain = {label: plain_number(label, commas) for label in set(labels) if label}
+    odd = [row for row, label in enumerate(labels) if label and plain[label] is None]
+    numbers = [number for label in labels if label and (number := plain[label]) is not None]
     distinct = ordered(numbers)
     looks_so = are_values(distinct, len(numbers))
     if not odd:
