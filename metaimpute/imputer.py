@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,11 +12,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from .labels import as_labels, ask_what_means_none, missing
 from .recipes import Recipe, validate
-from .tasks.base import Pool, Task, TaskData, ViewKind
+from .tasks.arrays import ArrayTask
+from .tasks.base import Task
+from .tasks.labels import as_labels, ask_what_means_none, missing
 from .tasks.outputs import Classes, Output, Quantities
-from .tasks.table_inputs import table_view
 from .training.algorithm import Diverged
 from .training.assemble import Parts, assemble
 from .training.loop import take_step
@@ -28,50 +27,6 @@ MISSING = -1
 SPREAD = 1e-12  # of a column; one that varies less is left as it is
 LARGE, FARTHEST = 1e100, 1e30  # beyond the one squares are infinite in float64, beyond the other in float32 soon
 SECTIONS = ("model", "method", "problem", "train")  # that settings may have keys of; X and y are the task
-
-
-@dataclass
-class ArrayTask(Task):
-    """Rows of standardised numbers in memory; views as those of one's own table."""
-
-    name = "arrays"
-    input_kind = "vector"
-
-    inputs: Tensor = field(default_factory=lambda: torch.zeros(0, 1))
-    targets: Tensor = field(default_factory=lambda: torch.zeros(0))
-    known: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    of: Output = field(default_factory=lambda: Classes(2))
-    weak: float = 0.05
-    strong: float = 0.1
-    swap: float = 0.2
-
-    @property
-    def output(self) -> Output:
-        return self.of
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return (self.inputs.shape[1],)
-
-    def check(self) -> None:
-        """The estimator has checked its arrays."""
-
-    def load(self, seed: int) -> TaskData:
-        """Labelled rows, and all rows as unlabelled ones."""
-        every = Pool(self.inputs, None, torch.arange(len(self.inputs)))
-        rows = self.known.nonzero()[:, 0]
-        labelled = Pool(self.inputs[rows], self.targets[rows], rows)
-        nothing = labelled.subset(torch.arange(0))
-        return TaskData(labelled, every, nothing, nothing, "arrays")
-
-    def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
-        if kind == "none":
-            return raw
-        noise, swap = (self.weak, 0.0) if kind == "weak" else (self.strong, self.swap)
-        width = raw.shape[1]
-        return table_view(
-            raw, generator, noise=noise, swap=swap, column_of=torch.arange(width), measured=torch.ones(width)
-        )
 
 
 class _Imputer(BaseEstimator):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .tasks.doubts import may_mean_none
-from .tasks.readings import is_float, same_number
+from .doubts import may_mean_none
+from .readings import is_float, same_number
 
 PRINTED_GAPS = frozenset(("", "nan", "NaT", "<NA>"))  # what numpy and pandas make of a gap in an array of strings
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_wine
 
 from metaimpute import MetaImputer, MetaImputerRegressor
-from metaimpute.labels import missing
+from metaimpute.tasks.labels import missing
 
 X, TRUTH = load_wine(return_X_y=True)
 GIVEN = np.arange(len(X)) % 3 == 0
