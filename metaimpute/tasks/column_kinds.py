@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .base import TaskError
-from .doubts import Doubt, counted, means_none, named, near, written_otherwise
+from .doubts import PLACEHOLDERS, Doubt, counted, means_none, named, near, written_otherwise
 from .files import Table, column, written
 from .own_data import quoted
 from .readings import Numbers, as_numbers
@@ -40,7 +41,9 @@ def sort_out(table: Table, names: Iterable[str], words: Iterable[str], commas: I
             said += _out_of_range(table, name, cells)
             continue
         read = as_numbers(cells, commas=table.commas)
-        if table.separator is None:
+        if table.separator is None and _of_decimals(cells):
+            table.frame[name] = read.values
+        elif table.separator is None:
             said += _typed_as_words(name, read)
         elif not read.odd and read.values.notna().any():
             table.frame[name] = read.values
@@ -95,6 +98,12 @@ def of_truth_values(cells: Series) -> bool:
     return known.dtype == object and all(isinstance(cell, bool | np.bool_) for cell in known)
 
 
+def _of_decimals(cells: Series) -> bool:
+    """Whether a column holds decimal numbers of Parquet, which pandas keeps as objects."""
+    known = cells.dropna()
+    return len(known) > 0 and known.dtype == object and all(isinstance(cell, Decimal) for cell in known)
+
+
 def _out_of_range(table: Table, name: str, cells: Series) -> Iterable[str]:
     """A line for infinite cells, which can only be blank.
 
@@ -115,6 +124,9 @@ def _out_of_range(table: Table, name: str, cells: Series) -> Iterable[str]:
 def _mixed(table: Table, name: str, cells: Series, read: Numbers) -> Iterable[str]:
     words = written(cells.iloc[read.odd])
     numbers = read.values.dropna().tolist()
+    if not numbers and len(set(words)) > PLACEHOLDERS and written_otherwise(words):
+        first = named(words[:1], read.odd[:1], table.where)
+        yield f"column '{name}' is taken as words: its cells look like numbers and none is one, e.g. {first}"
     if numbers and near(words, numbers):
         raise _question(table, name, cells, read.odd, "are no number to compute with")
     if len(numbers) > len(words):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .base import TaskError
 from .column_kinds import as_trained, of_truth_values, sort_out
 from .files import Table, column, locate_file, read_table
@@ -79,6 +81,9 @@ def read_rows(
     for name in names:  # truth values in one file, with gaps in the other
         if is_numeric_dtype(first.frame[name]) and not is_numeric_dtype(frame[name]):
             frame[name] = frame[name].astype("float64")
+    for table in tables:
+        bare = _bare(table.frame)
+        said += [f"{len(bare):,} rows hold nothing at all: {table.where(bare)}"] if bare else []
     return Rows(frame, tuple(tables), tuple(said), commas and odd)
 
 
@@ -101,6 +106,19 @@ def _checked(table: Table, options: Mapping[str, Sequence[str]], missing_values:
         if wrong:
             raise TaskError(no_names(identity, wrong))
     return table
+
+
+def _bare(frame: DataFrame) -> list[int]:
+    """Rows in which every cell is blank, as spreadsheets leave them below a table."""
+    from pandas.api.types import is_numeric_dtype
+
+    left = np.arange(len(frame))
+    for name in frame.columns:
+        cells = frame[name].iloc[left]
+        left = left[
+            cells.isna().to_numpy() | (False if is_numeric_dtype(cells) else cells.astype(str).str.strip() == "")
+        ]
+    return left.tolist()
 
 
 def _decimal_target(table: Table, target: str) -> tuple[bool, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 ALWAYS = ("id", "uid", "uuid")  # columns called so are names of rows, good ones or not
 USUAL = (*ALWAYS, "key")
-INDEX = ("unnamed: 0", "index", "level_0", "row", "rownum", "row_number", "rowid")  # as a saved index is called
+INDEX = re.compile(r"|unnamed: \d+(\.\d+)*|index|level_0|row|rownum|row_number|rowid")  # as a saved index is called
 CHANCE, SMALL_CHANCE = 1e-6, 1e-2  # of different numbers being measured ones
 FEWEST, GAPS = 10, 5
 PIECES = 5  # files put together, each with its own numbers
@@ -82,10 +83,11 @@ def numbers_rows(cells: Series, name: str) -> bool:
     steps = len(np.unique(values - cells.index.to_numpy()))
     if steps == 1 or (steps <= PIECES and count >= 10 * steps and spread >= count / (2 * steps)):
         return True
-    if len(np.unique(values)) < count:
+    different = len(np.unique(values))
+    if INDEX.fullmatch(name.strip().lower()):
+        return bool(lowest >= 0) and 2 * different > count  # rows drawn with replacement leave more than half of them
+    if different < count:
         return False
-    if name.strip().lower() in INDEX or not name.strip():
-        return bool(lowest >= 0)
     chance = _log_chance(count, spread + 1)
     if chance < math.log(CHANCE):
         return True

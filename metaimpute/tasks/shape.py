@@ -55,7 +55,7 @@ def survey(path: Path) -> Shape:
         lines: list[int] = []
         for line, cells in records:
             if len(cells) != len(header):
-                ahead = [cells, *(more for _, more in islice(records, LOOKED_AHEAD))] if not lines else [cells]
+                ahead = [cells, *(more for _, more in islice(records, LOOKED_AHEAD))]
                 raise TaskError(_misshapen(path, separator, at, header, line, ahead))
             if not lines:
                 _check_header(path, at, header, cells)
@@ -91,7 +91,7 @@ def _records(file: TextIO, separator: str, skipped: int) -> Iterator[tuple[int, 
 
 
 def _misshapen(path: Path, separator: str, at: int, header: list[str], line: int, ahead: list[list[str]]) -> str:
-    """Why the record at ``line`` does not fit the header at line ``at``; ``ahead``: it, and those after the first."""
+    """Why the record at ``line`` does not fit the header at line ``at``; ``ahead``: it and those after it."""
     cells, width, named = ahead[0], len(header), [name for name in header if name.strip()]
     alike = len(ahead) > 1 and len({len(row) for row in ahead}) == 1
     ends = all(not "".join(row[width:]).strip() for row in ahead)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from .base import TaskError
@@ -43,6 +44,12 @@ def holds_values(
             f"kind: values, but the target holds {held}: {quoted(ordered(words))}; "
             f"{counted(len(odd), len(odd) + len(numbers))} are no number, {shown}; {none} if that means no value"
         )
+    if not numbers and kind == "auto" and written_otherwise(words) and are_values(_as_points(words), len(words)):
+        raise Doubt(
+            f"target: the labels look like numbers and none is one, e.g. {named(words[:1], odd[:1], where)}; write them with a "
+            f"decimal point and nothing else, or kind: classes if they are names of classes",
+            "kind: classes",
+        )
     if looks_so and near(words, numbers):
         mend = written_otherwise(words)
         raise Doubt(
@@ -72,6 +79,12 @@ def are_values(labels: Sequence[str], known: int) -> bool:
     if not labels or not are_numbers(labels):
         return False
     return any(float(label) % 1 for label in labels) or len(labels) > min(MOST_CLASSES, max(2, known / 2))
+
+
+def _as_points(words: Sequence[str]) -> list[str]:
+    """What numbers written otherwise may be: the last comma or point before the decimals, and digits alone."""
+    digits = (re.sub(r"[^\d,.]", "", word) for word in words)
+    return ordered(re.sub(r"[,.](?=.*[,.])", "", one).replace(",", ".") for one in digits)
 
 
 def _close(distinct: Sequence[str], values: bool) -> Iterator[str]:

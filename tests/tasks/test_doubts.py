@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,31 @@ def test_a_column_of_words_with_numbers_among_them_is_words_and_that_is_said(tmp
         "column 'x' is taken as words: 15 of 60 cells are no number: 'A/0' (line 2 of t.csv)"
     )
     assert not said(loaded(table(tmp_path, ["red" if i % 3 else "7" for i in range(COUNT)]))[1], "'x'")
+
+
+def test_cells_that_look_like_numbers_and_are_none_are_said_or_asked_about(tmp_path: Path) -> None:
+    shares = [f"{i * 7 % 31}%" for i in range(COUNT)]
+    assert said(loaded(table(tmp_path, shares))[1], "'x'") == [
+        "column 'x' is taken as words: its cells look like numbers and none is one, e.g. '0%' (line 2 of t.csv)"
+    ]
+    for labels in (
+        [cell.replace(".", ",") for cell in VALUES],
+        [f"{i},{i:03}" if i < 30 else "" for i in range(COUNT)],
+    ):
+        with pytest.raises(
+            Doubt, match=r"^target: the labels look like numbers and none is one, e\.g\. '0,0.*' \(line 2 of t"
+        ):
+            loaded(table(tmp_path, y=labels))
+        assert len(OwnTable(file=table(tmp_path, y=labels), target="y", kind="classes").label_names or []) > 20
+    few = [("10%", "20%", "30%")[i % 3] if i < 30 else "" for i in range(COUNT)]
+    assert loaded(table(tmp_path, y=few))[0].label_names == ["10%", "20%", "30%"]
+
+
+def test_rows_that_hold_nothing_are_said(tmp_path: Path) -> None:
+    path = Path(table(tmp_path))
+    path.write_text(path.read_text() + ",,\n , ,\n")
+    task = OwnTable(file=str(path), target="y")
+    assert "2 rows hold nothing at all: lines 62 and 63 of t.csv" in task.load(0).warnings
 
 
 def test_infinite_cells_count_as_blank_and_are_named(tmp_path: Path) -> None:
@@ -271,6 +297,7 @@ def test_parquet_has_gaps_of_every_type(tmp_path: Path) -> None:
     frame["truth"] = pandas.Series(np.arange(COUNT) % 2 == 0, dtype="boolean").mask(gap)
     frame["decimal"] = pandas.Series(NUMBERS).astype("Float64").mask(gap)
     frame["word"] = pandas.Series(["pq"[i % 2] for i in range(COUNT)], dtype="category").mask(gap)
+    frame["money"] = [Decimal(cell) for cell in NUMBERS]
     frame["written"] = [NUMBERS[i] if i % 9 else "?" for i in range(COUNT)]
     frame.to_parquet(tmp_path / "t.parquet")
     task, data = loaded(str(tmp_path / "t.parquet"))
@@ -278,4 +305,5 @@ def test_parquet_has_gaps_of_every_type(tmp_path: Path) -> None:
     assert said(data, "'written'") == [
         "column 'written' is taken as words, as the file has it, though 53 of 60 cells are numbers"
     ]
+    assert task._inputs is not None and set(task._inputs.numbers) == {"whole", "truth", "decimal", "money"}
     assert task.read(tmp_path / "t.parquet")[1].shape == (60, *task.input_shape) and task.read_warnings == []

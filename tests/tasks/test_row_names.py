@@ -78,6 +78,8 @@ def test_a_saved_index_is_known_by_its_name_in_the_smallest_table() -> None:
     few = pandas.Series([812, 3, 4071, 77])
     assert all(numbers_rows(few, name) for name in ("Unnamed: 0", "", "index"))
     assert not numbers_rows(few, "income")
+    again = pandas.Series(np.random.default_rng(2).integers(0, 50, 50))
+    assert numbers_rows(again, "Unnamed: 0.1") and not numbers_rows(again, "age"), "rows drawn with replacement"
 
 
 def test_measurements_do_not_number_rows() -> None:

@@ -40,8 +40,8 @@ def with_row(number: int, row: str) -> list[str]:
 )  # fmt: skip
 def test_a_row_of_another_length_is_refused_by_line(rows: list[str], said: str | None, tmp_path: Path) -> None:
     if said is None:
-        path = file(tmp_path, rows, header="Grades of 2024")
-        said = "line 2: 4 cells, but the header in line 1 has 1: is line 1 a title"
+        path = file(tmp_path, ["as of May", *rows], header="Grades of 2024")
+        said = "line 3: 4 cells, but the header in line 1 has 1: is line 1 a title"
     else:
         path = file(tmp_path, rows)
     for task in (OwnTable(file=str(path), target="label"), OwnText(file=str(path), text="grade")):
