@@ -12,7 +12,7 @@ import numpy as np
 from .base import TaskError
 from .doubts import PLACEHOLDERS, Doubt, counted, means_none, named, near, written_otherwise
 from .files import Table, column, written
-from .own_data import quoted
+from .own_data import quoted, safe
 from .readings import Numbers, as_numbers
 
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ def as_trained(table: Table, numbers: Iterable[str], *, typed: bool = False) -> 
             if read.values.isna().all():
                 shown = quoted(list(dict.fromkeys(words)))
                 raise TaskError(
-                    f"{table.path}: column '{name}' holds numbers in training, and here no cell is one: {shown}"
+                    f"{table.path}: column '{safe(name)}' holds numbers in training, and here no cell is one: {shown}"
                 )
             shown = named(words, read.odd, table.where)
             said.append(
-                f"column '{name}': {counted(len(read.odd), len(cells))} are no number and count as blank: {shown}"
+                f"column '{safe(name)}': {counted(len(read.odd), len(cells))} are no number and count as blank: {shown}"
             )
         if read.odd or not (typed and pandas.api.types.is_numeric_dtype(cells)):
             table.frame[name] = read.values
@@ -118,7 +118,7 @@ def _out_of_range(table: Table, name: str, cells: Series) -> Iterable[str]:
     if finite:
         raise _question(table, name, cells, finite, "are beyond 3.4e38, more than can be computed with", words=False)
     shown = named(written(cells.iloc[odd]), odd, table.where)
-    yield f"column '{name}': {counted(len(odd), len(cells))} are infinite and count as blank: {shown}"
+    yield f"column '{safe(name)}': {counted(len(odd), len(cells))} are infinite and count as blank: {shown}"
 
 
 def _mixed(table: Table, name: str, cells: Series, read: Numbers) -> Iterable[str]:
@@ -126,12 +126,12 @@ def _mixed(table: Table, name: str, cells: Series, read: Numbers) -> Iterable[st
     numbers = read.values.dropna().tolist()
     if not numbers and len(set(words)) > PLACEHOLDERS and written_otherwise(words):
         first = named(words[:1], read.odd[:1], table.where)
-        yield f"column '{name}' is taken as words: its cells look like numbers and none is one, e.g. {first}"
+        yield f"column '{safe(name)}' is taken as words: its cells look like numbers and none is one, e.g. {first}"
     if numbers and near(words, numbers):
         raise _question(table, name, cells, read.odd, "are no number to compute with")
     if len(numbers) > len(words):
         shown = named(words, read.odd, table.where)
-        yield f"column '{name}' is taken as words: {counted(len(words), int(cells.notna().sum()))} are no number: {shown}"
+        yield f"column '{safe(name)}' is taken as words: {counted(len(words), int(cells.notna().sum()))} are no number: {shown}"
 
 
 def _question(table: Table, name: str, cells: Series, rows: list[int], why: str, words: bool = True) -> Doubt:
@@ -144,7 +144,7 @@ def _question(table: Table, name: str, cells: Series, rows: list[int], why: str,
         f"{as_words} if all cells are words" if words else "", without, "" if mend else "or mend the file",
     ]  # fmt: skip
     return Doubt(
-        f"file: column '{name}': {counted(len(rows), int(cells.notna().sum()))} {why}: {named(odd, rows, table.where)}; "
+        f"file: column '{safe(name)}': {counted(len(rows), int(cells.notna().sum()))} {why}: {named(odd, rows, table.where)}; "
         + ", ".join(filter(None, ways)),
         "" if mend else none,
     )
@@ -154,4 +154,4 @@ def _typed_as_words(name: str, read: Numbers) -> Iterable[str]:
     count = int(read.values.notna().sum())
     if count > len(read.odd) and read.values.nunique() > 2:
         shown = "every cell is a number" if not read.odd else f"{counted(count, count + len(read.odd))} are numbers"
-        yield f"column '{name}' is taken as words, as the file has it, though {shown}"
+        yield f"column '{safe(name)}' is taken as words, as the file has it, though {shown}"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from .base import TaskError
 from .files import NA_WORDS
+from .own_data import safe
 from .readings import MissingValues, is_float, same_number
 
 FEW = 0.1  # of a column's cells; fewer than that are a slip, or a word for none
@@ -28,7 +29,7 @@ NUMBERS_FOR_NONE = (
     "-999",
     "-9999",
 )  # as often a label as none, so that only many of them are asked about
-SHOWN = 3
+SHOWN, LONGEST = 3, 40
 
 Where = Callable[[Sequence[int]], str]
 
@@ -52,7 +53,8 @@ class Doubt(TaskError):
 
 
 def means_none(column: str, words: Sequence[str]) -> str:
-    """The setting under which words of a column mean "none", in a recipe's notation."""
+    """The setting under which words of a column mean "none", in a recipe's notation; long ones are left to the user."""
+    words = [word for word in words if len(word) <= LONGEST] or ["..."]
     return f"missing_values: {json.dumps({column: list(words)}, ensure_ascii=False)}"
 
 
@@ -79,7 +81,7 @@ def named(words: Sequence[str], rows: Sequence[int], where: Where) -> str:
     places: dict[str, list[int]] = {}
     for word, row in zip(words, rows, strict=True):
         places.setdefault(word, []).append(row)
-    shown = [f"'{word}' ({where(at)})" for word, at in list(places.items())[:SHOWN]]
+    shown = [f"'{safe(word)}' ({where(at)})" for word, at in list(places.items())[:SHOWN]]
     more = f" and {len(places) - SHOWN:,} other words" if len(places) > SHOWN else ""
     return ", ".join(shown) + more
 
@@ -115,12 +117,12 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
         if len(counts) > 2 and (2 * count > len(labels) or (full and (label == largest or not number))):
             none, all_labels = means_none(column, [label]), "missing_values: []"
             raise Doubt(
-                f"{option}: '{label}' stands in {count:,} of {len(labels):,} rows; {none} if it means that there is no label, "
-                f"{all_labels} if it is one",
+                f"{option}: '{safe(label)}' stands in {count:,} of {len(labels):,} rows; {none} if it means that there is no "
+                f"label, {all_labels} if it is one",
                 none,
             )  # fmt: skip
         if label in NA_WORDS:
             yield (
-                f"'{label}', in {count:,} rows, is taken as a label; {means_none(column, [label])} if it means that there is "
-                "none"
+                f"'{safe(label)}', in {count:,} rows, is taken as a label; {means_none(column, [label])} if it means that there "
+                "is none"
             )

@@ -181,7 +181,13 @@ def shortened(items: Sequence[str], count: int = 3) -> str:
 
 
 def quoted(items: Sequence[str]) -> str:
-    return shortened([f"'{item}'" for item in items])
+    return shortened([f"'{safe(item)}'" for item in items])
+
+
+def safe(word: str, most: int = 60) -> str:
+    """What a user's file holds, as part of a line of ours: control characters spelled out, the end of a long word left out."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in word[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def ordered(labels: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .files import NA_WORDS, Table, written
+from .own_data import safe
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -33,18 +34,16 @@ def trouble(table: Table, name: str, words_are_names: bool = False) -> str:
         if not cell:
             return f"{table.where([row])} has none"
         if cell in NA_WORDS and not words_are_names:
-            return f"{table.where([row])} has '{cell}', a word for none (a name, if missing_values: [])"
+            return f"{table.where([row])} has '{safe(cell)}', a word for none (a name, if missing_values: [])"
         if cell in seen:
-            return f"'{cell}' stands in {table.where([seen[cell], row])}"
+            return f"'{safe(cell)}' stands in {table.where([seen[cell], row])}"
         seen[cell] = row
     return ""
 
 
 def no_names(name: str, wrong: str) -> str:
     """The mistake in the option ``id``, given what :func:`trouble` found."""
-    return (
-        f"id: column '{name}' does not name the rows: {wrong}; mend it, or leave id empty, and rows are numbered from 0"
-    )
+    return f"id: column '{safe(name)}' does not name the rows: {wrong}; mend it, or leave id empty, and rows are numbered from 0"
 
 
 def names_of(table: Table, name: str) -> tuple[list[str], list[str]]:
@@ -53,9 +52,9 @@ def names_of(table: Table, name: str) -> tuple[list[str], list[str]]:
     if not name:
         return numbers, []
     if name not in table.frame.columns:
-        return numbers, [f"{table.path.name} has no column '{name}': its rows are numbered from 0"]
+        return numbers, [f"{table.path.name} has no column '{safe(name)}': its rows are numbered from 0"]
     wrong = trouble(table, name, words_are_names=True)
-    return written(table.frame[name]), [f"column '{name}' does not name every row: {wrong}"] if wrong else []
+    return written(table.frame[name]), [f"column '{safe(name)}' does not name every row: {wrong}"] if wrong else []
 
 
 def numbers_rows(cells: Series, name: str) -> bool:

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from .base import TaskError
 from .encodings import opened
+from .own_data import safe
 
 QUOTED = re.compile(r'"[^"]*("|$)')
 NAMED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own line above the header
@@ -113,7 +114,7 @@ def _misshapen(path: Path, separator: str, at: int, header: list[str], line: int
 def _check_header(path: Path, at: int, header: list[str], first: list[str]) -> None:
     named = [name for name in header if name.strip()]
     if len(header) > 2 and len(named) == 1 and sum(bool(cell.strip()) for cell in first) > 1:
-        raise TaskError(f"{path}, line {at}: is '{named[0]}' a title? The header must be the first line")
+        raise TaskError(f"{path}, line {at}: is '{safe(named[0])}' a title? The header must be the first line")
     check_names(path, named)
 
 
@@ -123,7 +124,7 @@ def check_names(path: Path, names: list[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise TaskError(f"{path}: two columns are called '{name}'; give one of them another name")
+            raise TaskError(f"{path}: two columns are called '{safe(name)}'; give one of them another name")
         seen.add(name)
 
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from .base import TaskError
+from .doubts import counted
 from .files import column, written
-from .own_data import quoted
+from .own_data import quoted, safe
 from .row_names import ALWAYS, names_rows, numbers_rows
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class TableInputs:
             far = ready[name].notna() & kept[name].isna()
             if far.any():
                 words = quoted(list(dict.fromkeys(written(ready[name][far]))))
-                yield f"column '{name}': {int(far.sum()):,} of {len(ready):,} cells lie too far off and count as blank: {words}"
+                yield f"column '{safe(name)}': {counted(int(far.sum()), len(far))} lie too far off and count as blank: {words}"
 
     def doubts(self, frame: DataFrame) -> Iterator[str]:
         """What in other rows was not so in those it is fitted to, a line per column."""
@@ -104,7 +105,7 @@ class TableInputs:
             strange = [word for word in ready[name] if word not in known]
             if strange:
                 words = quoted(list(dict.fromkeys(strange)))
-                yield f"column '{name}': {len(strange):,} of {len(ready):,} cells hold what training has never seen: {words}"
+                yield f"column '{safe(name)}': {counted(len(strange), len(ready))} hold what training has never seen: {words}"
 
     def words(self, name: str) -> set[str]:
         """The words of a column that it is fitted to."""
@@ -203,7 +204,7 @@ def sort_columns(
         words = None if pandas.api.types.is_numeric_dtype(cells) else cells.astype(str)
         reason = _unusable(cells, words, len(frame), name)
         if reason and not (name in keep and len(cells)):
-            left.append(f"left out column '{name}': {reason}")
+            left.append(f"left out column '{safe(name)}': {reason}")
         elif words is None:
             numbers.append(name)
         else:

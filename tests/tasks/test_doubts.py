@@ -63,6 +63,15 @@ def test_a_few_odd_cells_among_numbers_are_asked_about(cell: str, tmp_path: Path
     assert ODD[cell] in message and 'ignore: ["x"]' in message and len(message) < 480
 
 
+def test_what_a_file_holds_is_shown_in_one_line_of_printable_characters(tmp_path: Path) -> None:
+    path = Path(table(tmp_path, changed(NUMBERS, r5="\x1b[31m?", r9="long " * 1000)))
+    path.write_text(path.read_text().replace("x,w,y", '"x\n\x07",w,y'))
+    with pytest.raises(Doubt) as asked:
+        loaded(str(path))
+    message = str(asked.value)
+    assert message.isprintable() and len(message) < 600 and r"'\x1b[31m?' (line 8 of t.csv), 'long long" in message
+
+
 def test_each_answer_settles_it(tmp_path: Path) -> None:
     path = table(tmp_path, changed(NUMBERS, r5="?", r9="?"))
     blank, data = loaded(path, missing_values={"x": ["?"]})
