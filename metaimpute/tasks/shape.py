@@ -98,6 +98,10 @@ def _misshapen(path: Path, separator: str, at: int, header: list[str], line: int
     ends = all(not "".join(row[width:]).strip() for row in ahead)
     shown = {"\t": "a tab"}.get(separator, f"'{separator}'")
     counted = f"{path}, line {line}: {_cells(len(cells))}, but the header in line {at} has {width}"
+    if len(cells) < width and any("\n" in cell or "\r" in cell for cell in cells):
+        return f"{counted}, and runs over several lines: is a quote left open there?"
+    if len(cells) == 1 and alike:
+        return f"{counted}, as in the rows after it: do they separate their cells by something else than the header's {shown}?"
     if len(cells) < width:
         return f"{counted}; give every row as many cells as the header, blank ones too"
     if ends:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from .base import TaskError
 from .doubts import Doubt, Where, counted, means_none, named, near, written_otherwise
 from .own_data import ordered, quoted
-from .readings import is_float, is_number, plain_number
+from .readings import NUMBER, is_float, is_number, plain_number
 
 MOST_CLASSES = 20
 CLOSE = 2  # a factor: so many more or fewer different whole numbers are a close decision
@@ -36,6 +36,8 @@ def holds_values(
     if not odd:
         return kind == "values" or looks_so, list(_close(distinct, looks_so) if kind == "auto" else ())
     words = [labels[row] for row in odd]
+    far = [word for word in words if NUMBER.fullmatch(word)]
+    looks_so = looks_so or (len(far) > 0 and _many(ordered([*numbers, *far]), len(numbers) + len(far)))
     shown = named(words, odd, where)
     none = means_none(column, list(dict.fromkeys(words))[:5])
     if kind == "values":
@@ -76,8 +78,11 @@ def are_values(labels: Sequence[str], known: int) -> bool:
     Args:
         known: rows that have a label.
     """
-    if not labels or not are_numbers(labels):
-        return False
+    return bool(labels) and are_numbers(labels) and _many(labels, known)
+
+
+def _many(labels: Sequence[str], known: int) -> bool:
+    """Whether numbers are too many different ones for classes, or have decimals."""
     return any(float(label) % 1 for label in labels) or len(labels) > min(MOST_CLASSES, max(2, known / 2))
 
 

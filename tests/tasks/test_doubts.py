@@ -211,6 +211,15 @@ def test_an_odd_cell_among_values_is_asked_about(cell: str, tmp_path: Path) -> N
         loaded(path, kind="values")
 
 
+def test_a_target_beyond_what_can_be_computed_with_is_asked_about(tmp_path: Path) -> None:
+    far = [f"{cell}e200" if cell else "" for cell in VALUES]
+    far[0] = "1e200"
+    with pytest.raises(
+        Doubt, match=r"^target: 29 of 30 cells are no number to compute with: '1e200' \(lines 2 and 19 of t\.csv\)"
+    ):
+        loaded(table(tmp_path, y=far))
+
+
 def test_a_decimal_point_among_commas_is_asked_about(tmp_path: Path) -> None:
     commas = [cell.replace(".", ",") for cell in VALUES]
     with pytest.raises(

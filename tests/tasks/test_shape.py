@@ -33,6 +33,8 @@ def with_row(number: int, row: str) -> list[str]:
         (with_row(6, f"{ROWS[6]},"), "line 8: 5 cells, but the header in line 1 has 4: the row ends in ','"),
         (with_row(0, f"{ROWS[0]},"), "line 2: 5 cells"),
         (with_row(3, "r3,no,mid, or so,1"), "line 5: 5 cells, .*; a cell that holds ',' must stand in quotes"),
+        (with_row(3, 'r3,"no,mid,1'), "line 5: 2 cells, .*, and runs over several lines: is a quote left open there"),
+        ([row.replace(",", ";") for row in ROWS], "line 2: 1 cell, .*: do they separate their cells by something else"),
         (with_row(3, "r3,no,mid"), "line 5: 3 cells, .*; give every row as many cells as the header, blank ones too"),
         ([f"{i},{row}" for i, row in enumerate(ROWS)], "line 2: 5 cells, .* as in the rows after it; give every column a name"),
         ([HEADER, *ROWS], None),
