@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?", re.ASCII)
+CODE = re.compile(r"[+-]?0\d", re.ASCII)
 LARGEST = float(np.finfo(np.float32).max)  # beyond it a square, and so a spread, is infinite or near it
 
 
@@ -113,7 +114,7 @@ def one_spelling(labels: Sequence[str]) -> list[str]:
         return list(labels)
     spellings: dict[Decimal, list[str]] = {}
     for label in found:
-        if not re.match(r"[+-]?0\d", label):
+        if not CODE.match(label):
             spellings.setdefault(Decimal(label), []).append(label)
     chosen = {
         label: min(group, key=lambda one: (len(one), one))
@@ -122,6 +123,13 @@ def one_spelling(labels: Sequence[str]) -> list[str]:
         for label in group
     }
     return [chosen.get(label, label) for label in labels] if chosen else list(labels)
+
+
+def class_of(word: str, names: Sequence[str]) -> str:
+    """The class that a word is of, one written otherwise as :func:`one_spelling` has it; the word itself where it is of none."""
+    if word in names or CODE.match(word):
+        return word
+    return next((name for name in names if same_number(name, word) and not CODE.match(name)), word)
 
 
 def words_of(missing: MissingValues, column: str) -> list[str]:
