@@ -134,6 +134,12 @@ def test_whole_numbers_of_any_size_are_numbers(start: int, tmp_path: Path) -> No
     assert isinstance(values.output, Quantities) and torch.isfinite(data.labelled.targets).all()  # type: ignore[arg-type]
 
 
+def test_whole_numbers_that_float64_cannot_tell_apart_are_no_input(tmp_path: Path) -> None:
+    task, data = loaded(table(tmp_path, [str(2**63 + i * 7 % 5) for i in range(COUNT)]))
+    assert task.columns == ("w",)
+    assert said(data, "'x'") == ["left out column 'x': its numbers differ only beyond 16 digits, as those of an id may"]
+
+
 def test_numbers_too_far_from_training_count_as_blank_and_are_named(tmp_path: Path) -> None:
     task, _ = loaded(table(tmp_path))
     new = tmp_path / "new.csv"
