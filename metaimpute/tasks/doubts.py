@@ -22,13 +22,8 @@ WORDS_FOR_NONE = {word.lower() for word in NA_WORDS} | {
     "?", "-", "--", ".", "missing", "no label", "not labelled", "not labeled", "nat", "todo", "unknown", "unk", "unlabelled",
     "unlabeled", "tbd",
 }  # fmt: skip
-NUMBERS_FOR_NONE = (
-    "-1",
-    "-9",
-    "-99",
-    "-999",
-    "-9999",
-)  # as often a label as none, so that only many of them are asked about
+# as often a label as none, so that only many of them are asked about
+NUMBERS_FOR_NONE = ("-1", "-9", "-99", "-999", "-9999")
 SHOWN, LONGEST = 3, 40
 
 Where = Callable[[Sequence[int]], str]

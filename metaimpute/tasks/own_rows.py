@@ -11,7 +11,7 @@ import numpy as np
 
 from .base import TaskError
 from .column_kinds import as_trained, of_truth_values, sort_out
-from .files import Table, column, locate_file, read_table
+from .files import Table, column, locate_file, read_table, written
 from .readings import MissingValues, as_numbers, blank_out
 from .row_names import no_names, trouble
 
@@ -64,6 +64,7 @@ def read_rows(
     options = {"target": [target], "id": [identity], **options}
     first = _checked(read_table(_found(files[0]), (target, identity), options["words"]), options, missing_values)
     names = [name for name in first.frame.columns if name not in (target, identity, *options["ignore"])]
+    _as_words(first, options["words"])
     commas, odd = _decimal_target(first, target)
     said = sort_out(first, names, options["words"], [target] if commas and not odd else [])
     tables = [first]
@@ -73,6 +74,7 @@ def read_rows(
         table = _checked(read_table(_found(file), (target, identity), words), options, missing_values)
         for name in names:
             column(table.frame, name, "test", table.path)
+        _as_words(table, words)
         more, wrong = _decimal_target(table, target)
         commas, odd = commas or more, odd or wrong
         said += as_trained(table, numbers, typed=True)
@@ -106,6 +108,17 @@ def _checked(table: Table, options: Mapping[str, Sequence[str]], missing_values:
         if wrong:
             raise TaskError(no_names(identity, wrong))
     return table
+
+
+def _as_words(table: Table, names: Sequence[str]) -> None:
+    """Makes words of columns that the file has as numbers, which Parquet may."""
+    from pandas import Series
+    from pandas.api.types import is_numeric_dtype
+
+    for name in names:
+        cells = table.frame[name]
+        if is_numeric_dtype(cells):
+            table.frame[name] = Series(written(cells), index=cells.index, dtype=object).where(cells.notna())
 
 
 def _bare(frame: DataFrame) -> list[int]:

@@ -19,6 +19,7 @@ USUAL = (*ALWAYS, "key")
 INDEX = re.compile(r"|unnamed: \d+(\.\d+)*|index|level_0|row|rownum|row_number|rowid")  # as a saved index is called
 CHANCE, SMALL_CHANCE = 1e-6, 1e-2  # of different numbers being measured ones
 FEWEST, GAPS = 10, 5
+WIDEST = 2.0**62  # a range that whole numbers of 64 bits can be taken from each other in
 PIECES = 5  # files put together, each with its own numbers
 NEARLY_ALL = 0.95
 
@@ -73,9 +74,10 @@ def numbers_rows(cells: Series, name: str) -> bool:
     if kinds.is_bool_dtype(cells) or not kinds.is_numeric_dtype(cells) or len(cells) < 3:
         return False
     lowest = cells.min()
-    values = (cells - lowest).to_numpy(
-        dtype="float64"
-    )  # the difference first: float64 does not tell large numbers apart
+    if not float(cells.max()) - float(lowest) < WIDEST:
+        return False
+    # the difference first: float64 does not tell large numbers apart
+    values = (cells - lowest).to_numpy(dtype="float64")
     if not np.isfinite(values).all() or (values % 1).any() or float(lowest) % 1:
         return False
     count, spread = len(values), float(values.max())
@@ -98,9 +100,8 @@ def numbers_rows(cells: Series, name: str) -> bool:
 def _even(values: np.ndarray) -> bool:
     """Whether numbers from 0 on are spread evenly, by the test of Kolmogorov and Smirnov at 1%."""
     count = len(values)
-    return float(np.abs(np.sort(values) / values.max() - np.arange(count) / (count - 1)).max()) < 1.63 / math.sqrt(
-        count
-    )
+    off = np.abs(np.sort(values) / values.max() - np.arange(count) / (count - 1))
+    return float(off.max()) < 1.63 / math.sqrt(count)
 
 
 def _log_chance(count: int, size: float) -> float:

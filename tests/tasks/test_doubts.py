@@ -197,6 +197,20 @@ def test_a_column_may_be_called_as_scikit_learn_calls_its_own(names: tuple[str, 
     assert again._inputs.column_of.tolist() == [0, 1, 1] and again._inputs.measured.tolist() == [1, 0, 0]
 
 
+def test_codes_are_words_in_parquet_too(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"x": np.arange(COUNT) % 3, "w": ["p", "q"] * 30, "y": WORDS})
+    frame["x"] = frame["x"].where(np.arange(COUNT) != 3)
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.loc[:20].assign(x=1, y="a").to_parquet(tmp_path / "test.parquet")
+    task = OwnTable(file=str(tmp_path / "t.parquet"), test=str(tmp_path / "test.parquet"), target="y", words=["x"])
+    task.load(0)
+    assert task._inputs is not None and task._inputs.words("x") == {"", "0", "1", "2"}
+    task.read(tmp_path / "test.parquet")
+    assert task.read_warnings == []
+
+
 # targets -------------------------------------------------------------------------------------------------------------
 
 

@@ -97,6 +97,7 @@ def test_measurements_do_not_number_rows() -> None:
     assert sum(taken) <= 0.01 * len(drawn)
     assert not numbers_rows(pandas.Series(np.tile(np.arange(6), 20)), "visit")
     assert not numbers_rows(pandas.Series([True, False] * 20), "flag")
+    assert not numbers_rows(pandas.Series(rng.integers(-(2**63), 2**63 - 1, 60)), "far apart")
 
 
 def test_new_rows_are_named_as_far_as_they_can_be_and_the_rest_is_said(tmp_path: Path) -> None:
