@@ -9,34 +9,26 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .checks import options as options_of
-from .engine.registry import describe_choices
 from .recipes import resolve, validate
 from .shipped import shipped_recipes
 from .tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
 from .tasks.doubts import Doubt
-from .tasks.files import Table, missing_file, read_table, written
+from .tasks.files import missing_file
 from .tasks.image_files import images_in
+from .tasks.looks import Facts, look_at_table, look_at_text
 from .tasks.outputs import Classes
 from .tasks.own_data import OwnData, shortened
 from .tasks.own_images import pixel_sides
-from .tasks.readings import holds, is_number
-from .tasks.row_names import ALWAYS, USUAL, trouble
 from .yaml_source import RecipeError, Source, override, parse
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 SMALLEST, LARGEST = 16, 64  # sides of the network's input that a CPU trains in minutes
-USUAL_LABELS = ("label", "target", "class", "y")
 FOR_VALUES = "{name: mean_teacher, weight: 1, ramp: 0.4}"
 VALUE = re.compile(r"^(\s*)(\w+):(\s+)(.*?)(\s*#.*)?$")
-
-Facts = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -70,9 +62,9 @@ def draft(
             raise RecipeError("--missing is for text and tables; images without label are in unlabelled/")
         options, facts = _look_at_images(path)
     elif kind == "text":
-        options, facts, said = _look_at_text(path, label, missing)
+        options, facts, said = look_at_text(path, label, missing)
     else:
-        options, facts, said = _look_at_table(path, label, missing)
+        options, facts, said = look_at_table(path, label, missing)
     options, task = _task(kind, options, sets)
     try:
         task.check()
@@ -142,83 +134,6 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts]:
     smallest, largest = sides[shorter.argmin()].tolist(), sides[shorter.argmax()].tolist()
     seen = f"{smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels; the network sees {size} x {size}"
     return {"folder": str(path), "size": size}, [("images", seen)]
-
-
-def _look_at_text(path: Path, label: str | None, missing: Sequence[str]) -> tuple[dict[str, Any], Facts, list[str]]:
-    table, label = _labelled(path, label)
-    identity, _, said = _identity(table, label)
-    lengths = {c: _words(table.frame, c) for c in table.frame.columns if c not in (label, identity)}
-    if not lengths:
-        raise TaskError(f"{path} has no column beside '{label}' that could be the text")
-    text = "text" if "text" in lengths else max(lengths, key=lambda c: lengths[c])
-    facts = [("columns", f"text in '{text}', {lengths[text]:.0f} words on average; labels in '{label}'")]
-    options = {"file": str(path), "text": text, "label": label, "id": identity}
-    return options | _for_none(table, label, missing), facts, said
-
-
-def _look_at_table(path: Path, label: str | None, missing: Sequence[str]) -> tuple[dict[str, Any], Facts, list[str]]:
-    table, label = _labelled(path, label)
-    identity, unfit, said = _identity(table, label)
-    gaps = {c: int(table.frame[c].isna().sum()) for c in table.frame.columns if c not in (label, identity, *unfit)}
-    holes = [f"{c} {n:,}" for c, n in gaps.items() if n]
-    facts = [("blank cells", shortened(holes, 6))] if holes else []
-    options = {"file": str(path), "target": label, "id": identity, "ignore": unfit}
-    return options | _for_none(table, label, missing), facts, said
-
-
-def _labelled(path: Path, label: str | None) -> tuple[Table, str]:
-    """A table whose labels and names of rows are as they are written, and its column of labels."""
-    table = read_table(path)
-    label = label or _label_column(path, table.frame)
-    named = [name for name in table.frame.columns if name.lower() in USUAL]
-    return read_table(path, (label, *named)), label
-
-
-def _for_none(table: Table, label: str, words: Sequence[str]) -> dict[str, Any]:
-    """The option ``missing_values`` for words given to the command."""
-    frame, others = table.frame, [word for word in words if not is_number(word)]
-    if not words:
-        return {}
-    if len(others) == len(words):
-        return {"missing_values": list(words)}
-    held = {name: others for name in frame.columns if others and name != label and holds(frame[name], others).any()}
-    return {"missing_values": {label: list(words), **held}}
-
-
-def _words(frame: DataFrame, name: Any) -> float:
-    cells = written(frame[name])
-    return sum(len(cell.split()) for cell in cells) / max(len(cells), 1)
-
-
-def _label_column(path: Path, frame: DataFrame) -> str:
-    """A column with a usual name, else the one with most blanks."""
-    names = [str(c) for c in frame.columns]
-    usual = [name for word in USUAL_LABELS for name in names if name.lower() == word]
-    blanks = {str(c): float(frame[c].isna().mean()) for c in frame.columns}
-    if usual:
-        return usual[0]
-    fullest = max(blanks, key=lambda c: blanks[c], default="")
-    if not blanks or blanks[fullest] < 0.2:
-        raise TaskError(f"{path}: name the column of labels with --label; {describe_choices('label', names)}")
-    return fullest
-
-
-def _identity(table: Table, label: str) -> tuple[str, list[str], list[str]]:
-    """A column called id in which every row has its own value, or none; columns called so that are unfit, and why."""
-    unfit, said = [], []
-    found = ""
-    for name in table.frame.columns:
-        if name.lower() not in USUAL or name == label:
-            continue
-        wrong = trouble(table, name)
-        if not wrong:
-            found = found or name
-        elif name.lower() in ALWAYS:
-            unfit.append(name)
-            said.append(f"column '{name}' is neither used to name rows nor to learn from: {wrong}")
-    if unfit and not found:
-        said.append("rows are numbered from 0 in the files of labels")
-    return found, unfit, said
 
 
 def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> str:
