@@ -63,7 +63,7 @@ def read_rows(
 
     options = {"target": [target], "id": [identity], **options}
     first = _checked(read_table(_found(files[0]), (target, identity), options["words"]), options, missing_values)
-    names = [name for name in first.frame.columns if name not in (target, identity, *options["ignore"])]
+    names = [name for name in first.frame.columns if name not in (target, identity or None, *options["ignore"])]
     _as_words(first, options["words"])
     commas, odd = _decimal_target(first, target)
     said = sort_out(first, names, options["words"], [target] if commas and not odd else [])

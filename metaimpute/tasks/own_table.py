@@ -135,7 +135,7 @@ class OwnTable(OwnData):
         return Content(pool, names, row_keys(frame[used]), tested, Path(self.file).name, warnings)
 
     def _columns(self, frame: DataFrame) -> list[str]:
-        return [name for name in frame.columns if name not in (self.target, self.id, *self.ignore)]
+        return [name for name in frame.columns if name not in (self.target, self.id or None, *self.ignore)]
 
     def finish(self, data: TaskData) -> TaskData:
         """Inputs and values as fitted to the training rows."""

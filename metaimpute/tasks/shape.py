@@ -49,7 +49,7 @@ def survey(path: Path) -> Shape:
     """
     with opened(path) as file, _long_cells():
         separator, skipped = _separator(file)
-        records = _records(file, separator, skipped)
+        records = _records(path, file, separator, skipped)
         at, header = next(records, (1, []))
         if not header:
             raise TaskError(f"{path} cannot be read as a table (it is empty)")
@@ -74,15 +74,22 @@ def _separator(file: TextIO) -> tuple[str, int]:
     return max(",;\t", key=QUOTED.sub("", first).count), 0
 
 
-def _records(file: TextIO, separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """The line each record begins at, and its cells; blank lines are none, as for pandas."""
+def _records(path: Path, file: TextIO, separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """The line each record begins at, and its cells; blank lines are none, as for pandas.
+
+    Raises:
+        TaskError: for a NUL byte, at which pandas would end a cell.
+    """
     last = [""]
 
-    def seen(line: str) -> str:
-        last[0] = line
-        return line
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(file, skipped + 1):
+            if "\0" in line:
+                raise TaskError(f"{path}, line {number}: a NUL byte, which no text holds; is the file damaged?")
+            last[0] = line
+            yield line
 
-    reader = csv.reader(map(seen, file), delimiter=separator)
+    reader = csv.reader(lines(), delimiter=separator)
     before = 0
     for cells in reader:
         single, line = reader.line_num == before + 1, skipped + before + 1

@@ -109,6 +109,12 @@ def test_the_line_that_names_the_separator_is_no_header(tmp_path: Path) -> None:
     assert table.where([0]) == "line 3 of t.csv" and table.separator == ";"
 
 
+def test_a_nul_byte_is_refused_by_line(tmp_path: Path) -> None:
+    path = file(tmp_path, [*(f"{row}{' ' * 1000}" for row in ROWS), "r8,\0,low,1"])
+    with pytest.raises(TaskError, match=r"t\.csv, line 10: a NUL byte, which no text holds"):
+        read_table(path)
+
+
 def test_a_form_feed_ends_no_line_of_a_text_file(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text("one\x0cpage\u2028still one\ntwo\n")
@@ -124,3 +130,8 @@ def test_an_index_of_parquet_is_a_column_if_it_has_a_name(tmp_path: Path) -> Non
     frame.set_index("id").to_parquet(tmp_path / "t.parquet")
     table = read_table(tmp_path / "t.parquet")
     assert table.frame["id"].tolist() == ["c", "b", "a"] and table.where([1]) == "row 1 of t.parquet"
+    nameless = {"": [i % 5 for i in range(40)], "label": ["ab"[i % 2] if i < 20 else None for i in range(40)]}
+    pandas.DataFrame(nameless).to_parquet(tmp_path / "t.parquet")
+    task = OwnTable(file=str(tmp_path / "t.parquet"), target="label")
+    task.load(0)
+    assert task.columns == ("",), "a column without a name is not that of the names of rows, of which there is none"
