@@ -5,33 +5,30 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from .engine.registry import describe_choices
+from .checks import options as options_of
 from .recipes import resolve, validate
 from .shipped import shipped_recipes
 from .tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
-from .tasks.files import missing_file, read_frame, written
+from .tasks.doubts import Doubt
+from .tasks.files import missing_file
 from .tasks.image_files import images_in
+from .tasks.looks import Facts, look_at_table, look_at_text
 from .tasks.outputs import Classes
 from .tasks.own_data import OwnData, shortened
 from .tasks.own_images import pixel_sides
-from .yaml_source import RecipeError, parse
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from .yaml_source import RecipeError, Source, override, parse
 
 SMALLEST, LARGEST = 16, 64  # sides of the network's input that a CPU trains in minutes
-USUAL_LABELS = ("label", "target", "class", "y")
 FOR_VALUES = "{name: mean_teacher, weight: 1, ramp: 0.4}"
 VALUE = re.compile(r"^(\s*)(\w+):(\s+)(.*?)(\s*#.*)?$")
-
-Facts = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -43,29 +40,42 @@ class Draft:
     warnings: tuple[str, ...]
 
 
-def draft(kind: str, path: Path, label: str | None = None) -> Draft:
+def draft(
+    kind: str, path: Path, label: str | None = None, missing: Sequence[str] = (), sets: Sequence[str] = ()
+) -> Draft:
     """A recipe for the images, text or table in ``path``.
 
+    Args:
+        label: column of labels or targets. missing: words that mean "none"; a number does so among the labels alone.
+        sets: ``task.key=value`` assignments, which go before what the data looks like.
+
     Raises:
-        MissingData: when there is nothing at ``path``. TaskError, RecipeError: when the data cannot be used, and why.
+        MissingData: when there is nothing at ``path``. TaskError, RecipeError: when the data cannot be used, and why, or can be
+            read in two ways, and how to say which.
     """
     if not path.exists():
         folder = "give the path of a folder with labelled/CLASS/ and unlabelled/"
         raise MissingData(missing_file(str(path), folder) if kind == "images" else missing_file(str(path)))
+    said: list[str] = []
     if kind == "images":
+        if missing:
+            raise RecipeError("--missing is for text and tables; images without label are in unlabelled/")
         options, facts = _look_at_images(path)
-        task: OwnData = OwnImages(**options)
     elif kind == "text":
-        options, facts = _look_at_text(path, label)
-        task = OwnText(**options)
+        options, facts, said = look_at_text(path, label, missing)
     else:
-        options, facts = _look_at_table(path, label)
-        task = OwnTable(**options)
+        options, facts, said = look_at_table(path, label, missing)
+    options, task = _task(kind, options, sets)
     try:
         task.check()
         data = task.load(0)
     except TaskError as error:
-        raise RecipeError(f"{path}: {error}") from None
+        answer = (
+            f"; say which here with --set {shlex.quote(error.setting)}"
+            if isinstance(error, Doubt) and error.answer
+            else ""
+        )
+        raise RecipeError(f"{path}: {error}{answer}") from None
     values = {f"task.{key}": value for key, value in options.items()}
     if isinstance(task, OwnTable):
         values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
@@ -77,7 +87,22 @@ def draft(kind: str, path: Path, label: str | None = None) -> Draft:
     facts = [*_counts(task, data), *facts]
     text = _recipe(f"own_{kind}", path, values, data)
     validate(resolve(parse(text, str(path)), "sample"), str(path), "sample")
-    return Draft(text, facts, data.warnings)
+    return Draft(text, facts, (*said, *data.warnings))
+
+
+def _task(kind: str, options: dict[str, Any], sets: Sequence[str]) -> tuple[dict[str, Any], OwnData]:
+    """The task and its options, those of ``sets`` before those that were found."""
+    source = Source({"task": options}, {}, "init")
+    for assignment in sets:
+        source = override(source, assignment)
+    other = sorted(set(source.data) - {"task"})
+    if other:
+        raise RecipeError(
+            f"--set {other[0]}: init sets keys of the task, e.g. task.id=name; change others in the recipe"
+        )
+    entry = {"images": OwnImages, "text": OwnText, "table": OwnTable}[kind]
+    given = source.data["task"]
+    return given, entry(**options_of(entry, given, source, ("task",), ()))
 
 
 def _counts(task: OwnData, data: TaskData) -> Facts:
@@ -111,53 +136,6 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts]:
     return {"folder": str(path), "size": size}, [("images", seen)]
 
 
-def _look_at_text(path: Path, label: str | None) -> tuple[dict[str, Any], Facts]:
-    frame = read_frame(path, (label or "",))
-    label = label or _label_column(path, frame)
-    identity = _id_column(frame, label)
-    lengths = {str(c): _words(frame, c) for c in frame.columns if str(c) not in (label, identity)}
-    if not lengths:
-        raise TaskError(f"{path} has no column beside '{label}' that could be the text")
-    text = "text" if "text" in lengths else max(lengths, key=lambda c: lengths[c])
-    facts = [("columns", f"text in '{text}', {lengths[text]:.0f} words on average; labels in '{label}'")]
-    return {"file": str(path), "text": text, "label": label, "id": identity}, facts
-
-
-def _look_at_table(path: Path, label: str | None) -> tuple[dict[str, Any], Facts]:
-    frame = read_frame(path, (label or "",))
-    label = label or _label_column(path, frame)
-    identity = _id_column(frame, label)
-    columns = [str(c) for c in frame.columns if str(c) not in (label, identity)]
-    gaps = {c: int(frame[c].isna().sum()) for c in columns}
-    holes = [f"{c} {n:,}" for c, n in gaps.items() if n]
-    facts = [("blank cells", shortened(holes, 6))] if holes else []
-    return {"file": str(path), "target": label, "id": identity}, facts
-
-
-def _words(frame: DataFrame, name: Any) -> float:
-    cells = written(frame[name])
-    return sum(len(cell.split()) for cell in cells) / max(len(cells), 1)
-
-
-def _label_column(path: Path, frame: DataFrame) -> str:
-    """A column with a usual name, else the one with most blanks."""
-    names = [str(c) for c in frame.columns]
-    usual = [name for word in USUAL_LABELS for name in names if name.lower() == word]
-    blanks = {str(c): float(frame[c].isna().mean()) for c in frame.columns}
-    if usual:
-        return usual[0]
-    fullest = max(blanks, key=lambda c: blanks[c], default="")
-    if not blanks or blanks[fullest] < 0.2:
-        raise TaskError(f"{path}: name the column of labels with --label; {describe_choices('label', names)}")
-    return fullest
-
-
-def _id_column(frame: DataFrame, label: str) -> str:
-    """A column called id in which every row has its own value, or none."""
-    named = (str(c) for c in frame.columns if str(c).lower() in ("id", "uid", "uuid", "key") and str(c) != label)
-    return next((name for name in named if frame[name].is_unique and frame[name].notna().all()), "")
-
-
 def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> str:
     """The shipped recipe ``name`` with values from the data, and batches no larger than what there is."""
     template = shipped_recipes()[name].read_text(encoding="utf-8")
@@ -168,9 +146,19 @@ def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> st
         "train.unlabelled_batch": min(known["unlabelled_batch"], max(len(data.unlabelled), 2)),
     }
     values["about"] = f'{{title: "{path.stem}"}}'
+    template = with_lines(template, [key for key in values if key.startswith("task.")])
     found = f"{len(data.labelled):,} labels, {len(data.unlabelled):,} without, {len(data.test):,} for the test"
     head = f"# {path}, as metaimpute init found it: {found}.\n"
     return head + filled(template[template.index("about:") :], values)
+
+
+def with_lines(template: str, places: Sequence[str]) -> str:
+    """A recipe's text with an empty line, to be filled, for each ``task`` key that it has none of."""
+    lines = template.splitlines()
+    known = {match[2] for match in map(VALUE.match, lines) if match and match[1]}
+    absent = [place.removeprefix("task.") for place in places if place.removeprefix("task.") not in known]
+    last = next(number for number, line in enumerate(lines) if line.startswith("  name: own_"))
+    return "\n".join([*lines[: last + 1], *(f"  {key}: null" for key in absent), *lines[last + 1 :]]) + "\n"
 
 
 def filled(template: str, values: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +13,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from .recipes import Recipe, validate
-from .tasks.base import Pool, Task, TaskData, ViewKind
+from .tasks.arrays import ArrayTask
+from .tasks.base import Task
+from .tasks.labels import as_labels, ask_what_means_none, missing
 from .tasks.outputs import Classes, Output, Quantities
-from .tasks.table_inputs import table_view
 from .training.algorithm import Diverged
 from .training.assemble import Parts, assemble
 from .training.loop import take_step
@@ -25,50 +25,8 @@ from .yaml_source import Source, merge
 
 MISSING = -1
 SPREAD = 1e-12  # of a column; one that varies less is left as it is
-
-
-@dataclass
-class ArrayTask(Task):
-    """Rows of standardised numbers in memory; views as those of one's own table."""
-
-    name = "arrays"
-    input_kind = "vector"
-
-    inputs: Tensor = field(default_factory=lambda: torch.zeros(0, 1))
-    targets: Tensor = field(default_factory=lambda: torch.zeros(0))
-    known: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    of: Output = field(default_factory=lambda: Classes(2))
-    weak: float = 0.05
-    strong: float = 0.1
-    swap: float = 0.2
-
-    @property
-    def output(self) -> Output:
-        return self.of
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return (self.inputs.shape[1],)
-
-    def check(self) -> None:
-        """The estimator has checked its arrays."""
-
-    def load(self, seed: int) -> TaskData:
-        """Labelled rows, and all rows as unlabelled ones."""
-        every = Pool(self.inputs, None, torch.arange(len(self.inputs)))
-        rows = self.known.nonzero()[:, 0]
-        labelled = Pool(self.inputs[rows], self.targets[rows], rows)
-        nothing = labelled.subset(torch.arange(0))
-        return TaskData(labelled, every, nothing, nothing, "arrays")
-
-    def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
-        if kind == "none":
-            return raw
-        noise, swap = (self.weak, 0.0) if kind == "weak" else (self.strong, self.swap)
-        width = raw.shape[1]
-        return table_view(
-            raw, generator, noise=noise, swap=swap, column_of=torch.arange(width), measured=torch.ones(width)
-        )
+LARGE, FARTHEST = 1e100, 1e30  # beyond the one squares are infinite in float64, beyond the other in float32 soon
+SECTIONS = ("model", "method", "problem", "train")  # that settings may have keys of; X and y are the task
 
 
 class _Imputer(BaseEstimator):
@@ -117,12 +75,18 @@ class _Imputer(BaseEstimator):
             },
         }  # fmt: skip
         name = type(self).__name__
-        return validate(merge(Source(data, {}, name), self.settings or {}, ("settings",)), name, "sample", task)
+        source = Source(data, {}, name)
+        for section in self.settings or {}:
+            if section not in SECTIONS:
+                raise source.unknown(("settings", str(section)), SECTIONS)
+        return validate(merge(source, self.settings or {}, ("settings",)), name, "sample", task)
 
     def _train(self, X: np.ndarray, targets: Tensor, known: np.ndarray, output: Output) -> Tensor:
         """Trains, and returns the network's raw outputs on every row ``[n, outputs]``."""
-        self.mean_ = X.mean(0)
-        spread = X.std(0)
+        largest = np.abs(X).max(0)
+        self._unit = np.where(largest > LARGE, largest, 1.0)  # so that no square overflows
+        self.mean_ = (X / self._unit).mean(0) * self._unit
+        spread = (X / self._unit).std(0) * self._unit
         self.scale_ = np.where(spread > SPREAD * (1 + np.abs(self.mean_)), spread, 1.0)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         task = ArrayTask(inputs=self._inputs(X), targets=targets, known=torch.from_numpy(known), of=output)
@@ -145,7 +109,21 @@ class _Imputer(BaseEstimator):
         return self._raw(X)
 
     def _inputs(self, X: np.ndarray) -> Tensor:
-        return torch.from_numpy(((X - self.mean_) / self.scale_).astype(np.float32))
+        """Standardised rows.
+
+        Raises:
+            ValueError: naming a number so far from those of training that a network's arithmetic would overflow.
+        """
+        with np.errstate(over="ignore"):
+            rows = (X / self._unit - self.mean_ / self._unit) / (self.scale_ / self._unit)
+        far = np.argwhere(~(np.abs(rows) <= FARTHEST))
+        if len(far):
+            row, place = far[0]
+            raise ValueError(
+                f"X[{row}, {place}] is {X[row, place]:g}, more than {FARTHEST:g} standard deviations from the mean in training "
+                f"({self.mean_[place]:g}): nothing can be predicted from it"
+            )
+        return torch.from_numpy(rows.astype(np.float32))
 
     def _raw(self, X: np.ndarray) -> Tensor:
         rows = ArrayTask(inputs=self._inputs(X).double(), of=self.output_)
@@ -159,15 +137,16 @@ class _Imputer(BaseEstimator):
 class MetaImputer(ClassifierMixin, _Imputer):
     """A network trained on few labels and many rows without: ``MetaImputer().fit(X, y).transduction_``.
 
-    ``y`` holds -1, NaN or None where a label is missing. By default FixMatch with Learning to Impute as in
-    ``recipes/own_table.yaml``: a fused step, the hypergradient 0.3 times as long as the base gradient. Columns are
-    standardised; give it numbers (a ColumnTransformer makes them of a table).
+    ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an array of strings. By default
+    FixMatch with Learning to Impute as in ``recipes/own_table.yaml``: a fused step, the hypergradient 0.3 times as long as the
+    base gradient. Columns are standardised; give it numbers (a ColumnTransformer makes them of a table).
 
     Args:
         method, problem, estimator: as in a recipe; ``metaimpute list methods`` and so on name what there is.
         width, depth: units per hidden layer, and hidden layers, of the network.
         steps, batch_size, unlabelled_batch_size, learning_rate: of training.
-        missing_label: the label that means "none" beside NaN and None; None where -1 is a class like any other.
+        missing_label: the label that means "none" beside the gaps that pandas knows, of any type; None where -1 and every
+            string is a class like any other.
         settings: further keys of a recipe's sections, e.g. ``{"method": {"weight": 1.0}, "problem": {"scale": "raw"}}``.
         random_state: decides everything random. device: ``auto``, ``cpu``, ``cuda``.
 
@@ -177,7 +156,8 @@ class MetaImputer(ClassifierMixin, _Imputer):
         module_: the trained network, on standardised columns.
 
     Raises:
-        ValueError: for labels of one class only, or a setting that is no recipe's. FloatingPointError: when training diverges.
+        ValueError: for labels of one class only, a label that may mean "none" in most rows, a number too far from those of
+            training, or a setting that is no recipe's. FloatingPointError: when training diverges.
     """
 
     _scale = "relative(0.3)"
@@ -200,6 +180,8 @@ class MetaImputer(ClassifierMixin, _Imputer):
         known = ~missing(labels, self.missing_label)
         given = np.array([label for label, here in zip(labels, known, strict=True) if here])
         _check_classes(given)
+        if self.missing_label is not None:
+            ask_what_means_none(given, len(labels))
         self.classes_, numbers = np.unique(given, return_inverse=True)
         if len(self.classes_) < 2:
             shown = f"one class only ({self.classes_[0]})" if len(self.classes_) else "no label"
@@ -252,10 +234,14 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
         if not known.any():
             raise ValueError("y holds no value")
         given = torch.tensor(
-            [float(value) for value, here in zip(labels, known, strict=True) if here], dtype=torch.float64
+            [_value(value) for value, here in zip(labels, known, strict=True) if here], dtype=torch.float64
         )
         if not bool(torch.isfinite(given).all()):
             raise ValueError("y contains infinity; a missing value is NaN or None")
+        if float(given.abs().max()) > LARGE:
+            raise ValueError(
+                f"y contains {float(given.abs().max()):g}, more than can be computed with ({LARGE:g}); rescale it"
+            )
         spread = float(given.std(correction=0))
         output = Quantities(1, mean=(float(given.mean()),), std=(spread if spread > 0 else 1.0,))
         targets = torch.zeros(len(X), 1)
@@ -271,27 +257,22 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
         return self.output_.original(raw.double())[:, 0].numpy()
 
 
-def missing(labels: np.ndarray, missing_label: Any) -> np.ndarray:
-    """Where a label is NaN, None or ``missing_label``, ``[n]``."""
-
-    def absent(label: Any) -> bool:
-        if label is None or (isinstance(label, float | np.floating) and math.isnan(label)):
-            return True
-        return missing_label is not None and not isinstance(label, str) and bool(label == missing_label)
-
-    return np.array([absent(label) for label in labels], dtype=bool)
-
-
 def _rows_and_labels(estimator: _Imputer, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.utils import check_consistent_length, column_or_1d
+    from sklearn.utils import check_consistent_length
 
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
     X = validate_data(estimator, X, dtype=np.float64)
-    mixed = isinstance(y, list | tuple) and any(label is None or isinstance(label, str) for label in y)
-    labels = column_or_1d(np.asarray(y, dtype=object if mixed else None), warn=True)
+    labels = as_labels(y)
     check_consistent_length(X, labels)
     return X, labels
+
+
+def _value(label: Any) -> float:
+    try:
+        return float(label)
+    except OverflowError:
+        return math.inf
 
 
 def _check_classes(given: np.ndarray) -> None:

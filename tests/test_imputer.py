@@ -17,7 +17,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from metaimpute import MetaImputer, MetaImputerRegressor
-from metaimpute.imputer import missing
 from metaimpute.yaml_source import RecipeError
 
 MINUS_ONE = {
@@ -71,12 +70,6 @@ def test_missing_labels_of_every_kind_are_filled_and_given_ones_kept(kind: str, 
     np.testing.assert_array_equal(found.transduction_[1::2], y[1::2])
     np.testing.assert_allclose(found.label_distributions_.sum(1), 1)
     assert len(found.loss_curve_) == found.n_iter_ == 5
-
-
-def test_what_counts_as_missing() -> None:
-    labels = np.array([-1, 1, None, np.nan, "-1", np.float32("nan")], dtype=object)
-    assert missing(labels, -1).tolist() == [True, False, True, True, False, True]
-    assert missing(labels, None).tolist() == [False, False, True, True, False, True]
 
 
 def test_unlabelled_rows_help_on_two_moons() -> None:
@@ -145,6 +138,40 @@ def test_values_come_in_their_own_units() -> None:
 def test_labels_that_teach_nothing_are_refused(y: list[Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         quick().fit(load_wine(return_X_y=True)[0], y)
+
+
+@pytest.mark.parametrize("section", ["methd", "task", "about"])
+def test_settings_of_no_section_are_refused(section: str) -> None:
+    X, y = load_wine(return_X_y=True)
+    with pytest.raises(RecipeError, match=rf"MetaImputer: settings\.{section}: unknown key; "):
+        quick(settings={section: {"weight": 1.0}}).fit(X, y)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_columns_of_any_size_are_standardised_without_overflow() -> None:
+    X, y = load_wine(return_X_y=True)
+    small = quick().fit(X, y)
+    large = quick().fit(X / X.max() * 1.7e308, y)
+    np.testing.assert_allclose(large.label_distributions_, small.label_distributions_, atol=1e-5)
+    X[0, 0], X[1, 1], X[2, 1] = 1e300, -1.7e308, 1.7e308
+    assert np.isfinite(quick().fit(X, y).label_distributions_).all()
+
+
+def test_a_number_too_far_from_training_is_refused_by_its_place() -> None:
+    X, y = load_wine(return_X_y=True)
+    found = quick().fit(X, y)
+    X[4, 3] = 1e300
+    with pytest.raises(
+        ValueError, match=r"X\[4, 3\] is 1e\+300, more than 1e\+30 standard deviations .*nothing can be predicted"
+    ):
+        found.predict(X)
+    values = MetaImputerRegressor(steps=5, width=8)
+    for largest, said in (
+        (1e300, "y contains 1e.300, more than can be computed with"),
+        (10**400, "y contains infinity"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            values.fit(X[:4], [1.0, None, largest, 2.0])
 
 
 def test_settings_are_a_recipes_and_mistakes_are_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,77 @@ def test_the_next_command_is_quoted_and_columns_are_those_kept(here: Path) -> No
     fake_data.write_csv(here / "one.csv", [{**row, "target": "u" if row["target"] else ""} for row in rows])
     done = call("init", "table", "one.csv")
     assert done.exit_code == 2 and "there is only the class 'u'; at least two classes are needed" in done.output
+
+
+def odd_table(here: Path, **cells: str) -> Path:
+    rows = [
+        {"id": f"r{i}", "x": f"{i * 7 % 13 / 3:.2f}", "word": "ab"[i % 2], "label": "uvw"[i % 3] if i < 30 else ""}
+        for i in range(60)
+    ]
+    rows[5] |= cells
+    return fake_data.write_csv(here / "t.csv", rows)
+
+
+def test_a_question_ends_in_one_line_with_a_setting_that_answers_it(here: Path) -> None:
+    odd_table(here, x="?")
+    done = call("init", "table", "t.csv")
+    assert done.exit_code == 2 and done.output.count("\n") == 1 and not Path("t.yaml").exists()
+    assert "column 'x': 1 of 60 cells are no number to compute with: '?' (line 7 of t.csv)" in done.output
+    answer = shlex.split(done.output.partition("say which here with ")[2])
+    for arguments in (answer, ["--missing", "?"], ["--set", "task.words=[x]"], ["--set", "task.ignore=[x]"]):
+        assert call("init", "table", "t.csv", "--force", *arguments).exit_code == 0, arguments
+        assert call("check", "t.yaml").exit_code == 0
+    call("init", "table", "t.csv", "--force", *answer)
+    task = recipes.load(Path("t.yaml"), "sample").task
+    assert task.missing_values == {"x": ["?"]}  # type: ignore[attr-defined]
+    assert '  missing_values: {"x": ["?"]}' in Path("t.yaml").read_text()
+
+
+def test_words_for_none_are_written_for_the_columns_they_are_meant_in(here: Path) -> None:
+    rows = [{"x": -(i % 5), "word": "ab?"[i % 3], "label": str(i % 3) if i < 30 else "-1"} for i in range(60)]
+    fake_data.write_csv(here / "t.csv", rows)
+    assert "'-1' stands in 30 of 60 rows" not in call("init", "table", "t.csv", "--missing=-1").output
+    for kind in ("table", "text"):
+        done = call("init", kind, "t.csv", "--force", "--missing", "?", "--missing=-1", "--set", "task.test_share=0")
+        assert done.exit_code == 0, done.output
+        task = recipes.load(Path("t.yaml"), "sample").task
+        assert task.missing_values == {"label": ["?", "-1"], "word": ["?"]}  # type: ignore[attr-defined]
+    fake_data.make_own_images(here)
+    done = call("init", "images", "my_images", "--missing", "?")
+    assert done.exit_code == 2 and "--missing is for text and tables" in done.output
+
+
+def test_a_column_called_id_that_names_no_rows_is_said_and_left_out(here: Path) -> None:
+    odd_table(here, id="r3")
+    done = call("init", "table", "t.csv")
+    assert done.exit_code == 0
+    assert (
+        "warning: column 'id' is neither used to name rows nor to learn from: 'r3' stands in lines 5 and 7 of t.csv"
+        in (done.output)
+    )
+    assert "warning: rows are numbered from 0 in the files of labels" in done.output
+    task = recipes.load(Path("t.yaml"), "sample").task
+    assert (task.id, task.ignore) == ("", ["id"])  # type: ignore[attr-defined]
+    named = call("init", "table", "t.csv", "--force", "--set", "task.id=id")
+    assert (
+        named.exit_code == 2 and "id: column 'id' does not name the rows: 'r3' stands in lines 5 and 7" in named.output
+    )
+
+
+def test_settings_of_the_task_go_before_what_the_data_looks_like(here: Path) -> None:
+    odd_table(here)
+    done = call(
+        "init", "table", "t.csv", "--set", "task.swap=0.3", "--set", "task.id=null", "--set", "task.ignore=[id]"
+    )
+    assert done.exit_code == 2 and "task.id: should be a valid string" in done.output.replace("input ", "")
+    done = call("init", "table", "t.csv", "--set", "task.swap=0.3", "--set", "task.id=''", "--set", "task.ignore=[id]")
+    assert done.exit_code == 0, done.output
+    task = recipes.load(Path("t.yaml"), "sample").task
+    assert (task.swap, task.id, task.ignore) == (0.3, "", ["id"])  # type: ignore[attr-defined]
+    assert Path("t.yaml").read_text().count("swap: 0.3") == 1
+    for wrong, said in (("train.steps=5", "init sets keys of the task"), ("task.wrds=[x]", "did you mean 'words'?")):
+        done = call("init", "table", "t.csv", "--force", "--set", wrong)
+        assert done.exit_code == 2 and said in done.output, done.output
 
 
 def test_only_known_keys_are_filled() -> None:

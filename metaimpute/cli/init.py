@@ -20,8 +20,22 @@ KINDS = ("images", "text", "table")
     "--out", type=click.Path(path_type=Path), help="Recipe to write; default: the name of PATH, with .yaml, here."
 )
 @click.option("--label", metavar="COLUMN", help="Column that holds the label or target, of text and tables.")
+@click.option(
+    "--missing", multiple=True, metavar="WORD", help='What means "none" beside blank, of text and tables. Repeatable.'
+)
+@click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a key of the task, e.g. task.id=name. Repeatable."
+)
 @click.option("--force", is_flag=True, help="Write over an existing recipe.")
-def init(kind: str, path: Path, out: Path | None, label: str | None, force: bool) -> None:
+def init(
+    kind: str,
+    path: Path,
+    out: Path | None,
+    label: str | None,
+    missing: tuple[str, ...],
+    sets: tuple[str, ...],
+    force: bool,
+) -> None:
     """Look at your own data in PATH and write a recipe for it.
 
     \b
@@ -41,7 +55,7 @@ def init(kind: str, path: Path, out: Path | None, label: str | None, force: bool
         target = out or Path(f"{path.resolve().stem}.yaml")
         if target.exists() and not force:
             raise RecipeError(f"{target} exists already; write over it with --force, or choose another --out")
-        found = draft(kind, path, label)
+        found = draft(kind, path, label, missing, sets)
         console = Console(soft_wrap=not sys.stdout.isatty())
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(style="bold")

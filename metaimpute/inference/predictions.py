@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ..tasks.base import TaskError
-from ..tasks.files import column, read_decimal_commas, read_frame, written
+from ..tasks.files import column, read_decimal_commas, read_table, written
 from ..tasks.outputs import Output, Standardized
+from ..tasks.own_data import safe
+from ..tasks.readings import class_of
 from ..training.files import replacing
 
 NAMED = 3  # labels or classes in a message, at most
@@ -141,10 +143,15 @@ class Predictions:
         """Rows of which a file holds the truth: their place and the truth as written."""
         columns = ("id", "label" if self.probabilities is not None else "value")
         words = [name for name in columns if name != "value"]
-        frame = read_frame(path, words)
-        read_decimal_commas(path, frame, words)
-        ids, cells = (written(column(frame, name, "truth", path)) for name in columns)
-        truth = dict(zip(ids, cells, strict=True))
+        table = read_table(path, words)
+        read_decimal_commas(path, table.frame, words)
+        ids, cells = (written(column(table.frame, name, "truth", path)) for name in columns)
+        spelling = {cell: class_of(cell, self.names) for cell in set(cells)} if self.probabilities is not None else {}
+        truth: dict[str, str] = {}
+        for row, (name, cell) in enumerate(zip(ids, cells, strict=True)):
+            label = spelling.get(cell, cell)
+            if name and truth.setdefault(name, label) != label:
+                raise TaskError(f"{path}: '{safe(name)}' has two truths, in {table.where([ids.index(name), row])}")
         known = [(place, truth[name.strip()]) for place, name in enumerate(self.ids) if truth.get(name.strip())]
         if not known:
             raise TaskError(f"{path} names none of these rows; their ids look like '{(self.ids or [''])[0]}'")

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..engine.registry import describe_choices
 from .base import Missing, TaskError
+from .encodings import opened
 from .locate import data_folders
+from .readings import as_numbers
+from .shape import check_names, survey
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 PARQUET = frozenset((".parquet", ".pq"))
 TABLES = PARQUET | {".csv", ".tsv"}
-QUOTED = re.compile(r'"[^"]*("|$)')
-DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?")
+NA_WORDS = frozenset((  # what pandas takes for no value in a cell of a text file
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
+    "None", "n/a", "nan", "null",
+))  # fmt: skip
+LONGEST_WHOLE = 1e22  # from here on a whole number is written with an exponent
 
 
 def is_table(path: Path) -> bool:
@@ -37,44 +44,98 @@ def missing_file(name: str, remedy: str = "give the path of a CSV or Parquet fil
     return Missing(f"file {name}", tuple(places), remedy)
 
 
-def read_frame(path: Path, as_text: Iterable[str] = ()) -> DataFrame:
+@dataclass(frozen=True)
+class Table:
+    """A table as it was read.
+
+    Attributes:
+        frame: its rows; columns are called by strings, no two the same, and the index counts from 0.
+        lines: of a text file, where each row begins. separator: of its cells; None for Parquet, whose cells have types.
+    """
+
+    path: Path
+    frame: DataFrame
+    lines: list[int] | None
+    separator: str | None
+
+    @property
+    def commas(self) -> bool:
+        """Whether a comma can be a decimal one: where commas separate the cells, ``1,5`` may as well be a thousand and more."""
+        return self.separator not in (None, ",")
+
+    def where(self, rows: Sequence[int], most: int = 3) -> str:
+        """The lines of some rows for a message, e.g. ``line 7 of t.csv``; of Parquet the numbers of the rows, from 0."""
+        kind = "row" if self.lines is None else "line"
+        numbers = [str(row if self.lines is None else self.lines[row]) for row in rows[:most]]
+        if len(rows) > most:
+            shown = f"{', '.join(numbers)} and {len(rows) - most:,} more"
+        else:
+            shown = " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
+        return f"{kind}{'s' * (len(rows) > 1)} {shown} of {self.path.name}"
+
+
+def read_table(path: Path, as_text: Iterable[str] = (), as_words: Iterable[str] = ()) -> Table:
     """A table; blank cells are NaN. Commas, semicolons or tabs separate, whichever the first line has most of.
 
     Args:
         as_text: columns whose cells are kept as they are written, e.g. labels, of which ``01`` is not ``1`` and ``None`` is
-            no blank.
+            no blank. as_words: columns of which ``01`` is not ``1`` either, but ``None`` and what else pandas takes for none is.
 
     Raises:
-        TaskError: when it cannot be read.
+        TaskError: when it cannot be read, or a row has more or fewer cells than the header, by line.
     """
-    import pandas
-
     try:
         if path.suffix.lower() in PARQUET:
-            return pandas.read_parquet(path)
-        wanted, separator = set(as_text), separator_of(path)
-        frame = pandas.read_csv(
-            path, sep=separator, encoding="utf-8-sig", dtype=dict.fromkeys(wanted, str), low_memory=False
-        )
-        words = [name for name in frame.columns if name in wanted]
-        if words:
-            cells = pandas.read_csv(
-                path, sep=separator, encoding="utf-8-sig", dtype=str, keep_default_na=False, usecols=words
-            )
-            for name in words:
-                frame[name] = cells[name].where(cells[name].str.strip() != "")
-        return frame
+            return Table(path, _parquet(path), None, None)
+        return _text(path, set(as_text), set(as_words))
     except ImportError:
         raise TaskError(f"{path} is a Parquet file; to read it: pip install pyarrow") from None
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's errors for damaged files are ValueErrors
+    except TaskError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # pandas' and pyarrow's errors for damaged files are ValueErrors
         raise TaskError(f"{path} cannot be read as a table ({(str(error).splitlines() or ['empty'])[0]})") from None
 
 
-def separator_of(path: Path) -> str:
-    """What stands between the cells of a text file: commas, semicolons or tabs, by its first line without what is quoted."""
-    with path.open(encoding="utf-8-sig") as file:
-        first = QUOTED.sub("", file.readline())
-    return max(",;\t", key=first.count)
+def read_frame(path: Path, as_text: Iterable[str] = ()) -> DataFrame:
+    """The rows of :func:`read_table`."""
+    return read_table(path, as_text).frame
+
+
+def _parquet(path: Path) -> DataFrame:
+    """Rows of a Parquet file. An index with a name is a column, one without is the numbers of the rows."""
+    import pandas
+
+    frame = pandas.read_parquet(path)
+    named = [name for name in frame.index.names if name is not None]
+    frame = frame.reset_index(level=named).reset_index(drop=True) if named else frame.reset_index(drop=True)
+    frame.columns = [str(name) for name in frame.columns]
+    check_names(path, list(frame.columns))
+    return frame
+
+
+def _text(path: Path, as_text: set[str], as_words: set[str]) -> Table:
+    import pandas
+
+    shape = survey(path)
+    kept = as_text | as_words
+
+    def cells(**options: Any) -> DataFrame:
+        with opened(path) as file:
+            for _ in range(shape.skipped):
+                file.readline()
+            return pandas.read_csv(file, sep=shape.separator, index_col=False, low_memory=False, **options)
+
+    frame = cells(dtype=dict.fromkeys(kept, str))
+    if len(frame) != len(shape.lines):
+        raise TaskError(f"{path} cannot be read as a table (its rows cannot be told apart; is a quote left open?)")
+    words = [name for name in frame.columns if name in kept]
+    if words:
+        written_cells = cells(dtype=str, keep_default_na=False, usecols=words)
+        for name in words:
+            column = written_cells[name]
+            blank = column.str.strip() == ""
+            frame[name] = column.where(~(blank if name in as_text else blank | column.str.strip().isin(NA_WORDS)))
+    return Table(path, frame, shape.lines, shape.separator)
 
 
 def read_decimal_commas(path: Path, frame: DataFrame, kept: Iterable[str] = ()) -> list[str]:
@@ -87,17 +148,15 @@ def read_decimal_commas(path: Path, frame: DataFrame, kept: Iterable[str] = ()) 
     """
     import pandas
 
-    if path.suffix.lower() in PARQUET or separator_of(path) == ",":
+    if path.suffix.lower() in PARQUET or survey(path).separator == ",":
         return []
     found = []
     for name in frame.columns:
         if name in kept or pandas.api.types.is_numeric_dtype(frame[name]):
             continue
-        cells = frame[name].dropna().astype(str).str.strip()
-        cells = cells[cells != ""]
-        if cells.str.contains(",").any() and cells.map(lambda cell: bool(DECIMAL_COMMA.fullmatch(cell))).all():
-            plain = cells.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-            frame[name] = pandas.to_numeric(plain).reindex(frame.index)
+        read = as_numbers(frame[name], commas=True)
+        if read.commas and not read.odd:
+            frame[name] = read.values
             found.append(str(name))
     return found
 
@@ -118,7 +177,11 @@ def written(cells: Series) -> list[str]:
     """Cells as the words of a person: blanks and missing cells are empty, whole numbers have no decimal point."""
     import pandas
 
-    if pandas.api.types.is_float_dtype(cells) and (cells.dropna() % 1 == 0).all():
-        cells = cells.astype("Int64")
     present = cells.notna().tolist()
+    if pandas.api.types.is_float_dtype(cells) and (cells.dropna() % 1 == 0).all():
+        return [_whole(cell) if known else "" for cell, known in zip(cells.tolist(), present, strict=True)]
     return [str(cell).strip() if known else "" for cell, known in zip(cells.tolist(), present, strict=True)]
+
+
+def _whole(value: float) -> str:
+    return str(int(value)) if abs(value) < LONGEST_WHOLE else repr(value)

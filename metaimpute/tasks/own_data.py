@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ class OwnData(Task):
 
     things: ClassVar[str] = "rows"
     label_option: ClassVar[str] = "labels"
+    to_unlabel: ClassVar[str] = "leave some labels blank"
 
     labels: Natural = 0
     validation: Natural = 0
@@ -109,7 +111,7 @@ class OwnData(Task):
         classes = self.output.size if isinstance(self.output, Classes) else None
         data = partly_labelled(
             content.pool, content.tested, labels=self.labels, validation=self.validation, test_share=self.test_share,
-            classes=classes, seed=seed, include_labelled=self.unlabelled_includes_labelled, source="",
+            classes=classes, seed=seed, include_labelled=self.unlabelled_includes_labelled, source="", remedy=self.to_unlabel,
         )  # fmt: skip
         self._names, self._fingerprint = content.names, content.fingerprint()
         given = f"{self.test_share:.0%} of the labelled {self.things} held out" if content.tested is None else "given"
@@ -179,16 +181,23 @@ def shortened(items: Sequence[str], count: int = 3) -> str:
 
 
 def quoted(items: Sequence[str]) -> str:
-    return shortened([f"'{item}'" for item in items])
+    return shortened([f"'{safe(item)}'" for item in items])
+
+
+def safe(word: str, most: int = 60) -> str:
+    """What a user's file holds, as part of a line of ours: control characters spelled out, the end of a long word left out."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in word[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def ordered(labels: Iterable[str]) -> list[str]:
-    """Distinct labels, blanks left out: by size where all are numbers, else by alphabet."""
-    found = {label for label in labels if label}
+    """Distinct labels, blanks left out: by size where all are numbers, equal ones by alphabet; else all by alphabet."""
+    found = sorted({label for label in labels if label})
     try:
-        return sorted(found, key=float)
+        sizes = {label: float(label) for label in found}
     except ValueError:
-        return sorted(found)
+        return found
+    return found if any(map(math.isnan, sizes.values())) else sorted(found, key=lambda label: sizes[label])
 
 
 def numbered(labels: Sequence[str], names: Sequence[str]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,21 @@ from torch import Tensor
 
 from ..bounds import NonNegative, Share
 from .base import Missing, Pool, TaskData, TaskError, ViewKind, register_task
-from .files import column, locate_file, missing_file, read_decimal_commas, read_frame, written
+from .column_kinds import as_trained
+from .doubts import words_for_none
+from .files import column, locate_file, missing_file, read_table, written
 from .outputs import Classes, Quantities
-from .own_data import Content, OwnData, numbered, ordered, quoted
+from .own_data import Content, OwnData, numbered, ordered
+from .own_rows import Rows, read_rows
+from .readings import MissingValues, blank_out, one_spelling
+from .row_names import names_of
 from .table_inputs import TableInputs, sort_columns, table_view
+from .targets import holds_values
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
-MOST_CLASSES = 20
+TRUTH = {"", "True", "False"}
 PREPROCESSING = "inputs.skops"
 
 
@@ -32,11 +37,15 @@ class OwnTable(OwnData):
     """Rows of one's own CSV or Parquet file; a blank target is a row without label.
 
     Inputs are all columns but the target, ``id`` and ``ignore``: numbers are standardised, words one-hot, gaps filled and
-    marked. Columns of dates, constants and running numbers are left out with a warning.
+    marked. Columns of dates, constants and numbers of rows are left out with a warning. Where a few cells decide whether a
+    column holds numbers or words, the user is asked.
 
     Args:
         file: a path, or a name looked for where data is looked for. test: another such file with test rows.
         target: column to predict. id: column with a name for each row; empty: row numbers from 0. ignore: columns left out.
+        words: columns that are words although cells are numbers, e.g. codes. keep: inputs whatever they look like, e.g. numbers
+            that also number the rows.
+        missing_values: words for "none" beside blank, ``["?"]`` in every column or ``{column: ["?"]}``; ``[]``: there are none.
         kind: classes or values; auto takes a target of many different numbers, or with decimals, as values.
         labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
         validation: labelled rows kept for choosing settings.
@@ -48,18 +57,21 @@ class OwnTable(OwnData):
     input_kind = "vector"
     things = "rows"
     label_option = "target"
+    to_unlabel = "leave some labels blank, or name the word that means none in missing_values"
 
     file: str = ""
     target: str = "target"
     test: str = ""
     id: str = ""
     ignore: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    keep: list[str] = field(default_factory=list)
+    missing_values: MissingValues = None
     kind: Literal["auto", "classes", "values"] = "auto"
     weak: NonNegative = 0.05
     strong: NonNegative = 0.1
     swap: Share = 0.2
-    _frame: Any = field(default=None, init=False, repr=False)
-    _tested: int = field(default=0, init=False, repr=False)
+    _read: Rows | None = field(default=None, init=False, repr=False)
     _said: list[str] = field(default_factory=list, init=False, repr=False)
     _inputs: TableInputs | None = field(default=None, init=False, repr=False)
     _output: Quantities | None = field(default=None, init=False, repr=False)
@@ -82,66 +94,55 @@ class OwnTable(OwnData):
     def missing(self) -> list[Missing]:
         return [missing_file(name) for name in (self.file, self.test) if name and locate_file(name) is None]
 
-    def _rows(self) -> tuple[DataFrame, Series]:
-        """All rows, those of the test file last, and their targets."""
-        import pandas
+    def _rows(self) -> Rows:
+        """All rows of the files, which are read once."""
+        if self._read is None:
+            options = {"ignore": self.ignore, "words": self.words, "keep": self.keep}
+            files = [name for name in (self.file, self.test) if name]
+            self._read = read_rows(files, self.target, self.id, options, self.missing_values)
+        return self._read
 
-        if self._frame is None:
-            frames = [self._file(name) for name in (self.file, self.test) if name]
-            self._tested = len(frames[1]) if self.test else 0
-            self._frame = pandas.concat(frames, ignore_index=True)
-        return self._frame, self._frame[self.target]
-
-    def _file(self, name: str) -> DataFrame:
-        """One of the files, in which every column that an option names has been found."""
-        path = locate_file(name)
-        assert path is not None
-        frame = read_frame(path, (self.target, self.id))
-        frame.columns = [str(one) for one in frame.columns]
-        for option, wanted in (("target", self.target), ("id", self.id), *(("ignore", one) for one in self.ignore)):
-            if wanted:
-                column(frame, wanted, option, path)
-        self._said += commas_read(path, frame, (self.id, *self.ignore))
-        return frame
+    def _labels(self) -> list[str]:
+        """Targets of all rows as words, blank where there is none."""
+        return one_spelling(written(self._rows().frame[self.target]))
 
     def listed_labels(self) -> list[str]:
-        _, cells = self._rows()
-        names = ordered(written(cells))
-        if self.kind == "values" or (self.kind == "auto" and are_values(names, int(cells.notna().sum()))):
-            if not are_numbers(names):
-                raise TaskError(f"kind: values, but the target holds words: {quoted(names)}")
+        labels, rows = self._labels(), self._rows()
+        values, said = holds_values(labels, self.kind, self.target, rows.where, rows.commas)
+        self._said = [*said, *words_for_none(labels, "target", self.target, self.missing_values)]
+        if values:
             self._output = Quantities(1)
             return [self.target]
-        return names
+        return ordered(labels)
 
     def gather(self) -> Content:
-        frame, cells = self._rows()
-        labels = written(cells)
+        frame, before = self._rows().frame, self._rows().before
+        labels = self._labels()
         if isinstance(self.output, Classes):
             targets = numbered(labels, self.label_names or [])
         else:
             values = [float(label) if label else float("nan") for label in labels]
             targets = torch.tensor(values, dtype=torch.float64)[:, None]  # float32 once standardised
-        tested = torch.arange(len(frame) - self._tested, len(frame)) if self.test else None
-        if self._tested and not all(labels[-self._tested :]):
-            raise TaskError(f"test: {labels[-self._tested :].count('')} rows of {self.test} have no target")
+        tested = torch.arange(before, len(frame)) if self.test else None
+        if self.test and not all(labels[before:]):
+            raise TaskError(f"test: {labels[before:].count('')} rows of {self.test} have no target")
         used = self._columns(frame)
         if not used:
             raise TaskError(f"file: {self.file} has no column beside '{self.target}' to learn from")
         names = written(frame[self.id]) if self.id else [str(row) for row in range(len(frame))]
         pool = Pool(torch.arange(len(frame))[:, None], targets, torch.arange(len(frame)))
-        warnings = (*dict.fromkeys(self._said), *_copies(frame, used, labels))
+        warnings = (*self._rows().said, *self._said, *_copies(frame, used, labels))
         return Content(pool, names, row_keys(frame[used]), tested, Path(self.file).name, warnings)
 
     def _columns(self, frame: DataFrame) -> list[str]:
-        return [name for name in frame.columns if name not in (self.target, self.id, *self.ignore)]
+        return [name for name in frame.columns if name not in (self.target, self.id or None, *self.ignore)]
 
     def finish(self, data: TaskData) -> TaskData:
         """Inputs and values as fitted to the training rows."""
-        frame, _ = self._rows()
+        frame = self._rows().frame
         rows = torch.cat([data.labelled.ids, data.unlabelled.ids]).unique()
         training = frame.iloc[rows.numpy()]
-        numbers, categories, left = sort_columns(training, self._columns(frame))
+        numbers, categories, left = sort_columns(training, self._columns(frame), self.keep)
         if not numbers and not categories:
             raise TaskError(f"file: {self.file} has no column that can be an input ({'; '.join(left)})")
         self._inputs = TableInputs.fit(training, numbers, categories)
@@ -152,6 +153,8 @@ class OwnTable(OwnData):
             std = torch.where(std > 0, std, torch.ones_like(std))
             self._output = Quantities(1, mean=tuple(known.mean(0).tolist()), std=tuple(std.tolist()))
         whole = self._inputs(frame)
+        others = frame.drop(index=training.index)
+        left += [f"among test and validation rows: {line}" for line in self._inputs.far(others)]
 
         def seen(pool: Pool) -> Pool:
             assert pool.targets is not None
@@ -169,7 +172,7 @@ class OwnTable(OwnData):
         return () if self._inputs is None else (*self._inputs.numbers, *self._inputs.categories)
 
     def compared(self, content: Content) -> Sequence[Hashable]:
-        frame, _ = self._rows()
+        frame = self._rows().frame
         return row_keys(frame[list(self.columns)])
 
     def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
@@ -186,15 +189,16 @@ class OwnTable(OwnData):
         """Rows of a CSV or Parquet file with the input columns."""
         if self._inputs is None:
             raise TaskError("a table is read as training has seen it: load() or restore() first")
-        frame = read_frame(path, (self.id,))
-        known = self.id in frame.columns
-        names = written(frame[self.id]) if known else [str(row) for row in range(len(frame))]
-        self.read_warnings = commas_read(path, frame, [name for name in frame.columns if name not in self.columns])
-        try:
-            self.read_warnings += self._inputs.doubts(frame)
-            return names, self._inputs(frame)
-        except TaskError as error:
-            raise TaskError(f"{path}: {error}") from None
+        inputs = self._inputs
+        codes = [name for name in inputs.categories if not inputs.words(name) <= TRUTH]
+        table = read_table(path, (self.id,), codes)
+        blank_out(table.frame, self.missing_values)
+        names, self.read_warnings = names_of(table, self.id)
+        for name in self.columns:
+            column(table.frame, name, "columns", path)
+        self.read_warnings += as_trained(table, inputs.numbers)
+        self.read_warnings += inputs.doubts(table.frame)
+        return names, inputs(table.frame)
 
     def save(self, folder: Path) -> None:
         if self._inputs is None:
@@ -215,35 +219,11 @@ class OwnTable(OwnData):
         self._inputs = TableInputs.restore(folder / PREPROCESSING, columns["numbers"], columns["categories"])
 
 
-def are_numbers(labels: list[str]) -> bool:
-    try:
-        return all(math.isfinite(float(label)) for label in labels)
-    except ValueError:
-        return False
-
-
-def are_values(labels: list[str], known: int) -> bool:
-    """Whether distinct labels are values of a quantity: numbers with decimals, or too many different ones for classes.
-
-    Args:
-        known: rows that have a label.
-    """
-    if not labels or not are_numbers(labels):
-        return False
-    return any(float(label) % 1 for label in labels) or len(labels) > min(MOST_CLASSES, max(2, known / 2))
-
-
 def row_keys(frame: DataFrame) -> list[int]:
     """Numbers that are equal where rows are."""
     import pandas
 
     return pandas.util.hash_pandas_object(frame.astype(str), index=False).tolist()
-
-
-def commas_read(path: Path, frame: DataFrame, kept: Sequence[str]) -> list[str]:
-    """A warning where numbers of a table have a decimal comma; the table has them as numbers afterwards."""
-    found = read_decimal_commas(path, frame, kept)
-    return [f"read 1,5 as a number in columns {quoted(found)}"] if found else []
 
 
 def _copies(frame: DataFrame, used: list[str], labels: list[str]) -> Iterator[str]:

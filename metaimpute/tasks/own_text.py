@@ -9,9 +9,12 @@ import torch
 
 from ..bounds import Count, Share
 from .base import Missing, TaskData, TaskError, register_task
-from .files import column, locate_file, missing_file, read_frame, written
+from .doubts import words_for_none
+from .files import column, locate_file, missing_file, read_table, written
 from .lazy import LazyPool
 from .own_data import Content, OwnData, numbered, ordered
+from .readings import MissingValues, blank_out, one_spelling
+from .row_names import no_names, trouble
 from .text_task import TextTask, read_texts
 
 
@@ -23,6 +26,7 @@ class OwnText(TextTask, OwnData):
     Args:
         file: a path, or a name looked for where data is looked for. test: another such file with test texts.
         text, label: columns. id: column with a name for each row; empty: row numbers from 0.
+        missing_values: words for "none" beside blank, ``["?"]`` in every column or ``{column: ["?"]}``; ``[]``: there are none.
         labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
         validation: labelled texts kept for choosing settings.
         test_share: share of the labelled texts held out as test set, where there is no test file.
@@ -33,15 +37,18 @@ class OwnText(TextTask, OwnData):
 
     things = "texts"
     label_option = "label"
+    to_unlabel = "leave some labels blank, or name the word that means none in missing_values"
 
     file: str = ""
     test: str = ""
     text: str = "text"
     label: str = "label"
     id: str = ""
+    missing_values: MissingValues = None
     replace: Share = 0.5
     crop: Share = 0.5
     copies: Count | None = 2
+    _said: list[str] = field(default_factory=list, init=False, repr=False)
     _read: dict[str, tuple[list[str], list[str], list[str]]] = field(default_factory=dict, init=False, repr=False)
 
     def check(self) -> None:
@@ -57,26 +64,41 @@ class OwnText(TextTask, OwnData):
         if name not in self._read:
             path = locate_file(name)
             assert path is not None
-            frame = read_frame(path, (self.text, self.label, self.id))
-            texts = written(column(frame, self.text, "text", path))
-            names = written(column(frame, self.id, "id", path)) if self.id else [str(row) for row in range(len(texts))]
-            self._read[name] = names, texts, written(column(frame, self.label, "label", path))
+            table = read_table(path, (self.text, self.label, self.id))
+            named = list(self.missing_values) if isinstance(self.missing_values, dict) else []
+            options = [("text", self.text), ("label", self.label), ("id", self.id)]
+            for option, wanted in (*options, *(("missing_values", one) for one in named)):
+                if wanted:
+                    column(table.frame, wanted, option, path)
+            blank_out(table.frame, self.missing_values)
+            wrong = trouble(table, self.id, self.missing_values is not None) if self.id else ""
+            if wrong:
+                raise TaskError(no_names(self.id, wrong))
+            texts, labels = (written(table.frame[name]) for name in (self.text, self.label))
+            names = written(table.frame[self.id]) if self.id else [str(row) for row in range(len(texts))]
+            self._read[name] = names, texts, labels
         return self._read[name]
 
+    def _labels(self) -> list[str]:
+        """Labels of all rows, those of the test file last, blank where there is none."""
+        return one_spelling([label for name in (self.file, self.test) if name for label in self._rows(name)[2]])
+
     def listed_labels(self) -> list[str]:
-        return ordered(label for name in (self.file, self.test) if name for label in self._rows(name)[2])
+        labels = self._labels()
+        self._said = list(words_for_none(labels, "label", self.label, self.missing_values))
+        return ordered(labels)
 
     def gather(self) -> Content:
-        names, texts, labels = map(list, self._rows(self.file))
-        before = len(texts)
+        names, texts, _ = map(list, self._rows(self.file))
+        before, labels = len(texts), self._labels()
         if self.test:
-            for known, more in zip((names, texts, labels), self._rows(self.test), strict=True):
+            for known, more in zip((names, texts), self._rows(self.test), strict=False):
                 known += more
             if not all(labels[before:]):
                 raise TaskError(f"test: {labels[before:].count('')} rows of {self.test} have no label")
         kept = [row for row, text in enumerate(texts) if text]
         blank = len(texts) - len(kept)
-        warnings = (f"left out {blank:,} rows without text",) if blank else ()
+        warnings = (*self._said, *([f"left out {blank:,} rows without text"] if blank else []))
         targets = numbered([labels[row] for row in kept], self.label_names or [])
         tested = torch.tensor([place for place, row in enumerate(kept) if row >= before]) if self.test else None
         held = [texts[row] for row in kept]
@@ -89,4 +111,5 @@ class OwnText(TextTask, OwnData):
 
     def read(self, path: Path) -> tuple[list[str], list[str]]:
         """Texts from the text column of a CSV or Parquet file, or the lines of any other file."""
-        return read_texts(path, self.text, self.id)
+        names, texts, self.read_warnings = read_texts(path, self.text, self.id)
+        return names, texts

@@ -150,7 +150,7 @@ def semi_supervised(
 
 def partly_labelled(
     pool: Pool, tested: Tensor | None, *, labels: int, validation: int, test_share: float, classes: int | None, seed: int,
-    include_labelled: bool, source: str, warnings: tuple[str, ...] = (),
+    include_labelled: bool, source: str, warnings: tuple[str, ...] = (), remedy: str = "leave some labels blank",
 ) -> TaskData:  # fmt: skip
     """Splits a data set of which some examples have a label: no class need be as large as another.
 
@@ -161,7 +161,7 @@ def partly_labelled(
         tested: positions of the test examples where the user gives them; None takes ``test_share`` of the labelled ones.
         labels: at most so many training labels, drawn by ``seed``, at least one of every class; the others join the unlabelled
             examples. 0 keeps all.
-        validation: labelled examples kept for validation.
+        validation: labelled examples kept for validation. remedy: what to do where no example is without label.
 
     Raises:
         TaskError: when a class has no training label, or nothing is left in a part that must not be empty.
@@ -188,7 +188,7 @@ def partly_labelled(
     if not len(drawn):
         raise TaskError("no example has a label; a few labels of every class are needed")
     if not len(rest):
-        raise TaskError("every example has a label; leave some labels blank, or set unlabelled_includes_labelled: true")
+        raise TaskError(f"every example has a label; {remedy}, or set unlabelled_includes_labelled: true")
     hide(drawn)  # where training draws a labelled example as an unlabelled one, its label is no truth to compare with
     unlabelled = dataclasses.replace(pool, targets=usable).subset(rest)
     return TaskData(pool.subset(drawn), unlabelled, pool.subset(held), pool.subset(tested), source, warnings)

@@ -5,6 +5,7 @@ Preprocessing is scikit-learn's, fitted to the training rows alone; it is kept w
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ import torch
 from torch import Tensor
 
 from .base import TaskError
+from .doubts import counted
 from .files import column, written
-from .own_data import quoted
+from .own_data import quoted, safe
+from .row_names import ALWAYS, names_rows, numbers_rows
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 MOST_CATEGORIES = 30  # per column; rarer ones share an input
+FARTHEST = 1e6  # standard deviations from the mean; of n training rows none is farther than the root of n
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?[./]\d\d?[./]\d{2,4}")
 TRUSTED = ["numpy.dtype"]  # beside what skops trusts of numpy and scikit-learn
 
@@ -33,7 +37,7 @@ class TableInputs:
     """Fitted preprocessing of a table's rows.
 
     Attributes:
-        numbers, categories: columns used. transformer: scikit-learn's, one part per column, named by it.
+        numbers, categories: columns used. transformer: scikit-learn's, one part per column in this order.
     """
 
     numbers: tuple[str, ...]
@@ -49,46 +53,63 @@ class TableInputs:
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
         numbers, categories = tuple(numbers), tuple(categories)
-        parts: list[tuple[str, Any, list[str]]] = []
+        parts: list[tuple[Any, str]] = []
         for name in numbers:
             filled = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-            parts.append((name, make_pipeline(filled, StandardScaler()), [name]))
+            parts.append((make_pipeline(filled, StandardScaler()), name))
         for name in categories:
             one_hot = OneHotEncoder(
                 handle_unknown="infrequent_if_exist", max_categories=MOST_CATEGORIES, sparse_output=False
             )
-            parts.append((name, one_hot, [name]))
-        made = ColumnTransformer(parts, sparse_threshold=0).fit(_prepared(frame, numbers, categories))
+            parts.append((one_hot, name))
+        # parts have names of our own: scikit-learn takes 'remainder' and 'a__b', as columns may be called, for words of its own
+        named = [(f"column {number}", part, [name]) for number, (part, name) in enumerate(parts)]
+        made = ColumnTransformer(named, sparse_threshold=0).fit(_prepared(frame, numbers, categories))
         return cls(numbers, categories, made)
 
     def __call__(self, frame: DataFrame) -> Tensor:
-        """Rows as float32 ``[n, width]``."""
-        made = self.transformer.transform(_prepared(frame, self.numbers, self.categories))
+        """Rows as float32 ``[n, width]``; numbers too far from those of the training rows count as blank."""
+        made = self.transformer.transform(self._near(_prepared(frame, self.numbers, self.categories)))
         return torch.tensor(np.asarray(made), dtype=torch.float32)
 
-    def doubts(self, frame: DataFrame) -> Iterator[str]:
-        """What in other rows was not so in those it is fitted to, a line per column.
+    def _part(self, name: str) -> tuple[Any, slice]:
+        """The fitted transformer of a column, and where its inputs lie; parts stand in the order of the columns."""
+        called, part, _ = self.transformer.transformers_[(*self.numbers, *self.categories).index(name)]
+        return part, self.transformer.output_indices_[called]
 
-        Raises:
-            TaskError: naming a column of numbers without any number.
-        """
-        where = Path("the table")
-        ready = _prepared(frame, self.numbers, self.categories)
+    def _near(self, ready: DataFrame) -> DataFrame:
+        """Prepared rows without the numbers that lie so far off that a network's arithmetic would overflow."""
         for name in self.numbers:
-            cells = column(frame, name, "columns", where)
-            wrong = cells[cells.notna().to_numpy() & ready[name].isna().to_numpy()]
-            if not len(wrong):
-                continue
-            words = quoted(list(dict.fromkeys(written(wrong))))
-            if ready[name].isna().all():
-                raise TaskError(f"column '{name}' holds numbers in training, and here no cell is one: {words}")
-            yield f"column '{name}': {len(wrong):,} of {len(cells):,} cells are no number and count as blank: {words}"
+            scaler = self._part(name)[0].steps[-1][1]
+            far = (ready[name] - scaler.mean_[0]).abs() / scaler.scale_[0] > FARTHEST
+            if far.any():
+                ready[name] = ready[name].mask(far)
+        return ready
+
+    def far(self, frame: DataFrame) -> Iterator[str]:
+        """A line for each column of numbers that lie too far from those it is fitted to."""
+        ready = _prepared(frame, self.numbers, ())
+        kept = self._near(ready.copy())
+        for name in self.numbers:
+            far = ready[name].notna() & kept[name].isna()
+            if far.any():
+                words = quoted(list(dict.fromkeys(written(ready[name][far]))))
+                yield f"column '{safe(name)}': {counted(int(far.sum()), len(far))} lie too far off and count as blank: {words}"
+
+    def doubts(self, frame: DataFrame) -> Iterator[str]:
+        """What in other rows was not so in those it is fitted to, a line per column."""
+        yield from self.far(frame)
+        ready = _prepared(frame, (), self.categories)
         for name in self.categories:
-            known = set(self.transformer.named_transformers_[name].categories_[0].tolist())
+            known = self.words(name)
             strange = [word for word in ready[name] if word not in known]
             if strange:
                 words = quoted(list(dict.fromkeys(strange)))
-                yield f"column '{name}': {len(strange):,} of {len(ready):,} cells hold what training has never seen: {words}"
+                yield f"column '{safe(name)}': {counted(len(strange), len(ready))} hold what training has never seen: {words}"
+
+    def words(self, name: str) -> set[str]:
+        """The words of a column that it is fitted to."""
+        return set(self._part(name)[0].categories_[0].tolist())
 
     @property
     def width(self) -> int:
@@ -99,14 +120,14 @@ class TableInputs:
         """Which column each input comes from, ``[width]``."""
         found = torch.zeros(self.width, dtype=torch.long)
         for number, name in enumerate((*self.numbers, *self.categories)):
-            found[self.transformer.output_indices_[name]] = number
+            found[self._part(name)[1]] = number
         return found
 
     @property
     def measured(self) -> Tensor:
         """1 where an input is a number of the table, 0 where it marks a category or a gap, ``[width]``."""
         found = torch.zeros(self.width)
-        found[[self.transformer.output_indices_[name].start for name in self.numbers]] = 1.0
+        found[[self._part(name)[1].start for name in self.numbers]] = 1.0
         return found
 
     def save(self, path: Path) -> None:
@@ -165,8 +186,14 @@ def _prepared(frame: DataFrame, numbers: Iterable[str], categories: Iterable[str
     return pandas.DataFrame(found, index=frame.index)
 
 
-def sort_columns(frame: DataFrame, names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
-    """Columns that are numbers, columns that are categories, and a line for each that is left out with its reason."""
+def sort_columns(
+    frame: DataFrame, names: Iterable[str], keep: Iterable[str] = ()
+) -> tuple[list[str], list[str], list[str]]:
+    """Columns that are numbers, columns that are categories, and a line for each that is left out with its reason.
+
+    Args:
+        keep: columns that are inputs whatever they look like, as long as they hold anything.
+    """
     import pandas
 
     numbers: list[str] = []
@@ -175,9 +202,9 @@ def sort_columns(frame: DataFrame, names: Iterable[str]) -> tuple[list[str], lis
     for name in names:
         cells = frame[name].dropna()
         words = None if pandas.api.types.is_numeric_dtype(cells) else cells.astype(str)
-        reason = _unusable(cells, words, len(frame))
-        if reason:
-            left.append(f"left out column '{name}': {reason}")
+        reason = _unusable(cells, words, len(frame), name)
+        if reason and not (name in keep and len(cells)):
+            left.append(f"left out column '{safe(name)}': {reason}")
         elif words is None:
             numbers.append(name)
         else:
@@ -185,18 +212,23 @@ def sort_columns(frame: DataFrame, names: Iterable[str]) -> tuple[list[str], lis
     return numbers, categories, left
 
 
-def _unusable(cells: Series, words: Series | None, rows: int) -> str | None:
+def _unusable(cells: Series, words: Series | None, rows: int, name: str) -> str | None:
     """Why a column is no input, given its cells that are not blank; ``words`` are they as text, None for numbers."""
     import pandas
 
+    learn = f"keep: {json.dumps([name], ensure_ascii=False)} to learn from it"
     if cells.nunique() <= 1 and len(cells) in (0, rows):
         return "it is empty" if not len(cells) else "it is the same in every row"
+    if name.strip().lower() in ALWAYS:
+        return f"it is called as names of rows are; name it as id, or {learn}"
     if words is None:
-        whole = pandas.api.types.is_integer_dtype(cells) and not pandas.api.types.is_bool_dtype(cells)
-        counts = whole and len(cells) > 2 and (cells - cells.index).nunique() == 1
-        return "it numbers the rows; name it as id" if counts else None
+        if cells.astype("float64").nunique() == 1 < cells.nunique():
+            return "its numbers differ only beyond 16 digits, as those of an id may"
+        if numbers_rows(cells, name):
+            return f"it numbers the rows, as a saved index does; name it as id, or {learn}"
+        return None
     if pandas.api.types.is_datetime64_any_dtype(cells) or words.map(lambda word: bool(DATE.match(word))).mean() > 0.9:
         return "it holds dates; give what matters of them as numbers, e.g. the year"
-    if len(words) > MOST_CATEGORIES and words.nunique() == len(words):
+    if len(words) > MOST_CATEGORIES and names_rows(words, name):
         return "its words differ in every row, as those of an id do"
     return None

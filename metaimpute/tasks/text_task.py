@@ -10,7 +10,9 @@ import torch
 from ..bounds import Count, Share
 from ..engine.pytree import Tree
 from .base import Pool, Task, TaskData, TaskError, ViewKind
-from .files import column, is_table, read_frame, written
+from .encodings import opened
+from .files import column, is_table, read_table, written
+from .row_names import names_of
 from .splits import generator
 from .text_augment import TfIdfReplacement, Versions
 
@@ -68,22 +70,27 @@ class TextTask(Task):
 
     def read(self, path: Path) -> tuple[list[str], list[str]]:
         """Texts from the ``text`` column of a CSV or Parquet file, or the lines of any other file; names are row numbers."""
-        return read_texts(path, "text", "")
+        names, texts, self.read_warnings = read_texts(path, "text", "")
+        return names, texts
 
 
-def read_texts(path: Path, text: str, identity: str) -> tuple[list[str], list[str]]:
-    """Row names and texts of a file; ``identity`` names the column of row names; without it they are row numbers.
+def read_texts(path: Path, text: str, identity: str) -> tuple[list[str], list[str], list[str]]:
+    """Row names and texts of a file, and what is to be said of them.
+
+    Args:
+        text: column of texts. identity: column of row names; without it they are row numbers.
 
     Raises:
         TaskError: when the file cannot be read or has no such column of texts.
     """
     if not is_table(path):
         try:
-            texts = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            with opened(path, newline=None) as file:  # a line ends where the user's editor says so, not at a form feed
+                texts = [line.removesuffix("\n") for line in file]
+        except OSError as error:
             raise TaskError(f"{path} cannot be read as text ({error})") from None
-        return [str(row) for row in range(len(texts))], texts
-    frame = read_frame(path, (text, identity))
-    texts = written(column(frame, text, "text", path))
-    names = written(frame[identity]) if identity in frame.columns else [str(row) for row in range(len(texts))]
-    return names, texts
+        return [str(row) for row in range(len(texts))], texts, []
+    table = read_table(path, (text, identity))
+    texts = written(column(table.frame, text, "text", path))
+    names, said = names_of(table, identity)
+    return names, texts, said

@@ -384,3 +384,13 @@ def test_what_is_strange_in_a_file_to_predict_is_said(tmp_path: Path) -> None:
     assert code == 0 and "violet" in said and "warning: " in said and "'p'" in said, said
     code, said = command("predict", tmp_path / "run", table)
     assert code == 0 and "warning: " not in said
+
+
+def test_truth_is_of_the_class_that_equals_its_number_and_names_a_row_once(tmp_path: Path) -> None:
+    found = Predictions(["a", "b", "c"], ["0.0", "1.0", "07"], torch.eye(3))
+    truth = tmp_path / "truth.csv"
+    truth.write_text("id,label\na,0\nb,1\nc,7\nb,1.0\n")
+    assert found.against(truth, Classes(3)) == (pytest.approx(100 / 3), 3) and found.strangers(truth) == ["7"]
+    truth.write_text("id,label\na,0\nb,1\nb,0\n")
+    with pytest.raises(TaskError, match=r"truth\.csv: 'b' has two truths, in lines 3 and 4 of truth\.csv"):
+        found.against(truth, Classes(3))

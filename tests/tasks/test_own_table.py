@@ -11,7 +11,7 @@ import torch
 
 from metaimpute.tasks import OwnTable, TaskError
 from metaimpute.tasks.outputs import Classes, Quantities
-from metaimpute.tasks.own_table import are_values
+from metaimpute.tasks.targets import are_values
 
 from .. import fake_data
 
@@ -188,14 +188,18 @@ def test_large_values_keep_their_digits(tmp_path: Path) -> None:
 
 def test_only_an_empty_target_is_blank(tmp_path: Path) -> None:
     words = ("None", "NA", "null", "nan", "yes")
-    rows = [
-        {"id": words[i % 5], "x": i * 7 % 13, "target": words[i % 5] if i < 30 else " " * (i % 2)} for i in range(60)
-    ]
-    task = OwnTable(file=str(fake_data.write_csv(tmp_path / "t.csv", rows)), id="id", test_share=0)
+    names = (*(f"r{i}" for i in range(30)), *words, *(f"r{i}" for i in range(35, 60)))
+    rows = [{"id": names[i], "x": i * 7 % 13, "target": words[i % 5] if i < 30 else " " * (i % 2)} for i in range(60)]
+    path = fake_data.write_csv(tmp_path / "t.csv", rows)
+    task = OwnTable(file=str(path), id="id", test_share=0, missing_values=[])
     assert task.label_names == sorted(words)
     data = task.load(0)
     assert (len(data.labelled), len(data.unlabelled)) == (30, 30)
     assert task.row_names(data.unlabelled)[:2] == ["None", "NA"]
+    with pytest.raises(
+        TaskError, match="^id: column 'id' does not name the rows: line 32 of t.csv has 'None', a word for none"
+    ):
+        OwnTable(file=str(path), id="id").check()
 
 
 def test_decimal_commas_are_numbers_and_said(tmp_path: Path) -> None:
@@ -221,7 +225,7 @@ def test_what_training_has_not_seen_is_said_of_new_rows(tmp_path: Path) -> None:
     new.write_text("x,word\n1,a\n?,b\n,c\n2,c\n")
     assert torch.isfinite(task.read(new)[1]).all()
     assert task.read_warnings == [
-        "column 'x': 1 of 4 cells are no number and count as blank: '?'",
+        "column 'x': 1 of 4 cells are no number and count as blank: '?' (line 3 of new.csv)",
         "column 'word': 2 of 4 cells hold what training has never seen: 'c'",
     ]
     new.write_text("x,word\n1,a\n")
