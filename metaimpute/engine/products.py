@@ -48,17 +48,22 @@ def _dual(tree: Tree, direction: Tree, *, requires_grad: bool) -> tuple[Tree, Tr
     return with_tensors(tree, leaves), with_tensors(tree, duals)
 
 
+def solid(tangent: Tensor) -> Tensor:
+    """The tangent as an ordinary tensor: torch keeps one that is zero throughout without storage."""
+    return tangent.clone() if tangent._is_zerotensor() else tangent
+
+
 def _tangents(slopes: Tree, values: Tree) -> Tree:
     """The slopes' tangents, zeros where a slope does not depend on the direction or is None."""
     found = []
     for slope, value in zip(leaves_of(slopes), leaves_of(values), strict=True):
         tangent = forward_ad.unpack_dual(slope).tangent if isinstance(slope, Tensor) and slope is not value else None
-        found.append(zeros_like(value) if tangent is None else tangent.detach().clone())
+        found.append(zeros_like(value) if tangent is None else solid(tangent).detach())
     return filled(values, found)
 
 
 def _primal(value: Tensor) -> Tensor:
-    return forward_ad.unpack_dual(value).primal.detach().clone()
+    return forward_ad.unpack_dual(value).primal.detach()
 
 
 class Product(NamedTuple):

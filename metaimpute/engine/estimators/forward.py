@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from ..ambient import derive_seed, forward_mode
 from ..optimizers import apply_updates, hyper_tensors
-from ..products import product
+from ..products import product, solid
 from ..pytree import (
     Tree,
     as_leaves,
@@ -55,8 +55,8 @@ def _duals(tree: Tree, tangents: Tree) -> Tree:
 def _parts(tree: Tree) -> tuple[Tree, Tree]:
     """Values and tangents of a tree of dual numbers; zeros where one has no tangent."""
     found = [forward_ad.unpack_dual(leaf) for leaf in tensors(tree)]
-    tangents = [torch.zeros_like(f.primal) if f.tangent is None else f.tangent.clone() for f in found]
-    return with_tensors(tree, [f.primal.clone() for f in found]), with_tensors(tree, tangents)
+    tangents = [torch.zeros_like(f.primal) if f.tangent is None else solid(f.tangent) for f in found]
+    return with_tensors(tree, [f.primal for f in found]), with_tensors(tree, tangents)
 
 
 def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
