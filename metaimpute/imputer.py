@@ -91,17 +91,16 @@ class _Imputer(BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         task = ArrayTask(inputs=self._inputs(X), targets=targets, known=torch.from_numpy(known), of=output)
         threads = torch.get_num_threads()
-        with torch.random.fork_rng(devices=[]):
-            recipe = self._recipe(task, seed)
-            try:
-                parts: Parts = assemble(recipe, lambda message: None)
-                self.loss_curve_ = []
-                for step in range(recipe.train.steps):
-                    self.loss_curve_.append(float(take_step(parts, recipe, step)["loss"]))
-            except Diverged as error:
-                raise FloatingPointError(f"training diverged: {error}; lower learning_rate") from None
-            finally:
-                torch.set_num_threads(threads)
+        recipe = self._recipe(task, seed)
+        try:
+            parts: Parts = assemble(recipe, lambda message: None)
+            self.loss_curve_ = []
+            for step in range(recipe.train.steps):
+                self.loss_curve_.append(float(take_step(parts, recipe, step)["loss"]))
+        except Diverged as error:
+            raise FloatingPointError(f"training diverged: {error}; lower learning_rate") from None
+        finally:
+            torch.set_num_threads(threads)
         self.n_iter_ = recipe.train.steps
         module = parts.module if parts.averaged is None else parts.averaged.module
         self.module_: Any = module.eval().cpu().double()  # so that a row's answer does not depend on its neighbours

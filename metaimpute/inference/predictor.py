@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
-from ..engine import derive_seed
+from ..engine import derive_seed, fixed_rng
 from ..recipes import Recipe
 from ..tasks.base import MissingData, Pool, Task
 from ..tasks.outputs import Classes
@@ -106,8 +106,7 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         raise MissingData(missing)
     task, where = recipe.task, pick_device(device)
     task.restore(folder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(recipe.train.seed, INIT))  # a frozen part with random weights is drawn as it was
+    with fixed_rng(derive_seed(recipe.train.seed, INIT)):  # a frozen part with random weights is drawn as it was
         module = recipe.model.build(task.input_shape, task.output.size)
         task.prepare_inputs = recipe.model.preprocess(where)
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from ..engine import FunctionalModel, derive_seed, parse_memory
+from ..engine import FunctionalModel, derive_seed, fixed_rng, parse_memory
 from ..engine.pytree import Tree
 from ..engine.registry import describe_choices
 from ..problems.base import BilevelProblem, Context, Sizes
@@ -102,8 +102,8 @@ def _network_and_data(
     data = task.load(seed)
     for line in data.warnings:
         say(f"warning: {line}")
-    torch.manual_seed(derive_seed(seed, INIT))
-    module = recipe.model.build(task.input_shape, task.output.size).to(device).train()
+    with fixed_rng(derive_seed(seed, INIT)):
+        module = recipe.model.build(task.input_shape, task.output.size).to(device).train()
     task.prepare_inputs = recipe.model.preprocess(device)
     known = recipe.model.remember(task.distinct_inputs(data, draws) or [])
     if known:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ..engine import derive_seed
+from ..engine import derive_seed, fixed_rng
 from ..recipes import Recipe
 from .assemble import Parts
 from .watch import UpdateWatch
@@ -23,11 +22,11 @@ def take_step(
     Raises:
         Diverged: when a loss is not finite.
     """
-    torch.manual_seed(derive_seed(recipe.train.seed, STEP, step))
-    with parts.algorithm.phases("data"):
-        batch = parts.batches.batch(step)
-        holdout = parts.batches.holdout(step) if recipe.problem.learns != "nothing" else None
-    found = parts.algorithm.step(batch, holdout, measure=measure, watch=watch)
+    with fixed_rng(derive_seed(recipe.train.seed, STEP, step)):
+        with parts.algorithm.phases("data"):
+            batch = parts.batches.batch(step)
+            holdout = parts.batches.holdout(step) if recipe.problem.learns != "nothing" else None
+        found = parts.algorithm.step(batch, holdout, measure=measure, watch=watch)
     if parts.averaged is not None:
         parts.averaged.update_parameters(parts.module)
     for scheduler in parts.schedulers:
