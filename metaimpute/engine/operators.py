@@ -63,7 +63,6 @@ WRONG_SECOND_DERIVATIVE = {
     "torch.nn.utils.parametrizations.weight_norm in a FunctionalModel, or g * v / v.norm(...)",
     "linear_cross_entropy": "torch's chunked linear_cross_entropy has a wrong second derivative; use "
     "F.cross_entropy(F.linear(input, weight), target)",
-    "MaxUnpool": "torch's max_unpool has a wrong derivative where indices repeat; use scatter on the flattened input",
 }
 
 
