@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 
 from safetensors.torch import save_model
@@ -16,7 +18,11 @@ WEIGHTS = "model.safetensors"
 def export(folder: Path, module: nn.Module, task: Task) -> Path:
     """Writes ``model.safetensors``, the weights that were evaluated, and the task's own files beside it; returns its path."""
     path = folder / WEIGHTS
-    task.save(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        task.save(Path(scratch))
+        for file in sorted(Path(scratch).iterdir()):
+            with replacing(folder / file.name) as partial:
+                shutil.copyfile(file, partial)
     with replacing(path) as partial:  # last: a folder with weights has all that they need
         save_model(module, str(partial))
     return path

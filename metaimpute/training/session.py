@@ -24,10 +24,11 @@ from .data import to_device
 from .environment import describe
 from .evaluate import measure
 from .export import export
-from .files import Unwritable, locked, remove_leftovers
-from .logs import RunLog, write_json, write_recipe
+from .files import Unwritable, locked, refuse_link, remove_leftovers
+from .logs import METRICS, RunLog, write_json, write_recipe
 from .loop import take_step
 from .outcome import outcome
+from .stored import RESULT, read_metrics
 from .trajectories import Trajectories
 from .warnings import Warnings
 
@@ -131,19 +132,25 @@ class Session:
                 "differ in the last bit"
             )
         try:
-            self.module.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+            self._put_back(state)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:  # whatever torch makes of it
+            first = (str(error).splitlines() or [type(error).__name__])[0]
             raise self.recipe.source.fail(
                 ("model",), f"the checkpoint belongs to another model or optimizer: {first}"
             ) from None
+
+    def _put_back(self, state: dict[str, Any]) -> None:
+        if state["step"] > self.recipe.train.steps:
+            raise ValueError(f"it is of step {state['step']}, and this run has {self.recipe.train.steps}")
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.outer_optimizer is not None:
             self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+        require_alike(self.algorithm.state, state["method"], "method")
         self.algorithm.state = to_device(state["method"], self.device)
         if self.algorithm.meta is not None:
             with torch.no_grad():
@@ -157,9 +164,11 @@ class Session:
         """Continues from the newest readable checkpoint of the run directory, or begins where none had been written yet.
 
         Raises:
-            NoCheckpoint: when none of those written can be read.
+            NoCheckpoint: when none of those written can be read, or is there any more. NotOurs: when their folder is a link.
         """
+        refuse_link(self.folder / "checkpoints")
         if not checkpoint.existing(self.folder):
+            self._require_unbegun()
             self.say("no checkpoint had been written yet: beginning at step 0")
             return
         state, path, skipped = checkpoint.latest(self.folder)
@@ -167,6 +176,25 @@ class Session:
             self.say(message)
         self.load_state(state)
         self.say(f"resumed from {path.name} at step {self.step} of {self.recipe.train.steps}")
+
+    def _require_unbegun(self) -> None:
+        """Refuses to begin where records show that checkpoints have been there: that would empty the records too.
+
+        Raises:
+            NoCheckpoint: naming how far the run had come.
+        """
+        try:
+            last = read_metrics(self.folder / METRICS)[-1:]
+        except FileNotFoundError:
+            last = []
+        except ValueError:
+            last = [{"step": 1.0}]  # not readable, so not empty either
+        if last or (self.folder / RESULT).exists():
+            upto = f"{self.folder / METRICS} goes up to step {last[0]['step']:.0f}" if last else f"{RESULT} is there"
+            raise checkpoint.NoCheckpoint(
+                f"{self.folder / 'checkpoints'} holds no checkpoint, although {upto}; put them back, or begin anew in another "
+                "folder with --out"
+            )
 
     def save(self) -> Path:
         return checkpoint.save(self.folder, self.step, self.state())
@@ -192,21 +220,21 @@ class Session:
                 self.save()
                 result = self.result()
                 export(self.folder, self.evaluated_module(), self.task)
-                write_json(self.folder / "result.json", result)
+                write_json(self.folder / RESULT, result)
                 return result
         except OSError as error:
             elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(self.folder)
             if elsewhere or isinstance(error, FileExistsError | NotADirectoryError):
                 raise
             where = error.filename or self.folder
-            again = f"; mend that and go on with --resume {self.folder}" if checkpoint.existing(self.folder) else ""
+            again = f"; mend that and go on with --resume {self.folder}" if self._checkpoints() else ""
             raise Unwritable(f"cannot write {where}: {error.strerror or error}; {self._last_good()}{again}") from None
 
     def _train(self) -> None:
-        train, log, drawn = self.recipe.train, RunLog(self.folder, self.step), self.data.unlabelled
+        train, log, drawn = self.recipe.train, RunLog(self.folder, self.step, self.say), self.data.unlabelled
         if len(drawn) and self.batches.needs_unlabelled:
             self.trajectories = Trajectories(
-                self.folder, self.task, self.module, drawn, train.seed, self.device, self.step
+                self.folder, self.task, self.module, drawn, train.seed, self.device, self.step, self.say
             )
         handlers = self._catch_signals()
         started, before = time.perf_counter(), self.seconds
@@ -228,8 +256,15 @@ class Session:
                 signal.signal(number, handler)
 
     def _last_good(self, but: Path | None = None) -> str:
-        good = [path for path in checkpoint.existing(self.folder) if path != but]
+        good = [path for path in self._checkpoints() if path != but]
         return f"last good checkpoint: {good[-1]}" if good else "no checkpoint had been written yet"
+
+    def _checkpoints(self) -> list[Path]:
+        """For a message; none where they cannot be listed."""
+        try:
+            return checkpoint.existing(self.folder)
+        except checkpoint.NoCheckpoint:
+            return []
 
     def _diverged(self, error: Diverged, log: RunLog) -> Diverged:
         """Writes what is known of the step to ``diverged.json`` and says where."""
@@ -355,3 +390,15 @@ class Session:
     def weights(self) -> dict[str, Tensor]:
         """A copy of the trained weights and buffers."""
         return {name: value.clone() for name, value in self.module.state_dict().items()}
+
+
+def require_alike(here: Any, saved: Any, place: str) -> None:
+    """Raises:
+    ValueError: when a tree of tensors has other keys or shapes than the one it is to replace."""
+    if isinstance(here, dict):
+        if not isinstance(saved, dict) or saved.keys() != here.keys():
+            raise ValueError(f"{place}: other keys")
+        for key, value in here.items():
+            require_alike(value, saved[key], f"{place}.{key}")
+    elif isinstance(here, Tensor) and (not isinstance(saved, Tensor) or saved.shape != here.shape):
+        raise ValueError(f"{place}: another shape")
