@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
+
+from .output import echo, end_unread, prepare_streams, silence, unread
 
 INTERNAL, USAGE, MISSING, DIVERGED, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -16,40 +19,24 @@ INTERNAL, USAGE, MISSING, DIVERGED, INTERRUPTED = 1, 2, 3, 4, 130
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """A user's mistake ends in one line on stderr and its exit code, never in a traceback."""
-    import warnings
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from ..engine import BadMemoryPolicy, EstimatorError, HeadNotFound, NotScalar, UnsupportedOptimizer
-    from ..engine.registry import UnknownName
-    from ..inference import NotExported
-    from ..methods import MethodError
-    from ..plugins import PluginError
-    from ..problems import ProblemError
-    from ..tasks import MissingData, TaskError
-    from ..training.algorithm import Diverged
-    from ..training.checkpoint import NoCheckpoint
-    from ..training.files import Busy, Unwritable
-    from ..training.session import Interrupted
-    from ..yaml_source import RecipeError
-
-    mistakes = (
-        RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,
-        BadMemoryPolicy, NoCheckpoint, NotExported, NotScalar, PluginError, Busy, Unwritable,
-    )  # fmt: skip
+    with _interrupted_at_once():
+        mistakes, missing, diverged, interrupted = _kinds()
     try:
         yield
+        sys.stdout.flush()
     except mistakes as error:
         fail(USAGE, error)
-    except MissingData as error:
+    except missing as error:
         fail(MISSING, error)
-    except Diverged as error:
+    except diverged as error:
         fail(DIVERGED, f"training diverged: {error}")
     except click.ClickException:
         raise
-    except (Interrupted, KeyboardInterrupt) as error:
+    except interrupted as error:
         fail(INTERRUPTED, str(error) or "interrupted")
     except OSError as error:
+        if unread(error):
+            end_unread()
         where = f"{error.filename}: " if error.filename else ""
         hint = "; a run directory cannot be a file" if isinstance(error, FileExistsError | NotADirectoryError) else ""
         fail(USAGE, f"{where}{error.strerror or error}{hint}")
@@ -60,6 +47,86 @@ def plain_errors() -> Iterator[None]:
         fail(INTERNAL, f"internal: {type(error).__name__}: {first} (METAIMPUTE_DEBUG=1 shows where)")
 
 
+def _kinds() -> tuple[tuple[type[BaseException], ...], ...]:
+    """Errors that are a user's mistake, missing data, divergence and an interruption."""
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    warnings.filterwarnings("ignore", message="Image size .* decompression bomb", module="PIL")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from ..engine import BadMemoryPolicy, EstimatorError, HeadNotFound, NotScalar, UnsupportedOptimizer
+    from ..engine.registry import UnknownName
+    from ..inference import NotExported
+    from ..methods import MethodError
+    from ..plugins import PluginError
+    from ..problems import ProblemError
+    from ..tasks import MissingData, TaskError
+    from ..training.algorithm import Diverged
+    from ..training.checkpoint import NoCheckpoint
+    from ..training.environment import NoDevice
+    from ..training.files import Busy, NotOurs, Unwritable
+    from ..training.session import Interrupted
+    from ..yaml_source import RecipeError
+
+    mistakes = (
+        RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,
+        BadMemoryPolicy, NoCheckpoint, NotExported, NotScalar, PluginError, Busy, NotOurs, Unwritable, NoDevice,
+    )  # fmt: skip
+    return mistakes, (MissingData,), (Diverged,), (Interrupted, KeyboardInterrupt)
+
+
+@contextlib.contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process on the spot; an import that is interrupted in C code may raise anything, or go on."""
+
+    def leave(number: int, frame: Any) -> None:
+        os.write(2, b"error: interrupted\n")
+        os._exit(INTERRUPTED)
+
+    try:
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        before = signal.signal(signal.SIGINT, leave) if ours else None
+    except ValueError:  # not the main thread
+        before = None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
 def fail(code: int, message: object) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    """Ends the command with a line on stderr, if anyone can still read that."""
+    try:
+        echo(f"error: {message}", err=True)
+        sys.stdout.flush()
+    except OSError:
+        silence()
     sys.exit(code)
+
+
+class Plain(click.Group):
+    """The group of commands: what click itself says of a call is spelled out too, and Ctrl-C ends it as it does a run."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _spelled():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, context: click.Context) -> Any:
+        prepare_streams()
+        try:
+            with _spelled():
+                return super().invoke(context)
+        except KeyboardInterrupt:
+            fail(INTERRUPTED, "interrupted")
+
+
+@contextlib.contextmanager
+def _spelled() -> Iterator[None]:
+    from ..terminal import spelled
+
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = spelled(error.message)  # type: ignore[misc]
+        raise

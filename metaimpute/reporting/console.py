@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -10,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from ..terminal import cell
 
 Result = dict[str, Any]
 SHOWN = {
@@ -26,10 +29,15 @@ class TrainingProgress:
     """A live bar on a terminal; one line per evaluation elsewhere.
 
     Use as a context manager and pass :meth:`report` to a session.
+
+    Attributes:
+        unread: called once, when nobody reads the output any more; nothing is printed from then on.
     """
 
     def __init__(self, console: Console, steps: int, metric: str) -> None:
         self.console, self.metric = console, metric
+        self.unread: Callable[[], None] = lambda: None
+        self._read = True
         self.latest: dict[str, float] = {}
         self._bar = Progress(
             TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -38,21 +46,31 @@ class TrainingProgress:
         self._task = self._bar.add_task("", total=steps)
 
     def __enter__(self) -> TrainingProgress:
-        self._bar.start()
+        self._show(self._bar.start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):
+            self._bar.stop()
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False, highlight=False)
+        self._show(lambda: self.console.print(cell(message)))
+
+    def _show(self, show: Callable[[], None]) -> None:
+        if not self._read:
+            return
+        try:
+            show()
+        except OSError:
+            self._read = False
+            self.unread()
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Receives metrics after ``step`` steps; evaluations are printed, the rest feeds the bar."""
         self.latest.update(values)
-        self._bar.update(self._task, completed=step, description=self.describe())
+        self._show(lambda: self._bar.update(self._task, completed=step, description=self.describe()))
         found = [
             f"{name.removesuffix('_error')} {value:.2f}" for name, value in values.items() if name.endswith("_error")
         ]
@@ -102,14 +120,16 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         systems: the results of each system, one per seed; of several the table shows mean and standard deviation.
     """
     firsts = [seeds[0] for seeds in systems]
-    table = Table(title=title_of(firsts[0]) if len(systems) == 1 else None, title_justify="left", show_header=False)
+    title = title_of(firsts[0]) if len(systems) == 1 else None
+    table = Table(title=cell(title) if title else None, title_justify="left", show_header=False)
     table.add_column("")
     for first in firsts:
-        table.add_column(system_name(first), justify="right", overflow="fold")
+        table.add_column(cell(system_name(first)), justify="right", overflow="fold")
 
     def numbers(value: Callable[[Result], float | None], form: str = "{:.2f}") -> list[str]:
         return [spread([value(result) for result in seeds], form) for seeds in systems]
 
+    tested = f"test {firsts[0]['metric']}"
     rows: list[tuple[str, list[str]]] = [
         ("system", [system_name(r) for r in firsts]),
         ("data", [r["source"] for r in firsts]),
@@ -119,7 +139,7 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         ),
         ("model", [r["model"] for r in firsts]),
         ("profile, seed, steps", [f"{s[0]['profile']}, {_seeds(s)}, {s[0]['steps']:,}" for s in systems]),
-        (f"test {firsts[0]['metric']}", [f"[bold]{text}[/bold]" for text in numbers(lambda r: r["test_last"])]),
+        (tested, numbers(lambda r: r["test_last"])),
     ]
     if any(r["test_checkpoints"] > 1 for r in firsts):
         count = max(r["test_checkpoints"] for r in firsts)
@@ -134,5 +154,5 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         rows.append((f"validation {firsts[0]['metric']}", numbers(lambda r: r["validation_last"])))
     rows.append(("training seconds", numbers(lambda r: r["training_seconds"], "{:.0f}")))
     for name, values in rows:
-        table.add_row(name, *values)
+        table.add_row(cell(name), *(cell(value, "bold" if name == tested else "") for value in values))
     return table

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..plugins import given, imported
 from ..profiles import Concrete
 from ..recipes import Recipe, load
+from ..terminal import argument
 from ..yaml_source import RecipeError
 from .files import write_text
 from .stored import read_json
@@ -58,7 +59,7 @@ def recipe_of(folder: Path) -> Recipe:
         absent = [name for name in begun.imports if not given(name)]
         if not absent:
             raise
-        again = " ".join(f"--import {name}" for name in absent)
+        again = " ".join(f"--import {argument(name)}" for name in absent)
         raise RecipeError(f"{error}; the run was begun with {again}: give it again") from None
     recipe.path = begun.recipe
     return recipe

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .files import refuse_link, replacing
 
@@ -106,3 +107,15 @@ def latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
             first = (str(error).splitlines() or [""])[0][:80]
             skipped.append(f"skipped unreadable checkpoint {path.name}: {type(error).__name__}: {first}")
     raise NoCheckpoint(f"no readable checkpoint in {folder / 'checkpoints'}" + "".join(f"; {s}" for s in skipped))
+
+
+def require_alike(here: Any, saved: Any, place: str) -> None:
+    """Raises:
+    ValueError: when a tree of tensors has other keys or shapes than the one it is to replace."""
+    if isinstance(here, dict):
+        if not isinstance(saved, dict) or saved.keys() != here.keys():
+            raise ValueError(f"{place}: other keys")
+        for key, value in here.items():
+            require_alike(value, saved[key], f"{place}.{key}")
+    elif isinstance(here, Tensor) and (not isinstance(saved, Tensor) or saved.shape != here.shape):
+        raise ValueError(f"{place}: another shape")

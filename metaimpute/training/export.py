@@ -20,8 +20,8 @@ def export(folder: Path, module: nn.Module, task: Task) -> Path:
     path = folder / WEIGHTS
     with tempfile.TemporaryDirectory() as scratch:
         task.save(Path(scratch))
-        for file in sorted(Path(scratch).iterdir()):
-            with replacing(folder / file.name) as partial:
+        for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
+            with replacing(folder / file.relative_to(scratch)) as partial:
                 shutil.copyfile(file, partial)
     with replacing(path) as partial:  # last: a folder with weights has all that they need
         save_model(module, str(partial))

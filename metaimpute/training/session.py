@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import statistics
 import time
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..plugins import imported
 from ..recipes import Recipe
+from ..terminal import argument
 from . import checkpoint
 from .algorithm import Diverged
 from .assemble import assemble
@@ -32,6 +34,7 @@ from .stored import RESULT, read_metrics
 from .trajectories import Trajectories
 from .warnings import Warnings
 
+HANGUP = getattr(signal, "SIGHUP", 0)  # none on Windows
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -133,7 +136,13 @@ class Session:
             )
         try:
             self._put_back(state)
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:  # whatever torch makes of it
+        except (
+            RuntimeError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # whatever torch makes of it
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise self.recipe.source.fail(
                 ("model",), f"the checkpoint belongs to another model or optimizer: {first}"
@@ -150,7 +159,7 @@ class Session:
             scheduler.load_state_dict(saved)
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
-        require_alike(self.algorithm.state, state["method"], "method")
+        checkpoint.require_alike(self.algorithm.state, state["method"], "method")
         self.algorithm.state = to_device(state["method"], self.device)
         if self.algorithm.meta is not None:
             with torch.no_grad():
@@ -205,7 +214,7 @@ class Session:
         """Trains to the end and returns the content of ``result.json``.
 
         Raises:
-            Interrupted: on SIGINT or SIGTERM, after the current step and a checkpoint.
+            Interrupted: on SIGINT, SIGTERM or SIGHUP, or after :meth:`stop`, after the current step and a checkpoint.
             Diverged: when a loss is not finite; names the last good checkpoint and the file with the step's diagnostics.
             Busy: when another process is training in the run directory.
             Unwritable: when the run directory cannot be written to; what had been written before is whole.
@@ -227,7 +236,7 @@ class Session:
             if elsewhere or isinstance(error, FileExistsError | NotADirectoryError):
                 raise
             where = error.filename or self.folder
-            again = f"; mend that and go on with --resume {self.folder}" if self._checkpoints() else ""
+            again = f"; mend that and go on with --resume {argument(self.folder)}" if self._checkpoints() else ""
             raise Unwritable(f"cannot write {where}: {error.strerror or error}; {self._last_good()}{again}") from None
 
     def _train(self) -> None:
@@ -247,7 +256,7 @@ class Session:
                 if self.step % train.checkpoint_every == 0 or self._stop:
                     self.save()
                 if self._stop:
-                    raise Interrupted(f"stopped at step {self.step}; continue with --resume {self.folder}")
+                    raise Interrupted(f"stopped at step {self.step}; continue with --resume {argument(self.folder)}")
         except Diverged as error:
             raise self._diverged(error, log) from None
         finally:
@@ -282,15 +291,23 @@ class Session:
 
     def _catch_signals(self) -> dict[int, Any]:
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop:
+            if self._stop and number != HANGUP:  # a terminal that closes may say so several times
                 raise KeyboardInterrupt
-            self._stop = True
-            self.say("stopping after this step (again to stop at once)")
+            self.stop()
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self.say("stopping after this step (again to stop at once)")
 
         try:
-            return {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number}
+            for number in (heeded := {n: handler for n, handler in known.items() if handler is not signal.SIG_IGN}):
+                signal.signal(number, ask)
+            return heeded  # one that is ignored, as nohup has it, stays so
         except ValueError:  # not the main thread
             return {}
+
+    def stop(self) -> None:
+        """Asks a run to end after the step under way, with a checkpoint."""
+        self._stop = True
 
     def _one_step(self, log: RunLog) -> None:
         train, step = self.recipe.train, self.step
@@ -390,15 +407,3 @@ class Session:
     def weights(self) -> dict[str, Tensor]:
         """A copy of the trained weights and buffers."""
         return {name: value.clone() for name, value in self.module.state_dict().items()}
-
-
-def require_alike(here: Any, saved: Any, place: str) -> None:
-    """Raises:
-    ValueError: when a tree of tensors has other keys or shapes than the one it is to replace."""
-    if isinstance(here, dict):
-        if not isinstance(saved, dict) or saved.keys() != here.keys():
-            raise ValueError(f"{place}: other keys")
-        for key, value in here.items():
-            require_alike(value, saved[key], f"{place}.{key}")
-    elif isinstance(here, Tensor) and (not isinstance(saved, Tensor) or saved.shape != here.shape):
-        raise ValueError(f"{place}: another shape")

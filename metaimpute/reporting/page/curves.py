@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 
+from ...training.stored import read_bytes
 from ..figures import WATCHED
 from ..runs import Run
 from .blocks import Block, Figure, Grid, Section, System, Words, drawn, overlay, points_of, seeds_as_lines
@@ -67,7 +68,7 @@ def trajectories(systems: Sequence[System]) -> Section | None:
 def _trajectories(run: Run) -> list[Figure]:
     """One chart per example; none where nothing, or nothing readable, was recorded."""
     try:
-        lines = [json.loads(line) for line in (run.folder / "labels.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in read_bytes(run.folder / "labels.jsonl").decode().splitlines()]
         ids, truth = lines[0]["ids"], lines[0].get("truth") or [None] * len(lines[0]["ids"])
         tracks = [
             [
@@ -76,10 +77,10 @@ def _trajectories(run: Run) -> list[Figure]:
             ]
             for place in range(len(ids))
         ]
-    except (OSError, ValueError, LookupError, TypeError):
+        shown = list(zip(ids, tracks, truth, strict=False))[:EXAMPLES]
+        return [_trajectory(str(name), track, true, run) for name, track, true in shown if len(lines) > 1 and track]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return []
-    shown = list(zip(ids, tracks, truth, strict=False))[:EXAMPLES]
-    return [_trajectory(str(name), track, true, run) for name, track, true in shown if len(lines) > 1 and track]
 
 
 def _trajectory(name: str, track: list[list[tuple[float, float]]], true: int | None, run: Run) -> Figure:
