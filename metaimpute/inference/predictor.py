@@ -96,8 +96,12 @@ def _restore(task: Task, folder: Path) -> None:
     Raises:
         TaskError: when that is not there, or is not what a task of this kind learns.
     """
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe is to wait for ever
+            raise TaskError(f"{path} is no regular file")
     try:
         task.restore(folder)
+        task.learnt()
         names, size = task.label_names, task.output.size
         known = names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))
         if not known or (names is not None and len(names) != size) or min(task.input_shape, default=1) < 1:

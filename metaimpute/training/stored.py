@@ -68,7 +68,7 @@ class _Kept(BaseModel):
 
 class _Bin(_Kept):
     confidence: Annotated[float, Field(ge=0, le=1)]
-    accuracy: float
+    accuracy: Annotated[float, Field(ge=0, le=1)]
     count: Annotated[int, Field(ge=1)]
 
 
@@ -115,7 +115,7 @@ class _Result(_Kept):
     label_names: list[str] | None = None
     data_fingerprint: str | None = None
     imports: list[str] | None = None
-    calibration: _Calibration | None = None
+    calibration: _Calibration = Field(default=None)  # type: ignore[assignment]  # absent, and never null
     confusion: list[list[Natural]] | None = None
     warnings: list[str] = []
     training_seconds: float
@@ -147,7 +147,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise DamagedFile(path, f"{key}: {first['msg']}" if key else first["msg"]) from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise DamagedFile(path, f"{key}: {said}" if key else said) from None
     return found
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 
 from ...training.stored import read_bytes
 from ..figures import WATCHED
 from ..runs import Run
-from .blocks import Block, Figure, Grid, Section, System, Words, drawn, overlay, points_of, seeds_as_lines
+from .blocks import Block, Figure, Grid, Section, System, Words, drawable, drawn, overlay, points_of, seeds_as_lines
 from .svg import Line, chart
 
 EXAMPLES = 12  # label trajectories shown of a system
@@ -135,7 +134,7 @@ def _before_and_after(system: System, title: str, before: str, after: str) -> li
     for run in system.runs:
         steps, values = run.series(before, after)
         found = zip(steps, *values, strict=True)
-        changes.append([(s, 100 * (b / a - 1)) for s, a, b in found if a > 0 and math.isfinite(a) and math.isfinite(b)])
+        changes.append([(s, 100 * (b / a - 1)) for s, a, b in found if a > 0 and drawable(a) and drawable(b)])
     change = seeds_as_lines(changes, system.number, system.key)
     if not lines or not change:
         return []
