@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -21,7 +20,8 @@ from .tasks.image_files import images_in
 from .tasks.outputs import Classes
 from .tasks.own_data import OwnData, shortened
 from .tasks.own_images import pixel_sides
-from .yaml_source import RecipeError, parse
+from .terminal import spelled
+from .yaml_source import RecipeError, flow, parse
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -167,9 +167,9 @@ def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> st
         "train.batch": min(known["batch"], max(len(data.labelled), 2)),
         "train.unlabelled_batch": min(known["unlabelled_batch"], max(len(data.unlabelled), 2)),
     }
-    values["about"] = f'{{title: "{path.stem}"}}'
+    values["about"] = f"{{title: {flow(path.stem)}}}"
     found = f"{len(data.labelled):,} labels, {len(data.unlabelled):,} without, {len(data.test):,} for the test"
-    head = f"# {path}, as metaimpute init found it: {found}.\n"
+    head = f"# {spelled(path)}, as metaimpute init found it: {found}.\n"
     return head + filled(template[template.index("about:") :], values)
 
 
@@ -189,7 +189,7 @@ def filled(template: str, values: Mapping[str, Any]) -> str:
         section = section if indent else key
         place = f"{section}.{key}" if indent else key
         if place in values and old:
-            new = json.dumps(values[place], ensure_ascii=False) if indent else values[place]
+            new = flow(values[place]) if indent else values[place]
             room = max(len(old) + len(comment or "") - len((comment or "").lstrip()) - len(new), 1)
             line = f"{indent}{key}:{gap}{new}" + (" " * room + comment.lstrip() if comment else "")
         lines.append(line)

@@ -29,6 +29,19 @@ def one_line(text: str, longest: int = 480) -> str:
     return line if len(line) <= longest else f"{line[:half]} ... {line[-half:]}"
 
 
+def flow(value: Any) -> str:
+    """A value on one line of YAML, that reads back as itself: texts in double quotes, whatever is in them."""
+    text = yaml.dump(value, Dumper=_Flow, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
+    return spelled(text.removesuffix("\n").removesuffix("\n..."))  # its escapes are YAML's too
+
+
+class _Flow(yaml.SafeDumper):
+    pass
+
+
+_Flow.add_representer(str, lambda dumper, text: dumper.represent_scalar(TEXT, text, style='"'))
+
+
 @dataclass
 class Source:
     """A tree of plain values with the place each key was written at.

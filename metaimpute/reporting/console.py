@@ -147,8 +147,8 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
     for measure in dict.fromkeys(name for r in firsts for name in r.get("test_measures", {})):
         last = numbers(lambda r, name=measure: r.get("test_measures", {}).get(name, {}).get("last"))  # type: ignore[misc]
         rows.append((f"test {measure.replace('_', ' ')}", last))
-    if any("calibration" in r for r in firsts):
-        ece = numbers(lambda r: 100 * r["calibration"]["ece"] if "calibration" in r else None)
+    if any(r.get("calibration") for r in firsts):
+        ece = numbers(lambda r: 100 * r["calibration"]["ece"] if r.get("calibration") else None)
         rows.append(("calibration error % (ECE)", ece))
     if any(r["validation_last"] is not None for r in firsts):
         rows.append((f"validation {firsts[0]['metric']}", numbers(lambda r: r["validation_last"])))

@@ -115,7 +115,7 @@ class _Result(_Kept):
     label_names: list[str] | None = None
     data_fingerprint: str | None = None
     imports: list[str] | None = None
-    calibration: _Calibration = Field(default=None)  # type: ignore[assignment]  # absent, and never null
+    calibration: _Calibration | None = None
     confusion: list[list[Natural]] | None = None
     warnings: list[str] = []
     training_seconds: float

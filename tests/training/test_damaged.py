@@ -158,7 +158,7 @@ def test_a_damaged_or_foreign_file_is_one_line(name: str, damage: str, whole: Pa
     check(folder, tmp_path)
 
 
-KEYS = {"test_last": "x", "seed": -1, "confusion": [[1], [2, 3]], "label_names": [1, 2], "calibration": None,
+KEYS = {"test_last": "x", "seed": -1, "confusion": [[1], [2, 3]], "label_names": [1, 2], "calibration": [],
         "environment": {}, "source": ["a"], "test_measures": {"a": 3}, "steps": True}  # fmt: skip
 
 

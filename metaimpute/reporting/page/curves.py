@@ -84,7 +84,7 @@ def _trajectories(run: Run) -> list[Figure]:
 
 def _trajectory(name: str, track: list[list[tuple[float, float]]], true: int | None, run: Run) -> Figure:
     names, span = run.result.get("label_names") or [str(n) for n in range(len(track))], (0.0, track[0][-1][0])
-    if "calibration" not in run.result:  # values, not the probabilities of classes
+    if not run.result.get("calibration"):  # values, not the probabilities of classes
         lines = [Line(line, n, str(names[n])) for n, line in enumerate(track[:CLASSES])]
         return Figure(name, chart(f"Label of {name}", lines, x=span))
     final = max(range(len(track)), key=lambda n: track[n][-1][1])
