@@ -16,7 +16,7 @@ from .recipes import resolve, validate
 from .shipped import shipped_recipes
 from .tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
 from .tasks.files import missing_file, read_frame, written
-from .tasks.image_files import images_in
+from .tasks.image_listing import images_in
 from .tasks.outputs import Classes
 from .tasks.own_data import OwnData, shortened
 from .tasks.own_images import pixel_sides
