@@ -52,6 +52,8 @@ def draft(kind: str, path: Path, label: str | None = None) -> Draft:
     if not path.exists():
         folder = "give the path of a folder with labelled/CLASS/ and unlabelled/"
         raise MissingData(missing_file(str(path), folder) if kind == "images" else missing_file(str(path)))
+    if kind != "images" and not path.is_file():
+        raise TaskError(f"{path} is no regular file; give the path of a CSV or Parquet file")
     if kind == "images":
         options, facts = _look_at_images(path)
         task: OwnData = OwnImages(**options)

@@ -36,6 +36,11 @@ def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
+def is_utf_8(path: str | Path) -> bool:
+    """Whether a path is text, and not bytes that no encoding was found for."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(path))
+
+
 def cell(text: object, style: str = "") -> Text:
     """The same for a cell, a title or a line that rich prints: markup in it stays the letters that it is."""
     from rich.text import Text

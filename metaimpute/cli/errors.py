@@ -108,6 +108,12 @@ def fail(code: int, message: object) -> NoReturn:
 class Plain(click.Group):
     """The group of commands: what click itself says of a call is spelled out too, and Ctrl-C ends it as it does a run."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # of help that cannot be written
+            fail(USAGE, error.strerror or error)
+
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         with _spelled():
             return super().make_context(*arguments, **options)

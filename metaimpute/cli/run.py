@@ -38,7 +38,7 @@ def run(
         from ..profiles import choose
         from ..reporting.console import TrainingProgress, result_table
         from ..shipped import locate
-        from ..terminal import argument, cell
+        from ..terminal import argument, cell, spelled
         from ..training.begun import Begun, read_begun, recipe_of
         from ..training.session import Session
         from ..yaml_source import RecipeError
@@ -56,7 +56,9 @@ def run(
             recipe = locate(recipe)
             chosen, why = choose(recipe, profile, sets, seed)
             begun = Begun(str(recipe), cast("Concrete", chosen.profile), why)
-            folder = out or _free_folder(Path("runs") / f"{recipe.stem}-{chosen.problem.name}-seed{chosen.train.seed}")
+            folder = out or _free_folder(
+                Path("runs") / f"{spelled(recipe.stem)}-{chosen.problem.name}-seed{chosen.train.seed}"
+            )
             if out is not None and (out / "recipe.resolved.yaml").exists():
                 raise RecipeError(
                     f"{out} already holds a run; continue it with --resume {argument(out)} or choose another --out"

@@ -55,8 +55,9 @@ def _of_the_system(error: BaseException | None) -> OSError | None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a file in UTF-8; bytes of a file's name that are none are spelled out."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _umask() -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..plugins import imported
 from ..recipes import Recipe
-from ..terminal import argument
+from ..terminal import argument, is_utf_8
 from . import checkpoint
 from .algorithm import Diverged
 from .assemble import assemble
@@ -219,6 +219,8 @@ class Session:
             Busy: when another process is training in the run directory.
             Unwritable: when the run directory cannot be written to; what had been written before is whole.
         """
+        if not is_utf_8(self.folder):
+            raise Unwritable(f"{self.folder} is not a name that TensorBoard's files can have; choose another folder")
         try:
             with locked(self.folder):
                 remove_leftovers(self.folder)
