@@ -18,6 +18,11 @@ from .tasks.locate import cache_folder
 from .tasks.mtfl import MTFL, find_mtfl
 from .tasks.snippets import fetch_snippets, find_snippets
 
+IMDB_REVISION = (
+    "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"  # commits: what is fetched today is what was fetched yesterday
+)
+BERT_REVISION = "86b5e0934494bd15c9632b12f734a8a67f723594"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -58,7 +63,9 @@ def _get_imdb() -> Path:
 
     target = cache_folder() / "imdb"
     by_hand = f"or unpack aclImdb_v1.tar.gz so that {cache_folder() / 'aclImdb'} (or METAIMPUTE_DATA/aclImdb) exists"
-    parts = _download("IMDb reviews", lambda: datasets.load_dataset("stanfordnlp/imdb"), by_hand)
+    parts = _download(
+        "IMDb reviews", lambda: datasets.load_dataset("stanfordnlp/imdb", revision=IMDB_REVISION), by_hand
+    )
     parts.save_to_disk(str(target))
     return target
 
@@ -69,7 +76,9 @@ def _get_bert() -> Any:
     wanted = ["config.json", "model.safetensors", "vocab.txt", "tokenizer*.json"]
     by_hand = f"or put config.json, model.safetensors and vocab.txt in {cache_folder() / 'bert-base-uncased'}"
     return _download(
-        "BERT-base weights", lambda: snapshot_download("google-bert/bert-base-uncased", allow_patterns=wanted), by_hand
+        "BERT-base weights",
+        lambda: snapshot_download("google-bert/bert-base-uncased", revision=BERT_REVISION, allow_patterns=wanted),
+        by_hand,
     )
 
 
