@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import models
+from .models.text import BERT, BERT_REVISION
 from .tasks.aflw import AFLW, find_aflw
 from .tasks.base import Missing, MissingData, Task
 from .tasks.cifar import Cifar10, Cifar100
@@ -18,10 +19,7 @@ from .tasks.locate import cache_folder
 from .tasks.mtfl import MTFL, find_mtfl
 from .tasks.snippets import fetch_snippets, find_snippets
 
-IMDB_REVISION = (
-    "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"  # commits: what is fetched today is what was fetched yesterday
-)
-BERT_REVISION = "86b5e0934494bd15c9632b12f734a8a67f723594"
+IMDB_REVISION = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"  # a commit: the reviews of today are those of yesterday
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def _get_bert() -> Any:
     by_hand = f"or put config.json, model.safetensors and vocab.txt in {cache_folder() / 'bert-base-uncased'}"
     return _download(
         "BERT-base weights",
-        lambda: snapshot_download("google-bert/bert-base-uncased", revision=BERT_REVISION, allow_patterns=wanted),
+        lambda: snapshot_download(BERT, revision=BERT_REVISION, allow_patterns=wanted),
         by_hand,
     )
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from ..terminal import cell
 
 Result = dict[str, Any]
+TELLING = 2.0  # points between accuracy and balanced accuracy
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
     "mask_rate": ("mask", "{:.0%}"),
@@ -100,6 +101,12 @@ def title_of(result: Result) -> str | None:
     return f"{result['title']}{changed}{profile}"
 
 
+def uneven(result: Result) -> bool:
+    """Whether classes are so uneven in the test set that its error flatters: the mean over classes tells another story."""
+    balanced, error = result.get("balanced_accuracy"), result["test_last"]
+    return balanced is not None and error is not None and abs(100 - error - balanced) > TELLING
+
+
 def spread(values: Sequence[float | None], form: str = "{:.2f}") -> str:
     """``mean ± standard deviation`` of one value per seed; the value itself of a single one; a dash where one is missing."""
     found = [value for value in values if value is not None]
@@ -147,6 +154,8 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
     for measure in dict.fromkeys(name for r in firsts for name in r.get("test_measures", {})):
         last = numbers(lambda r, name=measure: r.get("test_measures", {}).get(name, {}).get("last"))  # type: ignore[misc]
         rows.append((f"test {measure.replace('_', ' ')}", last))
+    if any(uneven(r) for r in firsts):
+        rows.append(("balanced accuracy %", numbers(lambda r: r.get("balanced_accuracy"))))
     if any(r.get("calibration") for r in firsts):
         ece = numbers(lambda r: 100 * r["calibration"]["ece"] if r.get("calibration") else None)
         rows.append(("calibration error % (ECE)", ece))

@@ -29,7 +29,7 @@ from .export import export
 from .files import Unwritable, locked, refuse_link, remove_leftovers
 from .logs import METRICS, RunLog, write_json, write_recipe
 from .loop import take_step
-from .outcome import outcome
+from .outcome import one_class_for_all, outcome
 from .stored import RESULT, read_metrics
 from .trajectories import Trajectories
 from .warnings import Warnings
@@ -76,7 +76,8 @@ class Session:
         )
         self.step, self.evaluations = 0, []  # type: ignore[var-annotated]
         estimated = recipe.estimator.name if recipe.problem.needs_estimate else None
-        self.warnings = Warnings(recipe.problem_spec.inner.lr, estimated, recipe.estimator.dropped)
+        threshold = getattr(recipe.method, "threshold", None) if recipe.method.uses_unlabelled else None
+        self.warnings = Warnings(recipe.problem_spec.inner.lr, estimated, recipe.estimator.dropped, threshold)
         self.seconds = 0.0
         self.trajectories: Trajectories | None = None
         self._stop = False
@@ -360,6 +361,10 @@ class Session:
         recipe = self.recipe
         tested = [e["test_error"] for e in self.evaluations if "test_error" in e]
         validated = [e["validation_error"] for e in self.evaluations if "validation_error" in e]
+        ended = outcome(self.evaluated_module(), self.task, self.data.test, recipe.train.eval_batch, self.device)
+        doubts = one_class_for_all(ended, self.task.label_names)
+        for line in doubts:
+            self.say(f"warning: {line}")
         return {
             "recipe": recipe.path,
             "title": recipe.about.title,
@@ -387,11 +392,15 @@ class Session:
             "label_names": self.task.label_names,
             "data_fingerprint": self.data.fingerprint,
             "imports": imported(),
-            **outcome(self.evaluated_module(), self.task, self.data.test, recipe.train.eval_batch, self.device),
+            **ended,
             "evaluations": self.evaluations,
             "lookahead_warning": self.warnings.raised,
             "zero_hypergradient_warning": self.warnings.zero,
-            "warnings": [*self.data.warnings, *(text.removeprefix("warning: ") for text in self.warnings.said)],
+            "warnings": [
+                *self.data.warnings,
+                *(text.removeprefix("warning: ") for text in self.warnings.said),
+                *doubts,
+            ],
             "training_seconds": round(self.seconds, 2),
             "phase_seconds": {name: round(value, 3) for name, value in self.algorithm.phases.seconds.items()},
             "environment": describe(self.device),

@@ -116,6 +116,7 @@ class _Result(_Kept):
     data_fingerprint: str | None = None
     imports: list[str] | None = None
     calibration: _Calibration | None = None
+    balanced_accuracy: float | None = None
     confusion: list[list[Natural]] | None = None
     warnings: list[str] = []
     training_seconds: float

@@ -164,3 +164,17 @@ def test_what_is_fetched_from_the_hub_is_pinned(monkeypatch: pytest.MonkeyPatch,
     fetch.SOURCES["imdb"].get()
     fetch.SOURCES["bert-base-uncased"].get()
     assert len(asked) == 2 and all(len(revision) == 40 and int(revision, 16) for revision in asked)
+
+
+def test_weights_of_the_pinned_commit_are_found_in_the_hubs_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Downloaded by commit, they stand under no branch's name."""
+    from metaimpute.models.text import BERT, BERT_REVISION
+
+    folder = tmp_path / "hub" / f"models--{BERT.replace('/', '--')}" / "snapshots" / BERT_REVISION
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "vocab.txt"):
+        (folder / name).write_text("")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert fetch.SOURCES["bert-base-uncased"].find() == folder
