@@ -21,8 +21,9 @@ from ..terminal import argument
 from ..training.assemble import INIT
 from ..training.begun import recipe_of
 from ..training.environment import pick_device
-from ..training.export import WEIGHTS
+from ..training.export import WEIGHTS, digest
 from ..training.outcome import class_names, predictions
+from ..training.stored import DamagedFile, read_result
 from ..yaml_source import one_line
 from .predictions import Predictions, in_units
 
@@ -117,6 +118,19 @@ def _restore(task: Task, folder: Path) -> None:
         raise TaskError(f"{folder / LEARNT} or what lies beside it cannot be read ({one_line(reason, 160)})") from None
 
 
+def _require_whole(folder: Path) -> None:
+    """Raises:
+    NotExported: when the weights are not those that the run's result was measured with, as far as that is told."""
+    try:
+        known = read_result(folder).get("weights_sha256")
+    except (OSError, DamagedFile):
+        return  # a prediction needs no result
+    if known is not None and known != digest(folder):
+        raise NotExported(
+            f"{folder / WEIGHTS} has changed since the run wrote it; --resume {argument(folder)} writes it again"
+        )
+
+
 def load(run: str | Path, device: str = "auto") -> Predictor:
     """The network of a finished run, ready to predict: ``metaimpute.load("runs/own_images-l2i-seed0").predict("new/")``.
 
@@ -146,6 +160,7 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         load_model(module, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise NotExported(f"{folder / WEIGHTS} cannot be read ({str(error).splitlines()[0]})") from None
+    _require_whole(folder)
     if not all(bool(torch.isfinite(value).all()) for value in module.state_dict().values()):
         raise NotExported(f"{folder / WEIGHTS} holds weights that are not finite")
     names = class_names(task.label_names, task.output.size)

@@ -25,7 +25,7 @@ from .begun import Begun, write_begun
 from .data import to_device
 from .environment import describe
 from .evaluate import measure
-from .export import export
+from .export import digest, export
 from .files import Unwritable, locked, refuse_link, remove_leftovers
 from .logs import METRICS, RunLog, write_json, write_recipe
 from .loop import take_step
@@ -232,6 +232,7 @@ class Session:
                 self.save()
                 result = self.result()
                 export(self.folder, self.evaluated_module(), self.task)
+                result["weights_sha256"] = digest(self.folder)
                 write_json(self.folder / RESULT, result)
                 return result
         except OSError as error:

@@ -119,6 +119,7 @@ class _Result(_Kept):
     balanced_accuracy: float | None = None
     confusion: list[list[Natural]] | None = None
     warnings: list[str] = []
+    weights_sha256: str | None = None
     training_seconds: float
     phase_seconds: dict[str, float] = {}
     environment: _Environment

@@ -304,8 +304,20 @@ def test_weights_that_are_not_finite_predict_nothing(whole: Path, tmp_path: Path
         name: torch.full_like(value, float("nan")) for name, value in load_file(folder / "model.safetensors").items()
     }
     save_file(weights, folder / "model.safetensors")
+    (folder / "result.json").unlink()
     done = call("predict", folder, whole.parent / "my_table.csv")
     assert done.exit_code == 2 and "holds weights that are not finite" in done.stderr
+
+
+def test_weights_with_one_altered_byte_predict_nothing(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path)
+    before = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(before[:-2] + bytes([before[-2] ^ 1]) + before[-1:])
+    done = call("predict", folder, whole.parent / "my_table.csv")
+    assert done.exit_code == 2 and "model.safetensors has changed since the run wrote it" in done.stderr
+    assert call("run", "--resume", folder).exit_code == 0
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert call("predict", folder, whole.parent / "my_table.csv").exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["impute", "predict"])
