@@ -37,6 +37,16 @@ def test_ctrl_c_during_imports_is_one_line_and_130(after: float) -> None:
     assert process.returncode == 130 and b"Traceback" not in error and error.endswith(b"error: interrupted\n"), error
 
 
+def test_ctrl_c_during_imports_is_not_for_the_imported_to_catch() -> None:
+    code = (
+        "import os, signal, time\nfrom metaimpute.cli.errors import _interrupted_at_once\n"
+        "with _interrupted_at_once():\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n    except BaseException:\n        pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 130 and done.stderr == b"error: interrupted\n"
+
+
 def test_output_that_nobody_reads_ends_a_list_without_a_word() -> None:
     process = started("list", "methods")
     assert process.stdout is not None and process.stderr is not None
@@ -52,6 +62,19 @@ def test_output_that_nobody_reads_stops_a_run_with_a_checkpoint(tmp_path: Path) 
     assert process.wait(60) == 130
     assert process.stderr.read().decode().startswith("error: stopped at step ")
     assert len(list((tmp_path / "r" / "checkpoints").iterdir())) == 2
+
+
+def test_output_that_nobody_reads_stops_a_study_with_its_files_written(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    (tmp_path / "s.yaml").write_text(STUDY.replace("seeds: 1", "seeds: 40"))
+    process = started("study", str(tmp_path / "s.yaml"), "--jobs", "0", "--out", str(tmp_path / "out"))
+    assert process.stdout is not None and process.stderr is not None
+    while not process.stdout.readline().startswith(b"seed 0"):
+        pass
+    process.stdout.close()
+    assert process.wait(60) == 141 and process.stderr.read() == b""
+    assert 0 < len(list(tmp_path.glob("out/*/*/result.json"))) < 80
+    assert json.loads((tmp_path / "out" / "study.json").read_text())["finished"] is False
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -100,8 +100,11 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
             value = outcome.result.get(found.metric)
             shown = "-" if value is None else f"{value:.2f}"
             said = f"{outcome.result['metric']} {shown} ({outcome.result['training_seconds']:.0f} s)"
-        console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True)
-        bar.advance(task)
+        try:
+            console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True)
+            bar.advance(task)
+        except OSError:  # nobody reads any more: the runs under way stop with a checkpoint
+            raise KeyboardInterrupt from None
 
     try:
         with bar, _terminated_like_interrupted():
@@ -133,6 +136,6 @@ def _write(found: Study, progress: Progress, folder: Path, console: Console) -> 
     from ..study.tables import console_table, summarize, title
 
     lines = summarize(found, progress.outcomes)
-    console.print(console_table(found, lines, title(found, progress.outcomes)))
     written = write_study(found, progress.outcomes, lines, folder)
+    console.print(console_table(found, lines, title(found, progress.outcomes)))
     echo(f"wrote {', '.join(map(str, written))}")

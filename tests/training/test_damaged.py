@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import metaimpute
 from metaimpute.cli import main
+from metaimpute.training.files import replacing
 
 from ..fake_data import make_own_table
 
@@ -286,6 +287,27 @@ def test_nothing_is_written_through_links_in_the_folder(whole: Path, tmp_path: P
     before = {path: path.read_bytes() for path in tmp_path.glob("mine-*")}
     assert call("run", "--resume", folder).exit_code == 0
     assert {path: path.read_bytes() for path in tmp_path.glob("mine-*")} == before
+
+
+def test_a_new_run_does_not_begin_in_linked_checkpoints(whole: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "step-00000001.pt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(mine)
+    done = call("run", whole.parent / "r.yaml", "--out", tmp_path / "run")
+    assert done.exit_code == 2 and "is a symbolic link, which a run does not follow" in done.stderr
+    assert [path.read_text() for path in mine.iterdir()] == ["mine"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+def test_a_file_is_not_written_through_a_link_in_the_place_of_its_draft(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / f"labels.csv.{os.getpid()}.part").symlink_to(tmp_path / "mine")
+    with replacing(tmp_path / "labels.csv") as partial:
+        partial.write_text("labels")
+    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "labels.csv").read_text() == "labels"
+    assert not (tmp_path / "labels.csv").is_symlink()
 
 
 def test_a_lock_that_is_another_file_is_not_emptied(whole: Path, tmp_path: Path) -> None:
