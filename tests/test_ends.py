@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from metaimpute.cli import main
+from metaimpute.cli.output import screen
+from metaimpute.reporting.console import TrainingProgress
 from metaimpute.training.files import locked
 from metaimpute.training.session import Interrupted
 
@@ -85,6 +88,21 @@ def test_output_that_cannot_be_written_is_one_line(words: tuple[str, ...]) -> No
             [sys.executable, "-m", "metaimpute", *words], stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert done.returncode == 2 and done.stderr == b"error: No space left on device\n"
+
+
+def test_a_run_hears_of_it_that_nobody_read_its_first_words(tmp_path: Path) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    called: list[str] = []
+    progress = TrainingProgress(screen(file=Gone()), 3, "error %")
+    progress.say("a warning of the data")
+    assert called == []
+    progress.when_unread(lambda: called.append("once"))
+    progress.say("more")
+    progress.report(1, {"test_error": 3.0})
+    assert called == ["once"]
 
 
 def test_closed_streams_are_no_fault() -> None:

@@ -66,7 +66,7 @@ def run(
         console.print(cell(f"profile {chosen.profile}: {why}"))
         with TrainingProgress(console, chosen.train.steps, chosen.task.output.metric) as progress:
             session = Session(chosen, folder, why=why, begun=begun, say=progress.say, report=progress.report)
-            progress.unread = session.stop
+            progress.when_unread(session.stop)
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is not None:
                 session.resume()

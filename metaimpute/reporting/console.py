@@ -29,15 +29,13 @@ SHOWN = {
 class TrainingProgress:
     """A live bar on a terminal; one line per evaluation elsewhere.
 
-    Use as a context manager and pass :meth:`report` to a session.
-
-    Attributes:
-        unread: called once, when nobody reads the output any more; nothing is printed from then on.
+    Use as a context manager and pass :meth:`report` to a session. When nobody reads the output any more, nothing is printed
+    from then on; :meth:`when_unread` says what else is to happen.
     """
 
     def __init__(self, console: Console, steps: int, metric: str) -> None:
         self.console, self.metric = console, metric
-        self.unread: Callable[[], None] = lambda: None
+        self._unread: Callable[[], None] = lambda: None
         self._read = True
         self.latest: dict[str, float] = {}
         self._bar = Progress(
@@ -59,6 +57,12 @@ class TrainingProgress:
     def say(self, message: str) -> None:
         self._show(lambda: self.console.print(cell(message)))
 
+    def when_unread(self, call: Callable[[], None]) -> None:
+        """What to call, once, when nobody reads the output any more; at once where that is so already."""
+        self._unread = call
+        if not self._read:
+            call()
+
     def _show(self, show: Callable[[], None]) -> None:
         if not self._read:
             return
@@ -66,7 +70,7 @@ class TrainingProgress:
             show()
         except OSError:
             self._read = False
-            self.unread()
+            self._unread()
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Receives metrics after ``step`` steps; evaluations are printed, the rest feeds the bar."""
