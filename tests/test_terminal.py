@@ -142,3 +142,14 @@ def test_a_path_that_is_not_utf_8_works_from_init_to_report(here: Path) -> None:
     assert call("report", folder).exit_code == call("impute", folder).exit_code == 0
     done = call("run", f"{name}.yaml", "--out", name, *SHORT)
     assert done.exit_code == 2 and "choose another folder" in done.stderr
+
+
+def test_a_figure_takes_no_name_for_mathematics(here: Path) -> None:
+    from metaimpute.reporting.figures import WATCHED
+
+    from .reporting.made import made
+
+    made(here / "r", problem="l2i", source="$\\foo$ & <b>", metrics=dict.fromkeys(WATCHED, lambda step: 1.0 / step))
+    done = call("report", "r", "--out", "figures")
+    assert done.exit_code == 0 and (here / "figures" / "label_updates_r.png").exists(), done.output
+    assert "$\\foo$ &amp; &lt;b&gt;" in (here / "figures" / "report.html").read_text()
