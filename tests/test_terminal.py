@@ -94,6 +94,19 @@ def test_a_table_may_have_any_name(name: str, here: Path) -> None:
     )
 
 
+def test_a_file_named_like_an_option_is_told_how_to_be_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_data.make_own_table(here).rename(here / "-x.csv")
+    words = ["init", "table", "-x.csv"]
+    monkeypatch.setattr(sys, "argv", ["metaimpute", *words])
+    done = call(*words)
+    assert (
+        done.exit_code == 2
+        and "No such option" in done.stderr
+        and "for the file of that name write ./-x.csv" in done.stderr
+    )
+    assert call("init", "table", "./-x.csv").exit_code == 0
+
+
 def test_words_in_the_data_stay_words(here: Path) -> None:
     """Classes, ids, columns and a title full of markup and escape sequences, from init to predict."""
     rng, classes = random.Random(0), ["[/x]", "[red]r1", "\x1b[31mred", "a\nb"]

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from ..terminal import argument, spelled
 from .output import echo, end_unread, prepare_streams, silence, unread
 
 INTERNAL, USAGE, MISSING, DIVERGED, INTERRUPTED = 1, 2, 3, 4, 130
@@ -129,10 +130,15 @@ class Plain(click.Group):
 
 @contextlib.contextmanager
 def _spelled() -> Iterator[None]:
-    from ..terminal import spelled
-
     try:
         yield
     except click.ClickException as error:
-        error.message = spelled(error.message)  # type: ignore[misc]
+        hint = _named_like_an_option() if isinstance(error, click.NoSuchOption) else ""
+        error.message = spelled(error.message + hint)  # type: ignore[misc]
         raise
+
+
+def _named_like_an_option() -> str:
+    """What to write for a file whose name begins with a dash, where the call has one."""
+    found = [word for word in sys.argv[1:] if word.startswith("-") and os.path.lexists(word)]
+    return f"; for the file of that name write {argument(found[0])}" if found else ""
