@@ -57,6 +57,7 @@ def png_header(width: int, height: int) -> bytes:
         (100, 9_000, 4096, "would be more than 90,000,000 with a shorter side of 4096"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Image size")
 def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(
     width: int, height: int, side: int, message: str, tmp_path: Path
 ) -> None:
