@@ -50,7 +50,7 @@ setup(
         "scikit-learn>=1.4",
         "pandas>=2",
         "skops>=0.11",
-        "pillow>=10",
+        "pillow>=10.1",
         "tensorboard>=2.15",
         "huggingface-hub>=0.27",
         "safetensors>=0.4.5",

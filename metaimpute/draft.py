@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -19,12 +18,13 @@ from .shipped import shipped_recipes
 from .tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
 from .tasks.doubts import Doubt
 from .tasks.files import missing_file
-from .tasks.image_files import images_in
+from .tasks.image_listing import images_in
 from .tasks.looks import Facts, look_at_table, look_at_text
 from .tasks.outputs import Classes
 from .tasks.own_data import OwnData, shortened
 from .tasks.own_images import pixel_sides
-from .yaml_source import RecipeError, Source, override, parse
+from .terminal import spelled
+from .yaml_source import RecipeError, Source, flow, override, parse
 
 SMALLEST, LARGEST = 16, 64  # sides of the network's input that a CPU trains in minutes
 FOR_VALUES = "{name: mean_teacher, weight: 1, ramp: 0.4}"
@@ -57,6 +57,8 @@ def draft(
         folder = "give the path of a folder with labelled/CLASS/ and unlabelled/"
         raise MissingData(missing_file(str(path), folder) if kind == "images" else missing_file(str(path)))
     said: list[str] = []
+    if kind != "images" and not path.is_file():
+        raise TaskError(f"{path} is no regular file; give the path of a CSV or Parquet file")
     if kind == "images":
         if missing:
             raise RecipeError("--missing is for text and tables; images without label are in unlabelled/")
@@ -145,10 +147,10 @@ def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> st
         "train.batch": min(known["batch"], max(len(data.labelled), 2)),
         "train.unlabelled_batch": min(known["unlabelled_batch"], max(len(data.unlabelled), 2)),
     }
-    values["about"] = f'{{title: "{path.stem}"}}'
+    values["about"] = f"{{title: {flow(path.stem)}}}"
     template = with_lines(template, [key for key in values if key.startswith("task.")])
     found = f"{len(data.labelled):,} labels, {len(data.unlabelled):,} without, {len(data.test):,} for the test"
-    head = f"# {path}, as metaimpute init found it: {found}.\n"
+    head = f"# {spelled(path)}, as metaimpute init found it: {found}.\n"
     return head + filled(template[template.index("about:") :], values)
 
 
@@ -177,7 +179,7 @@ def filled(template: str, values: Mapping[str, Any]) -> str:
         section = section if indent else key
         place = f"{section}.{key}" if indent else key
         if place in values and old:
-            new = json.dumps(values[place], ensure_ascii=False) if indent else values[place]
+            new = flow(values[place]) if indent else values[place]
             room = max(len(old) + len(comment or "") - len((comment or "").lstrip()) - len(new), 1)
             line = f"{indent}{key}:{gap}{new}" + (" " * room + comment.lstrip() if comment else "")
         lines.append(line)

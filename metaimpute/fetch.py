@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import models
+from .models.text import BERT, BERT_REVISION
 from .tasks.aflw import AFLW, find_aflw
 from .tasks.base import Missing, MissingData, Task
 from .tasks.cifar import Cifar10, Cifar100
@@ -17,6 +18,8 @@ from .tasks.imdb import find_imdb
 from .tasks.locate import cache_folder
 from .tasks.mtfl import MTFL, find_mtfl
 from .tasks.snippets import fetch_snippets, find_snippets
+
+IMDB_REVISION = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"  # a commit: the reviews of today are those of yesterday
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ def _get_imdb() -> Path:
 
     target = cache_folder() / "imdb"
     by_hand = f"or unpack aclImdb_v1.tar.gz so that {cache_folder() / 'aclImdb'} (or METAIMPUTE_DATA/aclImdb) exists"
-    parts = _download("IMDb reviews", lambda: datasets.load_dataset("stanfordnlp/imdb"), by_hand)
+    parts = _download(
+        "IMDb reviews", lambda: datasets.load_dataset("stanfordnlp/imdb", revision=IMDB_REVISION), by_hand
+    )
     parts.save_to_disk(str(target))
     return target
 
@@ -69,7 +74,9 @@ def _get_bert() -> Any:
     wanted = ["config.json", "model.safetensors", "vocab.txt", "tokenizer*.json"]
     by_hand = f"or put config.json, model.safetensors and vocab.txt in {cache_folder() / 'bert-base-uncased'}"
     return _download(
-        "BERT-base weights", lambda: snapshot_download("google-bert/bert-base-uncased", allow_patterns=wanted), by_hand
+        "BERT-base weights",
+        lambda: snapshot_download(BERT, revision=BERT_REVISION, allow_patterns=wanted),
+        by_hand,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from .engine.registry import nearest
+from .terminal import spelled
 
 Path_ = tuple[str, ...]
 KIND = "a recipe is a mapping with the keys task, model, method, problem, train"
@@ -23,9 +24,22 @@ class RecipeError(ValueError):
 
 def one_line(text: str, longest: int = 480) -> str:
     """A text fit for one line of a terminal: control characters spelled out, the middle of a long one left out."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    line = spelled(" ".join(text.split()))
     half = longest // 2
     return line if len(line) <= longest else f"{line[:half]} ... {line[-half:]}"
+
+
+def flow(value: Any) -> str:
+    """A value on one line of YAML, that reads back as itself: texts in double quotes, whatever is in them."""
+    text = yaml.dump(value, Dumper=_Flow, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
+    return spelled(text.removesuffix("\n").removesuffix("\n..."))  # its escapes are YAML's too
+
+
+class _Flow(yaml.SafeDumper):
+    pass
+
+
+_Flow.add_representer(str, lambda dumper, text: dumper.represent_scalar(TEXT, text, style='"'))
 
 
 @dataclass

@@ -202,6 +202,7 @@ def test_a_study_is_made_of_ordinary_runs(here: Path) -> None:
         "table.csv",
         "table.md",
         "table.tex",
+        "run.lock",
     }
     kept = json.loads((here / "o/study.json").read_text())
     for one in kept["systems"]:

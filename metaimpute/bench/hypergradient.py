@@ -23,6 +23,7 @@ from ..engine import (
     parse_memory,
     unroll,
 )
+from ..terminal import cell
 from .measure import flops, machine, paired_times, peak_bytes, ratio
 from .peers import PEERS, installed
 from .problems import WeightedExamples, build
@@ -183,7 +184,7 @@ def table(result: dict[str, Any]) -> Table:
         f"{result['model']}, {result['parameters']:,} parameters, batch {result['batch']}, {result['optimizer']}: cost in "
         "units of k plain steps, accuracy against the float64 exact gradient"
     )
-    view = Table(title=title, title_justify="left")
+    view = Table(title=cell(title), title_justify="left")
     view.add_column("k", justify="right")
     view.add_column("system")
     for column in ("wall", "range", "FLOPs", "peak MiB", "x plain", "rel. error", "cosine"):
@@ -191,7 +192,7 @@ def table(result: dict[str, Any]) -> Table:
     last = None
     for row in sorted(result["rows"], key=lambda r: (r["steps"], r["wall"])):
         view.add_row(
-            str(row["steps"]) if row["steps"] != last else "", row["system"], f"{row['wall']:.2f}",
+            str(row["steps"]) if row["steps"] != last else "", cell(row["system"]), f"{row['wall']:.2f}",
             f"{row['wall_low']:.2f}-{row['wall_high']:.2f}", *_counted(row), f"{row['error']:.1e}", f"{row['cosine']:+.4f}",
             end_section=False,
         )  # fmt: skip

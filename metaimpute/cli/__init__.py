@@ -6,6 +6,7 @@ import click
 
 from .. import __version__
 from .bench import bench
+from .errors import Plain
 from .init import init
 from .lists import data, list_
 from .predict import impute, predict
@@ -14,7 +15,7 @@ from .run import check, run
 from .study import study
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Plain, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="metaimpute")
 def main() -> None:
     """Learn with few labels by differentiating through training.

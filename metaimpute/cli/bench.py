@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from .errors import plain_errors
+from .output import echo, screen
 
 
 @click.group()
@@ -79,7 +80,6 @@ def hypergradient(model: str, shape: tuple[int, ...] | None, steps: tuple[int, .
     """Cost and accuracy of hypergradient estimators on a model."""
     with plain_errors():
         import torch
-        from rich.console import Console
 
         from ..bench import hypergradient as work
         from ..bench.peers import PEERS
@@ -100,11 +100,11 @@ def hypergradient(model: str, shape: tuple[int, ...] | None, steps: tuple[int, .
             )
         except (BenchError, ValueError) as error:
             raise click.UsageError(str(error)) from None
-        Console(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
         _finish(result, out)
         if picture is not None:
             work.plot(result, picture)
-            click.echo(f"wrote {picture}")
+            echo(f"wrote {picture}")
 
 
 @bench.command()
@@ -124,7 +124,6 @@ def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, out: 
     """Cost of one training step of WRN-16-2 against the limit of counting passes."""
     with plain_errors():
         import torch
-        from rich.console import Console
 
         from ..bench import step as work
 
@@ -136,7 +135,7 @@ def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, out: 
             pairs.append((name, int(mu or 1)))
         torch.set_num_threads(threads)
         result = work.sweep(pairs, batch=batch, repeats=repeats, say=_say)
-        Console(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
         _finish(result, out)
 
 
@@ -151,8 +150,6 @@ def operators(samples: int, only: str, out: Path | None) -> None:
     """
     with plain_errors():
         import torch
-        from rich.console import Console
-
         from ..bench import operators as work
         from ..bench.problems import BenchError
 
@@ -162,18 +159,18 @@ def operators(samples: int, only: str, out: Path | None) -> None:
             result = work.sweep(samples, only, _say)
         except BenchError as error:
             raise click.UsageError(str(error)) from None
-        Console(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
         _finish(result, out)
 
 
 def _say(message: str) -> None:
-    click.echo(message, err=True)
+    echo(message, err=True)
 
 
 def _finish(result: dict[str, Any], out: Path | None) -> None:
     for row in result.get("skipped", []):
-        click.echo(f"skipped {row['system']} at k = {row['steps']}: {row['why']}")
+        echo(f"skipped {row['system']} at k = {row['steps']}: {row['why']}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
-        click.echo(f"wrote {out}")
+        echo(f"wrote {out}")

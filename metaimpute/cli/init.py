@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
 import click
 
 from .errors import plain_errors
+from .output import echo, screen
 
 KINDS = ("images", "text", "table")
 
@@ -43,11 +43,12 @@ def init(
     text, table: a CSV or Parquet file whose label column is blank where a row has no label
     """
     with plain_errors():
-        from rich.console import Console
         from rich.table import Table
 
         from ..draft import draft
         from ..engine.registry import UnknownName, describe_choices
+        from ..terminal import argument, cell
+        from ..training.files import write_text
         from ..yaml_source import RecipeError
 
         if kind not in KINDS:
@@ -56,15 +57,14 @@ def init(
         if target.exists() and not force:
             raise RecipeError(f"{target} exists already; write over it with --force, or choose another --out")
         found = draft(kind, path, label, missing, sets)
-        console = Console(soft_wrap=not sys.stdout.isatty())
+        console = screen(soft_wrap=not sys.stdout.isatty())
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         for what, value in found.facts:
-            table.add_row(what, value)
-        console.print(table, markup=False)
+            table.add_row(what, cell(value))
+        console.print(table)
         for warning in found.warnings:
-            click.echo(f"warning: {warning}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(found.text, encoding="utf-8")
-        click.echo(f"wrote {target}; next: metaimpute run {shlex.quote(str(target))}")
+            echo(f"warning: {warning}")
+        write_text(target, found.text)
+        echo(f"wrote {target}; next: metaimpute run {argument(target)}")

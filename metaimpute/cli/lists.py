@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..terminal import cell
 from .errors import plain_errors
 from .options import imports
+from .output import echo, screen
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 
 SYSTEMS = ("SL", "Pi model", "PL", "MixUp", "VAT", "MT", "MM", "FM", "UDA")  # as the paper's tables list them
@@ -46,6 +50,12 @@ def recipe_rows(about: list[tuple[Path, Any]]) -> list[tuple[str, str, str, str,
     return [row for _, row in sorted(found, key=lambda pair: pair[0])]
 
 
+def _lines(parts: Iterable[str]) -> Text:
+    from rich.text import Text
+
+    return Text("\n").join(map(cell, parts))
+
+
 def recipe_table(about: list[tuple[Path, Any]], width: int) -> Table:
     """The rows as a table: five columns, or in a narrow terminal three, with what does not fit on lines of its own."""
     from rich.table import Table
@@ -58,9 +68,9 @@ def recipe_table(about: list[tuple[Path, Any]], width: int) -> Table:
         table.add_column(column, overflow="fold", no_wrap=column.startswith("recipe"))  # a path stays whole
     for number, system, data, path, sets in recipe_rows(about):
         if narrow:
-            table.add_row(number, "\n".join(filter(None, (system, data))), "\n".join((path, *sets)))
+            table.add_row(number, _lines(filter(None, (system, data))), _lines((path, *sets)))
         else:
-            table.add_row(number, system, data, path, " ".join(sets))
+            table.add_row(*map(cell, (number, system, data, path, " ".join(sets))))
     return table
 
 
@@ -77,7 +87,6 @@ def list_(kind: str) -> None:
 
         if kind not in KINDS:
             raise UnknownName(f"unknown kind '{kind}'; {describe_choices(kind, list(KINDS))}")
-        from rich.console import Console
         from rich.table import Table
 
         from .. import engine
@@ -88,8 +97,8 @@ def list_(kind: str) -> None:
         from ..tasks import tasks
 
         for line in load_installed():
-            click.echo(line, err=True)
-        console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+            echo(line, err=True)
+        console = screen(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
         table = Table(box=None, pad_edge=False)
         if kind == "recipes":
             from ..recipes import about_recipes
@@ -103,7 +112,7 @@ def list_(kind: str) -> None:
             table.add_column("name")
             table.add_column("what it is", overflow="fold")
             for name in registry:
-                table.add_row(name, registry.summary(name))
+                table.add_row(cell(name), cell(registry.summary(name)))
         console.print(table)
 
 
@@ -120,7 +129,7 @@ def status() -> None:
 
         for name, source in SOURCES.items():
             found = source.find()
-            click.echo(f"{name}: {found if found else f'not here; {source.how(name)}'}")
+            echo(f"{name}: {found if found else f'not here; {source.how(name)}'}")
 
 
 @data.command()
@@ -134,4 +143,4 @@ def get(name: str) -> None:
 
         if name not in SOURCES:
             raise RecipeError(f"unknown data '{name}'; {describe_choices(name, list(SOURCES))}")
-        click.echo(f"{name}: {SOURCES[name].find() or SOURCES[name].get()}")
+        echo(f"{name}: {SOURCES[name].find() or SOURCES[name].get()}")

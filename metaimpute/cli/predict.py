@@ -10,6 +10,7 @@ import click
 
 from .errors import plain_errors
 from .options import imports
+from .output import echo, screen
 
 if TYPE_CHECKING:
     from ..inference import Predictions, Predictor
@@ -64,7 +65,7 @@ def predict(
         predictor = load(run, device)
         found = predictor.predict(inputs)
         for line in predictor.task.read_warnings:
-            click.echo(f"warning: {line}")
+            echo(f"warning: {line}")
         _finish(found, predictor, out, min_confidence, truth)
 
 
@@ -72,40 +73,42 @@ def _finish(
     found: Predictions, predictor: Predictor, out: Path | None, least: float | None, truth: Path | None
 ) -> None:
     """Writes or prints the labels, and says what there is to say about them."""
-    from rich.console import Console
     from rich.table import Table
 
     from ..inference.predictions import first_few
+    from ..terminal import cell
 
     kept = found if least is None else found.at_least(least)
-    console = Console(soft_wrap=True)
+    console = screen(soft_wrap=True)
     if out is None:
-        table = Table(*kept.header)
+        table = Table()
+        for name in kept.header:
+            table.add_column(cell(name))
         for row in kept.rows()[:SHOWN]:
-            table.add_row(*map(str, row))
+            table.add_row(*map(cell, row))
         console.print(table)
         if len(kept) > SHOWN:
-            click.echo(f"and {len(kept) - SHOWN:,} more; --out FILE writes all")
+            echo(f"and {len(kept) - SHOWN:,} more; --out FILE writes all")
     else:
         kept.write(out)
-        click.echo(f"wrote {len(kept):,} labels to {out}")
+        echo(f"wrote {len(kept):,} labels to {out}")
     if least is not None:
-        click.echo(f"left out {len(found) - len(kept):,} of {len(found):,} below confidence {least:g}")
+        echo(f"left out {len(found) - len(kept):,} of {len(found):,} below confidence {least:g}")
     if kept.probabilities is not None and len(kept):
         counts = [f"{name} {count:,}" for name, count in kept.counts().items()]
         shown = ", ".join(counts[:SHOWN]) + (f" and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else "")
-        click.echo(f"labels: {shown}; mean confidence {float(kept.probabilities.max(-1).values.mean()):.2f}")
+        echo(f"labels: {shown}; mean confidence {float(kept.probabilities.max(-1).values.mean()):.2f}")
     if kept.values is not None and len(kept):
         for line in _ranges(kept):
-            click.echo(line)
+            echo(line)
     if truth is not None:
         error, known = kept.against(truth, predictor.task.output)
         unit = "%" if kept.probabilities is not None else " (root mean squared)"
-        click.echo(f"error against {truth}: {error:.2f}{unit} of {known:,} labels")
+        echo(f"error against {truth}: {error:.2f}{unit} of {known:,} labels")
         strangers = kept.strangers(truth)
         if strangers:
             names = first_few(dict.fromkeys(strangers))
-            click.echo(f"{len(strangers):,} of {known:,} true labels are no class of this network: {names}")
+            echo(f"{len(strangers):,} of {known:,} true labels are no class of this network: {names}")
 
 
 def _ranges(found: Predictions) -> list[str]:

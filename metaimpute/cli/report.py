@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import plain_errors
+from .output import echo, screen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
             _figures(out, found, systems, set(runs))
             out = out / "report.html"
         write_text(out, page(found, left_out))
-        click.echo(f"wrote {out}")
+        echo(f"wrote {out}")
 
 
 @click.command()
@@ -63,30 +64,28 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
     with plain_errors():
         from ..reporting.comparison import comparison_tables
 
-        found, _ = _read(runs)
+        found, _ = _read(runs, metrics=False)
         console = _console()
         for table in comparison_tables(found, against):
             console.print(table)
 
 
-def _read(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def _read(folders: Sequence[Path], metrics: bool = True) -> tuple[list[Run], list[str]]:
     """Finished runs in their order, and why others are left out, which is also said."""
     from ..reporting.runs import read_runs
 
     found, left_out = [], []
     for folder in folders:
-        inside, reasons = read_runs(folder)
+        inside, reasons = read_runs(folder, metrics)
         found += inside
         left_out += reasons
     for reason in left_out:
-        click.echo(f"skipped: {reason}")
+        echo(f"skipped: {reason}")
     return found, left_out
 
 
 def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 200)
+    return screen(width=None if sys.stdout.isatty() else 200)
 
 
 def _figures(folder: Path, runs: Sequence[Run], systems: Sequence[Sequence[Run]], named: set[Path]) -> None:
@@ -99,14 +98,14 @@ def _figures(folder: Path, runs: Sequence[Run], systems: Sequence[Sequence[Run]]
             path = folder / f"label_updates_{run.folder.resolve().name}.png"
             try:
                 label_updates(run, path)
-                click.echo(f"wrote {path}")
+                echo(f"wrote {path}")
             except NoFigure as reason:
                 if run.folder in named:
-                    click.echo(f"no Fig. 2: {reason}")
+                    echo(f"no Fig. 2: {reason}")
     on_faces = [seeds[0] for seeds in systems if "landmark" in seeds[0].result["metric"]][:4]
     if on_faces:
         try:
             faces(on_faces, folder / "faces.png")
-            click.echo(f"wrote {folder / 'faces.png'}")
+            echo(f"wrote {folder / 'faces.png'}")
         except NoFigure as reason:
-            click.echo(f"no Fig. 3: {reason}")
+            echo(f"no Fig. 3: {reason}")

@@ -10,6 +10,7 @@ import click
 
 from .errors import MISSING, USAGE, fail, plain_errors
 from .options import imports
+from .output import echo, screen
 
 if TYPE_CHECKING:
     from ..profiles import Concrete
@@ -35,16 +36,15 @@ def run(
 ) -> None:
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors():
-        from rich.console import Console
-
         from ..profiles import choose
         from ..reporting.console import TrainingProgress, result_table
         from ..shipped import locate
+        from ..terminal import argument, cell, spelled
         from ..training.begun import Begun, read_begun, recipe_of
         from ..training.session import Session
         from ..yaml_source import RecipeError
 
-        console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+        console = screen(soft_wrap=not sys.stdout.isatty())
         if resume is not None:
             if recipe is not None or sets or seed is not None or out is not None or profile != "auto":
                 raise RecipeError(
@@ -57,18 +57,23 @@ def run(
             recipe = locate(recipe)
             chosen, why = choose(recipe, profile, sets, seed)
             begun = Begun(str(recipe), cast("Concrete", chosen.profile), why)
-            folder = out or _free_folder(Path("runs") / f"{recipe.stem}-{chosen.problem.name}-seed{chosen.train.seed}")
+            folder = out or _free_folder(
+                Path("runs") / f"{spelled(recipe.stem)}-{chosen.problem.name}-seed{chosen.train.seed}"
+            )
             if out is not None and (out / "recipe.resolved.yaml").exists():
-                raise RecipeError(f"{out} already holds a run; continue it with --resume {out} or choose another --out")
-        console.print(f"profile {chosen.profile}: {why}", markup=False, highlight=False)
+                raise RecipeError(
+                    f"{out} already holds a run; continue it with --resume {argument(out)} or choose another --out"
+                )
+        console.print(cell(f"profile {chosen.profile}: {why}"))
         with TrainingProgress(console, chosen.train.steps, chosen.task.output.metric) as progress:
             session = Session(chosen, folder, why=why, begun=begun, say=progress.say, report=progress.report)
+            progress.when_unread(session.stop)
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is not None:
                 session.resume()
             result = session.run()
         console.print(result_table([[result]]))
-        console.print(f"wrote {folder / 'result.json'}", markup=False, highlight=False)
+        console.print(cell(f"wrote {folder / 'result.json'}"))
 
 
 def _free_folder(wanted: Path) -> Path:
@@ -118,15 +123,15 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...], gradients: bool) -> 
                 built = built if missing else recipe
                 absent |= {m.what: m for m in missing}
                 without = f"; missing: {', '.join(m.what for m in missing)}" if missing else ""
-                click.echo(f"{path} [{profile}]: valid{without}")
+                echo(f"{path} [{profile}]: valid{without}")
                 for line in () if missing else recipe.warnings():
-                    click.echo(f"{path} [{profile}]: warning: {line}")
+                    echo(f"{path} [{profile}]: warning: {line}")
             if not runnable:
                 unrunnable.append(str(path))
             if gradients and built is not None:
                 wrong += _check_gradients(path, built)
         for one in absent.values():
-            click.echo(f"missing: {one}")
+            echo(f"missing: {one}")
         if wrong:
             fail(USAGE, f"not the gradient of the bilevel map: {'; '.join(wrong)}")
         if unrunnable:
@@ -138,9 +143,9 @@ def _check_gradients(path: Path, recipe: Recipe) -> list[str]:
     from ..testing import check_recipe
 
     if recipe.problem.learns == "nothing":
-        click.echo(f"{path} [{recipe.profile}]: problem '{recipe.problem.name}' takes no hypergradient")
+        echo(f"{path} [{recipe.profile}]: problem '{recipe.problem.name}' takes no hypergradient")
         return []
     report = check_recipe(recipe, raise_exception=False)
     for line in str(report).splitlines():
-        click.echo(f"{path} [{recipe.profile}]: {line}")
+        echo(f"{path} [{recipe.profile}]: {line}")
     return [f"{path}: {term.estimator}, {term.name} ({term.verdict})" for term in report.failures]

@@ -14,6 +14,7 @@ import click
 
 from .errors import DIVERGED, INTERNAL, INTERRUPTED, fail, plain_errors
 from .options import imports
+from .output import echo, screen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,27 +50,28 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     metric: test_median                            or test_last, validation_last
     """
     with plain_errors():
-        from rich.console import Console
-
         from ..study.plan import read_study
         from ..study.progress import prepare
         from ..tasks import MissingData
+        from ..training.files import locked
 
         found = read_study(study)
         folder = out or Path("runs") / study.stem
-        console = Console(width=None if sys.stdout.isatty() else 200)
-        click.echo(f"profile {found.profile}: {found.why}")
+        console = screen(width=None if sys.stdout.isatty() else 200)
+        echo(f"profile {found.profile}: {found.why}")
         for warning in found.warnings:
-            click.echo(f"warning: {warning}")
+            echo(f"warning: {warning}")
         if missing := found.missing():
             raise MissingData(missing)
         progress = prepare(found, folder, jobs, threads)
         count = f"{len(found.rows)} systems x {len(found.seeds)} seeds = {len(progress.jobs)} runs in {folder}"
-        click.echo(f"{count}; {progress.count('finished')} finished, {len(progress.waiting)} to run")
+        echo(f"{count}; {progress.count('finished')} finished, {len(progress.waiting)} to run")
         if check_only:
             return
-        stopped = _carry_out(found, progress, jobs, console)
-        _write(found, progress, folder, console)
+        with locked(folder, "runs a study"):
+            progress = prepare(found, folder, jobs, threads)  # as another study has left it meanwhile
+            stopped = _carry_out(found, progress, jobs, console)
+            _write(found, progress, folder, console)
     if stopped:
         ended = progress.count("finished", "diverged", "failed")
         fail(INTERRUPTED, f"stopped with {ended} of {len(progress.jobs)} runs over; the same command goes on")
@@ -86,6 +88,7 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
 
     from ..study.progress import carry_out
     from ..study.runs import Job, Outcome
+    from ..terminal import cell
 
     columns = (TextColumn("runs"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -97,8 +100,11 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
             value = outcome.result.get(found.metric)
             shown = "-" if value is None else f"{value:.2f}"
             said = f"{outcome.result['metric']} {shown} ({outcome.result['training_seconds']:.0f} s)"
-        console.print(f"seed {job.seed}, {job.row}: {said}", markup=False, highlight=False, soft_wrap=True)
-        bar.advance(task)
+        try:
+            console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True)
+            bar.advance(task)
+        except OSError:  # nobody reads any more: the runs under way stop with a checkpoint
+            raise KeyboardInterrupt from None
 
     try:
         with bar, _terminated_like_interrupted():
@@ -113,11 +119,16 @@ def _terminated_like_interrupted() -> Iterator[None]:
     def ask(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, ask)
+    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, ask)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
 
 
 def _write(found: Study, progress: Progress, folder: Path, console: Console) -> None:
@@ -125,6 +136,6 @@ def _write(found: Study, progress: Progress, folder: Path, console: Console) -> 
     from ..study.tables import console_table, summarize, title
 
     lines = summarize(found, progress.outcomes)
-    console.print(console_table(found, lines, title(found, progress.outcomes)))
     written = write_study(found, progress.outcomes, lines, folder)
-    click.echo(f"wrote {', '.join(map(str, written))}")
+    console.print(console_table(found, lines, title(found, progress.outcomes)))
+    echo(f"wrote {', '.join(map(str, written))}")

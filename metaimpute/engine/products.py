@@ -49,8 +49,8 @@ def _dual(tree: Tree, direction: Tree, *, requires_grad: bool) -> tuple[Tree, Tr
 
 
 def solid(tangent: Tensor) -> Tensor:
-    """The tangent as an ordinary tensor: torch keeps one that is zero throughout without storage."""
-    return tangent.clone() if tangent._is_zerotensor() else tangent
+    """The tangent with storage of its own: torch keeps one that is zero throughout, or repeats itself, without."""
+    return tangent.clone() if tangent._is_zerotensor() or 0 in tangent.stride() else tangent
 
 
 def _tangents(slopes: Tree, values: Tree) -> Tree:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ class Predictions:
         if kind not in (".csv", ".parquet"):
             raise TaskError(f"{path}: labels are written as .csv or .parquet")
         if kind == ".csv":
-            with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+            with replacing(path) as partial, _csv_file(partial) as stream:
                 csv.writer(stream).writerows([self.header, *self.rows()])
             return
         import pandas
@@ -156,6 +156,10 @@ class Predictions:
         if not known:
             raise TaskError(f"{path} names none of these rows; their ids look like '{(self.ids or [''])[0]}'")
         return known
+
+
+def _csv_file(path: Path) -> IO[str]:
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def first_few(names: Iterable[str]) -> str:

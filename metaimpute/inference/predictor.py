@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 
 from ..engine import derive_seed, fixed_rng
 from ..recipes import Recipe
-from ..tasks.base import MissingData, Pool, Task
-from ..tasks.outputs import Classes
+from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
+from ..tasks.outputs import Classes, Standardized
+from ..terminal import argument
 from ..training.assemble import INIT
 from ..training.begun import recipe_of
 from ..training.environment import pick_device
-from ..training.export import WEIGHTS
+from ..training.export import WEIGHTS, digest
 from ..training.outcome import class_names, predictions
+from ..training.stored import DamagedFile, read_result
+from ..yaml_source import one_line
 from .predictions import Predictions, in_units
 
 VIEWS = 8
@@ -87,6 +91,46 @@ class Predictor:
         return self.label(examples, ids)
 
 
+def _restore(task: Task, folder: Path) -> None:
+    """Puts back what a task has learnt.
+
+    Raises:
+        TaskError: when that is not there, or is not what a task of this kind learns.
+    """
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe is to wait for ever
+            raise TaskError(f"{path} is no regular file")
+    try:
+        task.restore(folder)
+        task.learnt()
+        names, size = task.label_names, task.output.size
+        known = names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))
+        if not known or (names is not None and len(names) != size) or min(task.input_shape, default=1) < 1:
+            raise ValueError("names that fit no network")
+        if isinstance(task.output, Standardized):
+            numbers = (*task.output.mean, *task.output.std)
+            if not all(math.isfinite(number) for number in numbers) or len(numbers) not in (0, 2 * size):
+                raise ValueError("a scale that is none")
+    except TaskError:
+        raise
+    except Exception as error:  # what lies there may be of any shape, and each task reads it in its own way
+        reason = f"{type(error).__name__}: {error}"
+        raise TaskError(f"{folder / LEARNT} or what lies beside it cannot be read ({one_line(reason, 160)})") from None
+
+
+def _require_whole(folder: Path) -> None:
+    """Raises:
+    NotExported: when the weights are not those that the run's result was measured with, as far as that is told."""
+    try:
+        known = read_result(folder).get("weights_sha256")
+    except (OSError, DamagedFile):
+        return  # a prediction needs no result
+    if known is not None and known != digest(folder):
+        raise NotExported(
+            f"{folder / WEIGHTS} has changed since the run wrote it; --resume {argument(folder)} writes it again"
+        )
+
+
 def load(run: str | Path, device: str = "auto") -> Predictor:
     """The network of a finished run, ready to predict: ``metaimpute.load("runs/own_images-l2i-seed0").predict("new/")``.
 
@@ -99,13 +143,15 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
     """
     folder = Path(run)
     recipe = recipe_of(folder)
-    if not (folder / WEIGHTS).exists():
-        raise NotExported(f"{folder} holds no trained network ({WEIGHTS}); finish the run with --resume {folder}")
+    if not (folder / WEIGHTS).is_file():
+        raise NotExported(
+            f"{folder} holds no trained network ({WEIGHTS}); finish the run with --resume {argument(folder)}"
+        )
     missing = recipe.model.missing()
     if missing:
         raise MissingData(missing)
     task, where = recipe.task, pick_device(device)
-    task.restore(folder)
+    _restore(task, folder)
     with fixed_rng(derive_seed(recipe.train.seed, INIT)):  # a frozen part with random weights is drawn as it was
         module = recipe.model.build(task.input_shape, task.output.size)
         task.prepare_inputs = recipe.model.preprocess(where)
@@ -113,5 +159,8 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         load_model(module, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise NotExported(f"{folder / WEIGHTS} cannot be read ({str(error).splitlines()[0]})") from None
+    _require_whole(folder)
+    if not all(bool(torch.isfinite(value).all()) for value in module.state_dict().values()):
+        raise NotExported(f"{folder / WEIGHTS} holds weights that are not finite")
     names = class_names(task.label_names, task.output.size)
     return Predictor(recipe, task, module.to(where).eval(), where, names)

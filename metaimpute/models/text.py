@@ -237,6 +237,10 @@ class TextModel(Model):
         return len(texts)
 
 
+BERT = "google-bert/bert-base-uncased"
+BERT_REVISION = "86b5e0934494bd15c9632b12f734a8a67f723594"  # a commit: the weights of today are those of yesterday
+
+
 @register_model("minilm")
 @dataclass
 class MiniLM(TextModel):
@@ -278,8 +282,9 @@ class BertBase(TextModel):
                 return folder / self.name
         from huggingface_hub import try_to_load_from_cache
 
-        for repository in ("google-bert/bert-base-uncased", "bert-base-uncased"):
-            found = [try_to_load_from_cache(repository, f) for f in ("config.json", "model.safetensors", "vocab.txt")]
+        for repository, revision in ((BERT, BERT_REVISION), (BERT, None), ("bert-base-uncased", None)):
+            files = ("config.json", "model.safetensors", "vocab.txt")
+            found = [try_to_load_from_cache(repository, file, revision=revision) for file in files]
             if all(isinstance(path, str) for path in found):
                 return Path(str(found[0])).parent
         return None

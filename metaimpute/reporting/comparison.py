@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from ..engine.registry import describe_choices
+from ..terminal import cell
 from ..yaml_source import RecipeError
 from .console import spread
 from .runs import Run, by_kind, comparable, errors_by_seed, names_of, titles_of
@@ -36,13 +36,13 @@ def comparison_tables(runs: Sequence[Run], against: str | None = None) -> list[T
 
 
 def _table(title: str, systems: dict[str, list[Run]], base: str) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=cell(title), title_justify="left")
     for column in (*COLUMNS[:3], "mean ± std", *COLUMNS[3:]):
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", overflow="fold")
     first = systems[base]
     for name, seeds in systems.items():
         row = [
-            escape(name),
+            name,
             seeds[0].result["profile"],
             str(len(seeds)),
             spread([r.result["test_last"] for r in seeds]),
@@ -55,6 +55,6 @@ def _table(title: str, systems: dict[str, list[Run]], base: str) -> Table:
         else:
             p = "-" if found.p is None else f"{found.p:.3f}"
             row += [f"{found.mean:+.2f}", found.interval, f"{found.lower} of {len(found.differences)}", p]
-        table.add_row(*row)
-    table.caption = f"differences to {escape(base)} on shared seeds; {FROM_FIVE}"
+        table.add_row(*map(cell, row))
+    table.caption = cell(f"differences to {base} on shared seeds; {FROM_FIVE}")
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -11,7 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..terminal import cell
+
 Result = dict[str, Any]
+TELLING = 2.0  # points between accuracy and balanced accuracy
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
     "mask_rate": ("mask", "{:.0%}"),
@@ -25,11 +29,14 @@ SHOWN = {
 class TrainingProgress:
     """A live bar on a terminal; one line per evaluation elsewhere.
 
-    Use as a context manager and pass :meth:`report` to a session.
+    Use as a context manager and pass :meth:`report` to a session. When nobody reads the output any more, nothing is printed
+    from then on; :meth:`when_unread` says what else is to happen.
     """
 
     def __init__(self, console: Console, steps: int, metric: str) -> None:
         self.console, self.metric = console, metric
+        self._unread: Callable[[], None] = lambda: None
+        self._read = True
         self.latest: dict[str, float] = {}
         self._bar = Progress(
             TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -38,21 +45,37 @@ class TrainingProgress:
         self._task = self._bar.add_task("", total=steps)
 
     def __enter__(self) -> TrainingProgress:
-        self._bar.start()
+        self._show(self._bar.start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):
+            self._bar.stop()
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False, highlight=False)
+        self._show(lambda: self.console.print(cell(message)))
+
+    def when_unread(self, call: Callable[[], None]) -> None:
+        """What to call, once, when nobody reads the output any more; at once where that is so already."""
+        self._unread = call
+        if not self._read:
+            call()
+
+    def _show(self, show: Callable[[], None]) -> None:
+        if not self._read:
+            return
+        try:
+            show()
+        except OSError:
+            self._read = False
+            self._unread()
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Receives metrics after ``step`` steps; evaluations are printed, the rest feeds the bar."""
         self.latest.update(values)
-        self._bar.update(self._task, completed=step, description=self.describe())
+        self._show(lambda: self._bar.update(self._task, completed=step, description=self.describe()))
         found = [
             f"{name.removesuffix('_error')} {value:.2f}" for name, value in values.items() if name.endswith("_error")
         ]
@@ -82,6 +105,12 @@ def title_of(result: Result) -> str | None:
     return f"{result['title']}{changed}{profile}"
 
 
+def uneven(result: Result) -> bool:
+    """Whether classes are so uneven in the test set that its error flatters: the mean over classes tells another story."""
+    balanced, error = result.get("balanced_accuracy"), result["test_last"]
+    return balanced is not None and error is not None and abs(100 - error - balanced) > TELLING
+
+
 def spread(values: Sequence[float | None], form: str = "{:.2f}") -> str:
     """``mean ± standard deviation`` of one value per seed; the value itself of a single one; a dash where one is missing."""
     found = [value for value in values if value is not None]
@@ -102,14 +131,16 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         systems: the results of each system, one per seed; of several the table shows mean and standard deviation.
     """
     firsts = [seeds[0] for seeds in systems]
-    table = Table(title=title_of(firsts[0]) if len(systems) == 1 else None, title_justify="left", show_header=False)
+    title = title_of(firsts[0]) if len(systems) == 1 else None
+    table = Table(title=cell(title) if title else None, title_justify="left", show_header=False)
     table.add_column("")
     for first in firsts:
-        table.add_column(system_name(first), justify="right", overflow="fold")
+        table.add_column(cell(system_name(first)), justify="right", overflow="fold")
 
     def numbers(value: Callable[[Result], float | None], form: str = "{:.2f}") -> list[str]:
         return [spread([value(result) for result in seeds], form) for seeds in systems]
 
+    tested = f"test {firsts[0]['metric']}"
     rows: list[tuple[str, list[str]]] = [
         ("system", [system_name(r) for r in firsts]),
         ("data", [r["source"] for r in firsts]),
@@ -119,7 +150,7 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         ),
         ("model", [r["model"] for r in firsts]),
         ("profile, seed, steps", [f"{s[0]['profile']}, {_seeds(s)}, {s[0]['steps']:,}" for s in systems]),
-        (f"test {firsts[0]['metric']}", [f"[bold]{text}[/bold]" for text in numbers(lambda r: r["test_last"])]),
+        (tested, numbers(lambda r: r["test_last"])),
     ]
     if any(r["test_checkpoints"] > 1 for r in firsts):
         count = max(r["test_checkpoints"] for r in firsts)
@@ -127,12 +158,14 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
     for measure in dict.fromkeys(name for r in firsts for name in r.get("test_measures", {})):
         last = numbers(lambda r, name=measure: r.get("test_measures", {}).get(name, {}).get("last"))  # type: ignore[misc]
         rows.append((f"test {measure.replace('_', ' ')}", last))
-    if any("calibration" in r for r in firsts):
-        ece = numbers(lambda r: 100 * r["calibration"]["ece"] if "calibration" in r else None)
+    if any(uneven(r) for r in firsts):
+        rows.append(("balanced accuracy %", numbers(lambda r: r.get("balanced_accuracy"))))
+    if any(r.get("calibration") for r in firsts):
+        ece = numbers(lambda r: 100 * r["calibration"]["ece"] if r.get("calibration") else None)
         rows.append(("calibration error % (ECE)", ece))
     if any(r["validation_last"] is not None for r in firsts):
         rows.append((f"validation {firsts[0]['metric']}", numbers(lambda r: r["validation_last"])))
     rows.append(("training seconds", numbers(lambda r: r["training_seconds"], "{:.0f}")))
     for name, values in rows:
-        table.add_row(name, *values)
+        table.add_row(cell(name), *(cell(value, "bold" if name == tested else "") for value in values))
     return table

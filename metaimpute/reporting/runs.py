@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from ..specs import CONDUCT
+from ..terminal import argument
 from ..training.begun import recipe_of
 from ..training.checkpoint import latest
+from ..training.logs import METRICS
 from ..training.session import Session
-from ..yaml_source import RecipeError
+from ..training.stored import DamagedFile, read_metrics, read_result
+from ..yaml_source import RecipeError, read
 from .console import system_name
 
+RECIPE = "recipe.resolved.yaml"
 TOLD = 3  # settings in a system's name, at most
 
 
@@ -80,47 +83,56 @@ class Run:
         return session
 
 
-def read_run(folder: Path) -> Run:
-    """Raises:
-    RecipeError: when the folder holds no finished run, saying what is missing."""
-    if not (folder / "recipe.resolved.yaml").exists():
-        raise RecipeError(f"{folder} is not a run directory (no recipe.resolved.yaml)")
+def read_run(folder: Path, metrics: bool = True) -> Run:
+    """A finished run.
+
+    Args:
+        metrics: whether its ``metrics.jsonl`` is asked for; otherwise it may be damaged, or gone.
+
+    Raises:
+        RecipeError: when the folder holds no finished run, saying what is missing. DamagedFile: naming a file of it.
+    """
+    if not (folder / RECIPE).is_file():
+        raise RecipeError(f"{folder} is not a run directory (no {RECIPE})")
     try:
-        result = json.loads((folder / "result.json").read_text())
+        result = read_result(folder)
     except FileNotFoundError:
-        raise RecipeError(f"{folder} is not finished (no result.json); continue it with --resume {folder}") from None
-    except ValueError:
-        raise RecipeError(f"{folder / 'result.json'} is damaged") from None
-    lines = []
-    for number, line in enumerate((folder / "metrics.jsonl").read_text().splitlines(), 1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            raise RecipeError(f"{folder / 'metrics.jsonl'}:{number}: not a line of metrics") from None
+        raise RecipeError(
+            f"{folder} is not finished (no result.json); continue it with --resume {argument(folder)}"
+        ) from None
+    settings = read(folder / RECIPE).data
+    for section, values in settings.items():
+        if not isinstance(values, dict | None):
+            raise DamagedFile(folder / RECIPE, f"{section} holds no keys")
     try:
-        settings = yaml.safe_load((folder / "recipe.resolved.yaml").read_text()) or {}
-    except yaml.YAMLError:
-        raise RecipeError(f"{folder / 'recipe.resolved.yaml'} is damaged") from None
+        lines = read_metrics(folder / METRICS) if metrics else []
+    except FileNotFoundError:
+        raise DamagedFile(folder / METRICS, "it is gone") from None
     return Run(folder, result, lines, settings)
 
 
-def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
+def read_runs(folder: Path, metrics: bool = True) -> tuple[list[Run], list[str]]:
     """The run in a folder, or the finished runs of all run directories in it by name, and why others are left out.
 
     A study's folder holds them one level deeper.
 
+    Args:
+        metrics: whether what was measured in training is asked for too.
+
     Raises:
         RecipeError: when there is no finished run.
     """
-    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/recipe.resolved.yaml"))
-    if (folder / "recipe.resolved.yaml").exists() or not inside:
-        return [read_run(folder)], []
+    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECIPE}"))
+    if (folder / RECIPE).is_file() or not inside:
+        return [read_run(folder, metrics)], []
     found, left_out = [], []
     for path in inside:
         try:
-            found.append(read_run(path))
+            found.append(read_run(path, metrics))
         except RecipeError as reason:
             left_out.append(str(reason))
+        except OSError as reason:
+            left_out.append(f"{path}: {reason.strerror}")
     if not found:
         raise RecipeError(f"no run in {folder} is finished: {'; '.join(left_out)}")
     return found, left_out

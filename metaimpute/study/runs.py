@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from ..profiles import Concrete
 from ..recipes import load
 from ..training.algorithm import Diverged
 from ..training.begun import Begun, recipe_of, write_begun
+from ..training.files import Busy
 from ..training.logs import write_json
 from ..training.session import Interrupted, Session
+from ..training.stored import DamagedFile, read_json, read_result
 from ..yaml_source import RecipeError, one_line
 from .plan import Study, settings_of
 
@@ -82,10 +83,10 @@ def check_folder(job: Job) -> None:
 
 def outcome_of(job: Job) -> Outcome:
     """What a run's folder tells of it."""
-    with suppress(OSError, ValueError):
-        return Outcome("finished", result=json.loads((job.folder / "result.json").read_text()))
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        found = json.loads((job.folder / FAILED).read_text())
+    with suppress(OSError, DamagedFile):  # one that is damaged is written again, from the last checkpoint
+        return Outcome("finished", result=read_result(job.folder))
+    with suppress(OSError, DamagedFile, LookupError, TypeError):
+        found = read_json(job.folder / FAILED)
         if found["status"] in ("diverged", "failed"):
             return Outcome(found["status"], str(found["reason"]))
     return UNFINISHED
@@ -102,6 +103,8 @@ def perform(job: Job) -> Outcome:
         return Outcome("finished", result=session.run())
     except (Interrupted, KeyboardInterrupt):
         return UNFINISHED
+    except Busy as error:  # another process may be about to finish it: nothing is noted in its folder
+        return Outcome("failed", one_line(str(error), 200))
     except Diverged as error:
         return note_failure(job, "diverged", str(error).partition("; ")[0])
     except Exception as error:

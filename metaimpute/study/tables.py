@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape as rich_escape
 from rich.table import Table
+from rich.text import Text
 
 from ..reporting.console import spread
 from ..reporting.runs import comparable
 from ..reporting.statistics import FROM_FIVE, Paired, paired
+from ..terminal import cell
 from .plan import Metric, Study
 from .rows import Row
 from .runs import Outcome
@@ -149,12 +150,12 @@ def notes(lines: Sequence[Line]) -> list[str]:
 
 
 def console_table(study: Study, lines: Sequence[Line], name: str) -> Table:
-    table = Table(title=rich_escape(name), title_justify="left", caption_justify="left")
+    table = Table(title=cell(name), title_justify="left", caption_justify="left")
     for number, column in enumerate(header(study)):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for line in lines:
-        table.add_row(*map(rich_escape, cells(study, line)))
-    table.caption = rich_escape("\n".join(notes(lines)))
+        table.add_row(*map(cell, cells(study, line)))
+    table.caption = Text("\n").join(map(cell, notes(lines)))
     return table
 
 

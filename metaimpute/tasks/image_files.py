@@ -9,75 +9,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
 
 from ..bounds import NonNegative
 from .base import Missing, MissingData, Pool, Task, TaskError, ViewKind
+from .image_listing import LeftOut, class_folders, images_in, name_in, readable
+from .image_reading import decode
 from .image_views import ImageViews
 from .locate import data_folders, find
 from .own_data import shortened
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Field(ge=8, le=4096)]
-SUFFIXES = frozenset((".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff"))
 ANNOTATIONS = "val_annotations.txt"
 
 
-def read_image(path: Path, side: int) -> Tensor:
-    """uint8 ``[3, h, w]``, upright, resized isotropically so that the shorter side has ``side`` pixels.
-
-    Raises:
-        TaskError: naming a file that cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * side, 2 * side))
-            colour = _in_8_bits(_upright(image)).convert("RGB")
-            factor = side / min(colour.size)
-            if factor != 1:
-                size = (max(round(colour.width * factor), side), max(round(colour.height * factor), side))
-                colour = colour.resize(size, Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(colour)).permute(2, 0, 1).contiguous()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise TaskError(f"{path} cannot be read as an image ({error})") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the camera says it was held."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # what a damaged EXIF block raises differs with Pillow; if it is the pixels, convert says so
-        return image
-
-
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Grey images of 16 or 32 bits or of floats, scaled from their own darkest and lightest pixel; others as they are."""
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return image
-    pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = pixels.min(), pixels.max()
-    return Image.fromarray(np.round((pixels - low) * (255 / ((high - low) or 1))).astype(np.uint8))
-
-
 class Decoded:
-    """Images that have been read, kept until they fill a number of bytes."""
+    """Images that have been read, kept until they fill a number of bytes.
+
+    Attributes:
+        transparent: those that white shows through.
+    """
 
     def __init__(self, side: int, limit: float) -> None:
         self.side, self.left = side, limit
         self.images: dict[Path, Tensor] = {}
+        self.transparent: set[Path] = set()
 
     def __call__(self, path: Path) -> Tensor:
         known = self.images.get(path)
         if known is None:
-            known = read_image(path, self.side)
+            known, seen_through = decode(path, self.side)
+            if seen_through:
+                self.transparent.add(path)
             if known.nbytes <= self.left:
                 self.left -= known.nbytes
                 self.images[path] = known
         return known
+
+    def doubts(self, folder: Path) -> tuple[str, ...]:
+        """A line about images that are partly transparent, where there are any."""
+        names = sorted(name_in(folder, path) for path in self.transparent)
+        return (
+            (f"{len(names):,} images are partly transparent, and read on white: {shortened(names)}",) if names else ()
+        )
 
 
 @dataclass(frozen=True)
@@ -127,37 +104,30 @@ def squares(images: Sequence[Tensor], side: int, rng: torch.Generator | None) ->
     return torch.stack(found)
 
 
-def classes_of(folder: Path) -> list[str]:
-    """Names of the class folders in a folder, sorted: a class's number is its place here."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Files in a folder, at any depth, that are images by their suffix, sorted."""
-    files: Iterable[tuple[str, list[str], list[str]]] = os.walk(folder)
-    paths = [Path(where, name) for where, _, names in files for name in names]
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
-
-
-def named_images(path: Path) -> tuple[list[str], list[Path]]:
+def named_images(path: Path, left: LeftOut | None = None) -> tuple[list[str], list[Path]]:
     """An image file, or every image in a folder, with its name: its path relative to the folder.
+
+    Args:
+        left: is told what is left out.
 
     Raises:
         TaskError: when there is none.
     """
     if path.is_file():
-        return [path.name], [path]
-    paths = images_in(path)
+        return [readable(path.name)], [path]
+    paths = images_in(path, left)
     if not paths:
         raise TaskError(f"{path} holds no images")
-    return [str(one.relative_to(path)) for one in paths], paths
+    return [name_in(path, one) for one in paths], paths
 
 
-def list_images(folder: Path, classes: list[str], training: str = "train") -> tuple[list[Path], list[int]]:
+def list_images(
+    folder: Path, classes: list[str], training: str = "train", left: LeftOut | None = None
+) -> tuple[list[Path], list[int]]:
     """Images of one part: a folder per class, or Tiny-ImageNet's list of ``file class ...`` lines beside ``images/``.
 
     Args:
-        training: the folder that the classes were read from, for messages.
+        training: the folder that the classes were read from, for messages. left: is told what is left out.
 
     Raises:
         TaskError: naming what is not as it should be.
@@ -174,11 +144,12 @@ def list_images(folder: Path, classes: list[str], training: str = "train") -> tu
             paths.append(folder / "images" / words[0])
             targets.append(number[words[1]])
     else:
-        unknown = [name for name in classes_of(folder) if name not in number]
+        folders = class_folders(folder, left)
+        unknown = [name for name in folders if name not in number]
         if unknown:
             raise TaskError(f"{folder} holds classes that {training}/ does not have: {', '.join(unknown[:3])}")
         for name, place in number.items():
-            files = images_in(folder / name)
+            files = images_in(folders[name], left) if name in folders else []
             paths += files
             targets += [place] * len(files)
     if not paths:
@@ -248,7 +219,8 @@ class ImageFileTask(Task):
 
         Images that cannot be read are left out with a warning.
         """
-        names, paths = named_images(path)
+        left = LeftOut()
+        names, paths = named_images(path, left)
         read = self.decoded()
         self.read_warnings = []
         if path.is_file():
@@ -259,6 +231,7 @@ class ImageFileTask(Task):
             raise TaskError(f"none of the {len(paths):,} images in {path} can be read")
         if bad:
             self.read_warnings = [f"left out {len(bad):,} images that cannot be read: {shortened(bad)}"]
+        self.read_warnings += [*left.said(readable(path.name) or str(path)), *read.doubts(path)]
         kept = [(name, image) for name, image in zip(names, found, strict=True) if image is not None]
         return [name for name, _ in kept], [image for _, image in kept]
 

@@ -6,13 +6,16 @@ to 72 pixels, 5% of each class labelled, the official validation images as test 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from ..bounds import Natural, Share
 from .base import Pool, TaskData, TaskError, register_task
-from .image_files import FilePool, ImageFileTask, Side, classes_of, list_images
+from .image_files import FilePool, ImageFileTask, Side, list_images
+from .image_listing import LeftOut, classes_of, name_in, readable
 from .outputs import Classes
 from .splits import semi_supervised
 
@@ -29,6 +32,8 @@ class ImageFolder(ImageFileTask):
         size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
         flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
     """
+
+    says_left_out: ClassVar[bool] = True  # of published data it is known what else lies beside the images
 
     labels: Natural = 0
     label_share: Share = 0.05
@@ -64,20 +69,22 @@ class ImageFolder(ImageFileTask):
             raise TaskError(f"folder: {folder / 'train'} holds {len(classes)} classes")
         if not (folder / "val").is_dir():
             raise TaskError(f"folder: {folder} has no folder val/ for the test images")
-        read = self.decoded()
+        read, left = self.decoded(), LeftOut()
         pools = {}
         for part in ("train", "val"):
-            paths, targets = list_images(folder / part, classes)
+            paths, targets = list_images(folder / part, classes, left=left)
             pools[part] = FilePool(paths, torch.tensor(targets), torch.arange(len(paths)), read)
-        return semi_supervised(
+        data = semi_supervised(
             pools["train"], pools["val"], labels=self.labels, label_share=self.label_share, validation=self.validation,
             classes=len(classes), seed=seed, include_labelled=self.unlabelled_includes_labelled,
-            source=f"{folder.name} ({len(classes)} classes, {len(pools['val']):,} test images)",
+            source=f"{readable(folder.name)} ({len(classes)} classes, {len(pools['val']):,} test images)",
         )  # fmt: skip
+        said = left.said(readable(folder.name)) if self.says_left_out else ()
+        return dataclasses.replace(data, warnings=(*data.warnings, *said))
 
     def row_names(self, pool: Pool) -> list[str]:
         """Paths relative to the data folder."""
-        return [str(path.relative_to(self.here())) for path in pool.inputs]
+        return [name_in(self.here(), path) for path in pool.inputs]
 
 
 @register_task("imagenet72")
@@ -89,6 +96,8 @@ class ImageNet72(ImageFolder):
         folder: a name looked for where data is looked for, or a path; full-size ImageNet works and is resized when read.
         labels, label_share, validation, size, flip, cache_gb: as in image_folder.
     """
+
+    says_left_out = False
 
     folder: str = "imagenet-72"
     size: Side = 72
@@ -109,6 +118,8 @@ class TinyImageNet(ImageFolder):
         folder: a name looked for where data is looked for, or a path.
         labels, label_share, validation, size, flip, cache_gb: as in image_folder.
     """
+
+    says_left_out = False
 
     folder: str = "tiny-imagenet-200"
 

@@ -27,6 +27,7 @@ from ..bounds import Natural, NonNegative, Share
 from ..engine.pytree import Tree
 from .base import Pool, Task, TaskData, TaskError, ViewKind
 from .image_files import named_images
+from .image_reading import opened
 from .image_views import square_holes
 from .motion import LabelMotion
 from .outputs import Landmarks
@@ -45,13 +46,10 @@ def read_face(path: Path, window: Window | None) -> tuple[np.ndarray, Window]:
     Raises:
         TaskError: naming a file that cannot be read as an image.
     """
-    try:
-        with Image.open(path) as image:
-            box = window or (0.0, 0.0, float(image.width), float(image.height))
-            grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
-            return np.asarray(grey), box
-    except (OSError, ValueError, SyntaxError) as error:
-        raise TaskError(f"{path} cannot be read as an image ({error})") from None
+    with opened(path) as image:
+        box = window or (0.0, 0.0, float(image.width), float(image.height))
+        grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(grey), box
 
 
 def read_faces(paths: Sequence[Path], points: Tensor, windows: Sequence[Window | None]) -> Pool:

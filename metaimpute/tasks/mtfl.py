@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import torch
-from PIL import Image
 
 from ..bounds import Natural
 from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
+from .image_reading import opened
 from .landmarks import POINTS, LandmarkTask, Window, read_faces
 from .locate import data_folders, find
 
@@ -62,11 +62,8 @@ def window_of(path: Path) -> Window | None:
     Raises:
         TaskError: naming a file that cannot be read as an image.
     """
-    try:
-        with Image.open(path) as image:
-            return WINDOWS.get(image.size)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise TaskError(f"{path} cannot be read as an image ({error})") from None
+    with opened(path) as image:
+        return WINDOWS.get(image.size)
 
 
 @register_task("mtfl")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..bounds import Share
 from .base import TaskError, register_task
-from .image_files import Decoded, FilePool, ImageFileTask, Side, classes_of, images_in, in_threads, list_images
+from .image_files import Decoded, FilePool, ImageFileTask, Side, in_threads, list_images
+from .image_listing import LeftOut, classes_of, images_in, name_in, readable
+from .image_reading import sides_of
 from .own_data import Content, OwnData, shortened
 
 
@@ -21,7 +23,7 @@ from .own_data import Content, OwnData, shortened
 class OwnImages(ImageFileTask, OwnData):
     """One's own images: ``labelled/<class>/``, ``unlabelled/`` and, where there is one, ``test/<class>/`` in a folder.
 
-    Images that cannot be read are left out with a warning.
+    Images that cannot be read are left out with a warning, and so are hidden files, linked folders and files of other kinds.
 
     Args:
         folder: a path, or a name looked for where data is looked for.
@@ -51,28 +53,29 @@ class OwnImages(ImageFileTask, OwnData):
         return classes_of(self.here() / "labelled")
 
     def gather(self) -> Content:
-        folder, classes = self.here(), self.label_names or []
-        paths, targets = list_images(folder / "labelled", classes)
-        bare = images_in(folder / "unlabelled")
+        folder, classes, left = self.here(), self.label_names or [], LeftOut()
+        paths, targets = list_images(folder / "labelled", classes, left=left)
+        bare = images_in(folder / "unlabelled", left)
         if not bare:
             raise TaskError(f"folder: {folder / 'unlabelled'} holds no images")
         paths, targets = [*paths, *bare], [*targets, *[-1] * len(bare)]
         tested, before = None, len(paths)
         if (folder / "test").is_dir():
-            more, known = list_images(folder / "test", classes, "labelled")
+            more, known = list_images(folder / "test", classes, "labelled", left)
             paths, targets = [*paths, *more], [*targets, *known]
         read = self.decoded()
         good = torch.tensor(in_threads(lambda path: _readable(read, path), paths))
-        bad = [str(path.relative_to(folder)) for path, fine in zip(paths, good.tolist(), strict=True) if not fine]
+        bad = [name_in(folder, path) for path, fine in zip(paths, good.tolist(), strict=True) if not fine]
         if len(bad) == len(paths):
             raise TaskError(f"folder: none of the {len(paths):,} images in {folder} can be read")
         if (folder / "test").is_dir():
             tested = torch.arange(int(good[:before].sum()), int(good.sum()))
         kept = [path for path, fine in zip(paths, good.tolist(), strict=True) if fine]
         pool = FilePool(kept, torch.tensor(targets)[good], torch.arange(len(kept)), read)
-        warnings = (f"left out {len(bad):,} images that cannot be read: {shortened(bad)}",) if bad else ()
-        names = [str(path.relative_to(folder)) for path in kept]
-        return Content(pool, names, contents(kept), tested, folder.name, warnings)
+        unread = (f"left out {len(bad):,} images that cannot be read: {shortened(bad)}",) if bad else ()
+        warnings = (*unread, *left.said(readable(folder.name)), *read.doubts(folder))
+        names = [name_in(folder, path) for path in kept]
+        return Content(pool, names, contents(kept), tested, readable(folder.name), warnings)
 
 
 def _readable(read: Decoded, path: Path) -> bool:
@@ -91,13 +94,4 @@ def contents(paths: list[Path]) -> list[Hashable]:
 
 def pixel_sides(paths: list[Path]) -> Tensor:
     """Width and height of image files, ``[n, 2]``, from their headers; 0 where a file is no image."""
-    from PIL import Image
-
-    def sides(path: Path) -> tuple[int, int]:
-        try:
-            with Image.open(path) as image:
-                return image.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return 0, 0
-
-    return torch.tensor(in_threads(sides, paths)).view(-1, 2)
+    return torch.tensor(in_threads(sides_of, paths)).view(-1, 2)

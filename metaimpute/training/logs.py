@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .files import write_text
+from .files import replacing, write_text
+from .stored import lines_up_to, read_bytes
+
+METRICS = "metrics.jsonl"
 
 
 class RunLog:
     """Appends metrics to a run directory; on resume, drops lines past the checkpoint so none appears twice.
 
+    Args:
+        say: is told of lines that are damaged.
+
     Attributes:
         last: the newest line.
+
+    Raises:
+        DamagedFile: when something other than a file is in the way.
     """
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    def __init__(self, folder: Path, resume_step: int, say: Callable[[str], None]) -> None:
         self.folder = folder
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         folder.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if self.path.exists() and resume_step:
-            kept = [line for line in self.path.read_text().splitlines() if step_of(line) <= resume_step]
-        write_text(self.path, "".join(line + "\n" for line in kept))
+        cut_back(self.path, resume_step, say)
         self.last: dict[str, float] = {}
         self._stream = self.path.open("a", buffering=1)
         from torch.utils.tensorboard.writer import SummaryWriter
@@ -44,12 +51,24 @@ class RunLog:
         self._board.close()
 
 
-def step_of(line: str) -> float:
-    """A line's step; a line cut short by a kill counts as past every checkpoint."""
+def cut_back(path: Path, resume_step: int, say: Callable[[str], None]) -> None:
+    """Leaves the lines of a file of records that were written up to a step; at step 0 none.
+
+    Where some are damaged, the run can do without them: the file as it was is kept beside it, and that is said.
+
+    Raises:
+        DamagedFile: when something other than a file is in the way.
+    """
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        kept, bad = lines_up_to(path, resume_step) if resume_step else ([], 0)
+    except FileNotFoundError:
+        kept, bad = [], 0
+    if bad:
+        aside = path.with_name(f"{path.name}.damaged")
+        with replacing(aside) as partial:
+            partial.write_bytes(read_bytes(path))
+        say(f"warning: left out {bad:,} damaged line{'s' if bad > 1 else ''} of {path}; the file as it was: {aside}")
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def write_json(path: Path, value: Any) -> None:

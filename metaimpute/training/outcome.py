@@ -76,10 +76,35 @@ def outcome(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch
     if not len(pool) or pool.targets is None or not isinstance(task.output, Classes):
         return {}
     probabilities = task.output.activate(predictions(module, task, pool, batch, device))
+    labels = probabilities.argmax(-1)
     found: dict[str, Any] = {"calibration": calibration(probabilities, pool.targets)}
+    found["balanced_accuracy"] = balanced_accuracy(labels, pool.targets)
+    found["predicted_classes"] = labels.unique().tolist()[:MOST_CLASSES]
     if task.output.size <= MOST_CLASSES:
-        found["confusion"] = confusion(probabilities.argmax(-1), pool.targets, task.output.size)
+        found["confusion"] = confusion(labels, pool.targets, task.output.size)
     return found
+
+
+def balanced_accuracy(labels: Tensor, targets: Tensor) -> float:
+    """Share of right labels within each class that occurs, in percent, mean over the classes (Brodersen et al., ICPR 2010)."""
+    right = (labels == targets).double()
+    return 100.0 * float(torch.stack([right[targets == one].mean() for one in targets.unique()]).mean())
+
+
+def one_class_for_all(found: dict[str, Any], names: Sequence[str] | None) -> list[str]:
+    """A line where :func:`outcome` found one class predicted of every test example: its error may look small, and is a guess.
+
+    Args:
+        names: of the classes, where they have any.
+    """
+    predicted = found.get("predicted_classes", [])
+    if len(predicted) != 1 or found["balanced_accuracy"] == 100:
+        return []
+    name = str(predicted[0]) if names is None else names[predicted[0]]
+    return [
+        f"the network says '{name}' of every test example: its error is the share of the others, and its balanced accuracy, "
+        f"the mean over classes, {found['balanced_accuracy']:.0f}%"
+    ]
 
 
 def class_names(names: Sequence[str] | None, count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import statistics
 import time
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..plugins import imported
 from ..recipes import Recipe
+from ..terminal import argument, is_utf_8
 from . import checkpoint
 from .algorithm import Diverged
 from .assemble import assemble
@@ -23,14 +25,16 @@ from .begun import Begun, write_begun
 from .data import to_device
 from .environment import describe
 from .evaluate import measure
-from .export import export
-from .files import Unwritable, locked, remove_leftovers
-from .logs import RunLog, write_json, write_recipe
+from .export import digest, export
+from .files import Unwritable, locked, refuse_link, remove_leftovers
+from .logs import METRICS, RunLog, write_json, write_recipe
 from .loop import take_step
-from .outcome import outcome
+from .outcome import one_class_for_all, outcome
+from .stored import RESULT, read_metrics
 from .trajectories import Trajectories
 from .warnings import Warnings
 
+HANGUP = getattr(signal, "SIGHUP", 0)  # none on Windows
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -72,7 +76,8 @@ class Session:
         )
         self.step, self.evaluations = 0, []  # type: ignore[var-annotated]
         estimated = recipe.estimator.name if recipe.problem.needs_estimate else None
-        self.warnings = Warnings(recipe.problem_spec.inner.lr, estimated, recipe.estimator.dropped)
+        threshold = getattr(recipe.method, "threshold", None) if recipe.method.uses_unlabelled else None
+        self.warnings = Warnings(recipe.problem_spec.inner.lr, estimated, recipe.estimator.dropped, threshold)
         self.seconds = 0.0
         self.trajectories: Trajectories | None = None
         self._stop = False
@@ -131,19 +136,31 @@ class Session:
                 "differ in the last bit"
             )
         try:
-            self.module.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+            self._put_back(state)
+        except (
+            RuntimeError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # whatever torch makes of it
+            first = (str(error).splitlines() or [type(error).__name__])[0]
             raise self.recipe.source.fail(
                 ("model",), f"the checkpoint belongs to another model or optimizer: {first}"
             ) from None
+
+    def _put_back(self, state: dict[str, Any]) -> None:
+        if state["step"] > self.recipe.train.steps:
+            raise ValueError(f"it is of step {state['step']}, and this run has {self.recipe.train.steps}")
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.outer_optimizer is not None:
             self.outer_optimizer.load_state_dict(state["outer_optimizer"])
         for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+        checkpoint.require_alike(self.algorithm.state, state["method"], "method")
         self.algorithm.state = to_device(state["method"], self.device)
         if self.algorithm.meta is not None:
             with torch.no_grad():
@@ -157,9 +174,11 @@ class Session:
         """Continues from the newest readable checkpoint of the run directory, or begins where none had been written yet.
 
         Raises:
-            NoCheckpoint: when none of those written can be read.
+            NoCheckpoint: when none of those written can be read, or is there any more. NotOurs: when their folder is a link.
         """
+        refuse_link(self.folder / "checkpoints")
         if not checkpoint.existing(self.folder):
+            self._require_unbegun()
             self.say("no checkpoint had been written yet: beginning at step 0")
             return
         state, path, skipped = checkpoint.latest(self.folder)
@@ -167,6 +186,25 @@ class Session:
             self.say(message)
         self.load_state(state)
         self.say(f"resumed from {path.name} at step {self.step} of {self.recipe.train.steps}")
+
+    def _require_unbegun(self) -> None:
+        """Refuses to begin where records show that checkpoints have been there: that would empty the records too.
+
+        Raises:
+            NoCheckpoint: naming how far the run had come.
+        """
+        try:
+            last = read_metrics(self.folder / METRICS)[-1:]
+        except FileNotFoundError:
+            last = []
+        except ValueError:
+            last = [{"step": 1.0}]  # not readable, so not empty either
+        if last or (self.folder / RESULT).exists():
+            upto = f"{self.folder / METRICS} goes up to step {last[0]['step']:.0f}" if last else f"{RESULT} is there"
+            raise checkpoint.NoCheckpoint(
+                f"{self.folder / 'checkpoints'} holds no checkpoint, although {upto}; put them back, or begin anew in another "
+                "folder with --out"
+            )
 
     def save(self) -> Path:
         return checkpoint.save(self.folder, self.step, self.state())
@@ -177,11 +215,13 @@ class Session:
         """Trains to the end and returns the content of ``result.json``.
 
         Raises:
-            Interrupted: on SIGINT or SIGTERM, after the current step and a checkpoint.
+            Interrupted: on SIGINT, SIGTERM or SIGHUP, or after :meth:`stop`, after the current step and a checkpoint.
             Diverged: when a loss is not finite; names the last good checkpoint and the file with the step's diagnostics.
             Busy: when another process is training in the run directory.
             Unwritable: when the run directory cannot be written to; what had been written before is whole.
         """
+        if not is_utf_8(self.folder):
+            raise Unwritable(f"{self.folder} is not a name that TensorBoard's files can have; choose another folder")
         try:
             with locked(self.folder):
                 remove_leftovers(self.folder)
@@ -192,21 +232,22 @@ class Session:
                 self.save()
                 result = self.result()
                 export(self.folder, self.evaluated_module(), self.task)
-                write_json(self.folder / "result.json", result)
+                result["weights_sha256"] = digest(self.folder)
+                write_json(self.folder / RESULT, result)
                 return result
         except OSError as error:
             elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(self.folder)
             if elsewhere or isinstance(error, FileExistsError | NotADirectoryError):
                 raise
             where = error.filename or self.folder
-            again = f"; mend that and go on with --resume {self.folder}" if checkpoint.existing(self.folder) else ""
+            again = f"; mend that and go on with --resume {argument(self.folder)}" if self._checkpoints() else ""
             raise Unwritable(f"cannot write {where}: {error.strerror or error}; {self._last_good()}{again}") from None
 
     def _train(self) -> None:
-        train, log, drawn = self.recipe.train, RunLog(self.folder, self.step), self.data.unlabelled
+        train, log, drawn = self.recipe.train, RunLog(self.folder, self.step, self.say), self.data.unlabelled
         if len(drawn) and self.batches.needs_unlabelled:
             self.trajectories = Trajectories(
-                self.folder, self.task, self.module, drawn, train.seed, self.device, self.step
+                self.folder, self.task, self.module, drawn, train.seed, self.device, self.step, self.say
             )
         handlers = self._catch_signals()
         started, before = time.perf_counter(), self.seconds
@@ -219,7 +260,7 @@ class Session:
                 if self.step % train.checkpoint_every == 0 or self._stop:
                     self.save()
                 if self._stop:
-                    raise Interrupted(f"stopped at step {self.step}; continue with --resume {self.folder}")
+                    raise Interrupted(f"stopped at step {self.step}; continue with --resume {argument(self.folder)}")
         except Diverged as error:
             raise self._diverged(error, log) from None
         finally:
@@ -228,8 +269,15 @@ class Session:
                 signal.signal(number, handler)
 
     def _last_good(self, but: Path | None = None) -> str:
-        good = [path for path in checkpoint.existing(self.folder) if path != but]
+        good = [path for path in self._checkpoints() if path != but]
         return f"last good checkpoint: {good[-1]}" if good else "no checkpoint had been written yet"
+
+    def _checkpoints(self) -> list[Path]:
+        """For a message; none where they cannot be listed."""
+        try:
+            return checkpoint.existing(self.folder)
+        except checkpoint.NoCheckpoint:
+            return []
 
     def _diverged(self, error: Diverged, log: RunLog) -> Diverged:
         """Writes what is known of the step to ``diverged.json`` and says where."""
@@ -247,15 +295,23 @@ class Session:
 
     def _catch_signals(self) -> dict[int, Any]:
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop:
+            if self._stop and number != HANGUP:  # a terminal that closes may say so several times
                 raise KeyboardInterrupt
-            self._stop = True
-            self.say("stopping after this step (again to stop at once)")
+            self.stop()
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self.say("stopping after this step (again to stop at once)")
 
         try:
-            return {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number}
+            for number in (heeded := {n: handler for n, handler in known.items() if handler is not signal.SIG_IGN}):
+                signal.signal(number, ask)
+            return heeded  # one that is ignored, as nohup has it, stays so
         except ValueError:  # not the main thread
             return {}
+
+    def stop(self) -> None:
+        """Asks a run to end after the step under way, with a checkpoint."""
+        self._stop = True
 
     def _one_step(self, log: RunLog) -> None:
         train, step = self.recipe.train, self.step
@@ -306,6 +362,10 @@ class Session:
         recipe = self.recipe
         tested = [e["test_error"] for e in self.evaluations if "test_error" in e]
         validated = [e["validation_error"] for e in self.evaluations if "validation_error" in e]
+        ended = outcome(self.evaluated_module(), self.task, self.data.test, recipe.train.eval_batch, self.device)
+        doubts = one_class_for_all(ended, self.task.label_names)
+        for line in doubts:
+            self.say(f"warning: {line}")
         return {
             "recipe": recipe.path,
             "title": recipe.about.title,
@@ -333,11 +393,15 @@ class Session:
             "label_names": self.task.label_names,
             "data_fingerprint": self.data.fingerprint,
             "imports": imported(),
-            **outcome(self.evaluated_module(), self.task, self.data.test, recipe.train.eval_batch, self.device),
+            **ended,
             "evaluations": self.evaluations,
             "lookahead_warning": self.warnings.raised,
             "zero_hypergradient_warning": self.warnings.zero,
-            "warnings": [*self.data.warnings, *(text.removeprefix("warning: ") for text in self.warnings.said)],
+            "warnings": [
+                *self.data.warnings,
+                *(text.removeprefix("warning: ") for text in self.warnings.said),
+                *doubts,
+            ],
             "training_seconds": round(self.seconds, 2),
             "phase_seconds": {name: round(value, 3) for name, value in self.algorithm.phases.seconds.items()},
             "environment": describe(self.device),

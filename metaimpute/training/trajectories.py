@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from torch import nn
 from ..engine.ambient import derive_seed
 from ..tasks.base import Pool, Task
 from ..tasks.outputs import Classes
-from .files import write_text
-from .logs import step_of
+from .logs import cut_back
 from .outcome import predictions
 
 SAMPLE, EXAMPLES = 5, 12
@@ -28,14 +28,14 @@ class Trajectories:
     """
 
     def __init__(
-        self, folder: Path, task: Task, module: nn.Module, pool: Pool, seed: int, device: torch.device, resume_step: int
-    ) -> None:
+        self, folder: Path, task: Task, module: nn.Module, pool: Pool, seed: int, device: torch.device, resume_step: int,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self.path, self.task, self.module, self.device = folder / FILE, task, module, device
         rng = torch.Generator().manual_seed(derive_seed(seed, SAMPLE))
         self.pool = pool.subset(torch.randperm(len(pool), generator=rng)[:EXAMPLES].sort().values)
         self.ids = task.row_names(self.pool)
-        kept = self.path.read_text().splitlines() if self.path.exists() and resume_step else []
-        write_text(self.path, "".join(line + "\n" for line in kept if step_of(line) <= resume_step))
+        cut_back(self.path, resume_step, say)
 
     def write(self, step: int) -> None:
         labels = self.task.output.activate(predictions(self.module, self.task, self.pool, EXAMPLES, self.device))

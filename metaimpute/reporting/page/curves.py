@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 
+from ...training.stored import read_bytes
 from ..figures import WATCHED
 from ..runs import Run
-from .blocks import Block, Figure, Grid, Section, System, Words, drawn, overlay, points_of, seeds_as_lines
+from .blocks import Block, Figure, Grid, Section, System, Words, drawable, drawn, overlay, points_of, seeds_as_lines
 from .svg import Line, chart
 
 EXAMPLES = 12  # label trajectories shown of a system
@@ -67,7 +67,7 @@ def trajectories(systems: Sequence[System]) -> Section | None:
 def _trajectories(run: Run) -> list[Figure]:
     """One chart per example; none where nothing, or nothing readable, was recorded."""
     try:
-        lines = [json.loads(line) for line in (run.folder / "labels.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in read_bytes(run.folder / "labels.jsonl").decode().splitlines()]
         ids, truth = lines[0]["ids"], lines[0].get("truth") or [None] * len(lines[0]["ids"])
         tracks = [
             [
@@ -76,15 +76,15 @@ def _trajectories(run: Run) -> list[Figure]:
             ]
             for place in range(len(ids))
         ]
-    except (OSError, ValueError, LookupError, TypeError):
+        shown = list(zip(ids, tracks, truth, strict=False))[:EXAMPLES]
+        return [_trajectory(str(name), track, true, run) for name, track, true in shown if len(lines) > 1 and track]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return []
-    shown = list(zip(ids, tracks, truth, strict=False))[:EXAMPLES]
-    return [_trajectory(str(name), track, true, run) for name, track, true in shown if len(lines) > 1 and track]
 
 
 def _trajectory(name: str, track: list[list[tuple[float, float]]], true: int | None, run: Run) -> Figure:
     names, span = run.result.get("label_names") or [str(n) for n in range(len(track))], (0.0, track[0][-1][0])
-    if "calibration" not in run.result:  # values, not the probabilities of classes
+    if not run.result.get("calibration"):  # values, not the probabilities of classes
         lines = [Line(line, n, str(names[n])) for n, line in enumerate(track[:CLASSES])]
         return Figure(name, chart(f"Label of {name}", lines, x=span))
     final = max(range(len(track)), key=lambda n: track[n][-1][1])
@@ -134,7 +134,7 @@ def _before_and_after(system: System, title: str, before: str, after: str) -> li
     for run in system.runs:
         steps, values = run.series(before, after)
         found = zip(steps, *values, strict=True)
-        changes.append([(s, 100 * (b / a - 1)) for s, a, b in found if a > 0 and math.isfinite(a) and math.isfinite(b)])
+        changes.append([(s, 100 * (b / a - 1)) for s, a, b in found if a > 0 and drawable(a) and drawable(b)])
     change = seeds_as_lines(changes, system.number, system.key)
     if not lines or not change:
         return []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ..console import spread
+from ..console import spread, uneven
 from ..runs import Run, comparable, errors_by_seed
 from ..statistics import paired
 from .blocks import Block, Cell, Section, System, Table, Words
@@ -57,11 +57,13 @@ def _measured(systems: Sequence[System], metric: str) -> dict[str, list[str]]:
         return [spread([value(run.result) for run in system.runs], form) for system in systems]
 
     most = max(system.result["test_checkpoints"] for system in systems)
+    told = any(uneven(run.result) for system in systems for run in system.runs)
     measures = dict.fromkeys(name for system in systems for name in system.result.get("test_measures", {}))
     found = {
         **({f"median of last {most}": folded(lambda r: r["test_median"])} if most > 1 else {}),
         **{f"test {name.replace('_', ' ')}": folded(partial(_measure, name)) for name in measures},
         f"validation {systems[0].result['metric']}": folded(lambda r: r["validation_last"]),
+        **({"balanced accuracy %": folded(lambda r: r.get("balanced_accuracy"))} if told else {}),
         "calibration error %": folded(_ece),
         "training seconds": folded(lambda r: r["training_seconds"], "{:.0f}"),
     }

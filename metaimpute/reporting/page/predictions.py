@@ -77,7 +77,7 @@ def _too_many(system: System) -> int:
     """How many classes there are where no confusion matrix was kept because of them; else 0."""
     result = system.result
     count = len(result.get("label_names") or ())
-    return count if count > MOST_CLASSES and "calibration" in result and not result.get("confusion") else 0
+    return count if count > MOST_CLASSES and result.get("calibration") and not result.get("confusion") else 0
 
 
 def overlays(systems: Sequence[System]) -> Section | None:

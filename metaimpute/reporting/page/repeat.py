@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ...terminal import argument
 from ..console import spread
 from .blocks import Block, Cell, Section, System, Table, Verbatim, Words
 from .svg import shares_bar
@@ -87,7 +88,11 @@ def _machine(result: dict[str, Any]) -> str:
 
 def command(result: dict[str, Any]) -> str:
     """The call that repeats a run."""
-    sets = [part for value in result.get("overrides", []) for part in ("--set", value)]
-    modules = [part for name in result.get("imports") or [] for part in ("--import", name)]
-    words = ["metaimpute", "run", result["recipe"], *modules, "--profile", result["profile"], *sets]
-    return shlex.join(map(str, [*words, "--seed", result["seed"]]))
+    modules = [part for name in result.get("imports") or [] for part in ("--import", argument(name))]
+    words = [
+        "--profile",
+        result["profile"],
+        *(part for value in result.get("overrides", []) for part in ("--set", value)),
+    ]
+    rest = shlex.join(map(str, [*words, "--seed", result["seed"]]))
+    return " ".join(["metaimpute run", argument(result["recipe"]), *modules, rest])
