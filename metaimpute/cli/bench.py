@@ -150,6 +150,7 @@ def operators(samples: int, only: str, out: Path | None) -> None:
     """
     with plain_errors():
         import torch
+
         from ..bench import operators as work
         from ..bench.problems import BenchError
 

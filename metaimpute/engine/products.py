@@ -48,9 +48,9 @@ def _dual(tree: Tree, direction: Tree, *, requires_grad: bool) -> tuple[Tree, Tr
     return with_tensors(tree, leaves), with_tensors(tree, duals)
 
 
-def solid(tangent: Tensor) -> Tensor:
-    """The tangent with storage of its own: torch keeps one that is zero throughout, or repeats itself, without."""
-    return tangent.clone() if tangent._is_zerotensor() or 0 in tangent.stride() else tangent
+def solid(tensor: Tensor) -> Tensor:
+    """The tensor with a place for every entry: autograd has some that are zero throughout, or repeat themselves, without."""
+    return tensor.clone() if tensor._is_zerotensor() or 0 in tensor.stride() else tensor
 
 
 def _tangents(slopes: Tree, values: Tree) -> Tree:
@@ -63,7 +63,7 @@ def _tangents(slopes: Tree, values: Tree) -> Tree:
 
 
 def _primal(value: Tensor) -> Tensor:
-    return forward_ad.unpack_dual(value).primal.detach()
+    return solid(forward_ad.unpack_dual(value).primal.detach())
 
 
 class Product(NamedTuple):
@@ -148,4 +148,5 @@ def _reverse_over_reverse(
     if along_c is not None:
         slope = slope + dot(none_as_zeros(slopes["c"], c), along_c)
     found = gradient(slope, {"theta": at if wrt_theta else None, "c": c if wrt_c else None})
-    return Product(found["theta"], found["c"], detach(slopes["theta"]) if wrt_theta else None, loss.detach())
+    own = map_tensors(lambda slope: solid(slope.detach()), slopes["theta"]) if wrt_theta else None
+    return Product(found["theta"], found["c"], own, loss.detach())

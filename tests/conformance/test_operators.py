@@ -60,6 +60,7 @@ INNER: dict[str, tuple[Callable[..., Tensor], Any]] = {
     "mse_loss_before": (lambda p, c, b: F.mse_loss((X * c) @ p["w"], torch.ones(6, 3)), torch.ones(6, 4)),
     "huber_loss": (lambda p, c, b: F.huber_loss((X * c) @ p["w"], torch.ones(6, 3)), torch.ones(6, 4)),
     "smooth_l1": (lambda p, c, b: F.smooth_l1_loss((X * c) @ p["w"], torch.ones(6, 3)), torch.ones(6, 4)),
+    "sum": (lambda p, c, b: p["w"].sum() * c + (p["w"] * c).sgn().sum(), torch.tensor(1.3)),
     "silu": (lambda p, c, b: (F.silu(X @ p["w"]).square().mean(1) * c).sum(), torch.ones(6)),
     "mish": (lambda p, c, b: (F.mish((X.T * c).T @ p["w"]).square().mean(1)).sum(), torch.ones(6)),
     "gelu_tanh": (lambda p, c, b: (F.gelu((X.T * c).T @ p["w"], approximate="tanh").square().mean(1)).sum(), torch.ones(6)),
