@@ -47,15 +47,12 @@ _LARGEST = 4096  # containers above this are data, not modules
 def parts_of(module: nn.Module) -> tuple[nn.Module, ...]:
     """The module and all in it, each once, in the order of ``module.modules()``."""
     found: dict[int, nn.Module] = {}
-
-    def walk(part: nn.Module) -> None:
+    todo = [module]
+    while todo:
+        part = todo.pop()
         if id(part) not in found:
             found[id(part)] = part
-            for child in part._modules.values():
-                if child is not None:
-                    walk(child)
-
-    walk(module)
+            todo.extend(child for child in reversed(part._modules.values()) if child is not None)
     return tuple(found.values())
 
 

@@ -162,7 +162,7 @@ class TableInputs:
         if len(self.column_of) != len(self.measured):
             raise ValueError("its columns have no place")
         for name in self.categories:
-            _ = self.transformer.named_transformers_[name].categories_[0]
+            self.words(name)
 
 
 def table_view(
