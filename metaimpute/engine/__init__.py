@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .ambient import CannotDifferentiate, derive_seed, double_differentiable, fixed_rng
+from .ambient import CannotDifferentiate, double_differentiable
 from .arguments import list_of_batches
 from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
@@ -23,6 +23,7 @@ from .memory import (
     memory_policies,
     parse_memory,
 )
+from .noise import derive_seed, fixed_rng
 from .optimizers import (
     InnerOptimizer,
     UnsupportedOptimizer,

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ambient import fixed_rng
 from .losses import Loss, StructuredLoss
+from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer, apply_updates
 from .pytree import Tree, as_leaves, detach, filled, gradient, leaves_of, tensors, tree_map, with_tensors
 from .repetition import rebuilding

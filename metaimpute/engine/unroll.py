@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .ambient import derive_seed, double_differentiable, fixed_rng, outside_transforms
+from .ambient import double_differentiable, outside_transforms
 from .arguments import list_of_batches, require_tensors, unchanged
 from .compiled import Compiled
 from .losses import Loss, StructuredLoss
 from .memory import Auto, BadMemoryPolicy, MemoryPolicy, Store, parse_memory
+from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
 from .optimizers import Hyper, InnerOptimizer, apply_updates
 from .pytree import (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.ambient import derive_seed
+from ..engine.noise import derive_seed
 from .base import Pool, TaskData, TaskError, check_balanced
 
 

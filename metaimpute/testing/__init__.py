@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .hypergradients import GradientCheckFailed, Report, Term, check_hypergradient
+from .hypergradients import check_hypergradient
 from .problems import check_problem, check_recipe
+from .report import GradientCheckFailed, Report, Term
 
 __all__ = ["GradientCheckFailed", "Report", "Term", "check_hypergradient", "check_problem", "check_recipe"]

@@ -11,8 +11,10 @@ import torch
 
 from ..engine import Batches, Estimator
 from ..engine.pytree import Tree, detach, dot, map_tensors, tensors, vjp_through, with_tensors
+from .differences import Difference
 from .double_precision import double_precision
-from .hypergradients import ESTIMATORS, Difference, GradientCheckFailed, Report, Term, check_hypergradient
+from .hypergradients import ESTIMATORS, check_hypergradient
+from .report import GradientCheckFailed, Report, Term
 
 if TYPE_CHECKING:
     from ..problems.base import BilevelProblem

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
-from ..engine.ambient import derive_seed, fixed_rng
 from ..engine.losses import StructuredLoss
+from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem

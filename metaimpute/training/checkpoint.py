@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .files import refuse_link, replacing
+from .logs import METRICS
+from .stored import RESULT, read_metrics
 
 KEPT = 2
 NAME = re.compile(r"step-(\d+)\.pt")
@@ -119,3 +121,23 @@ def require_alike(here: Any, saved: Any, place: str) -> None:
             require_alike(value, saved[key], f"{place}.{key}")
     elif isinstance(here, Tensor) and (not isinstance(saved, Tensor) or saved.shape != here.shape):
         raise ValueError(f"{place}: another shape")
+
+
+def require_unbegun(folder: Path) -> None:
+    """Refuses to begin where records show that checkpoints have been there: that would empty the records too.
+
+    Raises:
+        NoCheckpoint: naming how far the run had come.
+    """
+    try:
+        last = read_metrics(folder / METRICS)[-1:]
+    except FileNotFoundError:
+        last = []
+    except ValueError:
+        last = [{"step": 1.0}]  # not readable, so not empty either
+    if last or (folder / RESULT).exists():
+        upto = f"{folder / METRICS} goes up to step {last[0]['step']:.0f}" if last else f"{RESULT} is there"
+        raise NoCheckpoint(
+            f"{folder / 'checkpoints'} holds no checkpoint, although {upto}; put them back, or begin anew in another "
+            f"folder with --out"
+        )

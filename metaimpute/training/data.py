@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.ambient import derive_seed
+from ..engine.noise import derive_seed
 from ..engine.pytree import Tree, tree_map
 from ..methods.base import Method
 from ..tasks.base import Batch, Labelled, Pool, Task, Unlabelled, ViewKind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..engine.ambient import derive_seed
+from ..engine.noise import derive_seed
 
 
 class StepSampler:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import statistics
 import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,14 +24,14 @@ from .environment import describe
 from .evaluate import measure
 from .export import digest, export
 from .files import Unwritable, locked, refuse_link, remove_leftovers
-from .logs import METRICS, RunLog, write_json, write_recipe
+from .interruption import stopping_on_signals
+from .logs import RunLog, write_json, write_recipe
 from .loop import take_step
 from .outcome import one_class_for_all, outcome
-from .stored import RESULT, read_metrics
+from .stored import RESULT
 from .trajectories import Trajectories
 from .warnings import Warnings
 
-HANGUP = getattr(signal, "SIGHUP", 0)  # none on Windows
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -178,7 +175,7 @@ class Session:
         """
         refuse_link(self.folder / "checkpoints")
         if not checkpoint.existing(self.folder):
-            self._require_unbegun()
+            checkpoint.require_unbegun(self.folder)
             self.say("no checkpoint had been written yet: beginning at step 0")
             return
         state, path, skipped = checkpoint.latest(self.folder)
@@ -186,25 +183,6 @@ class Session:
             self.say(message)
         self.load_state(state)
         self.say(f"resumed from {path.name} at step {self.step} of {self.recipe.train.steps}")
-
-    def _require_unbegun(self) -> None:
-        """Refuses to begin where records show that checkpoints have been there: that would empty the records too.
-
-        Raises:
-            NoCheckpoint: naming how far the run had come.
-        """
-        try:
-            last = read_metrics(self.folder / METRICS)[-1:]
-        except FileNotFoundError:
-            last = []
-        except ValueError:
-            last = [{"step": 1.0}]  # not readable, so not empty either
-        if last or (self.folder / RESULT).exists():
-            upto = f"{self.folder / METRICS} goes up to step {last[0]['step']:.0f}" if last else f"{RESULT} is there"
-            raise checkpoint.NoCheckpoint(
-                f"{self.folder / 'checkpoints'} holds no checkpoint, although {upto}; put them back, or begin anew in another "
-                "folder with --out"
-            )
 
     def save(self) -> Path:
         return checkpoint.save(self.folder, self.step, self.state())
@@ -228,7 +206,8 @@ class Session:
                 if self.begun is not None:
                     write_begun(self.folder, self.begun)
                 write_recipe(self.folder, self.recipe.resolved)
-                self._train()
+                with stopping_on_signals(self.stop, lambda: self._stop, self.say):
+                    self._train()
                 self.save()
                 result = self.result()
                 export(self.folder, self.evaluated_module(), self.task)
@@ -249,7 +228,6 @@ class Session:
             self.trajectories = Trajectories(
                 self.folder, self.task, self.module, drawn, train.seed, self.device, self.step, self.say
             )
-        handlers = self._catch_signals()
         started, before = time.perf_counter(), self.seconds
         try:
             if self.step == 0 and not checkpoint.existing(self.folder):
@@ -265,8 +243,6 @@ class Session:
             raise self._diverged(error, log) from None
         finally:
             log.close()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def _last_good(self, but: Path | None = None) -> str:
         good = [path for path in self._checkpoints() if path != but]
@@ -292,22 +268,6 @@ class Session:
         }  # fmt: skip
         write_json(path, found)
         return Diverged(f"{error}; {last}; the step's diagnostics: {path}")
-
-    def _catch_signals(self) -> dict[int, Any]:
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop and number != HANGUP:  # a terminal that closes may say so several times
-                raise KeyboardInterrupt
-            self.stop()
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                self.say("stopping after this step (again to stop at once)")
-
-        try:
-            known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number}
-            for number in (heeded := {n: handler for n, handler in known.items() if handler is not signal.SIG_IGN}):
-                signal.signal(number, ask)
-            return heeded  # one that is ignored, as nohup has it, stays so
-        except ValueError:  # not the main thread
-            return {}
 
     def stop(self) -> None:
         """Asks a run to end after the step under way, with a checkpoint."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..engine.ambient import derive_seed
+from ..engine.noise import derive_seed
 from ..tasks.base import Pool, Task
 from ..tasks.outputs import Classes
 from .logs import cut_back

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..engine.ambient import derive_seed
+from ..engine.noise import derive_seed
 from ..tasks.base import Labelled, Pool, Task
 from .data import to_device
 

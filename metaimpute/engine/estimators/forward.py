@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..ambient import derive_seed, forward_mode
+from ..ambient import forward_mode
+from ..noise import derive_seed
 from ..optimizers import apply_updates, hyper_tensors
 from ..products import product, solid
 from ..pytree import (

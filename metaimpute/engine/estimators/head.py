@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ambient import derive_seed, fixed_rng
 from ..losses import StructuredLoss
+from ..noise import derive_seed, fixed_rng
 from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..pytree import Tree, as_leaves, detach, gradient
 from ..unroll import OUTER_STREAM, Batches, BilevelMap, run
