@@ -39,7 +39,13 @@ _ATOMS = frozenset(
 )
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
 _CONTAINERS = frozenset({list, tuple, dict, OrderedDict})
-_NEED_CARE = (nn.modules.batchnorm._NormBase, nn.Embedding, nn.EmbeddingBag, parametrizations._WeightNorm)
+_NEED_CARE = (
+    nn.modules.batchnorm._NormBase,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.Hardsigmoid,
+    parametrizations._WeightNorm,
+)
 _MISSING: Any = object()
 _LARGEST = 4096  # containers above this are data, not modules
 
@@ -59,6 +65,11 @@ def parts_of(module: nn.Module) -> tuple[nn.Module, ...]:
 def composed_weight_norm(g: Tensor, v: Tensor, dim: int) -> Tensor:
     """``g v / |v|``, the norm over all dimensions but ``dim`` (-1: over all). (Salimans and Kingma, NeurIPS 2016.)"""
     return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def composed_hardsigmoid(x: Tensor) -> Tensor:
+    """``min(max(x + 3, 0), 6) / 6``. (Howard et al., "Searching for MobileNetV3", ICCV 2019.)"""
+    return nn.functional.relu6(x + 3) / 6
 
 
 class _ComposedHook:
@@ -207,7 +218,8 @@ class Twin:
         """What a module would do that has no derivative, or none twice.
 
         Statistics that ``torch.vmap`` cannot update are left alone; an embedding that would write into its weight writes into a
-        copy, and its sparse gradients are dense ones; torch's fused weight norm, whose second derivative is wrong, is composed.
+        copy, and its sparse gradients are dense ones; torch's fused weight norm, whose second derivative is wrong, and
+        hardsigmoid, which has none, are composed.
         """
         if isinstance(part, nn.modules.batchnorm._NormBase):
             if not tracked and part.training and part.track_running_stats:
@@ -217,6 +229,8 @@ class Twin:
             if part.max_norm is not None:
                 weight = held["_parameters"]["weight"]
                 held["_parameters"] = {**held["_parameters"], "weight": weight.detach().clone()}
+        elif isinstance(part, nn.Hardsigmoid):
+            held["forward"] = composed_hardsigmoid
         elif isinstance(part, parametrizations._WeightNorm):
             held["forward"] = functools.partial(composed_weight_norm, dim=part.dim)
 

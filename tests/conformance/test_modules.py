@@ -263,6 +263,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "old_weight_norm": old_weight_norm,
     "spectral_norm": lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)),
     "orthogonal": lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4)), nn.Tanh(), nn.Linear(4, 3)),
+    "hardsigmoid": lambda: nn.Sequential(nn.Linear(4, 5), nn.Hardsigmoid(), nn.Linear(5, 3)),
     "pruned": pruned,
     "parameter_list": lambda: WithLists(),
 }
