@@ -72,9 +72,16 @@ def require_tensors(which: str, tree: Tree) -> None:
         raise CannotDifferentiate(f"{where} is a {kind}, which has no gradient here: {way}")
 
 
-def outside_inference(tree: Tree) -> Tree:
-    """Tensors made under ``inference_mode`` as ordinary ones, which alone can be differentiated."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, tree)
+def ordinary(tree: Tree) -> Tree:
+    """Tensors that can be differentiated and stepped: none made under ``inference_mode``, none whose entries share a place."""
+    return tree_map(lambda leaf: _ordinary_tensor(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _ordinary_tensor(leaf: Tensor) -> Tensor:
+    shares = leaf.layout is torch.strided and any(
+        n > 1 and step == 0 for n, step in zip(leaf.shape, leaf.stride(), strict=True)
+    )
+    return leaf.clone(memory_format=torch.contiguous_format) if shares or leaf.is_inference() else leaf
 
 
 @contextlib.contextmanager

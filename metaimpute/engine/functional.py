@@ -183,7 +183,8 @@ class FunctionalModel:
         values = self._places(params)
         twin = Twin(self._parts, values, tracked=not _inside_vmap())
         saw(tuple([part.training for part in self._parts]))
-        with in_place(self.module, values) if self._indirect else contextlib.nullcontext():
+        seen_from_outside = self._indirect or any(part._forward_hooks for part in self._parts)
+        with in_place(self.module, values) if seen_from_outside else contextlib.nullcontext():
             output = twin.root(*args, **kwargs)
         for part, name, value in twin.changes():
             set_attribute(part, name, value)

@@ -124,8 +124,12 @@ def _nothing(tree: Tree) -> Tensor:
 
 
 def dot(left: Tree, right: Tree) -> Tensor:
-    """Inner product over all differentiable leaves. Accumulated in the leaves' own precision."""
-    products = [(a * b).sum() for a, b in zip(tensors(left), tensors(right), strict=True)]
+    """Inner product over all differentiable leaves, accumulated in their own precision; of complex ones its real part.
+
+    Autograd's gradient g of a complex leaf is such that ``Re(conj(g) v)`` is the slope along v.
+    """
+    pairs = zip(tensors(left), tensors(right), strict=True)
+    products = [(a.conj() * b).real.sum() if a.is_complex() else (a * b).sum() for a, b in pairs]
     return torch.stack(products).sum() if products else _nothing(left)
 
 

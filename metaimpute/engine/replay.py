@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ambient import double_differentiable, holder
+from .ambient import CannotDifferentiate, double_differentiable, holder
 from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
 from .repetition import rebuilding
 
@@ -240,8 +240,12 @@ class _Scan(torch.autograd.Function):
         return tuple(leaf.view_as(leaf) for leaf in tensors(replay.forward()))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # the gradient is to be differentiated, and would come out as a constant
+            raise CannotDifferentiate(
+                "an unroll whose reverse pass rebuilds its steps can be differentiated once; take memory 'store' for one whose "
+                "gradient is differentiated again (inside another inner loss, or with create_graph=True)"
+            )
         replay: Replay = ctx.replay
         end = tensors(replay.end)
         filled = [torch.zeros_like(e) if c is None else c for c, e in zip(cotangents, end, strict=True)]

@@ -83,6 +83,11 @@ class _ComposedHook:
         setattr(module, self.name, weight)
 
 
+def _called_with(hook: Any, part: nn.Module, twin: nn.Module, *args: Any) -> Any:
+    """A forward hook on a twin, handed the part of the user's module that it was registered on."""
+    return hook(part, *args)
+
+
 class _Rebinding:
     """Copies what refers to the module's parts outside the places torch knows of: a list, a bound method, a closure."""
 
@@ -207,6 +212,11 @@ class Twin:
                 held["_buffers"] = {n: b if b is None else places[id(b)] for n, b in part._buffers.items()}
             if part._modules:
                 held["_modules"] = {n: m if m is None else places[id(m)] for n, m in part._modules.items()}
+            if part._forward_hooks:  # they know the user's module, by identity
+                hooks = (
+                    (key, functools.partial(_called_with, hook, part)) for key, hook in part._forward_hooks.items()
+                )
+                held["_forward_hooks"] = OrderedDict(hooks)
             if isinstance(part, _NEED_CARE):
                 self._tame(part, held, tracked)
             twin.__dict__.update(held)

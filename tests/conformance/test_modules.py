@@ -384,6 +384,38 @@ def test_a_layers_own_loss_can_be_read_by_the_loss() -> None:
     assert net.own_loss is None and net.calls == 0
 
 
+@pytest.mark.parametrize("name", ["exact", "mixed", "forward"])
+def test_forward_hooks_know_the_users_module_and_see_the_steps_weights(name: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    model, kept = FunctionalModel(net), {}
+
+    def inner(p: Any, c: Any, b: Any) -> Tensor:
+        value = losses(model)[0](p, c, b)
+        return value + 0.1 * kept[net[0]].square().mean() + kept["weight"]
+
+    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+        assert module is net[0]
+        kept[module], kept["weight"] = output, 0.1 * net[0].weight.square().sum()
+
+    net[0].register_forward_hook(keep)
+    net[1].register_forward_hook(lambda module, args, output: output * 1.5)
+
+    def by_hand(p: Any, c: Any, b: Any) -> Tensor:
+        first = F.linear(X, p["0.weight"], p["0.bias"])
+        raw = F.linear(1.5 * first.tanh(), p["2.weight"], p["2.bias"])
+        value = (c * F.cross_entropy(raw, Y, reduction="none")).mean()
+        return value + 0.1 * first.square().mean() + 0.1 * p["0.weight"].square().sum()
+
+    before = state_of(net)
+    found = [
+        hypergradient(loss, losses(model)[1], model.params, torch.ones(6), Batches([None], None), sgd(0.3), chosen, steps=3, seed=0)
+        for loss, chosen in ((inner, name), (by_hand, "exact"))
+    ]  # fmt: skip
+    torch.testing.assert_close(found[0].grad_c, found[1].grad_c, rtol=1e-9, atol=1e-12)
+    assert_untouched(net, before)
+
+
 def test_a_trainable_embedding_with_max_norm_is_refused_and_its_weight_kept() -> None:
     net = nn.Sequential(nn.Embedding(7, 4, max_norm=0.5), nn.Flatten(), nn.Linear(12, 3))
     model, before = FunctionalModel(net), net[0].weight.detach().clone()

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from metaimpute.engine import (
     Batches,
     CannotDifferentiate,
+    EstimatorError,
     FunctionalModel,
     HeadNotFound,
     UnsupportedOptimizer,
@@ -176,6 +177,42 @@ def test_a_hyperparameter_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UnsupportedOptimizer, match="not a tuple"):
         adam((0.1, 0.1))
     assert float(run({"w": torch.ones(2)}, torch.ones(2), optimizer=sgd(np.float64(0.1))).outer_loss) < 2
+
+
+@pytest.mark.parametrize(
+    "name", ["exact", "mixed", "forward", "cg(3)", "finite_difference", "neumann(2)", "truncated(2)"]
+)
+def test_complex_tensors_have_the_gradient_of_their_real_view(name: str) -> None:
+    torch.manual_seed(0)
+    w, x = torch.randn(4, 3, dtype=torch.complex128), torch.randn(6, 4, dtype=torch.complex128)
+    c = torch.randn(6, dtype=torch.complex128)
+
+    def loss(p: Any, c: Any, b: Any) -> Tensor:
+        return (
+            (c * (x @ p["w"])[:, 0]).abs().square().mean()
+            + p["w"].abs().square().sum()
+            + 0.01 * (p["w"] ** 3).real.sum()
+        )
+
+    def end(p: Any, c: Any, b: Any) -> Tensor:
+        return ((p["w"] * (1 + 2j)) ** 2).real.sum() + c.imag.sum()
+
+    def real(function: Any) -> Any:
+        return lambda p, c, b: function({"w": torch.view_as_complex(p["w"])}, torch.view_as_complex(c), b)
+
+    found = hypergradient(loss, end, {"w": w}, c, Batches([None], None), sgd(0.1), name, steps=2, seed=0)
+    other = hypergradient(real(loss), real(end), {"w": torch.view_as_real(w)}, torch.view_as_real(c), Batches([None], None),
+                          sgd(0.1), name, steps=2, seed=0)  # fmt: skip
+    torch.testing.assert_close(torch.view_as_real(found.grad_c), other.grad_c, rtol=1e-8, atol=1e-10)
+    with pytest.raises(EstimatorError, match="view_as_real"):
+        run({"w": w}, c, "forward_gradient(1)", inner=loss)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_tensors_whose_entries_share_a_place_are_taken(name: str) -> None:
+    w, c = torch.ones(1, 3).expand(4, 3), torch.full((1,), 0.5).expand(4, 3)
+    found = run({"w": w}, c, name, steps=2)
+    torch.testing.assert_close(found.grad_c, run({"w": w.clone()}, c.clone(), name, steps=2).grad_c)
 
 
 # batches -----------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from metaimpute.engine import (
     BadMemoryPolicy,
     Batches,
+    CannotDifferentiate,
     Compiled,
     FunctionalModel,
     NotRepeatable,
@@ -312,12 +313,34 @@ def test_estimators_may_use_other_tensors_that_require_a_gradient() -> None:
         torch.testing.assert_close(other, found[0])
 
 
+@pytest.mark.parametrize("memory", REPLAYED)
+def test_a_replayed_unroll_whose_gradient_is_differentiated_again_is_refused(memory: str) -> None:
+    """Its gradient would be a constant to the second derivative."""
+    w = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    end = unroll(lambda p, c, b: p["w"].pow(4).sum(), {"w": w}, None, [None], sgd(0.01), 3, memory=memory).params["w"]
+    with pytest.raises(CannotDifferentiate, match="memory 'store'"):
+        torch.autograd.grad(end.sum(), w, create_graph=True)
+
+    def nested(p: Any, c: Any, b: Any) -> Tensor:
+        inside = unroll(
+            lambda q, k, a: (q["w"] - k).square().sum(), {"w": p["w"]}, c, [None], sgd(0.1), 3, memory=memory
+        )
+        return inside.params["w"].pow(4).sum()
+
+    for name in ("exact", "mixed"):
+        with pytest.raises(CannotDifferentiate, match="memory 'store'"):
+            hypergradient(nested, lambda p, c, b: p["w"].sum(), {"w": torch.ones(3)}, torch.ones(()), Batches([None], None),
+                          sgd(0.1), name)  # fmt: skip
+
+
 def live_bytes() -> int:
     gc.collect()
     seen = {}
     for o in gc.get_objects():
         if type(o) is Tensor or type(o) is nn.Parameter:
-            with contextlib.suppress(RuntimeError):  # other tests' tensors without storage: sparse, meta, of a transform
+            with contextlib.suppress(
+                RuntimeError
+            ):  # other tests' tensors without storage: sparse, meta, of a transform
                 seen[o.untyped_storage().data_ptr()] = o.untyped_storage().nbytes()
     return sum(seen.values())
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
-from ..arguments import list_of_batches, outside_inference, require_tensors
+from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
 from ..losses import Loss
 from ..memory import MemoryPolicy, Store
@@ -146,8 +146,8 @@ class Estimator:
                 "a hypergradient carries no forward-mode tangents on; pass plain tensors, or differentiate unroll(), which does"
             )
         with torch.enable_grad(), double_differentiable(), attributes_restored():
-            theta_0, c, batches = outside_inference((theta_0, c, Batches(list(inner_batches), batches.outer)))
-            optimizer = optimizer.with_hyper(**outside_inference(optimizer.hyper))
+            theta_0, c, batches = ordinary((theta_0, c, Batches(list(inner_batches), batches.outer)))
+            optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
             problem = BilevelMap(
                 inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start
             )

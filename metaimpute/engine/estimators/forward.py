@@ -7,6 +7,7 @@ theta_k is the directional derivative of the whole bilevel map.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -92,14 +93,14 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
     return Pushed(slope, outer.detach(), theta, losses, first)
 
 
-def _one_hots(tree: Tree) -> Iterator[tuple[int, int, Tree]]:
-    """``(leaf number, entry, direction)`` for every scalar of a tree."""
+def _one_hots(tree: Tree) -> Iterator[tuple[int, int, complex, Tree]]:
+    """``(leaf number, entry, unit, direction)`` for every scalar of a tree; a complex one has the units 1 and i."""
     leaves = tensors(tree)
     for number, leaf in enumerate(leaves):
-        for entry in range(leaf.numel()):
+        for entry, unit in itertools.product(range(leaf.numel()), (1, 1j) if leaf.is_complex() else (1,)):
             direction = [torch.zeros_like(other, memory_format=torch.contiguous_format) for other in leaves]
-            direction[number].view(-1)[entry] = 1
-            yield number, entry, with_tensors(tree, direction)
+            direction[number].view(-1)[entry].fill_(unit)
+            yield number, entry, unit, with_tensors(tree, direction)
 
 
 @register_estimator("forward")
@@ -118,7 +119,7 @@ class Forward(Estimator):
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         c, hyper = problem.c, hyper_tensors(problem.optimizer.hyper)
-        count = sum(leaf.numel() for leaf in [*tensors(c), *tensors(hyper)])
+        count = sum(leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in [*tensors(c), *tensors(hyper)])
         if count > self.max_scalars:
             raise EstimatorError(
                 f"'forward' takes one pass per scalar and {count:,} are asked for (max_scalars is {self.max_scalars}); "
@@ -131,9 +132,9 @@ class Forward(Estimator):
         }
         last = None
         for part, tree in (("c", c), ("hyper", hyper)):
-            for number, entry, direction in _one_hots(tree):
+            for number, entry, unit, direction in _one_hots(tree):
                 last = push_forward(problem, {part: direction})
-                found[part][number].view(-1)[entry] = last.slope.to(found[part][number])
+                found[part][number].view(-1)[entry] += last.slope.to(found[part][number].real) * unit
         if last is None:
             last = push_forward(problem, {})
         return HypergradientResult(
@@ -179,6 +180,10 @@ class ForwardGradient(Estimator):
         moving: dict[str, Any] = {"c": detach(problem.c), "hyper": detach(hyper_tensors(problem.optimizer.hyper))}
         if problem.wrt_start:
             moving["theta"] = detach(problem.theta_0)
+        if any(leaf.is_complex() for leaf in tensors(moving)):
+            raise EstimatorError(
+                "'forward_gradient' draws real directions; pass complex tensors as torch.view_as_real(...)"
+            )
         mean, squares = zeros_like(moving), zeros_like(moving)
         last: Pushed | None = None
         for sample in range(self.n):
