@@ -22,8 +22,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Readers, and whoever comes after a kill, see the old file or the new one.
 
     Raises:
+        NotOurs: where something else than a file stands at ``path``.
         OSError: naming the file, whatever error a library has made of the operating system's.
     """
+    refuse_irregular(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -144,6 +146,17 @@ def refuse_link(path: Path) -> None:
     NotOurs: when a path that files are deleted from is a symbolic link."""
     if path.is_symlink():
         raise NotOurs(linked(path))
+
+
+def refuse_irregular(path: Path) -> None:
+    """Raises:
+    NotOurs: when a path that a file is to take the place of is a link, a folder, a pipe or a device."""
+    if path.is_symlink():
+        raise NotOurs(f"{path} is a symbolic link, which a file is not written over or through; name another, or move it away")
+    if path.is_dir():
+        raise NotOurs(f"{path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise NotOurs(f"{path} is no regular file; name another, or move it away")
 
 
 def linked(path: Path) -> str:

@@ -278,15 +278,17 @@ def test_a_link_is_refused_and_what_it_leads_to_is_whole(name: str, whole: Path,
     assert {path.name: path.read_bytes() for path in (mine.iterdir() if mine.is_dir() else [mine])} == before
 
 
-def test_nothing_is_written_through_links_in_the_folder(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*TEXTS, "inputs.skops", "model.safetensors"])
+def test_no_file_is_written_over_a_link_in_the_folder_or_through_it(name: str, whole: Path, tmp_path: Path) -> None:
     folder = copied(whole, tmp_path)
-    for name in (*TEXTS, "inputs.skops", "model.safetensors"):
-        mine = (folder / name).rename(tmp_path / f"mine-{name}")
-        (folder / name).symlink_to(mine)
-    (folder / f"result.json.{os.getpid()}.part").symlink_to(tmp_path / "mine-result.json")
-    before = {path: path.read_bytes() for path in tmp_path.glob("mine-*")}
-    assert call("run", "--resume", folder).exit_code == 0
-    assert {path: path.read_bytes() for path in tmp_path.glob("mine-*")} == before
+    mine = (folder / name).rename(tmp_path / f"mine-{name}")
+    (folder / name).symlink_to(mine)
+    (folder / f"result.json.{os.getpid()}.part").symlink_to(mine)
+    before = mine.read_bytes()
+    done = call("run", "--resume", folder)
+    refused = f"{folder / name} is a symbolic link" in done.stderr
+    assert done.exit_code == (2 if refused else 0), done.stderr
+    assert (folder / name).is_symlink() and mine.read_bytes() == before
 
 
 def test_a_new_run_does_not_begin_in_linked_checkpoints(whole: Path, tmp_path: Path) -> None:
@@ -308,6 +310,26 @@ def test_a_file_is_not_written_through_a_link_in_the_place_of_its_draft(tmp_path
         partial.write_text("labels")
     assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "labels.csv").read_text() == "labels"
     assert not (tmp_path / "labels.csv").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(os.mkfifo, "is no regular file"), (os.mkdir, "is a folder"), (lambda path: path.symlink_to("gone"), "is a symbolic link")],
+    ids=["pipe", "folder", "link"],
+)
+def test_only_a_file_is_replaced(make: Callable[[Path], object], said: str, whole: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target.csv"
+    make(target)
+    before = target.lstat()
+    table = whole.parent / "my_table.csv"
+    for arguments in (
+        ("init", "table", table, "--force", "--out", target),
+        ("predict", whole, table, "--out", target),
+        ("impute", whole, "--out", target),
+    ):
+        done = call(*arguments)
+        assert done.exit_code == 2 and f"{target} {said}" in done.stderr and "\n" not in done.stderr.strip(), done.output
+        assert (target.lstat().st_ino, target.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 
 def test_a_lock_that_is_another_file_is_not_emptied(whole: Path, tmp_path: Path) -> None:
