@@ -71,20 +71,57 @@ def _equal(label: Any, named: Any) -> bool:
 
 
 def as_labels(y: Any) -> np.ndarray:
-    """``y`` as an array ``[n]`` in which no label has become another: mixed lists and large whole numbers stay objects.
+    """``y`` as an array ``[n]`` in which no label has become another: mixed lists, whole numbers with gaps between them and
+    large ones stay objects, since floats, into which numpy turns them, hold 16 digits.
 
     Raises:
         ValueError: when it has more than one column.
     """
     from sklearn.utils import column_or_1d
 
-    kept = isinstance(y, list | tuple) and any(
-        label is None
-        or isinstance(label, str)
-        or (isinstance(label, numbers.Integral) and not isinstance(label, bool) and abs(int(label)) >= 2**63)
-        for label in y
-    )
+    if isinstance(y, list | tuple):
+        kept = _mixed(y)
+    elif kept := _whole_with_gaps(y):
+        y = _objects(y)
     return column_or_1d(np.asarray(y, dtype=object if kept else None), warn=True)
+
+
+def _mixed(y: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether numpy may turn a label of a list into another."""
+    whole = [
+        int(label) for label in y if isinstance(label, numbers.Integral) and not isinstance(label, bool | np.bool_)
+    ]
+    return (
+        any(label is None or isinstance(label, str) for label in y)
+        or any(abs(label) >= 2**63 for label in whole)
+        or (bool(whole) and any(isinstance(label, float | np.floating) for label in y))
+    )
+
+
+def _whole_with_gaps(y: Any) -> bool:
+    """Whether pandas holds whole numbers, or categories that are, with gaps among them."""
+    import pandas
+
+    if isinstance(y, pandas.DataFrame) and y.shape[1] == 1:
+        y = y.iloc[:, 0]
+    dtype = getattr(y, "dtype", None)
+    if isinstance(dtype, pandas.CategoricalDtype):
+        dtype = dtype.categories.dtype
+    extended = isinstance(y, pandas.Series | pandas.Index | pandas.api.extensions.ExtensionArray)
+    return extended and pandas.api.types.is_integer_dtype(dtype) and bool(pandas.isna(y).any())
+
+
+def _objects(y: Any) -> Any:
+    """What :func:`_whole_with_gaps` found, in which nothing has been a float."""
+    import pandas
+
+    if isinstance(y, pandas.DataFrame):
+        return _objects(y.iloc[:, 0]).reshape(-1, 1)
+    if isinstance(y.dtype, pandas.CategoricalDtype):
+        held = pandas.Categorical(y)
+        names = held.categories.tolist()
+        return np.array([names[code] if code >= 0 else None for code in held.codes], dtype=object)
+    return np.asarray(y, dtype=object)
 
 
 def ask_what_means_none(given: np.ndarray, rows: int) -> None:

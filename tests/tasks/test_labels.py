@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_wine
 
 from metaimpute import MetaImputer, MetaImputerRegressor
-from metaimpute.tasks.labels import missing
+from metaimpute.tasks.labels import as_labels, missing
 
 X, TRUTH = load_wine(return_X_y=True)
 GIVEN = np.arange(len(X)) % 3 == 0
@@ -104,3 +104,39 @@ def test_a_value_is_missing_where_pandas_says_so(gap: Any) -> None:
     y = gapped(TRUTH.astype(float), gap)
     found = MetaImputerRegressor(steps=2, width=4, random_state=0).fit(X, y)
     np.testing.assert_array_equal(found.transduction_[GIVEN], TRUTH[GIVEN])
+
+
+LARGE = [10**17, 10**17 + 1, 10**17 + 100]
+GAP = [*LARGE, None]
+WITH_A_GAP: dict[str, Any] = {
+    "Int64": pandas.Series(GAP, dtype="Int64"),
+    "UInt64": pandas.Series(GAP, dtype="UInt64"),
+    "array": pandas.array(GAP, dtype="Int64"),
+    "index": pandas.Index(GAP, dtype="Int64"),
+    "a column": pandas.DataFrame({"y": pandas.Series(GAP, dtype="Int64")}),
+    "categories": pandas.Categorical(GAP, categories=LARGE),
+    "series of categories": pandas.Series(pandas.Categorical(GAP, categories=LARGE)),
+    "nullable categories": pandas.Series(GAP, dtype="Int64").astype("category"),
+    "list": [*LARGE, float("nan")],
+    "tuple": (*map(np.int64, LARGE), np.nan),
+}
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")
+@pytest.mark.parametrize("kind", WITH_A_GAP)
+def test_whole_numbers_keep_their_digits_beside_gaps(kind: str) -> None:
+    found = as_labels(WITH_A_GAP[kind])
+    assert found[:3].tolist() == LARGE and missing(found, -1).tolist() == [False, False, False, True]
+
+
+def test_arrows_whole_numbers_keep_their_digits_beside_gaps() -> None:
+    pytest.importorskip("pyarrow")
+    assert as_labels(pandas.Series(GAP, dtype="int64[pyarrow]"))[:3].tolist() == LARGE
+
+
+def test_classes_are_whole_numbers_where_labels_are() -> None:
+    large = pandas.Series(TRUTH, dtype="Int64").where(GIVEN)
+    fitted = MetaImputer(steps=2, width=4, random_state=0)
+    assert fitted.fit(X, large).classes_.tolist() == [0, 1, 2] and fitted.classes_.dtype.kind == "i"
+    assert fitted.fit(X, large + LARGE[0]).classes_.tolist() == [10**17, 10**17 + 1, 10**17 + 2]
+    assert set(fitted.predict(X).tolist()) <= set(fitted.classes_.tolist())
