@@ -141,6 +141,8 @@ class Plain(click.Group):
 def _spelled() -> Iterator[None]:
     try:
         yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # its message is the help page
     except click.ClickException as error:
         hint = _named_like_an_option() if isinstance(error, click.NoSuchOption) else ""
         error.message = spelled(error.message + hint)  # type: ignore[misc]

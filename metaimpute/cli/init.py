@@ -48,13 +48,14 @@ def init(
         from ..draft import draft
         from ..engine.registry import UnknownName, describe_choices
         from ..terminal import argument, cell
-        from ..training.files import refuse_irregular, write_text
+        from ..training.files import refuse_input, refuse_irregular, write_text
         from ..yaml_source import RecipeError
 
         if kind not in KINDS:
             raise UnknownName(f"unknown kind of data '{kind}'; {describe_choices(kind, list(KINDS))}")
         target = out or Path(f"{path.resolve().stem}.yaml")
         refuse_irregular(target)
+        refuse_input(target, path)
         if target.exists() and not force:
             raise RecipeError(f"{target} exists already; write over it with --force, or choose another --out")
         found = draft(kind, path, label, missing, sets)

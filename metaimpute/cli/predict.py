@@ -41,8 +41,10 @@ def impute(run: Path, out: Path | None, min_confidence: float | None, truth: Pat
     """Write labels for the unlabelled examples that RUN was trained on: id, label or value, confidence."""
     with plain_errors():
         from ..inference import impute as impute_run
+        from ..training.files import refuse_input
 
         found, predictor = impute_run(run, device)
+        refuse_input(out or run / "labels.csv", truth, *predictor.task.files_read())
         _finish(found, predictor, out or run / "labels.csv", min_confidence, truth)
 
 
@@ -61,8 +63,11 @@ def predict(
     """Labels for new INPUTS (a file or a folder) by the network of RUN."""
     with plain_errors():
         from ..inference import load
+        from ..training.files import refuse_input
 
         predictor = load(run, device)
+        if out is not None:
+            refuse_input(out, inputs, truth)
         found = predictor.predict(inputs)
         for line in predictor.task.read_warnings:
             echo(f"warning: {line}")

@@ -208,6 +208,10 @@ class Task:
     read_warnings: list[str] = field(default_factory=list, init=False, repr=False)
     _label_names: list[str] | None = field(default=None, init=False, repr=False)
 
+    def files_read(self) -> list[Path]:
+        """Files of the user's own that the task reads, which no command may write over."""
+        return []
+
     @property
     def output(self) -> Output:
         """What the network predicts."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.registry import describe_choices
 from .base import Missing, TaskError
 from .encodings import opened
-from .locate import data_folders
+from .locate import data_folders, expanded
 from .readings import as_numbers
 from .shape import check_names, survey
 
@@ -32,15 +32,8 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in TABLES
 
 
-def locate_file(name: str) -> Path | None:
-    """A file at its own path, or in a folder where data is looked for; None when it is in neither."""
-    given = Path(name).expanduser()
-    places = [given] if given.is_absolute() else [given, *(folder / name for folder in data_folders())]
-    return next((path for path in places if path.is_file()), None)
-
-
 def missing_file(name: str, remedy: str = "give the path of a CSV or Parquet file") -> Missing:
-    places = [name] if Path(name).expanduser().is_absolute() else [name, *(str(f / name) for f in data_folders())]
+    places = [name] if expanded(name).is_absolute() else [name, *(str(f / name) for f in data_folders())]
     return Missing(f"file {name}", tuple(places), remedy)
 
 

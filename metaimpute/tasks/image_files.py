@@ -18,7 +18,7 @@ from .base import Missing, MissingData, Pool, Task, TaskError, ViewKind
 from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_reading import decode
 from .image_views import ImageViews
-from .locate import data_folders, find
+from .locate import data_folders, expanded, find
 from .own_data import shortened
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -183,7 +183,7 @@ class ImageFileTask(Task):
         """The folder, when it is here."""
         if not self.folder:
             return None
-        path = Path(self.folder).expanduser()
+        path = expanded(self.folder)
         if (path / self.marker).is_dir():
             return path
         return None if path.is_absolute() else find(self.folder, self.marker)
@@ -202,7 +202,7 @@ class ImageFileTask(Task):
     def missing(self) -> list[Missing]:
         if self.found() is not None:
             return []
-        absolute = Path(self.folder).expanduser().is_absolute()
+        absolute = expanded(self.folder).is_absolute()
         looked = (self.folder,) if absolute else tuple(str(folder / self.folder) for folder in data_folders())
         return [Missing(f"images ({self.folder}/{self.marker}/)", looked, self.remedy())]
 

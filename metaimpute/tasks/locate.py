@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 
+def expanded(name: str) -> Path:
+    """A path with ``~`` and ``~user`` for home folders; a file's own name where it begins so and nobody is called that."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def cache_folder() -> Path:
     """Folder for fetched data: ``METAIMPUTE_CACHE``, else ``metaimpute`` in the user's cache."""
     explicit = os.environ.get("METAIMPUTE_CACHE")
@@ -27,3 +35,10 @@ def find(name: str, marker: str = "") -> Path | None:
         if (folder / name / marker).exists():
             return folder / name
     return None
+
+
+def locate_file(name: str) -> Path | None:
+    """A file at its own path, or in a folder where data is looked for; None when it is in neither."""
+    given = expanded(name)
+    places = [given] if given.is_absolute() else [given, *(folder / name for folder in data_folders())]
+    return next((path for path in places if path.is_file()), None)

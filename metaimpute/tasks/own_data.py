@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..bounds import Natural, Share
 from .base import MissingData, Pool, Task, TaskData, TaskError
+from .locate import locate_file
 from .outputs import Classes, Output
 from .splits import partly_labelled
 
@@ -94,6 +95,10 @@ class OwnData(Task):
     def output(self) -> Output:
         """As many classes as there are labels; two while the data is not here."""
         return Classes(max(len(self.label_names or ()), 2))
+
+    def files_read(self) -> list[Path]:
+        found = [locate_file(name) for name in (getattr(self, "file", ""), getattr(self, "test", "")) if name]
+        return [path for path in found if path is not None]
 
     def check(self) -> None:
         if self.test_share == 1:

@@ -11,7 +11,8 @@ import numpy as np
 
 from .base import TaskError
 from .column_kinds import as_trained, of_truth_values, sort_out
-from .files import Table, column, locate_file, read_table, written
+from .files import Table, column, read_table, written
+from .locate import locate_file
 from .readings import MissingValues, as_numbers, blank_out
 from .row_names import no_names, trouble
 

@@ -15,7 +15,8 @@ from ..bounds import NonNegative, Share
 from .base import Missing, Pool, TaskData, TaskError, ViewKind, register_task
 from .column_kinds import as_trained
 from .doubts import words_for_none
-from .files import column, locate_file, missing_file, read_table, written
+from .files import column, missing_file, read_table, written
+from .locate import locate_file
 from .outputs import Classes, Quantities
 from .own_data import Content, OwnData, numbered, ordered
 from .own_rows import Rows, read_rows

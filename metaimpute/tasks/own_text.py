@@ -10,8 +10,9 @@ import torch
 from ..bounds import Count, Share
 from .base import Missing, TaskData, TaskError, register_task
 from .doubts import words_for_none
-from .files import column, locate_file, missing_file, read_table, written
+from .files import column, missing_file, read_table, written
 from .lazy import LazyPool
+from .locate import locate_file
 from .own_data import Content, OwnData, numbered, ordered
 from .readings import MissingValues, blank_out, one_spelling
 from .row_names import no_names, trouble

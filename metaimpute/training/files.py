@@ -152,11 +152,21 @@ def refuse_irregular(path: Path) -> None:
     """Raises:
     NotOurs: when a path that a file is to take the place of is a link, a folder, a pipe or a device."""
     if path.is_symlink():
-        raise NotOurs(f"{path} is a symbolic link, which a file is not written over or through; name another, or move it away")
+        raise NotOurs(
+            f"{path} is a symbolic link, which a file is not written over or through; name another, or move it away"
+        )
     if path.is_dir():
         raise NotOurs(f"{path} is a folder; name a file")
     if path.exists() and not path.is_file():
         raise NotOurs(f"{path} is no regular file; name another, or move it away")
+
+
+def refuse_input(path: Path, *read: Path | None) -> None:
+    """Raises:
+    NotOurs: when a file that is to be written is one of those that are read."""
+    for other in read:
+        if other is not None and path.exists() and other.exists() and path.samefile(other):
+            raise NotOurs(f"{path} is read here, and would be lost; choose another --out")
 
 
 def linked(path: Path) -> str:

@@ -314,7 +314,11 @@ def test_a_file_is_not_written_through_a_link_in_the_place_of_its_draft(tmp_path
 
 @pytest.mark.parametrize(
     ("make", "said"),
-    [(os.mkfifo, "is no regular file"), (os.mkdir, "is a folder"), (lambda path: path.symlink_to("gone"), "is a symbolic link")],
+    [
+        (os.mkfifo, "is no regular file"),
+        (os.mkdir, "is a folder"),
+        (lambda path: path.symlink_to("gone"), "is a symbolic link"),
+    ],
     ids=["pipe", "folder", "link"],
 )
 def test_only_a_file_is_replaced(make: Callable[[Path], object], said: str, whole: Path, tmp_path: Path) -> None:
@@ -328,7 +332,9 @@ def test_only_a_file_is_replaced(make: Callable[[Path], object], said: str, whol
         ("impute", whole, "--out", target),
     ):
         done = call(*arguments)
-        assert done.exit_code == 2 and f"{target} {said}" in done.stderr and "\n" not in done.stderr.strip(), done.output
+        assert done.exit_code == 2 and f"{target} {said}" in done.stderr and "\n" not in done.stderr.strip(), (
+            done.output
+        )
         assert (target.lstat().st_ino, target.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 

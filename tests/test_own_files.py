@@ -1,0 +1,60 @@
+"""No command writes over a file that it reads; names that begin with ~ are names; help is a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from metaimpute.cli import main
+
+QUICK = (
+    "--set",
+    "train.steps=2",
+    "--set",
+    "train.eval_every=2",
+    "--set",
+    "problem.name=none",
+    "--set",
+    "train.threads=1",
+)
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i},{('no', 'yes')[i % 2] if i % 3 else ''},{i % 2 + i / 100},{i % 7}" for i in range(40)]
+    path = tmp_path / "~mine.csv"
+    path.write_text("\n".join(["name,label,a,b", *rows]) + "\n")
+    return path
+
+
+def test_nothing_that_is_read_is_written_over(table: Path) -> None:
+    before = table.read_bytes()
+    refused = call("init", "table", table.name, "--label", "label", "--out", table.name, "--force")
+    assert refused.exit_code == 2 and "is read here" in refused.stderr
+    assert call("init", "table", table.name, "--label", "label", "--out", "mine.yaml").exit_code == 0
+    done = call("run", "mine.yaml", "--out", "trained", *QUICK)
+    assert done.exit_code == 0, done.output
+    truth = table.with_name("truth.csv")
+    truth.write_text("id,label\n0,no\n")
+    for words in (
+        ("impute", "trained", "--out", table.name),
+        ("predict", "trained", table.name, "--out", table.name),
+        ("impute", "trained", "--truth", truth, "--out", truth),
+    ):
+        refused = call(*words)
+        assert refused.exit_code == 2 and "is read here" in refused.stderr, refused.output
+    assert table.read_bytes() == before and truth.read_text() == "id,label\n0,no\n"
+    assert call("impute", "trained").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [(), ("data",), ("bench",)])
+def test_a_command_without_a_word_shows_its_help_as_a_page(words: tuple[str, ...]) -> None:
+    shown = call(*words).output
+    assert "\\n" not in shown and len(shown.splitlines()) > 5
