@@ -136,9 +136,10 @@ class _Imputer(BaseEstimator):
 class MetaImputer(ClassifierMixin, _Imputer):
     """A network trained on few labels and many rows without: ``MetaImputer().fit(X, y).transduction_``.
 
-    ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an array of strings. By default
-    FixMatch with Learning to Impute as in ``recipes/own_table.yaml``: a fused step, the hypergradient 0.3 times as long as the
-    base gradient. Columns are standardised; give it numbers (a ColumnTransformer makes them of a table).
+    ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an array of strings ('None' may
+    be a class, and stays one). By default FixMatch with Learning to Impute as in ``recipes/own_table.yaml``: a fused step, the
+    hypergradient 0.3 times as long as the base gradient. Columns are standardised; give it numbers (a ColumnTransformer makes
+    them of a table).
 
     Args:
         method, problem, estimator: as in a recipe; ``metaimpute list methods`` and so on name what there is.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .base import TaskError
 from .files import NA_WORDS
@@ -101,7 +101,8 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
         Doubt: where such a label holds most of the rows, or no row is without label and it is a word or the largest class.
     """
     counts = Counter(label for label in labels if label)
-    if given is not None or len(counts) < 2:
+    answered = (isinstance(given, Mapping) and column in given) or (given is not None and not given)
+    if answered or len(counts) < 2:
         return
     full = all(labels)
     largest = counts.most_common(1)[0][0]
@@ -110,7 +111,8 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
             continue
         number = is_float(label) and label not in NA_WORDS
         if len(counts) > 2 and (2 * count > len(labels) or (full and (label == largest or not number))):
-            none, all_labels = means_none(column, [label]), "missing_values: []"
+            none = means_none(column, [label])
+            all_labels = f"missing_values: {{{column}: []}}" if given else "missing_values: []"
             raise Doubt(
                 f"{option}: '{safe(label)}' stands in {count:,} of {len(labels):,} rows; {none} if it means that there is no "
                 f"label, {all_labels} if it is one",

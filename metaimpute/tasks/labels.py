@@ -11,7 +11,9 @@ import numpy as np
 from .doubts import may_mean_none
 from .readings import is_float, same_number
 
-PRINTED_GAPS = frozenset(("", "nan", "NaT", "<NA>"))  # what numpy and pandas make of a gap in an array of strings
+PRINTED_GAPS = frozenset(
+    ("", "nan", "NaN", "NaT", "<NA>")
+)  # what numpy and pandas make of a gap in an array of strings
 
 
 def missing(labels: np.ndarray, missing_label: Any) -> np.ndarray:

@@ -140,3 +140,10 @@ def test_classes_are_whole_numbers_where_labels_are() -> None:
     assert fitted.fit(X, large).classes_.tolist() == [0, 1, 2] and fitted.classes_.dtype.kind == "i"
     assert fitted.fit(X, large + LARGE[0]).classes_.tolist() == [10**17, 10**17 + 1, 10**17 + 2]
     assert set(fitted.predict(X).tolist()) <= set(fitted.classes_.tolist())
+
+
+def test_what_numpy_makes_of_nan_in_an_array_of_strings_is_no_class() -> None:
+    """Of None it makes 'None', which may be a class and stays one."""
+    found = np.array(["a", "b", None, float("nan"), "NaN"], dtype=str)
+    assert missing(found, -1).tolist() == [False, False, False, True, True]
+    assert not missing(found, None).any()
