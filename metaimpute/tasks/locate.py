@@ -7,10 +7,16 @@ from pathlib import Path
 
 
 def expanded(name: str) -> Path:
-    """A path with ``~`` and ``~user`` for home folders; a file's own name where it begins so and nobody is called that."""
+    """A path with ``~`` and ``~user`` for home folders; a file's own name where it begins so and nobody is called that.
+
+    Raises:
+        RuntimeError: for a path below the home folder of nobody.
+    """
     try:
         return Path(name).expanduser()
     except RuntimeError:
+        if len(Path(name).parts) > 1:
+            raise
         return Path(name)
 
 
