@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from .ambient import CannotDifferentiate
+from .ambient import CannotDifferentiate, exclusive
+from .references import Ways, other_ways, require_no_other_way
 from .registry import describe_choices
 from .repetition import holds_back, saw, set_attribute
-from .replica import Twin, in_place, parts_of, refers_by_other_means
+from .replica import Twin, in_place, parts_of
 
 Params = dict[str, Tensor]
 
@@ -95,7 +96,8 @@ class FunctionalModel:
         self._update_buffers = False
         self._parts: tuple[nn.Module, ...] = ()
         self._by_prefix: dict[str, nn.Module] = {}
-        self._indirect = False
+        self._ways = Ways(False, False)
+        self._sizes: list[int] = []
         self._aliases: dict[str, list[str]] = {}
         self._learn_names()
         linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
@@ -107,7 +109,8 @@ class FunctionalModel:
         """What follows from which parts the module has, and changes only when one is put in or taken out."""
         self._parts = parts_of(self.module)
         self._by_prefix = dict(self.module.named_modules(remove_duplicate=False))
-        self._indirect = refers_by_other_means(self.module)
+        self._ways = other_ways(self.module)
+        self._sizes = self._attributes()
         first: dict[int, str] = {}
         self._aliases = {}
         for name, p in [
@@ -120,7 +123,18 @@ class FunctionalModel:
     @property
     def params(self) -> Params:
         """Trainable parameters by name, the module's own tensors (not copies)."""
-        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        # another thread's call may have its own tensors in place
+        with exclusive() if self._ways.to_parts else contextlib.nullcontext():
+            return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def _attributes(self) -> list[int]:
+        """How many attributes each part has: one that is added may be another way to a part."""
+        return [len(vars(part)) for part in self._parts]
+
+    @contextlib.contextmanager
+    def _in_place_too(self, values: dict[int, Tensor]) -> Iterator[None]:
+        with exclusive(), in_place(self.module, values):
+            yield
 
     @property
     def buffers(self) -> Params:
@@ -178,14 +192,16 @@ class FunctionalModel:
             raise CannotDifferentiate(
                 "parametrize.cached() would keep one step's weights for the next; take the step outside it"
             )
-        if parts_of(self.module) != self._parts:
+        if parts_of(self.module) != self._parts or self._attributes() != self._sizes:
             self._learn_names()
         values = self._places(params)
         twin = Twin(self._parts, values, tracked=not _inside_vmap())
         saw(tuple([part.training for part in self._parts]))
-        seen_from_outside = self._indirect or any(part._forward_hooks for part in self._parts)
-        with in_place(self.module, values) if seen_from_outside else contextlib.nullcontext():
+        seen_from_outside = self._ways.to_parts or any(part._forward_hooks for part in self._parts)
+        with self._in_place_too(values) if seen_from_outside else contextlib.nullcontext():
             output = twin.root(*args, **kwargs)
+        if self._ways.to_parameters:
+            require_no_other_way(output, values)
         for part, name, value in twin.changes():
             set_attribute(part, name, value)
         if self._update_buffers and not holds_back(self.module):

@@ -118,8 +118,11 @@ class _Rebinding:
             parts = [self(part) for part in value] if len(value) <= _LARGEST else value
             return kind(parts) if any(a is not b for a, b in zip(parts, value, strict=True)) else value
         if kind in (dict, OrderedDict):
-            found = {name: self(part) for name, part in value.items()} if len(value) <= _LARGEST else value
-            return kind(found) if any(found[name] is not part for name, part in value.items()) else value
+            if len(value) > _LARGEST:
+                return value
+            pairs = [(self(name) if isinstance(name, nn.Module) else name, self(part)) for name, part in value.items()]
+            same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, value.items(), strict=True))
+            return value if same else kind(pairs)
         if kind is types.MethodType:
             owner = self(value.__self__)
             return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
@@ -146,37 +149,6 @@ class _Rebinding:
         )  # fmt: skip
         made.__kwdefaults__, made.__dict__ = function.__kwdefaults__, dict(function.__dict__)
         return made
-
-
-def refers_by_other_means(module: nn.Module) -> bool:
-    """Whether an object of another kind (a helper, a trainer) that hangs on the module leads back to one of its parts.
-
-    Such a reference cannot be copied, so a call has to put its tensors into the module itself too, while it lasts.
-    """
-    parts = {id(part) for part in module.modules()} | {id(p) for p in module.parameters()}
-    seen: set[int] = set()
-
-    def leads_back(value: Any, depth: int) -> bool:
-        kind = type(value)
-        if kind in _ATOMS or id(value) in seen or depth > 6 or len(seen) > 100_000:
-            return False
-        seen.add(id(value))
-        if kind in (list, tuple, set, frozenset, dict, OrderedDict):
-            inside = value.values() if isinstance(value, dict) else value
-            return len(value) <= _LARGEST and any(id(v) in parts or leads_back(v, depth + 1) for v in inside)
-        if isinstance(value, nn.Module | Tensor | type | types.ModuleType | types.FunctionType | types.MethodType):
-            return False  # parts themselves, and what _Rebinding copies
-        held = getattr(value, "__dict__", None)
-        if not isinstance(held, dict):
-            return False
-        return any(id(v) in parts or leads_back(v, depth + 1) for v in held.values())
-
-    return any(
-        leads_back(value, 0)
-        for part in module.modules()
-        for name, value in vars(part).items()
-        if name not in _OWN and type(value) not in _CONTAINERS
-    )
 
 
 class Twin:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import weakref
+from collections import defaultdict, deque, namedtuple
 from collections.abc import Callable
 from typing import Any
 
@@ -201,6 +203,137 @@ def test_a_module_reached_through_an_object_of_another_kind_has_the_steps_parame
     torch.testing.assert_close(estimate(model, model.params).grad_c, estimate(by_hand, model.params).grad_c)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.is_leaf for p in net.parameters())
+
+
+class Reaching(nn.Module):
+    """Reaches its first layer by a way that torch does not know of."""
+
+    shared: Any = None
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(4, 5), nn.Linear(5, 3), way
+        made = {
+            "deque": lambda: deque([self.first]), "defaultdict": lambda: defaultdict(list, a=self.first),
+            "namedtuple": lambda: Held(self.first), "slots": lambda: Slotted(self.first), "weakref": lambda: weakref.ref(self.first),
+            "default": lambda: lambda z, m=self.first: m(z), "keyword": lambda: named(self.first), "set": lambda: {self.first},
+            "nested": lambda: [{"a": (Slotted([self.first]),)}], "parameters": lambda: deque([self.first.weight, self.first.bias]),
+        }  # fmt: skip
+        if way in made:
+            self.extra = made[way]()
+        elif way == "unregistered":
+            object.__setattr__(self, "extra", nn.Sequential(self.first))
+        elif way == "unregistered in a list":
+            self.extra = [nn.Sequential(self.first)]
+        elif way == "class":
+            type(self).shared = self.first
+        elif way == "global":
+            GLOBAL["first"] = self.first
+        elif way == "added later":
+            self.extra = None
+
+    def reach(self, x: Tensor) -> Tensor:
+        way, extra = self.way, getattr(self, "extra", None)
+        if way in ("deque", "unregistered in a list"):
+            return extra[0](x)
+        if way == "defaultdict":
+            return extra["a"](x)
+        if way in ("namedtuple", "slots"):
+            return extra.m(x)
+        if way == "weakref":
+            return extra()(x)
+        if way == "set":
+            return next(iter(extra))(x)
+        if way == "nested":
+            return extra[0]["a"][0].m[0](x)
+        if way == "parameters":
+            return F.linear(x, extra[0], extra[1])
+        if way == "class":
+            return type(self).shared(x)
+        if way == "global":
+            return GLOBAL["first"](x)
+        return extra(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.reach(x).tanh())
+
+
+class Slotted:
+    __slots__ = ("m",)
+
+    def __init__(self, m: Any) -> None:
+        self.m = m
+
+
+def named(layer: nn.Module) -> Any:
+    return lambda z, *, m=layer: m(z)
+
+
+Held = namedtuple("Held", "m")
+GLOBAL: dict[str, Any] = {}
+WAYS = (
+    "deque", "defaultdict", "namedtuple", "slots", "weakref", "default", "keyword", "set", "nested", "unregistered",
+    "unregistered in a list", "class", "global",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("name", "memory"), [("exact", "store"), ("exact", "recompute"), ("mixed", "store"), ("forward", "store")]
+)
+def test_a_part_reached_by_another_way_has_the_steps_parameters(way: str, name: str, memory: str) -> None:
+    torch.manual_seed(0)
+    net = Reaching(way)
+    model, before = FunctionalModel(net), state_of(net)
+
+    def by_hand(p: Any, x: Tensor) -> Tensor:
+        h = F.linear(x, p["first.weight"], p["first.bias"]).tanh()
+        return F.linear(h, p["last.weight"], p["last.bias"])
+
+    found = estimate(model, model.params, name, memory=memory)
+    torch.testing.assert_close(found.grad_c, estimate(by_hand, model.params).grad_c, rtol=1e-9, atol=1e-12)
+    assert_untouched(net, before)
+
+
+@pytest.mark.parametrize("name", ["exact", "mixed", "forward", "cg(2)", "finite_difference", "first_order"])
+def test_a_bare_parameter_reached_by_another_way_is_refused_where_it_is_used(name: str) -> None:
+    model = FunctionalModel(Reaching("parameters"))
+    with pytest.raises(CannotDifferentiate, match="cannot be followed"):
+        estimate(model, model.params, name)
+    plain = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    reference = estimate(FunctionalModel(plain), dict(plain.named_parameters()), name)
+    plain.optimizer = torch.optim.Adam(
+        plain.parameters()
+    )  # holds parameters, and the forward pass does not use them so
+    found = estimate(FunctionalModel(plain), dict(plain.named_parameters()), name)
+    torch.testing.assert_close(found.grad_c, reference.grad_c)
+
+
+def test_another_way_that_is_added_after_wrapping_is_seen() -> None:
+    torch.manual_seed(0)
+    net = Reaching("added later")
+    model = FunctionalModel(net)
+    del net.extra
+    net.extra, net.more = deque([net.first]), 1
+    net.way = "deque"
+    net2 = Reaching("deque")
+    net2.load_state_dict(net.state_dict())
+    other = FunctionalModel(net2)
+    torch.testing.assert_close(estimate(model, model.params).grad_c, estimate(other, other.params).grad_c)
+
+
+def test_a_table_by_module_is_found_under_the_twin() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.scale = {self.layer: 3.0}
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * self.scale.get(self.layer, 1.0)
+
+    model = FunctionalModel(Scaled())
+    torch.testing.assert_close(model(model.params, X), 3 * model.module.layer(X))
 
 
 # the user's module -------------------------------------------------------------------------------------------------------
