@@ -140,6 +140,66 @@ def test_structured_losses_and_refusals() -> None:
     assert "refused: " in str(report)
 
 
+def test_a_cut_excuses_no_difference_between_estimators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that is only written down is a cut as well; a broken product beside it is still wrong."""
+    from metaimpute.engine.estimators import mixed
+
+    seen: list[float] = []
+
+    def inner(p: Any, c: Any, b: Any) -> Tensor:
+        value = (c * F.cross_entropy(X @ p["w"], Y, reduction="none")).mean()
+        seen.append(value.detach().item())
+        return value
+
+    assert check(inner).ok
+    right = mixed.product
+
+    def half(*args: Any, **options: Any) -> Any:
+        found = right(*args, **options)
+        return found._replace(c=0.5 * found.c)
+
+    monkeypatch.setattr(mixed, "product", half)
+    assert "wrong" in {t.verdict for t in check(inner).terms if t.estimator == "mixed"}
+
+
+def test_small_losses_are_held_to_their_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metaimpute.engine.estimators import mixed
+
+    def inner(p: Any, c: Any, b: Any) -> Tensor:
+        return (c * F.cross_entropy(X @ p["w"], Y, reduction="none")).mean()
+
+    def small(p: Any, c: Any, b: Any) -> Tensor:
+        return 1e-9 * outer(p, c, b)
+
+    assert check(inner, outer=small).ok
+    right = mixed.product
+    monkeypatch.setattr(mixed, "product", lambda *a, **o: (f := right(*a, **o))._replace(c=0.5 * f.c))
+    assert not check(inner, outer=small).ok
+
+
+def test_where_nothing_was_compared_nothing_is_right() -> None:
+    report = check(lambda p, c, b: (c * (X @ p["w"])[:, 0]).sum() * float("nan"))
+    assert not report.ok and report.failures[0].verdict == "not finite"
+    approx = check(
+        lambda p, c, b: (c * F.cross_entropy(X @ p["w"], Y, reduction="none")).mean(), estimators=("approx",)
+    )
+    assert not approx.ok and {t.verdict for t in approx.failures} == {"refused"}
+    for bad in ({"steps": 0}, {"batches": [None]}):
+        with pytest.raises(ValueError, match="batches are Batches"):
+            check(lambda p, c, b: c.sum(), **bad)
+    with pytest.raises(ValueError, match="make it a tensor"):
+        check(lambda p, c, b: p["w"].sum(), 0.5)
+
+
+def test_a_kink_at_the_point_is_no_zero() -> None:
+    torch.manual_seed(0)
+    report = check_hypergradient(
+        lambda p, c, b: (c * p["w"].relu()).sum(), lambda p, c, b: p["w"].sum(), {"w": torch.zeros(3)}, torch.ones(3),
+        steps=1, raise_exception=False,
+    )  # fmt: skip
+    assert "zero" not in {t.verdict for t in report.terms if t.name == "theta_0"}
+
+
 # problems and recipes ----------------------------------------------------------------------------------------------------
 
 

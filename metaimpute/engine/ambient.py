@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -114,6 +114,31 @@ def outside_transforms(what: str) -> None:
         )
 
 
+def changing_nothing(hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], None]:
+    """A hook on a tensor's gradient that may look at it and is refused where it changes it.
+
+    What a hook does is part of no second derivative: the product that stands for the gradient's derivative would be another's.
+    """
+
+    def watched(gradient: Tensor) -> None:
+        if hook(gradient) is not None:
+            raise CannotDifferentiate(
+                "a hook on a tensor of the loss changes its gradient, which is part of no second derivative; write what it does "
+                "into the loss"
+            )
+
+    return watched
+
+
+class HooksChangeNothing(TorchFunctionMode):
+    """Around an evaluation of a loss whose gradient is differentiated by other means than autograd's own graph of it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.register_hook:
+            return func(args[0], changing_nothing(args[1]))
+        return func(*args, **(kwargs or {}))
+
+
 class NoGradStopsTangents(TorchFunctionMode):
     """In this block ``no_grad`` stops tangents as it stops gradients: by itself torch carries them on.
 
@@ -121,6 +146,8 @@ class NoGradStopsTangents(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.register_hook:
+            return func(args[0], changing_nothing(args[1]))
         if func is torch._C._set_grad_enabled:
             forward_ad._set_fwd_grad_enabled(bool(args[0]))
         return func(*args, **(kwargs or {}))

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .ambient import changing_nothing
+
 _CUTTING = {
     torch.Tensor.detach: "detach()", torch.detach: "detach()", torch.Tensor.detach_: "detach_()", torch.Tensor.item: "item()",
     torch.Tensor.tolist: "tolist()", torch.Tensor.__float__: "float()", torch.Tensor.numpy: "numpy()",
@@ -53,6 +55,8 @@ class Cuts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.Tensor.register_hook:
+            return func(args[0], changing_nothing(args[1]))
         if func is torch._C._set_grad_enabled:
             self._off = not args[0]
         elif self._off:

@@ -27,6 +27,7 @@ class Difference:
     name: str
     value: Callable[[float], float]
     direction: Tree
+    scale: float = 1.0  # of the map's values, in which rounding is measured
     found: dict[float, float] = field(default_factory=dict)
 
     def at(self, h: float) -> float:
@@ -39,17 +40,18 @@ class Difference:
         """The first difference that equals the derivative, else that of the first size, and whether there is one."""
         for h in SIZES:
             found = self.at(h)
-            if abs(found - derivative) <= max(rtol, 1e-11 / h) * max(abs(found), abs(derivative)) + max(
-                1e-9, 1e-15 / h
-            ):
+            near = max(rtol, 1e-11 / h) * max(abs(found), abs(derivative)) + max(1e-9, 1e-15 / h) * self.scale
+            if abs(found - derivative) <= near:
                 return found, True
         return self.at(SIZES[0]), False
 
     @property
     def settled(self) -> bool:
-        """Whether differences of two sizes agree, so that another number is wrong."""
-        a, b = self.at(1e-5), self.at(1e-6)
-        return abs(a - b) <= 1e-3 * max(abs(a), abs(b)) + 1e-8
+        """Whether differences of two sizes, and those to either side, agree, so that another number is wrong."""
+        a, b, here = self.at(1e-5), self.at(1e-6), self.value(0.0)
+        up, down = (self.value(1e-5) - here) / 1e-5, (here - self.value(-1e-5)) / 1e-5
+        alike = abs(a - b) <= 1e-3 * max(abs(a), abs(b)) + 1e-8 * self.scale
+        return alike and abs(up - down) <= 0.1 * max(abs(up), abs(down)) + 1e-8 * self.scale
 
 
 def _unit(like: Tensor, rng: torch.Generator) -> Tensor:
@@ -68,7 +70,7 @@ def _directions(tree: Tree, name: str, rng: torch.Generator) -> list[tuple[str, 
     return [(name + path, with_tensors(tree, [*zeros[:n], drawn[n], *zeros[n + 1 :]])) for n, path in enumerate(paths)]
 
 
-def differences(problem: BilevelMap) -> list[Difference]:
+def differences(problem: BilevelMap, scale: float) -> list[Difference]:
     rng = torch.Generator(device="cpu").manual_seed(DIRECTION)
     hyper = hyper_tensors(problem.optimizer.hyper)
     spaces = [("c", n, d) for n, d in _directions(problem.c, "coupling", rng)]
@@ -86,5 +88,5 @@ def differences(problem: BilevelMap) -> list[Difference]:
                 return float(problem.value(hyper={**problem.optimizer.hyper, **moved}))
             return float(problem.value(**{"c" if part == "c" else "theta_0": moved}))
 
-        found.append(Difference(part, name, value, direction))
+        found.append(Difference(part, name, value, direction, scale))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Verdict = Literal["right", "wrong", "zero", "noisy", "cut", "refused", "inexact", "kink"]
+Verdict = Literal["right", "wrong", "zero", "noisy", "not finite", "cut", "refused", "inexact", "kink"]
 
 
 class GradientCheckFailed(AssertionError):
@@ -58,7 +58,9 @@ class Report:
 
     @property
     def failures(self) -> list[Term]:
-        return [term for term in self.terms if term.verdict in ("wrong", "zero", "noisy")]
+        """Terms that are wrong, zero, noisy or not finite; all refusals too where nothing but refusals came."""
+        wrong = [term for term in self.terms if term.verdict in ("wrong", "zero", "noisy", "not finite")]
+        return wrong or ([] if any(term.verdict != "refused" for term in self.terms) else list(self.terms))
 
     @property
     def ok(self) -> bool:

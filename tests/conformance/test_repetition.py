@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from metaimpute.engine import (
     Batches,
+    CannotDifferentiate,
     FunctionalModel,
     NotRepeatable,
     adam,
@@ -56,6 +58,40 @@ def test_noise_that_no_seed_replays_is_refused(name: str, memory: str, source: s
 
     with pytest.raises(NotRepeatable, match="noise"):
         estimate(inner, name, memory, lr)
+
+
+@pytest.mark.parametrize("lr", [0.3, 1e-6])
+@pytest.mark.parametrize("source", ["numpy object", "random object", "clock"])
+@pytest.mark.parametrize(("name", "memory"), [pair for pair in REPEATING if pair[1] == "store"])
+def test_noise_of_objects_that_nobody_knows_is_refused(name: str, memory: str, source: str, lr: float) -> None:
+    held, other = np.random.default_rng(0), random.Random(0)
+    factor = {
+        "numpy object": lambda: float(held.standard_normal()), "random object": other.random,
+        "clock": lambda: time.perf_counter() % 1e-3 * 1e3,
+    }[source]  # fmt: skip
+
+    def inner(p: Any, c: Any, b: Any) -> Tensor:
+        return (c * F.cross_entropy((X + factor()) @ p["w"] * (1 + 0.1 * factor()), Y, reduction="none")).mean()
+
+    with pytest.raises(NotRepeatable):
+        estimate(inner, name, memory, lr)
+
+
+@pytest.mark.parametrize("name", ["mixed", "forward", "finite_difference", "cg(2)"])
+def test_a_hook_that_changes_a_gradient_is_refused_and_one_that_looks_is_not(name: str) -> None:
+    seen, changes = [], True
+
+    def inner(p: Any, c: Any, b: Any) -> Tensor:
+        w = p["w"] * 1
+        if w.requires_grad:
+            w.register_hook((lambda g: g * 0.5) if changes else lambda g: seen.append(g.norm()))
+        return (c * F.cross_entropy(X @ w, Y, reduction="none")).mean()
+
+    with pytest.raises(CannotDifferentiate, match="hook"):
+        estimate(inner, name, "store")
+    changes = False
+    found = estimate(inner, name, "store")
+    assert seen and bool(torch.isfinite(found.grad_c).all())
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 
+from ..ambient import HooksChangeNothing
 from ..optimizers import Hyper, apply_updates, hyper_as_leaves, hyper_tensors
 from ..products import product
 from ..pytree import (
@@ -67,7 +68,9 @@ class Mixed(Estimator):
         losses = []
         for t in range(problem.steps):
             at = as_leaves(theta)
+            problem.ledger.watch = HooksChangeNothing()
             loss = problem.inner(t, at, c)
+            problem.ledger.watch = None
             grads = gradient(loss, at, unused="none")
             losses.append(loss.detach())
             tape.append((theta, state, grads))
