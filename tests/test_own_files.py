@@ -58,3 +58,26 @@ def test_nothing_that_is_read_is_written_over(table: Path) -> None:
 def test_a_command_without_a_word_shows_its_help_as_a_page(words: tuple[str, ...]) -> None:
     shown = call(*words).output
     assert "\\n" not in shown and len(shown.splitlines()) > 5
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "labels.csv", "checkpoints"])
+def test_a_run_does_not_begin_among_files_that_are_not_its_own(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    refused = call("run", "two_moons", "--out", tmp_path, *QUICK)
+    assert refused.exit_code == 2 and f"holds {name}" in refused.stderr
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_answer_to_a_question_about_labels_is_a_setting_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word that is named for one column answers for itself, and the hint quotes a column's name."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"r{i},{'NA' if i % 3 else ('a', 'b')[i // 3 % 2]},{i / 7},{'?' if i == 3 else i % 5}" for i in range(60)]
+    Path("t.csv").write_text("\n".join(["id,my: label,a,b", *rows]) + "\n")
+    asked = call("init", "table", "t.csv", "--label", "my: label", "--missing", "?")
+    assert asked.exit_code == 2 and "'NA' stands in 40 of 60 rows" in asked.stderr
+    assert 'missing_values: {"my: label": []}' in asked.stderr
+    answer = 'task.missing_values={"my: label": [], "b": ["?"]}'
+    done = call("init", "table", "t.csv", "--label", "my: label", "--set", answer)
+    assert "stands in" not in done.stderr

@@ -40,7 +40,7 @@ def run(
         from ..reporting.console import TrainingProgress, result_table
         from ..shipped import locate
         from ..terminal import argument, cell, spelled
-        from ..training.begun import Begun, read_begun, recipe_of
+        from ..training.begun import RUN_FILES, Begun, read_begun, recipe_of
         from ..training.session import Session
         from ..yaml_source import RecipeError
 
@@ -63,6 +63,12 @@ def run(
             if out is not None and (out / "recipe.resolved.yaml").exists():
                 raise RecipeError(
                     f"{out} already holds a run; continue it with --resume {argument(out)} or choose another --out"
+                )
+            held = [] if out is None else [name for name in RUN_FILES if (out / name).exists()]
+            taken = next((name for name in held if not (out / name).is_symlink()), None)  # type: ignore[operator]
+            if taken is not None:
+                raise RecipeError(
+                    f"{out} is no run, and holds {taken}, which a run would write over; choose another --out"
                 )
         console.print(cell(f"profile {chosen.profile}: {why}"))
         with TrainingProgress(console, chosen.train.steps, chosen.task.output.metric) as progress:

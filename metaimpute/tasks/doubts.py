@@ -112,7 +112,9 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
         number = is_float(label) and label not in NA_WORDS
         if len(counts) > 2 and (2 * count > len(labels) or (full and (label == largest or not number))):
             none = means_none(column, [label])
-            all_labels = f"missing_values: {{{column}: []}}" if given else "missing_values: []"
+            all_labels = (
+                f"missing_values: {json.dumps({column: []}, ensure_ascii=False)}" if given else "missing_values: []"
+            )
             raise Doubt(
                 f"{option}: '{safe(label)}' stands in {count:,} of {len(labels):,} rows; {none} if it means that there is no "
                 f"label, {all_labels} if it is one",

@@ -15,6 +15,10 @@ from .files import write_text
 from .stored import read_json
 
 FILE = "begun.json"
+RUN_FILES = (
+    "metrics.jsonl", "result.json", "task.json", FILE, "model.safetensors", "inputs.skops", "checkpoints", "diverged.json",
+    "labels.jsonl", "labels.csv", "run.lock",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
