@@ -81,3 +81,42 @@ def test_the_answer_to_a_question_about_labels_is_a_setting_that_works(
     answer = 'task.missing_values={"my: label": [], "b": ["?"]}'
     done = call("init", "table", "t.csv", "--label", "my: label", "--set", answer)
     assert "stands in" not in done.stderr
+
+
+def test_parquet_is_read_to_the_last_digit_or_refused_in_a_line(tmp_path: Path) -> None:
+    pandas, pytest_arrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    from metaimpute.tasks.base import TaskError
+    from metaimpute.tasks.files import read_frame
+
+    large = [10**17, 10**17 + 1, None, 10**17 + 100]
+    arrow = pytest_arrow
+    path = tmp_path / "t.parquet"
+    parquet.write_table(arrow.table({"label": large, "a": [1, None, 2, 3], "w": ["x", None, "y", "z"]}), path)
+    frame = read_frame(path)
+    assert [None if pandas.isna(v) else int(v) for v in frame["label"]] == large
+    assert frame["a"].dtype.kind == "f"
+    for column in ([[1], [2], [3], [4]], [{"a": 1}] * 4, [b"\xff", b"a", None, b"b"]):
+        parquet.write_table(arrow.table({"odd": column}), path)
+        with pytest.raises(TaskError, match="column 'odd' holds"):
+            read_frame(path)
+    parquet.write_table(arrow.Table.from_arrays([arrow.array([1]), arrow.array([2])], names=["x", "x"]), path)
+    with pytest.raises(TaskError, match="two columns are called 'x'"):
+        read_frame(path)
+
+
+def test_a_typeset_minus_is_a_minus() -> None:
+    pandas = pytest.importorskip("pandas")
+    from metaimpute.tasks.readings import as_numbers
+
+    found = as_numbers(pandas.Series(["\u22120.25", "1", "-2", None]))
+    assert found.odd == [] and found.values[:3].tolist() == [-0.25, 1.0, -2.0]
+
+
+def test_a_file_without_rows_to_label_is_refused(table: Path) -> None:
+    assert call("init", "table", table.name, "--label", "label", "--out", "mine.yaml").exit_code == 0
+    assert call("run", "mine.yaml", "--out", "trained", *QUICK).exit_code == 0
+    table.with_name("none.csv").write_text("name,a,b\n")
+    refused = call("predict", "trained", "none.csv")
+    assert refused.exit_code == 2 and "none.csv holds no rows" in refused.stderr

@@ -18,6 +18,7 @@ from .shape import check_names, survey
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
+EXACT = 2**53  # whole numbers up to here are floats of their own
 PARQUET = frozenset((".parquet", ".pq"))
 TABLES = PARQUET | {".csv", ".tsv"}
 NA_WORDS = frozenset((  # what pandas takes for no value in a cell of a text file
@@ -97,8 +98,36 @@ def read_frame(path: Path, as_text: Iterable[str] = ()) -> DataFrame:
 def _parquet(path: Path) -> DataFrame:
     """Rows of a Parquet file. An index with a name is a column, one without is the numbers of the rows."""
     import pandas
+    from pyarrow import types
+    from pyarrow.parquet import read_schema, read_table
 
+    from .own_data import safe
+
+    try:
+        frame = pandas.read_parquet(path)
+    except ValueError:
+        check_names(path, read_schema(path).names)  # two columns of one name, in words of ours
+        raise
+    schema = read_schema(path)
+    for entry in schema:
+        kind = entry.type.value_type if types.is_dictionary(entry.type) else entry.type
+        if (
+            types.is_nested(kind)
+            or types.is_binary(kind)
+            or types.is_large_binary(kind)
+            or types.is_fixed_size_binary(kind)
+        ):
+            raise TaskError(
+                f"{path}: column '{safe(entry.name)}' holds {kind} and neither numbers nor words; write what matters of it as "
+                "columns of its own, or save the file without it"
+            )
     frame = pandas.read_parquet(path)
+    for name in [
+        e.name for e in schema if types.is_integer(e.type) and e.name in frame and frame[e.name].dtype.kind == "f"
+    ]:
+        exact = read_table(path, columns=[name]).column(name).to_pylist()  # a gap makes floats of them, of 16 digits
+        if any(value is not None and abs(value) > EXACT for value in exact):
+            frame[name] = pandas.Series(exact, dtype=object, index=frame.index)
     named = [name for name in frame.index.names if name is not None]
     frame = frame.reset_index(level=named).reset_index(drop=True) if named else frame.reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
@@ -178,3 +207,10 @@ def written(cells: Series) -> list[str]:
 
 def _whole(value: float) -> str:
     return str(int(value)) if abs(value) < LONGEST_WHOLE else repr(value)
+
+
+def require_rows(path: Path, count: int) -> None:
+    """Raises:
+    TaskError: where a file to be labelled holds none."""
+    if not count:
+        raise TaskError(f"{path} holds no rows")

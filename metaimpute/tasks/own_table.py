@@ -15,7 +15,7 @@ from ..bounds import NonNegative, Share
 from .base import Missing, Pool, TaskData, TaskError, ViewKind, register_task
 from .column_kinds import as_trained
 from .doubts import words_for_none
-from .files import column, missing_file, read_table, written
+from .files import column, missing_file, read_table, require_rows, written
 from .locate import locate_file
 from .outputs import Classes, Quantities
 from .own_data import Content, OwnData, numbered, ordered
@@ -193,6 +193,7 @@ class OwnTable(OwnData):
         inputs = self._inputs
         codes = [name for name in inputs.categories if not inputs.words(name) <= TRUTH]
         table = read_table(path, (self.id,), codes)
+        require_rows(path, len(table.frame))
         blank_out(table.frame, self.missing_values)
         names, self.read_warnings = names_of(table, self.id)
         for name in self.columns:

@@ -10,7 +10,7 @@ import torch
 from ..bounds import Count, Share
 from .base import Missing, TaskData, TaskError, register_task
 from .doubts import words_for_none
-from .files import column, missing_file, read_table, written
+from .files import column, missing_file, read_table, require_rows, written
 from .lazy import LazyPool
 from .locate import locate_file
 from .own_data import Content, OwnData, numbered, ordered
@@ -113,4 +113,5 @@ class OwnText(TextTask, OwnData):
     def read(self, path: Path) -> tuple[list[str], list[str]]:
         """Texts from the text column of a CSV or Parquet file, or the lines of any other file."""
         names, texts, self.read_warnings = read_texts(path, self.text, self.id)
+        require_rows(path, len(texts))
         return names, texts

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?", re.ASCII)
 CODE = re.compile(r"[+-]?0\d", re.ASCII)
+MINUS = "\u2212"  # as typeset tables have it
 LARGEST = float(np.finfo(np.float32).max)  # beyond it a square, and so a spread, is infinite or near it
 
 
@@ -59,7 +60,7 @@ def as_numbers(cells: Series, *, commas: bool = False) -> Numbers:
         usable = np.isfinite(values.to_numpy()) & (values.abs() <= LARGEST).to_numpy()
         return Numbers(values.where(usable), np.flatnonzero(known & ~usable).tolist())
     text = cells[known].map(_plain).astype(str).str.strip()
-    text = text[text != ""]
+    text = text[text != ""].str.replace(MINUS, "-", regex=False)
     plain = text.str.fullmatch(NUMBER)
     if commas:
         decimal = text.str.fullmatch(DECIMAL_COMMA)
