@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,11 +35,23 @@ from .yaml_source import RecipeError, Source, merge, override, read
 Profile = Literal["auto", "paper", "sample"]
 IMPOSSIBLE_PATH = (OSError, RuntimeError)  # a name too long; ~ of nobody
 SECTIONS = ("task", "model", "method", "problem", "train")
-COMPONENTS: dict[tuple[str, ...], frozenset[str]] = {
-    ("task",): frozenset(),
-    ("model",): frozenset(),
-    ("method",): frozenset(),
-    ("problem",): frozenset(ProblemSpec.model_fields),
+
+
+def _of_every_problem(old: Any, new: Any) -> frozenset[str]:
+    """Keys that outlive a change of problem: those of every problem, and options that both have, such as a form's."""
+    known = [{f.name for f in dataclasses.fields(problems.get(n))} for n in (old, new) if n in problems]  # type: ignore[arg-type]
+    return frozenset(ProblemSpec.model_fields) | (frozenset(known[0] & known[1]) if len(known) == 2 else frozenset())
+
+
+def _none(old: Any, new: Any) -> frozenset[str]:
+    return frozenset()
+
+
+COMPONENTS: dict[tuple[str, ...], Callable[[Any, Any], frozenset[str]]] = {
+    ("task",): _none,
+    ("model",): _none,
+    ("method",): _none,
+    ("problem",): _of_every_problem,
 }
 
 
@@ -113,6 +126,7 @@ def load(
 
 def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int | None = None) -> Source:
     """The recipe's values under a profile and overrides."""
+    load_installed()
     for key in source.data:
         if key not in (*SECTIONS, "profiles", "about"):
             raise source.unknown((key,), (*SECTIONS, "profiles", "about"))

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .bounds import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
 from .engine import InnerOptimizer, UnsupportedOptimizer, clip_norm, clip_value, optimizers, scheduled
+from .problems.forms import FormName
 from .training.optim import OptimizerSpec, ScheduleSpec
+from .training.rates import parse_rate
 
 
 class Strict(BaseModel):
@@ -20,11 +22,13 @@ class Strict(BaseModel):
 class InnerSpec(Strict):
     """The look-ahead's optimiser: a registered name, its learning rate and options, and the number of steps.
 
+    ``rate``: how the learning rate goes on from ``lr``: ``fixed``, ``learned``, ``line_search`` or ``trust(change)``.
     ``clip_norm`` and ``clip_value`` clip the inner gradient; ``schedule`` holds one factor of the learning rate per step.
     """
 
     optimizer: str = "sgd"
     lr: Rate = 0.1
+    rate: str = "fixed"
     steps: Annotated[int, Field(ge=1, le=100_000)] = 1
     weight_decay: NonNegative = 0.0
     momentum: BelowOne | None = None
@@ -35,6 +39,12 @@ class InnerSpec(Strict):
     clip_norm: Positive | None = None
     clip_value: Positive | None = None
     schedule: list[NonNegative] | None = None
+
+    @field_validator("rate")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        parse_rate(value)
+        return value
 
     def build(self) -> InnerOptimizer:
         """The inner optimiser.
@@ -65,7 +75,11 @@ class InnerSpec(Strict):
 
 
 class ProblemSpec(Strict):
-    """Options of every bilevel problem; a problem's own options stand beside them in the recipe."""
+    """Options of every bilevel problem; a problem's own options stand beside them in the recipe.
+
+    ``form``: what L2I's look-ahead minimises, by one word; its options in the recipe go before it. ``inner_loss``: None is what
+    the form has.
+    """
 
     name: str
     estimator: str | dict[str, Any] = "exact"
@@ -73,7 +87,8 @@ class ProblemSpec(Strict):
     memory: str = "store"
     inner: InnerSpec = Field(default_factory=InnerSpec)
     path: Literal["labels", "full"] = "labels"
-    inner_loss: Literal["all", "unlabelled"] = "all"
+    form: FormName = "ours"
+    inner_loss: Literal["all", "unlabelled"] | None = None
     outer_optimizer: Literal["shared", "separate"] = "shared"
     outer: OptimizerSpec | None = None
     holdout: Literal["joint", "separate"] = "joint"

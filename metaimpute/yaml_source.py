@@ -175,7 +175,7 @@ class _Survey:
         return RecipeError(f"{self.where(node.start_mark)}: {one_line('.'.join(path), 120)}: {message}")
 
 
-Kept = Mapping[Path_, frozenset[str]]
+Kept = Mapping[Path_, Callable[[Any, Any], frozenset[str]]]
 
 
 def merge(base: Source, overlay: dict[str, Any], prefix: Path_ = (), *, components: Kept | None = None) -> Source:
@@ -183,8 +183,8 @@ def merge(base: Source, overlay: dict[str, Any], prefix: Path_ = (), *, componen
 
     Args:
         prefix: where ``overlay`` was written inside the base file, so that its places are found.
-        components: mappings that describe a named component, with the keys every component of its kind understands.
-            When such a mapping's ``name`` changes, only those keys survive, since another component has other options.
+        components: mappings that describe a named component, with ``(old name, new name) -> `` the keys that survive when such
+            a mapping's ``name`` changes: another component has other options.
     """
     places = dict(base.places)
 
@@ -193,7 +193,8 @@ def merge(base: Source, overlay: dict[str, Any], prefix: Path_ = (), *, componen
             _move_places(base.places, places, (*prefix, *path), path)
             return high
         renamed = "name" in high and high["name"] != low.get("name") and path in (components or {})
-        merged = {k: v for k, v in low.items() if not renamed or k in (components or {})[path]}
+        kept = (components or {})[path](low.get("name"), high["name"]) if renamed else frozenset()
+        merged = {k: v for k, v in low.items() if not renamed or k in kept}
         for key, value in high.items():
             below = (*path, str(key))
             places[below] = base.places.get((*prefix, *below), places.get(below, base.name))

@@ -19,6 +19,7 @@ from torch import Tensor
 from .pytree import Tree
 
 Loss = Callable[[Tree, Tree, Any], Tensor]
+Features = Callable[[Tree, Any], Tree]
 Marked = TypeVar("Marked", bound=Callable[..., Tensor])
 
 
@@ -35,6 +36,28 @@ def like_cross_entropy(loss: Marked) -> Marked:
 def is_like_cross_entropy(*losses: Callable[..., Tensor]) -> bool:
     """Whether all of these losses are so declared."""
     return all(getattr(loss, "like_cross_entropy", False) for loss in losses)
+
+
+def averages_outputs(loss: Callable[..., Tensor]) -> bool:
+    """Whether a loss of raw outputs and labels is declared to be a mean over the outputs."""
+    return getattr(loss, "averages_outputs", False)
+
+
+def mean_over_outputs(loss: Marked) -> Marked:
+    """Declares a loss of raw outputs and labels to be a mean over outputs, which a sum over them is ``outputs`` times."""
+    vars(loss)["averages_outputs"] = True
+    return loss
+
+
+def squared_error_of_outputs(loss: Marked) -> Marked:
+    """Declares a distance to be the output's own ``squared_error``, a mean over outputs."""
+    vars(loss)["squared_error"] = True
+    return mean_over_outputs(loss)
+
+
+def is_squared_error(loss: Callable[..., Tensor]) -> bool:
+    """Whether it is so declared."""
+    return getattr(loss, "squared_error", False)
 
 
 class LabelRows(NamedTuple):
@@ -56,13 +79,18 @@ class LabelRows(NamedTuple):
 
 @dataclass(frozen=True)
 class StructuredLoss:
-    """A loss with optional structure; see the module's docstring. All members are pure functions."""
+    """A loss with optional structure; see the module's docstring. All members are pure functions.
+
+    Attributes:
+        features: one function of all rows; of a split loss a pair of them, each with the noise of its part, so that a loss has
+            the same noise whichever way it is evaluated.
+    """
 
     whole: Loss
     free: Callable[[Tree, Any], Tensor] | None = None
     coupled: Loss | None = None
     head: tuple[str, ...] = ()
-    features: Callable[[Tree, Any], Tree] | None = None
+    features: Features | tuple[Features, Features] | None = None
     readout: Callable[[Tree, Tree, Tree, Any], Tensor] | None = None
     label_rows: Callable[[Tree, Tree, Any], LabelRows] | None = None
 

@@ -12,7 +12,7 @@ say otherwise. Random choices behind them are made once per batch (:meth:`Method
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, get_args
 
 import torch
@@ -148,6 +148,12 @@ class Method:
         Default: the network's activated output on the weak view, moved with the example to the strong view.
         """
         return unlabelled.carried(self.output.activate(predict(params, unlabelled.weak)))
+
+    def unsharpened(self) -> Method:
+        """The method whose psi sharpens nothing: itself, unless it has a ``temperature``."""
+        if getattr(self, "temperature", 1.0) == 1.0:
+            return self
+        return replace(self, temperature=1.0).bind(self.output)  # type: ignore[call-arg]
 
     # losses ----------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..bounds import BelowOne, NonNegative, Share
+from ..engine.losses import squared_error_of_outputs
 from ..engine.pytree import Tree, detach, map_tensors, tensors, with_tensors
 from ..tasks.base import Imputation, Unlabelled
 from .base import Method, Predict, State, ema_decay, register_method
@@ -35,5 +38,6 @@ class MeanTeacher(Method):
     def impute(self, predict: Predict, params: Tree, unlabelled: Unlabelled, state: State) -> Imputation:
         return super().impute(predict, state["teacher"], unlabelled, state)
 
-    def consistency(self, raw, labels):  # type: ignore[no-untyped-def]
+    @squared_error_of_outputs
+    def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
         return self.output.squared_error(raw, labels)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import Count, NonNegative, Positive, Share
+from ..engine.losses import squared_error_of_outputs
 from ..engine.pytree import Tree
 from ..tasks.base import Unlabelled
 from .base import Predict, register_method
@@ -54,5 +55,6 @@ class MixMatch(MixUp):
         guesses = [predict(params, view).softmax(-1) for view in self.copies(unlabelled)]
         return sharpen(torch.stack(guesses).mean(0), self.temperature)
 
+    @squared_error_of_outputs
     def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
         return self.output.squared_error(raw, labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..bounds import NonNegative, Share
+from ..engine.losses import squared_error_of_outputs
 from .base import Method, register_method
 
 
@@ -22,5 +23,6 @@ class PiModel(Method):
     weight: NonNegative = 10.0
     ramp: Share = 0.4
 
+    @squared_error_of_outputs
     def consistency(self, raw: Tensor, labels: Tensor) -> Tensor:
         return self.output.squared_error(raw, labels)

@@ -25,6 +25,7 @@ from ..engine.registry import Registry
 from ..methods.base import Method
 from ..tasks.base import Batch, Labelled
 from ..tasks.outputs import Output
+from .forms import FormName
 
 Learns = Literal["nothing", "network", "labels", "own"]
 
@@ -51,7 +52,9 @@ class Context:
 
     Attributes:
         path: ``"labels"``: the inner steps start at detached parameters; ``"full"``: the start is differentiated too.
-        inner: ``"all"``: the inner loss is C_T + lambda C_U (Algorithm 1, line 8); ``"unlabelled"``: lambda C_U alone.
+        inner: ``"all"``: the inner loss is C_T + lambda C_U (Algorithm 1, line 8); ``"unlabelled"``: lambda C_U alone. None:
+            as the form has it.
+        form: of L2I's look-ahead; see :mod:`.forms`.
     """
 
     model: FunctionalModel
@@ -59,7 +62,8 @@ class Context:
     output: Output
     sizes: Sizes
     path: Literal["labels", "full"] = "labels"
-    inner: Literal["all", "unlabelled"] = "all"
+    inner: Literal["all", "unlabelled"] | None = None
+    form: FormName = "ours"
 
 
 @dataclass
@@ -72,11 +76,17 @@ class BilevelProblem:
     * ``"labels"``: fresh leaf variables of each batch (:meth:`batch_meta`), moved once, then trained on.
     * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own.
     * ``"nothing"``: no bilevel stage.
+
+    Attributes:
+        needs_estimate: whether an estimator works for it. controls_at: the parameters that :meth:`control` is given, of the
+            look-ahead's start or of its end. remasks: whether confidence masks are taken anew after the base step.
     """
 
     name: ClassVar[str] = ""
     learns: ClassVar[Learns] = "own"
     needs_estimate: ClassVar[bool] = True
+    controls_at: ClassVar[Literal["start", "end"]] = "start"
+    remasks: ClassVar[bool] = False
 
     context: Context = field(init=False, repr=False)
 
@@ -157,7 +167,12 @@ class BilevelProblem:
         )
 
     def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
-        """What is applied in the hypergradient's place; experiments' controls override this."""
+        """What is applied in the hypergradient's place; experiments' controls override this.
+
+        Args:
+            hypergradient: None where the problem needs no estimate. params: the network's, or those at the look-ahead's end
+                where :attr:`controls_at` says so.
+        """
         return hypergradient
 
     def fused_value(self, c: Tree, batch: Batch) -> Tree:

@@ -14,6 +14,7 @@ from ..bounds import Positive
 from ..engine.pytree import Tree
 from ..tasks.base import Batch
 from .base import register_problem
+from .forms import Trained
 from .l2i import L2I
 
 
@@ -22,13 +23,16 @@ class L2ILearnable(L2I):
     """Learning to Impute, labels as learnable parameters (L; Eq. 10).
 
     Args:
-        label_lr: eta_z, step size of the labels (logits for classes). The inner loss is a mean over the batch, so useful
+        label_lr: eta_z, step size of the labels (logits for classes). Where the inner loss is a mean over the batch, useful
             values grow with the batch size and with the inverse of the inner learning rate.
+        trained: the second step's loss on the moved labels: ``inner``, the look-ahead's; ``all``, C_T + lambda C_U as the
+            paper has it; ``unlabelled``, the mean squared error to them alone, as released. None: as the form has it.
     """
 
     learns = "labels"
 
     label_lr: Positive = 1.0
+    trained: Trained | None = None
 
     @property
     def inner_is_base_loss(self) -> bool:
@@ -36,8 +40,7 @@ class L2ILearnable(L2I):
 
     def batch_meta(self, params: Tree, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            labels = self.method.psi(self.predict, params, batch.unlabelled)
-            return {"labels": self.context.output.to_leaf(labels)}
+            return {"labels": self.context.output.to_leaf(self.psi(params, batch))}
 
     def couple(self, meta: Tree, batch: Batch) -> Tree:
         return meta["labels"]
@@ -54,4 +57,11 @@ class L2ILearnable(L2I):
 
     def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
         raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
-        return self._readout_loss(raw, meta["labels"], batch)
+        if self.form.trained == "inner":
+            return self._readout_loss(raw, meta["labels"], batch)
+        known, rows = self._targets(meta["labels"], batch)
+        if self.form.trained == "unlabelled":
+            return (rows.weights * self.context.output.squared_error(raw[1], rows.labels)).mean()
+        unlabelled = (rows.weights * self._measure(raw[1], rows.labels)).mean()
+        weight = self.method.lookahead_weight(batch.progress)
+        return self.method.labelled_loss(raw[0], known, batch.progress) + weight * unlabelled

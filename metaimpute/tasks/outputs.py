@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.losses import like_cross_entropy
+from ..engine.losses import like_cross_entropy, squared_error_of_outputs
 
 
 class Output(Protocol):
@@ -30,6 +30,7 @@ class Output(Protocol):
     def measures(self, raw: Tensor, targets: Tensor) -> dict[str, Tensor]: ...
     def agreement(self, labels: Tensor, targets: Tensor) -> Tensor: ...
     def overall(self, mean: float) -> float: ...
+    def towards(self, labels: Tensor, targets: Tensor) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Classes:
         """Cross-entropy to soft labels per example, ``[n]``."""
         return -(labels * raw.log_softmax(-1)).sum(-1)
 
+    @squared_error_of_outputs
     def squared_error(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Squared difference of probabilities, mean over classes, ``[n]`` (Tarvainen and Valpola, 2017)."""
         return (raw.softmax(-1) - labels).square().mean(-1)
@@ -78,6 +80,14 @@ class Classes:
         """1 where the most probable label is the true class, else 0."""
         return (labels.argmax(-1) == targets).float()
 
+    def towards(self, labels: Tensor, targets: Tensor) -> Tensor | None:
+        """The way from labels ``[n, size]`` to the true ones, zero in rows without truth; None where there is none."""
+        known = targets >= 0
+        if not bool(known.any()):
+            return None
+        true = F.one_hot(targets.clamp_min(0), self.size).to(labels.dtype)
+        return torch.where(known[:, None], true - labels, 0.0)
+
     def overall(self, mean: float) -> float:
         """The metric of a whole pool, from the mean of :meth:`error` over its examples."""
         return mean
@@ -93,13 +103,16 @@ class Values:
     def activate(self, raw: Tensor) -> Tensor:
         return raw
 
+    @squared_error_of_outputs
     def loss(self, raw: Tensor, targets: Tensor) -> Tensor:
         """Squared error, mean over the outputs, ``[n]``."""
         return (raw - targets.view_as(raw)).square().mean(-1)
 
+    @squared_error_of_outputs
     def soft_loss(self, raw: Tensor, labels: Tensor) -> Tensor:
         return self.loss(raw, labels)
 
+    @squared_error_of_outputs
     def squared_error(self, raw: Tensor, labels: Tensor) -> Tensor:
         return self.loss(raw, labels)
 
@@ -120,6 +133,10 @@ class Values:
 
     def agreement(self, labels: Tensor, targets: Tensor) -> Tensor:
         return -self.error(labels, targets)
+
+    def towards(self, labels: Tensor, targets: Tensor) -> Tensor | None:
+        off = targets.view_as(labels) - labels
+        return torch.where(torch.isfinite(off), off, 0.0) if bool(torch.isfinite(off).any()) else None
 
     def overall(self, mean: float) -> float:
         return mean

@@ -8,7 +8,8 @@ hypergradient are applied in one optimiser step, so nothing is computed twice an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,14 +19,16 @@ from torch import Tensor
 from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
 from ..engine.losses import StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
-from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through
+from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..tasks.base import Batch, Imputation, Labelled
 from .phases import Phases
+from .rates import Look, Rate, change_of, slope_of
 
 Watch = Callable[[Labelled], dict[str, Tensor]]
 BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_NOISE = range(30, 36)
+RATE_NOISE, DIAGNOSIS_NOISE, MASK_NOISE = range(36, 39)
 
 
 class Diverged(RuntimeError):
@@ -42,6 +45,8 @@ class OuterSettings:
             norm (None: raw). psi: keep the imputer's graph while the estimator works, or evaluate it again afterwards: one
             forward pass more, less memory. shared: the base step's optimiser takes the outer step too, as in the authors' code.
         clip_norm: largest norm of a gradient that is applied to the network; longer ones are scaled down.
+        outer_decays: whether the outer step decays weights as well; the base step has done so in this iteration.
+        rate: how the look-ahead's learning rate goes on; None: it stays the optimizer's.
     """
 
     estimator: Estimator
@@ -54,6 +59,8 @@ class OuterSettings:
     shared: bool = True
     psi: Literal["kept", "recomputed"] = "kept"
     clip_norm: float | None = None
+    outer_decays: bool = False
+    rate: Rate | None = None
 
 
 class Algorithm1:
@@ -127,6 +134,17 @@ class Algorithm1:
     def _noise(self, stream: int, batch: Batch, part: int = 0) -> Any:
         return fixed_rng(derive_seed(self.seed, stream, batch.step, part))
 
+    @property
+    def rate(self) -> float | None:
+        """The look-ahead's learning rate as it is now, where it moves."""
+        rate = self.settings.rate
+        return rate.value if rate is not None and rate.moves else None
+
+    @rate.setter
+    def rate(self, value: float | None) -> None:
+        if value is not None and self.settings.rate is not None:
+            self.settings.rate.value = value
+
     # base step -------------------------------------------------------------------------------------------------------
 
     def _base_gradient(self, batch: Batch) -> tuple[Tensor, Tree]:
@@ -146,7 +164,9 @@ class Algorithm1:
             metrics["base_gradient_norm"] = norm(base)
         return metrics, base
 
-    def _apply(self, grads: Tree, optimizer: torch.optim.Optimizer, what: str, batch: Batch) -> None:
+    def _apply(
+        self, grads: Tree, optimizer: torch.optim.Optimizer, what: str, batch: Batch, decays: bool = True
+    ) -> None:
         size = norm(grads)
         _require_finite(size, f"norm of the {what}", batch)
         limit = self.settings.clip_norm
@@ -154,7 +174,8 @@ class Algorithm1:
         for name, param in self.model.params.items():
             param.grad = grads[name] if scale is None or grads[name] is None else grads[name] * scale
         try:
-            optimizer.step()
+            with nullcontext() if decays else without_decay(optimizer):
+                optimizer.step()
         except RuntimeError as error:
             if "overflow" not in str(error):
                 raise
@@ -183,11 +204,12 @@ class Algorithm1:
         wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
         value = problem.fused_value(c, batch) if fused else detach(c)
         result = settings.estimator.estimate(
-            inner, self.outer, detach(theta_0), value, Batches([batch], holdout), settings.optimizer, settings.steps,
+            inner, self.outer, detach(theta_0), value, Batches([batch], holdout), self._inner_optimizer(), settings.steps,
             settings.memory, seed=derive_seed(self.seed, ESTIMATE_NOISE, batch.step), wrt_start=wrt_start,
             measure_start=measure,
         )  # fmt: skip
         _require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
+        self._follow_rate(batch, holdout, theta_0, value, result)
         if again:
             with self._noise(COUPLE_NOISE, batch):
                 c = problem.couple(meta, batch)
@@ -195,6 +217,37 @@ class Algorithm1:
         if wrt_start:
             outputs["start"], cotangents["start"] = theta_0, result.grad_theta_0
         return meta, vjp_through(outputs, cotangents, meta), result
+
+    def _inner_optimizer(self) -> InnerOptimizer:
+        rate, rule = self.settings.rate, self.settings.optimizer
+        if rate is None or not rate.moves:
+            return rule
+        value = next(iter(self.model.params.values())).new_tensor(rate.value) if rate.needs_slope else rate.value
+        return rule.with_hyper(lr=value)
+
+    def _follow_rate(
+        self, batch: Batch, holdout: Labelled, theta_0: Tree, c: Tree, result: HypergradientResult
+    ) -> None:
+        """Lets the look-ahead's learning rate go on."""
+        rate = self.settings.rate
+        if rate is None or not rate.moves:
+            return
+        start, used = detach(theta_0), rate.value
+
+        def change() -> Tensor:
+            with torch.no_grad(), self._noise(RATE_NOISE, batch):
+                return change_of(*(self._outputs(params, holdout) for params in (start, result.theta_k)))
+
+        def after(value: float) -> Tensor:
+            pairs = zip(tensors(start), tensors(result.theta_k), strict=True)
+            point = with_tensors(start, [p + value / used * (end - p) for p, end in pairs])
+            with torch.no_grad(), self._noise(RATE_NOISE, batch):
+                return self.outer(point, detach(c), holdout)
+
+        rate.follow(Look(batch.step, change, slope_of(result.grad_optimizer), after))
+
+    def _outputs(self, params: Tree, labelled: Labelled) -> Tensor:
+        return self.method.output.activate(self.model(params, labelled.inputs))
 
     def _hypergradient(
         self, batch: Batch, holdout: Labelled, base: Callable[[HypergradientResult | None], Tree], inner: StructuredLoss,
@@ -207,8 +260,9 @@ class Algorithm1:
             meta, found, result = self._estimate(batch, holdout, inner, measure, fused)
         base_gradient = base(result)
         rng = torch.Generator().manual_seed(derive_seed(self.seed, CONTROL_NOISE, batch.step))
+        point = result.theta_k if problem.controls_at == "end" and result is not None else params
         with self._noise(CONTROL_NOISE, batch):
-            found = problem.control(found, params, holdout, rng)
+            found = problem.control(found, point, holdout, rng)
         metrics: dict[str, Tensor | float] = {}
         if measure:
             metrics["hypergradient_norm"] = norm(found)
@@ -222,6 +276,9 @@ class Algorithm1:
             if result is not None:
                 metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
                 metrics["holdout_after"] = result.outer_loss
+                metrics.update(self._diagnosis(batch, holdout, found, result))
+            if self.settings.rate is not None and self.settings.rate.moves:
+                metrics["inner_lr"] = self.settings.rate.value
         scale: Any = self.settings.weight
         if self.settings.relative is not None:
             size = norm(found)
@@ -229,10 +286,41 @@ class Algorithm1:
             scale = scale * torch.where(size > 0, ratio, 0.0)
         return meta, map_tensors(lambda g: g * scale, found), metrics
 
+    def _diagnosis(
+        self, batch: Batch, holdout: Labelled, found: Tree, result: HypergradientResult
+    ) -> dict[str, Tensor | float]:
+        """What the look-ahead does and what the hypergradient asks for; nothing in training depends on it.
+
+        ``holdout_linear``: change of the hold-out loss that its gradient at the start predicts for the look-ahead; what the
+        true change has beyond it is curvature. ``cosine_holdout``: of the applied direction with that gradient.
+        ``label_alignment``: of the labels' descent direction with the way to the true labels, over the unlabelled batch.
+        """
+        params, problem = self.model.params, self.problem
+        at = map_tensors(lambda p: p.detach().requires_grad_(), params)
+        with self._noise(DIAGNOSIS_NOISE, batch):
+            slope = gradient(problem.supervised(at, holdout), at)
+        pairs = zip(tensors(slope), tensors(detach(params)), tensors(result.theta_k), strict=True)
+        measures: dict[str, Tensor | float] = {
+            "holdout_linear": torch.stack([(g * (end - start)).sum() for g, start, end in pairs]).sum()
+        }
+        if problem.learns == "network":
+            measures["cosine_holdout"] = cosine(slope, found)
+        truth, grad = batch.unlabelled.truth, result.grad_c
+        labels = batch.imputation.labels
+        if truth is not None and isinstance(grad, Tensor) and grad.shape == labels.shape:
+            found_towards = self.method.output.towards(labels, truth)
+            if found_towards is not None:
+                measures["label_alignment"] = cosine(-(grad - grad.mean(-1, keepdim=True)), found_towards)
+        return measures
+
     def _outer_step(self, batch: Batch, holdout: Labelled, base: Tree, measure: bool) -> dict[str, Tensor | float]:
+        if self.problem.remasks:
+            with torch.no_grad(), self._noise(MASK_NOISE, batch):
+                again = self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
+            batch = batch.with_imputed(Imputation(batch.imputation.labels, again.weights))
         meta, found, metrics = self._hypergradient(batch, holdout, lambda _: base, self.inner, measure, False)
         if self.problem.learns == "network":
-            self._apply(found, self._outer_optimizer(), "hypergradient", batch)
+            self._apply(found, self._outer_optimizer(), "hypergradient", batch, self.settings.outer_decays)
         elif self.problem.learns == "own":
             self._move_own(found)
         else:
@@ -241,8 +329,9 @@ class Algorithm1:
             with self._noise(TRAINED_NOISE, batch):
                 loss = self.problem.trained_loss(params, moved, batch)
             _require_finite(loss, "loss on the moved labels", batch)
+            grads = gradient(loss, params, unused="none")
             self._apply(
-                gradient(loss, params, unused="none"), self._outer_optimizer(), "gradient on the moved labels", batch
+                grads, self._outer_optimizer(), "gradient on the moved labels", batch, self.settings.outer_decays
             )
             if measure:
                 before, after = (self.problem.labels(meta["labels"]), self.problem.labels(moved["labels"]))  # type: ignore[attr-defined]
@@ -300,6 +389,21 @@ def _watched(
     for when, seen in (("before", before), ("after", watch(holdout))):
         metrics.update({f"update_{name}_{when}": value for name, value in seen.items()})
     return metrics
+
+
+@contextmanager
+def without_decay(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Weight decay of every group at zero, for one step."""
+    before = [group.get("weight_decay") for group in optimizer.param_groups]
+    for group, decay in zip(optimizer.param_groups, before, strict=True):
+        if decay is not None:
+            group["weight_decay"] = 0.0
+    try:
+        yield
+    finally:
+        for group, decay in zip(optimizer.param_groups, before, strict=True):
+            if decay is not None:
+                group["weight_decay"] = decay
 
 
 def once_updating_buffers(loss: StructuredLoss, model: FunctionalModel) -> StructuredLoss:

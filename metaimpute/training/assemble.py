@@ -23,6 +23,7 @@ from .data import BatchSizes, BatchSource, to_device
 from .ema import averaged_model
 from .environment import pick_device
 from .optim import OptimizerSpec
+from .rates import parse_rate
 from .watch import UpdateWatch
 
 INIT, CALIBRATION = 1, 3
@@ -69,7 +70,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
     model = FunctionalModel(module, recipe.model.head)
     method.bind(task.output)
     sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size)
-    problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss))
+    problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss, spec.form))
     for name in getattr(recipe.estimator, "parameters", ()):
         if name not in model.params:
             reason = f"'{name}' is not a parameter of the model; {describe_choices(name, list(model.params))}"
@@ -82,6 +83,8 @@ def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
     settings = OuterSettings(
         recipe.estimator, spec.inner.build(), parse_memory(spec.memory), spec.inner.steps, spec.weight, spec.schedule,
         spec.relative, spec.outer_optimizer == "shared", spec.psi, train.clip_norm,
+        outer_decays=spec.outer_optimizer == "separate" and spec.outer is not None,
+        rate=parse_rate(spec.inner.rate)(spec.inner.lr),
     )  # fmt: skip
     batches = BatchSource(
         task, method, labelled, data.unlabelled, holdout,

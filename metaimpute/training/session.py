@@ -74,7 +74,13 @@ class Session:
         self.step, self.evaluations = 0, []  # type: ignore[var-annotated]
         estimated = recipe.estimator.name if recipe.problem.needs_estimate else None
         threshold = getattr(recipe.method, "threshold", None) if recipe.method.uses_unlabelled else None
-        self.warnings = Warnings(recipe.problem_spec.inner.lr, estimated, recipe.estimator.dropped, threshold)
+        self.warnings = Warnings(
+            recipe.problem_spec.inner.lr,
+            estimated,
+            recipe.estimator.dropped,
+            threshold,
+            rescaled=recipe.problem_spec.relative is not None,
+        )
         self.seconds = 0.0
         self.trajectories: Trajectories | None = None
         self._stop = False
@@ -93,6 +99,7 @@ class Session:
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "method": algorithm.state,
             "meta": algorithm.meta,
+            "inner_lr": algorithm.rate,
             "evaluations": self.evaluations,
             "warnings": self.warnings.state(),
             "seconds": self.seconds,
@@ -163,6 +170,7 @@ class Session:
             with torch.no_grad():
                 for name, leaf in self.algorithm.meta.items():
                     leaf.copy_(state["meta"][name])
+        self.algorithm.rate = state.get("inner_lr")
         self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
         self.algorithm.phases.seconds = dict(state.get("phases", {}))
         self.warnings.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1

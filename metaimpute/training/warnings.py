@@ -9,6 +9,10 @@ from typing import Any
 WINDOW = 10
 TOLERANCE = 0.01  # relative; smaller rises are within the noise of ten steps
 ZEROS = 3
+WEAK = 1e-3  # |hypergradient| / |base gradient|, applied; below it a step hardly differs from the control's
+RESOLUTION = 1e-6  # mean change of labels, of the order of float32's at 1
+EARLY = 200  # measured steps after which a long run is told
+FEWEST = 5
 
 
 @dataclass
@@ -18,6 +22,7 @@ class Warnings:
     Args:
         inner_lr: of the look-ahead. estimator, dropped: named when the hypergradient is zero; None without an estimate.
         threshold: confidence from which the method lets an imputed label count; None where it asks for none.
+        rescaled: whether the hypergradient is scaled to the base gradient, whatever its own length.
     """
 
     inner_lr: float
@@ -31,6 +36,8 @@ class Warnings:
     masks_seen: int = 0
     opened: bool = False
     said: list[str] = field(default_factory=list)
+    rescaled: bool = False
+    weak: dict[str, Any] = field(default_factory=lambda: {"measured": 0, "under": 0, "labels": False, "said": False})
 
     def look(self, values: dict[str, float], last: bool) -> list[str]:
         """Warnings that a step's measurements give cause for. ``last``: no step follows."""
@@ -46,6 +53,8 @@ class Warnings:
                     f"warning: the hypergradient is exactly zero in {self.zeros_seen} measured steps, so this run equals the "
                     f"control zero_hypergradient (estimator '{self.estimator}', dropped: {self.dropped})"
                 )
+        if not silent:
+            found += self._weak(values, last)
         if "holdout_after" in values and not self.raised:
             change = values["holdout_after"] / max(values["holdout_before"], 1e-12) - 1
             self.changes = [*self.changes, change][-WINDOW:]
@@ -66,6 +75,29 @@ class Warnings:
         self.said = [*self.said, *found]
         return found
 
+    def _weak(self, values: dict[str, float], last: bool) -> list[str]:
+        """A hypergradient too short, or labels moved too little, to make a difference in half of the measured steps."""
+        if self.estimator and not self.rescaled and "hypergradient_norm" in values and values.get("base_gradient_norm"):
+            self.weak["measured"] += 1
+            moved = values.get("label_change")
+            ratio = values["hypergradient_norm"] / values["base_gradient_norm"]
+            self.weak["under"] += (ratio < WEAK) if moved is None else (moved < RESOLUTION)
+            self.weak["labels"] = moved is not None
+        measured, under = self.weak["measured"], self.weak["under"]
+        due = measured >= FEWEST and (last or measured == EARLY)
+        if not due or self.weak["said"] or self.zero or 2 * under <= measured:
+            return []
+        self.weak["said"] = True
+        what = (
+            f"the labels were moved by less than {RESOLUTION:g}, which rounding does as well,"
+            if self.weak["labels"]
+            else f"the hypergradient was less than {WEAK:.1%} as long as the base gradient"
+        )
+        return [
+            f"warning: {what} in {under} of {measured} measured steps, so this run hardly differs from the control "
+            "zero_hypergradient; see problem.form (released), problem.inner.lr and problem.scale"
+        ]
+
     def state(self) -> dict[str, Any]:
         return {
             "lookahead": self.changes,
@@ -75,6 +107,7 @@ class Warnings:
             "masks_seen": self.masks_seen,
             "opened": self.opened,
             "said": self.said,
+            "weak": self.weak,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -85,3 +118,4 @@ class Warnings:
             state.get("opened", True),
         )  # unknown: no reason to warn
         self.said = state.get("said", [])
+        self.weak = state.get("weak", self.weak)

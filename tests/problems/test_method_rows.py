@@ -135,7 +135,9 @@ def test_inner_loss_at_the_base_steps_labels_is_the_base_loss_whole_split_and_fa
     if inner.is_split:
         parts = inner.free(params, batch) + inner.coupled(params, labels, batch)  # type: ignore[misc]
         assert float(parts) == pytest.approx(base, rel=1e-12)
-    read = inner.readout(params, inner.features(params, batch), labels, batch)  # type: ignore[misc]
+    found = inner.features
+    rows = tuple(f(params, batch) for f in found) if isinstance(found, tuple) else found(params, batch)  # type: ignore[misc]
+    read = inner.readout(params, rows, labels, batch)  # type: ignore[misc]
     assert float(read) == pytest.approx(base, rel=1e-12)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..losses import StructuredLoss
+from ..losses import Features, StructuredLoss
 from ..noise import derive_seed, fixed_rng
 from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..pytree import Tree, as_leaves, detach, gradient
@@ -36,9 +36,20 @@ def split(theta: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, Any]
 
 def features_of(problem: BilevelMap, loss: StructuredLoss, t: int, theta: Tree, batch: Any) -> Tree:
     """The network up to its last layer, under the noise of step ``t``; with a graph only if the start's path is wanted."""
-    assert loss.features is not None
-    with torch.set_grad_enabled(problem.wrt_start), fixed_rng(derive_seed(problem.seed, t)):
-        return loss.features(theta, batch)
+    found = loss.features
+    assert found is not None
+    with torch.set_grad_enabled(problem.wrt_start):
+        if isinstance(found, tuple):
+            return tuple(
+                _under(derive_seed(problem.seed, t, *part), f, theta, batch)
+                for f, part in zip(found, ((), (1,)), strict=True)
+            )
+        return _under(derive_seed(problem.seed, t), found, theta, batch)
+
+
+def _under(seed: int, features: Features, theta: Tree, batch: Any) -> Tree:
+    with fixed_rng(seed):
+        return features(theta, batch)
 
 
 def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any]) -> BilevelMap:

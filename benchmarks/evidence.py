@@ -1,0 +1,223 @@
+"""Where does L2I help, and is it the hypergradient? Every task of ``evidence.yaml`` under every control, tuned alike.
+
+    python benchmarks/evidence.py                                  # all tasks: hours on two cores
+    python benchmarks/evidence.py "digits, Mean Teacher" --jobs 2  # one of them
+    python benchmarks/evidence.py --table                          # the tables again, from what has been measured
+
+The weight of the unlabelled loss is chosen for the base method, and of every arm one setting among three values, on validation
+rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws labels, weights, batches and noise anew, and every arm sees the same draw. Writes
+``benchmarks/results/evidence/TASK.json`` (arms with their settings, every seed's test error, what the look-ahead did) and
+``benchmarks/results/evidence.md``. The same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from metaimpute.plugins import import_module
+from metaimpute.profiles import choose
+from metaimpute.reporting.statistics import paired
+from metaimpute.shipped import locate
+from metaimpute.study.plan import Study, plan
+from metaimpute.study.progress import Progress, carry_out, prepare
+from metaimpute.study.rows import flow
+from metaimpute.study.runs import Job, Outcome
+from metaimpute.training.files import write_text
+from metaimpute.yaml_source import Source
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "evidence"
+SEEDS = 10
+CONTROLS = ("none", "zero_hypergradient", "random_direction", "holdout_supervision", "lookahead_supervision")
+LOOKED_AT = ("holdout_before", "holdout_after", "holdout_linear", "cosine", "cosine_holdout", "label_alignment",
+             "label_change", "inner_lr")  # fmt: skip
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def scaled(own: float, factors: list[float]) -> list[float]:
+    return [float(f"{factor * own:.4g}") for factor in factors]
+
+
+def with_best_weight(
+    asked: dict[str, Any], task: dict[str, Any], recipe: Path, work: Path, jobs: int
+) -> dict[str, Any]:
+    """The task with the weight of the unlabelled loss with which the base method has the lowest validation error."""
+    found, _ = choose(recipe, "sample", tuple(f"{key}={flow(value)}" for key, value in task["set"].items()))
+    weights = scaled(found.method.weight, asked["weights"])
+    arms = {"none": {"problem.name": "none", "grid": {"method.weight": weights}}}
+    study = study_of(task, recipe, arms, task.get("tune", asked["tune"]), "validation_last")
+    chosen = tuned(study, carried_out(study, work / "weight", jobs))
+    return {**task, "set": {**task["set"], "method.weight": chosen["none"]["point"]["method.weight"]}}
+
+
+def arms_of(asked: dict[str, Any], task: dict[str, Any], recipe: Path) -> dict[str, dict[str, Any]]:
+    """Each arm's settings, with a grid of at most three points under ``grid``."""
+    arms = {}
+    for name, arm in asked["arms"].items():
+        if name in task.get("without", ()):
+            continue
+        grid = {key: task["rates"] if values == "RATES" else values for key, values in arm.get("grid", {}).items()}
+        for key, factors in arm.get("factors", {}).items():
+            sets = tuple(f"{k}={flow(v)}" for k, v in {**task["set"], **arm["set"]}.items())
+            found, _ = choose(recipe, "sample", sets)
+            grid[key] = scaled(found.train.optimizer.lr, factors)
+        arms[name] = {**arm["set"], **({"grid": grid} if grid else {})}
+    return arms
+
+
+def study_of(task: dict[str, Any], recipe: Path, arms: dict[str, Any], seeds: Any, metric: str) -> Study:
+    asked = {"recipe": str(recipe), "systems": arms, "set": dict(task["set"]), "seeds": seeds, "metric": metric,
+             "profile": "sample", **({"against": "none"} if metric == "test_last" else {})}  # fmt: skip
+    return plan(Source(asked, name="evidence"), recipe)
+
+
+def carried_out(study: Study, folder: Path, jobs: int) -> Progress:
+    progress = prepare(study, folder, max(jobs, 1), 1)
+
+    def report(job: Job, outcome: Outcome) -> None:
+        said = outcome.reason if outcome.result is None else f"{outcome.result['test_last']:.2f}"
+        click.echo(f"  seed {job.seed} {job.row}: {said}")
+
+    carry_out(progress, jobs, report)
+    return progress
+
+
+def tuned(study: Study, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Each arm with its setting of the lowest mean validation error; one that diverged on a seed comes last."""
+    best: dict[str, tuple[tuple[int, float], dict[str, Any]]] = {}
+    for row in study.rows:
+        results = [progress.outcomes[row.name, seed].result for seed in study.seeds]
+        values = [float(r["validation_last"]) for r in results if r is not None]
+        rank = (-len(values), statistics.mean(values) if values else float("inf"))
+        if row.system not in best or rank < best[row.system][0]:
+            best[row.system] = (rank, dict(row.point))
+    return {name: {"point": point, "validation": rank[1]} for name, (rank, point) in best.items()}
+
+
+def looked(folder: Path) -> dict[str, float]:
+    """Medians over a run's measured steps."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = {key: [row[key] for row in rows if key in row] for key in LOOKED_AT}
+    found["ratio"] = [
+        row["hypergradient_norm"] / row["base_gradient_norm"]
+        for row in rows
+        if row.get("base_gradient_norm") and "hypergradient_norm" in row
+    ]
+    found["holdout_change"] = [
+        row["holdout_after"] / max(row["holdout_before"], 1e-12) - 1 for row in rows if "holdout_after" in row
+    ]
+    return {key: statistics.median(values) for key, values in found.items() if values}
+
+
+def measured(name: str, asked: dict[str, Any], work: Path, jobs: int, seeds: int | None) -> dict[str, Any]:
+    task = asked["tasks"][name]
+    if "imports" in task:
+        import_module(str((HERE / task["imports"]).resolve()))
+    beside = (HERE / task["recipe"]).resolve()
+    recipe = beside if beside.is_file() else locate(Path(task["recipe"]))
+    click.echo(f"{name}: choosing on validation rows")
+    task = with_best_weight(asked, task, recipe, work / slug(name), jobs)
+    arms = arms_of(asked, task, recipe)
+    first = study_of(task, recipe, arms, task.get("tune", asked["tune"]), "validation_last")
+    chosen = tuned(first, carried_out(first, work / slug(name) / "tune", jobs))
+    final = {arm: {k: v for k, v in own.items() if k != "grid"} | chosen[arm]["point"] for arm, own in arms.items()}
+    click.echo(f"{name}: measuring")
+    second = study_of(task, recipe, final, seeds or task.get("seeds", SEEDS), "test_last")
+    folder = work / slug(name) / "test"
+    progress = carried_out(second, folder, jobs)
+    found: dict[str, Any] = {"task": name, "set": task["set"], "arms": {}, "tune": list(first.seeds)}
+    for row in second.rows:
+        results = {s: progress.outcomes[row.name, s].result for s in second.seeds}
+        finished = {s: r for s, r in results.items() if r is not None}
+        if not finished:
+            continue
+        any_result = next(iter(finished.values()))
+        found |= {k: any_result[k] for k in ("source", "metric", "profile", "environment", "steps", "labels")}
+        found["recipe"] = task["recipe"]
+        looks = [looked(folder / row.folder / f"seed{s}") for s in finished]
+        found["arms"][row.name] = {
+            "set": chosen[row.name]["point"], "validation": chosen[row.name]["validation"],
+            "test": {s: r["test_last"] for s, r in finished.items()},
+            "seconds": statistics.median(r["training_seconds"] for r in finished.values()),
+            "failed": [s for s, r in results.items() if r is None],
+            "look": {key: statistics.median(look[key] for look in looks if key in look)
+                     for key in sorted({key for look in looks for key in look})},
+        }  # fmt: skip
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: mean error and paired differences to the base method and to the best control."""
+    arms = found["arms"]
+    means = {name: statistics.mean(arm["test"].values()) for name, arm in arms.items()}
+    controls = [name for name in CONTROLS if name in arms]
+    best = min(controls, key=lambda name: arms[name]["validation"])  # chosen on validation rows, as everything is
+    seeds = len(next(iter(arms.values()))["test"])
+    lines = [
+        f"### {found['task']}",
+        "",
+        f"{found['source']}, {found['labels']} labels, {found['steps']} steps, {seeds} seeds, {found['metric']}; recipe "
+        f"`{found['recipe']}`. Best control on validation rows: `{best}`.",
+        "",
+        "| arm | chosen | error | minus `none` | minus best control | \\|h\\|/\\|g\\| | hold-out change | alignment | s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, arm in arms.items():
+        spread = statistics.stdev(arm["test"].values()) if len(arm["test"]) > 1 else 0.0
+        look, chosen = arm["look"], ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in arm["set"].items())
+        cells = [
+            f"`{name}`", chosen or "-", f"{means[name]:.2f} ± {spread:.2f}",
+            difference(arms["none"], arm) if name != "none" else "",
+            difference(arms[best], arm) if name != best else "",
+            f"{look['ratio']:.2g}" if "ratio" in look else "",
+            f"{look['holdout_change']:+.0%}" if "holdout_change" in look else "",
+            f"{look['label_alignment']:+.2f}" if "label_alignment" in look else "", f"{arm['seconds']:.0f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def difference(base: dict[str, Any], other: dict[str, Any]) -> str:
+    found = paired({int(s): v for s, v in base["test"].items()}, {int(s): v for s, v in other["test"].items()})
+    interval = "" if found.low is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.mean:+.2f}{interval}, {found.lower} of {len(found.differences)}"
+
+
+def write_tables() -> None:
+    asked = yaml.safe_load((HERE / "evidence.yaml").read_text())
+    found = [RESULTS / f"{slug(name)}.json" for name in asked["tasks"]]
+    text = "\n".join(table(json.loads(path.read_text())) for path in found if path.is_file())
+    write_text(
+        RESULTS.with_suffix(".md"),
+        "# Evidence\n\nWritten by `benchmarks/evidence.py`; see `benchmarks/README.md`.\n\n" + text,
+    )
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/evidence"), show_default=True)
+@click.option("--jobs", type=click.IntRange(0, 64), default=0, show_default=True, help="Worker processes; 0: this one.")
+@click.option("--seeds", type=click.IntRange(1), help="In the place of the file's.")
+@click.option("--table", "only_table", is_flag=True, help="Write the tables from what there is.")
+def main(names: tuple[str, ...], work: Path, jobs: int, seeds: int | None, only_table: bool) -> None:
+    """Measure the tasks NAMES of evidence.yaml (default: all)."""
+    asked = yaml.safe_load((HERE / "evidence.yaml").read_text())
+    for name in () if only_table else names or tuple(asked["tasks"]):
+        found = measured(name, asked, work, jobs, seeds)
+        write_text(RESULTS / f"{slug(name)}.json", json.dumps(found, indent=1) + "\n")
+        click.echo(table(found))
+    write_tables()
+
+
+if __name__ == "__main__":
+    main()
