@@ -153,9 +153,9 @@ EPOCHS = {  # steps of one of ImageNet's 120 epochs; the learning rate falls eve
 METHOD_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("aflw", "pseudo_label"): {"weight": 3, "ramp": 0.4},  # to 3 in 9,000 of 22,500 steps
     ("aflw", "mean_teacher"): {"weight": 3, "ramp": 0.4, "decay": 0.999},
-    ("cifar10", "pi_model"): {"weight": 10, "ramp": 0.4},
+    ("cifar10", "pi_model"): {"weight": 20, "ramp": 0.4},
     ("cifar10", "pseudo_label"): {"weight": 1, "ramp": 0.4, "threshold": 0.95},
-    ("cifar10", "mixup"): {"alpha": 0.5},
+    ("cifar10", "mixup"): {"alpha": 0.75},
     ("cifar10", "vat"): {"weight": 0.3, "entropy": 0.06, "epsilon": 6, "power_iterations": 1},
     ("cifar", "mean_teacher"): {"weight": 50, "ramp": 0.4, "decay": 0.999},
     ("cifar", "mixmatch"): {"weight": 75, "ramp": 16 / 1024, "alpha": 0.75, "augmentations": 2, "temperature": 0.5},
