@@ -139,7 +139,7 @@ def test_the_paper_profile_builds_its_network_and_takes_a_step(path: Path, all_d
     assert (recipe.train.steps, recipe.train.optimizer) == (asked.train.steps, asked.train.optimizer)
 
     session = Session(recipe, Path("out"), say=lambda line: None)
-    kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     assert type(session.optimizer) is kinds[recipe.train.optimizer.name]
     group = session.optimizer.param_groups[0]
     assert group["weight_decay"] == recipe.train.optimizer.weight_decay
