@@ -161,9 +161,7 @@ def test_the_paper_profile_builds_its_network_and_takes_a_step(path: Path, all_d
     assert found["weight"] == (recipe.method.weight if recipe.method.uses_unlabelled else 0)
     moved = [n for n, p in session.module.named_parameters() if not torch.equal(p, before[n])]
     assert set(session.algorithm.model.head) <= set(moved)
-    assert len(moved) > 0.85 * trained, (
-        "all but scales of 1, which BERT's first 2e-8 does not move in float32"
-    )
+    assert len(moved) > 0.85 * trained, "all but scales of 1, which BERT's first 2e-8 does not move in float32"
     if recipe.problem.needs_estimate:
         assert found["hypergradient_norm"] > 0 and len(holdout.index) == 2  # type: ignore[union-attr]
 
