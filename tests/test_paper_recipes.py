@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
+from fnmatch import fnmatch
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from metaimpute import recipes
@@ -278,6 +282,41 @@ def test_an_l2i_recipe_is_its_base_recipe_and_a_problem(name: str, base: str) ->
                 overlay.pop(section, None)
         contents.append(data)
     assert contents[0] == contents[1]
+
+
+# The page about the paper -----------------------------------------------------------------------------------------------
+
+SETTINGS = re.findall(
+    r"^\| (`.*?`) \| (`.*`) \| .+ \|$",
+    (ROOT / "docs" / "paper.md")
+    .read_text()
+    .split("## Settings, their sources and their defaults")[1]
+    .split("\n## ")[0],
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("names", "settings"), SETTINGS, ids=[names.replace("`", "") for names, _ in SETTINGS])
+def test_the_page_about_the_paper_gives_the_recipes_settings(names: str, settings: str) -> None:
+    found = {name for pattern in names.replace("`", "").split(", ") for name in PAPER if fnmatch(name, pattern)}
+    assert found
+    for name in found:
+        recipe = paper(name)
+        if "problem." in settings and recipe.problem.name == "none":
+            continue
+        parts = {"train": [recipe.train], "task": [recipe.task], "model": [recipe.model], "method": [recipe.method]}
+        parts["problem"] = [recipe.problem_spec, recipe.problem]
+        for key, value in re.findall(r"`([\w.]+)=(.*?)`", settings):
+            section, *path = key.split(".")
+            holder = next(part for part in parts[section] if hasattr(part, path[0]))
+            assert reduce(getattr, path, holder) == yaml.safe_load(value), f"{name}: {key}"
+
+
+def test_every_recipe_of_the_paper_is_on_the_page_of_settings() -> None:
+    patterns = [pattern for names, _ in SETTINGS for pattern in names.replace("`", "").split(", ")]
+    assert len(SETTINGS) > 20
+    for name in PAPER:
+        assert sum(fnmatch(name, pattern) for pattern in patterns) >= (1 if "supervised" in name else 2), name
 
 
 # As recipes and as a list ---------------------------------------------------------------------------------------------
