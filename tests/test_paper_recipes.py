@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
+from fnmatch import fnmatch
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from metaimpute import recipes
@@ -114,13 +118,13 @@ def test_shares_of_labels_are_those_of_tables_1_and_3() -> None:
         task = recipes.load(path, "paper", row.assignments()[0]).task
         assert task.labels == 0 and task.label_share == share  # type: ignore[attr-defined]
         assert task.unlabelled_includes_labelled or share < 1, "else nothing is left over"
-    assert paper("imdb_uda").task.labels == 20
+    assert paper("imdb_uda").task.labels == 20 and paper("imdb_uda").task.shortest == 500  # type: ignore[attr-defined]
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 CIFAR = {"steps": 1024 * 1024, "batch": 64, "ema": 0.999, "eval_every": 1024, "test_checkpoints": 20}
-ADAM = {"name": "adam", "lr": 2e-3, "weight_decay": 4e-4}
+ADAM = {"name": "adamw", "lr": 2e-3, "weight_decay": 0.2, "decay_biases": True}  # a step decays by 4e-4
 SGD = {"name": "sgd", "lr": 0.03, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 FACES_SGD = {"name": "sgd", "lr": 0.03, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
 IMAGENET_SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
@@ -136,8 +140,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "model": {"name": "resnet26", "variant": "decathlon"},
     },
     "imdb": {
-        "train": {"steps": 10_000, "batch": 8, "unlabelled_batch": 24, "ema": None},
-        "optimizer": {"name": "adam", "lr": 2e-5, "weight_decay": 0.0},
+        "train": {"steps": 10_000, "batch": 8, "unlabelled_batch": 24, "ema": None, "clip_norm": 1.0},
+        "optimizer": {"name": "adamw", "lr": 2e-5, "weight_decay": 0.01, "decay_biases": False},
         "model": {"name": "bert-base-uncased", "length": 128, "pooling": "cls", "layers": None, "frozen": 0},
     },
 }  # fmt: skip
@@ -145,7 +149,7 @@ SCHEDULES: dict[str, dict[int, float]] = {  # step: factor of the learning rate
     "aflw": {0: 1.0, 14_999: 1.0, 15_000: 0.1, 22_499: 0.1},
     "cifar10": {0: 1.0, 1024 * 1024 - 1: 1.0},
     "cifar100": {0: 1.0, 512 * 1024: 0.773010, 1024 * 1024: 0.195090},  # cos(7 pi t / 16 T)
-    "imdb": {0: 1e-3, 499: 0.5, 999: 1.0, 5_500: 0.5, 10_000: 0.0},
+    "imdb": {0: 0.0, 500: 0.5, 999: 0.999, 1_000: 0.9, 5_000: 0.5, 10_000: 0.0},  # t / 1,000, then 1 - t / 10,000
 }
 EPOCHS = {  # steps of one of ImageNet's 120 epochs; the learning rate falls every 30
     "imagenet72_supervised": 250, "imagenet72_mixmatch": 4754, "imagenet72_fixmatch": 1585, "imagenet72_fixmatch_l2i": 1585,
@@ -153,9 +157,9 @@ EPOCHS = {  # steps of one of ImageNet's 120 epochs; the learning rate falls eve
 METHOD_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("aflw", "pseudo_label"): {"weight": 3, "ramp": 0.4},  # to 3 in 9,000 of 22,500 steps
     ("aflw", "mean_teacher"): {"weight": 3, "ramp": 0.4, "decay": 0.999},
-    ("cifar10", "pi_model"): {"weight": 10, "ramp": 0.4},
+    ("cifar10", "pi_model"): {"weight": 20, "ramp": 0.4},
     ("cifar10", "pseudo_label"): {"weight": 1, "ramp": 0.4, "threshold": 0.95},
-    ("cifar10", "mixup"): {"alpha": 0.5},
+    ("cifar10", "mixup"): {"alpha": 0.75},
     ("cifar10", "vat"): {"weight": 0.3, "entropy": 0.06, "epsilon": 6, "power_iterations": 1},
     ("cifar", "mean_teacher"): {"weight": 50, "ramp": 0.4, "decay": 0.999},
     ("cifar", "mixmatch"): {"weight": 75, "ramp": 16 / 1024, "alpha": 0.75, "augmentations": 2, "temperature": 0.5},
@@ -201,6 +205,21 @@ def test_learning_rates_follow_the_papers_schedule(name: str) -> None:
         assert train.steps == 120 * epoch and train.eval_every == epoch
         points = {epoch * n - before: round(0.1 ** (n // 30 - before), 4) for n in (30, 60, 90) for before in (0, 1)}
     assert {step: at(step) for step in points} == pytest.approx(points, abs=1e-6)
+
+
+def test_on_cifar10_a_step_of_zero_gradient_keeps_all_but_four_ten_thousandths() -> None:
+    """The decay of the released codes: on the weights, not in the gradient that Adam divides by its own size."""
+    module = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.fill_(0.5)
+    optimizer = paper("cifar10_mean_teacher").train.optimizer.build(module)
+    for _ in range(500):
+        for p in module.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    for p in module.parameters():
+        torch.testing.assert_close(p.detach(), torch.full_like(p, 0.5 * (1 - 4e-4) ** 500), rtol=1e-4, atol=0)
 
 
 def test_imagenets_epochs_are_passes_over_its_images() -> None:
@@ -263,6 +282,41 @@ def test_an_l2i_recipe_is_its_base_recipe_and_a_problem(name: str, base: str) ->
                 overlay.pop(section, None)
         contents.append(data)
     assert contents[0] == contents[1]
+
+
+# The page about the paper -----------------------------------------------------------------------------------------------
+
+SETTINGS = re.findall(
+    r"^\| (`.*?`) \| (`.*`) \| .+ \|$",
+    (ROOT / "docs" / "paper.md")
+    .read_text()
+    .split("## Settings, their sources and their defaults")[1]
+    .split("\n## ")[0],
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("names", "settings"), SETTINGS, ids=[names.replace("`", "") for names, _ in SETTINGS])
+def test_the_page_about_the_paper_gives_the_recipes_settings(names: str, settings: str) -> None:
+    found = {name for pattern in names.replace("`", "").split(", ") for name in PAPER if fnmatch(name, pattern)}
+    assert found
+    for name in found:
+        recipe = paper(name)
+        if "problem." in settings and recipe.problem.name == "none":
+            continue
+        parts = {"train": [recipe.train], "task": [recipe.task], "model": [recipe.model], "method": [recipe.method]}
+        parts["problem"] = [recipe.problem_spec, recipe.problem]
+        for key, value in re.findall(r"`([\w.]+)=(.*?)`", settings):
+            section, *path = key.split(".")
+            holder = next(part for part in parts[section] if hasattr(part, path[0]))
+            assert reduce(getattr, path, holder) == yaml.safe_load(value), f"{name}: {key}"
+
+
+def test_every_recipe_of_the_paper_is_on_the_page_of_settings() -> None:
+    patterns = [pattern for names, _ in SETTINGS for pattern in names.replace("`", "").split(", ")]
+    assert len(SETTINGS) > 20
+    for name in PAPER:
+        assert sum(fnmatch(name, pattern) for pattern in patterns) >= (1 if "supervised" in name else 2), name
 
 
 # As recipes and as a list ---------------------------------------------------------------------------------------------

@@ -139,13 +139,17 @@ def test_the_paper_profile_builds_its_network_and_takes_a_step(path: Path, all_d
     assert (recipe.train.steps, recipe.train.optimizer) == (asked.train.steps, asked.train.optimizer)
 
     session = Session(recipe, Path("out"), say=lambda line: None)
-    kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     assert type(session.optimizer) is kinds[recipe.train.optimizer.name]
-    group = session.optimizer.param_groups[0]
-    assert group["weight_decay"] == recipe.train.optimizer.weight_decay
-    warmup = max(recipe.train.schedule.warmup, 1)
-    assert group["lr"] == pytest.approx(recipe.train.optimizer.lr / warmup)
-    assert len(group["params"]) == sum(p.requires_grad for p in session.module.parameters())
+    groups, spec = session.optimizer.param_groups, recipe.train.optimizer
+    decays = [spec.weight_decay] if spec.decay_biases else [spec.weight_decay, 0.0]
+    assert [group["weight_decay"] for group in groups] == decays
+    at = recipe.train.schedule.factor_at(recipe.train.steps)
+    assert [group["lr"] for group in groups] == pytest.approx([spec.lr * at(0)] * len(groups))
+    trained = sum(p.requires_grad for p in session.module.parameters())
+    assert sum(len(group["params"]) for group in groups) == trained
+    for group in groups:  # a schedule that is counted from step 0 begins at 0
+        group["lr"] = spec.lr / max(recipe.train.schedule.warmup, 1)
 
     before = session.weights()
     half = recipe.train.steps // 2  # where every weight has risen
@@ -157,9 +161,7 @@ def test_the_paper_profile_builds_its_network_and_takes_a_step(path: Path, all_d
     assert found["weight"] == (recipe.method.weight if recipe.method.uses_unlabelled else 0)
     moved = [n for n, p in session.module.named_parameters() if not torch.equal(p, before[n])]
     assert set(session.algorithm.model.head) <= set(moved)
-    assert len(moved) > 0.85 * len(group["params"]), (
-        "all but scales of 1, which BERT's first 2e-8 does not move in float32"
-    )
+    assert len(moved) > 0.85 * trained, "all but scales of 1, which BERT's first 2e-8 does not move in float32"
     if recipe.problem.needs_estimate:
         assert found["hypergradient_norm"] > 0 and len(holdout.index) == 2  # type: ignore[union-attr]
 

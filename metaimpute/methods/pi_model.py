@@ -13,14 +13,15 @@ from .base import Method, register_method
 class PiModel(Method):
     """Squared difference between two passes of the network over two weak views, the first of them without gradient.
 
-    Each pass draws its own view and dropout noise. Settings are those of the baseline in MixMatch's released code. Under a
-    bilevel problem psi is the network itself.
+    Each pass draws its own view and dropout noise. Settings are those of the comparison script in MixMatch's released code
+    (Berthelot et al., NeurIPS 2019), which runs a weight of 20 (the default of its flag is 10). Under a bilevel problem psi
+    is the network itself.
 
     Args:
         weight: lambda. ramp: fraction of training over which lambda grows linearly.
     """
 
-    weight: NonNegative = 10.0
+    weight: NonNegative = 20.0
     ramp: Share = 0.4
 
     @squared_error_of_outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bounds import Count, Natural
+from ..bounds import Count, Natural, Share
 from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, ViewKind, register_task
 from .image_views import ImageViews
 from .locate import data_folders, find
@@ -64,6 +64,7 @@ class Cifar(Task):
 
     Args:
         labels: labelled images in all. validation: training images kept for choosing settings (5,000 in the paper).
+        augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
     """
 
     input_kind = "image"
@@ -76,6 +77,7 @@ class Cifar(Task):
 
     labels: Natural = 1000
     validation: Natural = 5000
+    augment_probability: Share = 1.0
 
     @property
     def output(self) -> Classes:
@@ -110,7 +112,7 @@ class Cifar(Task):
         return Pool(images, targets, torch.arange(len(images)))
 
     def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
-        return self.views(raw, kind, generator)
+        return replace(self.views, probability=self.augment_probability)(raw, kind, generator)
 
 
 @register_task("cifar10")
@@ -120,6 +122,7 @@ class Cifar10(Cifar):
 
     Args:
         labels: labelled images in all, balanced. validation: training images kept for choosing settings.
+        augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
     """
 
     folder = "cifar-10-batches-py"
@@ -141,6 +144,7 @@ class Cifar100(Cifar):
 
     Args:
         labels: labelled images in all, balanced. validation: training images kept for choosing settings.
+        augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
     """
 
     folder = "cifar-100-python"

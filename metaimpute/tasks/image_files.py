@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bounds import NonNegative
+from ..bounds import NonNegative, Share
 from .base import Missing, MissingData, Pool, Task, TaskError, ViewKind
 from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_reading import decode
@@ -165,6 +165,7 @@ class ImageFileTask(Task):
         folder: a name looked for where data is looked for, or a path.
         size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
         flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
+        augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
     """
 
     input_kind = "image"
@@ -174,6 +175,7 @@ class ImageFileTask(Task):
     size: Side = 64
     flip: bool = True
     cache_gb: NonNegative = 1.0
+    augment_probability: Share = 1.0
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -237,4 +239,4 @@ class ImageFileTask(Task):
 
     def view(self, raw: list[Tensor], kind: ViewKind, generator: torch.Generator) -> Tensor:
         windows = squares(raw, self.size, None if kind == "none" else generator)
-        return ImageViews(MEAN, STD, flip=self.flip)(windows, kind, generator)
+        return ImageViews(MEAN, STD, flip=self.flip, probability=self.augment_probability)(windows, kind, generator)

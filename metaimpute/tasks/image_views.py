@@ -62,6 +62,7 @@ class ImageViews:
     Attributes:
         mean, std: per channel, of pixels in [0, 1]. flip: whether mirror images are views.
         shift, hole: largest shift and side of the cutout, as shares of the shorter side.
+        probability: with which RandAugment applies an operation that it has drawn.
     """
 
     mean: tuple[float, ...]
@@ -69,6 +70,7 @@ class ImageViews:
     flip: bool = True
     shift: float = 1 / 8
     hole: float = 1 / 2
+    probability: float = 1.0
 
     def __call__(self, images: Tensor, kind: ViewKind, rng: torch.Generator) -> Tensor:
         """``[n, c, h, w]`` uint8 to normalised float32 under a view."""
@@ -76,7 +78,7 @@ class ImageViews:
         if kind != "none":
             images = flip_and_shift(images, rng, flip=self.flip, shift=int(side * self.shift))
         if kind == "strong":
-            images = cutout(rand_augment(images, rng), rng, int(side * self.hole))
+            images = cutout(rand_augment(images, rng, probability=self.probability), rng, int(side * self.hole))
         return self.normalized(images)
 
     def normalized(self, images: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class OwnImages(ImageFileTask, OwnData):
         test_share: share of the labelled images held out as test set, where there is no ``test/``.
         size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
         flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
+        augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
     """
 
     things = "images"

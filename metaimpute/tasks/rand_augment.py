@@ -1,8 +1,10 @@
 """RandAugment for a batch: every image draws its own operations and strengths, and images that share one are done together.
 
 Cubuk et al., NeurIPS 2020, in FixMatch's form (Sohn et al., NeurIPS 2020, Table 12): two operations of fourteen, each with a
-strength drawn anew from its range. The pixel arithmetic is torchvision's: ``blend`` mixes an image with what torchvision
-makes of it at strength 0, geometric operations sample the nearest pixel. What comes in from outside the image is grey.
+strength drawn anew from its range. FixMatch's released code applies each of the two with probability one half only, which
+its paper does not say: ``probability``. The pixel arithmetic is torchvision's: ``blend`` mixes an image with what torchvision
+makes of it at strength 0, geometric operations sample the nearest pixel and leave the centre where it is (the released code
+shears about the left top corner, which is a shear about the centre and a shift). What comes in from outside the image is grey.
 """
 
 from __future__ import annotations
@@ -81,11 +83,15 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def rand_augment(images: Tensor, rng: torch.Generator, count: int = 2) -> Tensor:
+IDENTITY = list(OPERATIONS).index("identity")
+
+
+def rand_augment(images: Tensor, rng: torch.Generator, count: int = 2, probability: float = 1.0) -> Tensor:
     """``count`` random operations on every image.
 
     Args:
         images: uint8, ``[n, 1 or 3, h, w]``. rng: decides operations and strengths.
+        probability: with which an operation that an image has drawn is applied to it.
     """
     if not len(images):
         return images
@@ -93,6 +99,8 @@ def rand_augment(images: Tensor, rng: torch.Generator, count: int = 2) -> Tensor
     for _ in range(count):
         chosen = torch.randint(len(OPERATIONS), (len(images),), generator=rng)
         level = torch.rand(len(images), generator=rng)
+        if probability < 1:
+            chosen = chosen.where(torch.rand(len(images), generator=rng) < probability, IDENTITY)
         for number, operation in enumerate(OPERATIONS.values()):
             members = (chosen == number).nonzero()[:, 0]
             if len(members):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +19,10 @@ class OptimizerSpec(BaseModel):
 
     Attributes:
         head_lr: learning rate of the last linear layer, where it differs from ``lr``.
+        weight_decay: added to the gradient as an L2 term by ``adam`` and ``sgd``; decoupled in ``adamw``, where every step
+            multiplies a parameter by ``1 - lr * weight_decay``.
+        decay_biases: whether parameters of a network with fewer than two dimensions decay too, which are its biases and the
+            scales and shifts of normalisation layers. BERT and UDA (Xie et al., NeurIPS 2020) leave them out.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -27,6 +31,7 @@ class OptimizerSpec(BaseModel):
     lr: Rate = 1e-3
     head_lr: Rate | None = None
     weight_decay: NonNegative = 0.0
+    decay_biases: bool = True
     momentum: BelowOne = 0.9
     nesterov: bool = False
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
@@ -38,14 +43,21 @@ class OptimizerSpec(BaseModel):
         return self
 
     def build(self, module: nn.Module | list[torch.Tensor], head: tuple[str, ...] = ()) -> torch.optim.Optimizer:
-        """The optimiser over a module's trainable parameters, or over a list of tensors."""
+        """The optimiser over a module's trainable parameters, or over a list of tensors.
+
+        A list is one group, all of it decayed. A module's parameters are one group, or two where the last layer has a learning
+        rate of its own; with ``decay_biases`` off each is followed by the group of its parameters that do not decay.
+        """
+        groups: list[dict[str, Any]]
         if isinstance(module, list):
             groups = [{"params": module}]
         else:
             named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
             groups = [{"params": [p for n, p in named if self.head_lr is None or n not in head]}]
             if self.head_lr is not None:
-                groups.append({"params": [p for n, p in named if n in head], "lr": self.head_lr})  # type: ignore[dict-item]
+                groups.append({"params": [p for n, p in named if n in head], "lr": self.head_lr})
+            if not self.decay_biases:
+                groups = [part for group in groups for part in _without_decay_of_biases(group)]
         if self.name == "sgd":
             return torch.optim.SGD(
                 groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
@@ -54,12 +66,23 @@ class OptimizerSpec(BaseModel):
         return kind(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
 
+def _without_decay_of_biases(group: dict[str, Any]) -> list[dict[str, Any]]:
+    weights = [p for p in group["params"] if p.ndim >= 2]
+    others = [p for p in group["params"] if p.ndim < 2]
+    parts = [{**group, "params": weights}, {**group, "params": others, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]
+
+
 class ScheduleSpec(BaseModel):
     """Learning rate over training, as a factor of the optimiser's.
 
     Attributes:
         name: ``constant``; ``linear`` decay to 0; ``cosine``: cos(7 pi t / 16 T) as in FixMatch; ``steps``: times ``factor``
             at each milestone. warmup: steps of linear warm-up. milestones: fractions of training.
+        decay_from: where ``linear`` and ``cosine`` decay begin: ``warmup``, at its end, or ``start``, at step 0, as in the
+            optimiser of BERT and UDA. There step t < warmup has t / warmup, so that the first step moves nothing, and step
+            t >= warmup has the factor of t / T; with ``warmup`` the first step has 1 / warmup already. ``steps`` always counts
+            its milestones from step 0.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -68,12 +91,20 @@ class ScheduleSpec(BaseModel):
     warmup: int = Field(0, ge=0)
     milestones: list[Share] = []
     factor: Positive = 0.1
+    decay_from: Literal["warmup", "start"] = "warmup"
+
+    @model_validator(mode="after")
+    def _decays(self) -> ScheduleSpec:
+        if self.decay_from == "start" and self.name not in ("linear", "cosine"):
+            raise ValueError(f"decay_from: start is for linear and cosine decay, not for '{self.name}'")
+        return self
 
     def factor_at(self, total: int) -> Callable[[int], float]:
         def at(step: int) -> float:
             if step < self.warmup:
-                return (step + 1) / self.warmup
-            done = (step - self.warmup) / max(1, total - self.warmup)
+                return (step + (self.decay_from == "warmup")) / self.warmup
+            begin = self.warmup if self.decay_from == "warmup" else 0
+            done = (step - begin) / max(1, total - begin)
             if self.name == "linear":
                 return max(0.0, 1.0 - done)
             if self.name == "cosine":

@@ -25,7 +25,7 @@ def test_loss_and_gradient_by_hand() -> None:
             for x, t in zip(hand.LABELLED, hand.TARGETS, strict=True)
         ]
         pairs = [hand.brier(hand.times(scale, x), z) for x, z in zip(hand.STRONG, labels, strict=True)]
-        return hand.mean(known) + 10.0 * hand.mean(pairs)
+        return hand.mean(known) + 20.0 * hand.mean(pairs)
 
     method, params, batch = hand.case("pi_model")
     assert not batch.imputation.labels.requires_grad
@@ -34,7 +34,7 @@ def test_loss_and_gradient_by_hand() -> None:
 
 def test_weight_rises_linearly_over_two_fifths_of_training() -> None:
     method = methods.get("pi_model")()
-    assert [method.weight_at(p) for p in (0.0, 0.1, 0.4, 1.0)] == [0.0, 2.5, 10.0, 10.0]
+    assert [method.weight_at(p) for p in (0.0, 0.1, 0.4, 1.0)] == [0.0, 5.0, 20.0, 20.0]
 
 
 @pytest.mark.parametrize("dropout", [False, True])

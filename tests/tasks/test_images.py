@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,25 @@ def test_every_image_draws_operations_of_its_own() -> None:
     state = torch.get_rng_state()
     ImageViews((0.5,) * 3, (0.2,) * 3)(one[:5], "strong", rng())
     assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
+
+
+def test_operations_that_are_drawn_may_be_applied_with_a_probability() -> None:
+    """At one half an image escapes both with a quarter, as in FixMatch's code; at 1 nothing more is drawn than without."""
+    one = pictures(1).expand(2000, -1, -1, -1)
+    share = {
+        p: float((rand_augment(one, rng(), probability=p) == one).flatten(1).all(1).float().mean()) for p in (0, 0.5, 1)
+    }
+    assert share[0] == 1 and share[1] < 0.1
+    escaped = (share[1] ** 0.5 + 1) / 2  # of one operation, which changes nothing with the root of share[1]
+    assert share[0.5] == pytest.approx(escaped**2, abs=0.04)
+    assert torch.equal(rand_augment(one, rng(), probability=1.0), rand_augment(one, rng()))
+
+
+def test_tasks_pass_on_the_probability_of_an_operation() -> None:
+    images = pictures(40)
+    for options in ({}, {"augment_probability": 0.0}):
+        task = Cifar10(**options)
+        whole = replace(task.views, probability=options.get("augment_probability", 1.0))
+        assert torch.equal(task.view(images, "strong", rng()), whole(images, "strong", rng()))
+    strong, shown = (Cifar10(augment_probability=p).view(images, "strong", rng()) for p in (1.0, 0.0))
+    assert not torch.equal(strong, shown)

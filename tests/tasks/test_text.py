@@ -50,6 +50,23 @@ def test_imdb_folder_in_its_canonical_form(tmp_path: Path, monkeypatch: pytest.M
     assert len(few.unlabelled) == 5
 
 
+def test_reviews_without_a_label_have_a_shortest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In characters, a line break as one; training reviews stay, however short, and so do the others' numbers."""
+    folder = make_imdb(tmp_path / "here")
+    monkeypatch.setenv("METAIMPUTE_DATA", str(tmp_path / "here"))
+    for i in range(10):
+        (folder / "train/unsup" / f"{i}_0.txt").unlink(missing_ok=True)
+        (folder / "train/unsup" / f"{i}_7.txt").write_text("a<br />" + "\u00e9" * (490 + i))
+    whole, cut = bound(IMDb(labels=4)).load(0), bound(IMDb(labels=4, shortest=500)).load(0)
+    assert len(whole.unlabelled) - len(cut.unlabelled) == 8 and len(cut.unlabelled) == 20 + 2
+    assert sorted(map(len, cut.unlabelled.inputs))[-2:] == [500, 501]
+    assert sum(len(text) < 500 for text in cut.unlabelled.inputs) == 20
+    assert set(cut.unlabelled.ids.tolist()) < set(whole.unlabelled.ids.tolist())
+    assert torch.equal(whole.labelled.ids, cut.labelled.ids)
+    none_left = bound(IMDb(labels=4, shortest=10_000)).load(0)
+    assert len(none_left.unlabelled) == 20
+
+
 def test_a_dataset_saved_by_the_datasets_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
