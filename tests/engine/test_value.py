@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -447,6 +448,27 @@ def test_parameters_left_to_the_module_are_refused_until_they_are_frozen_or_pass
     close(list(torch.autograd.grad(value(), inputs)), difference(value, inputs), 2e-9)  # ANIL
     net[0].requires_grad_(False)
     assert after_training(alone, alone, head, optimizer=sgd(0.1)).requires_grad
+
+
+@pytest.mark.parametrize("name", ["head", "approx"])
+@pytest.mark.parametrize("member", ["features", "readout"])
+def test_members_of_structured_losses_are_watched_too(name: str, member: str) -> None:
+    case = make_case("mlp_dropout")
+    foreign = torch.ones((), requires_grad=True)
+
+    def scaled(*args: Any) -> Any:
+        found = getattr(case.structured_inner, member)(*args)
+        return (found[0] * foreign, found[1]) if member == "features" else found * foreign
+
+    loss = dataclasses.replace(case.structured_inner, **{member: scaled})
+    start = {n: p.detach() for n, p in case.model.params.items()}
+    c = {"labels": case.coupling["labels"].requires_grad_()}
+    options: Any = {"batches": case.batches.inner, "outer_batch": case.batches.outer, "estimator": name}
+    assert after_training(
+        case.structured_inner, case.structured_outer, start, c, optimizer=sgd(0.1), **options
+    ).requires_grad
+    with pytest.raises(CannotDifferentiate, match="the inner loss uses a tensor of shape"):
+        after_training(loss, case.structured_outer, start, c, optimizer=sgd(0.1), **options)
 
 
 def test_a_rule_that_uses_another_tensor_is_refused() -> None:
