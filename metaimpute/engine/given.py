@@ -151,7 +151,9 @@ class Watch:
             return Given(function, which, place, self.constants, self.checks, self.has_aux, self.aux, kind)
 
         if isinstance(loss, Compiled):
-            return loss
+            if which == "inner":  # its step is a program, which is not to be seen into; see require_closed_program
+                return loss
+            loss = loss.loss
         if not isinstance(loss, StructuredLoss):
             return member(loss, 1)
         return replace(

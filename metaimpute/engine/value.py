@@ -116,6 +116,8 @@ def value_of(
             "({name: p.detach() for name, p in params.items()}), or take 'exact' or 'mixed'"
         )
     learned = [(way, entry) for way, entry in _entries(optimizer.hyper) if wanted(entry)]
+    if isinstance(inner_loss, Compiled) and not how.unrolls:
+        inner_loss = inner_loss.loss
     compiled = isinstance(inner_loss, Compiled)
     constants, part = None, coupling
     if not compiled and not all(map(wanted, tensors(coupling))):
@@ -125,7 +127,7 @@ def value_of(
     inner = Watch(constants, watch.checks, aux).loss(inner_loss, "inner")
     if joined:
         require_closed_rule(optimizer, params)
-        if isinstance(inner_loss, Compiled) and how.unrolls and list_of_batches(batches.inner):
+        if isinstance(inner_loss, Compiled) and len(batches.inner):
             require_closed_program(inner_loss, params, coupling, batches.inner[0])
     rule = with_fixed(optimizer) if how.per_scalar else optimizer
     leaves = [leaf for leaf in tensors((params, coupling)) if wanted(leaf)] + [entry for _, entry in learned]

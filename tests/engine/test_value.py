@@ -518,8 +518,13 @@ def test_a_compiled_loss_is_the_same_and_its_closure_is_looked_at() -> None:
         for loss in (plain, Compiled(plain, backend="aot_eager"))
     ]
     close(found[1], found[0])
-    with pytest.raises(CannotDifferentiate, match=FOREIGN):
-        after_training(Compiled(lambda p, c, b: plain(p, c * foreign, b), backend="aot_eager"), outer, start, c, optimizer=sgd(0.1))  # fmt: skip
+    reaching = Compiled(lambda p, c, b: plain(p, c * foreign, b), backend="aot_eager")
+    for losses in ((reaching, outer), (inner, reaching)):
+        for name in ("exact", "mixed", "first_order"):
+            with pytest.raises(CannotDifferentiate, match=FOREIGN):
+                after_training(*losses, start, c, optimizer=sgd(0.1), estimator=name)
+    with pytest.raises(NotScalar, match="a compiled inner loss returns its value alone"):
+        after_training(Compiled(lambda p, c, b: (plain(p, c, b), 1)), outer, start, c, optimizer=sgd(0.1), aux=True)
 
 
 # aux ----------------------------------------------------------------------------------------------------------------
@@ -544,6 +549,23 @@ def test_aux_of_the_outer_loss_comes_along_detached(name: str, grad: bool) -> No
     assert aux is None
     with pytest.raises(NotScalar, match=r"inner loss returned a tuple of 2; with aux=True"):
         after_training(with_aux(inner), outer, start, c, **options)
+
+
+def test_aux_of_a_stack_has_a_row_for_every_task() -> None:
+    start = {"w": torch.randn(4, 3, requires_grad=True)}
+    targets = torch.randn(4, 3)
+
+    def loss(p: Any, c: Any, goal: Any) -> Any:
+        error = p["w"] - goal
+        return error.square().sum(), {"largest": error.abs().amax()}
+
+    many = stacked(loss)
+    value, aux = after_training(
+        many, many, start, optimizer=sgd(0.1), steps=2, batches=targets, outer_batch=targets, aux=True
+    )
+    left = 0.8**2 * (start["w"] - targets)
+    close(aux["largest"], left.detach().abs().amax(1))
+    close(value, left.square().sum())
 
 
 # solve --------------------------------------------------------------------------------------------------------------
@@ -786,7 +808,10 @@ def test_a_step_that_is_not_repeated_is_refused(name: str) -> None:
         grows[0] += 1.0  # the same value, another gradient
         return inner(p, c, batch) + grows[0] * (p["w"] - p["w"].detach()).sum()
 
-    for loss in (noisy, hidden):
+    def shifted(p: Any, c: Any, batch: Any) -> Tensor:
+        return inner(p, c, batch) + torch.rand((), generator=generator)  # the same gradient, another value
+
+    for loss in (noisy, hidden, shifted):
         with pytest.raises(NotRepeatable):
             begin(start, c, loss, optimizer=sgd(0.1), estimator=name).step().value(outer)
 
