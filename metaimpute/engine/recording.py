@@ -1,7 +1,8 @@
 """Inner steps that the caller takes one at a time, recorded, so that the outer loss after them is a differentiable value.
 
 A step is a plain training step, with no graph kept. The value takes the steps again, from the same start with the same batches
-and noise, under the estimator's derivative; every loss, and where the steps end, is held against what was recorded.
+and noise, under the estimator's derivative; every loss, and where the steps end, is held against what was recorded. ``exact``
+with memory ``recompute`` need not: that policy keeps the parameters of every step, which are there, and goes back from them.
 """
 
 from __future__ import annotations
@@ -16,16 +17,32 @@ from .ambient import CannotDifferentiate, double_differentiable
 from .arguments import ordinary
 from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
+from .estimators.exact import Exact
 from .estimators.implicit import Solver
 from .given import Watch, require_closed_program, require_closed_rule
 from .losses import Loss
-from .memory import MemoryPolicy, Store, parse_memory
+from .memory import MemoryPolicy, Recompute, Store, parse_memory
 from .operators import in_words
 from .optimizers import InnerOptimizer
 from .pytree import Tree, detach, tensors
 from .repetition import Ledger, attributes_restored
+from .replay import Plan, Step, replayed
 from .unroll import Batches, BilevelMap, run
 from .value import method, require_plain, value_of
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The memory policy of steps that were taken already: what they led through is there, and none is run forward again."""
+
+    carries: tuple[Tree, ...]
+
+    def scan(self, step: Step, carry: Tree, steps: int, closure: Tree) -> Tree:
+        return replayed(step, carry, steps, closure, Plan(1, steps), self.carries)
+
+    def __str__(self) -> str:
+        return "recompute"
+
 
 Versions = tuple[tuple[Tensor, int], ...]
 
@@ -58,6 +75,7 @@ class Recording:
     losses: tuple[Tensor, ...] = ()
     batches: tuple[Any, ...] = ()
     aux: Any = None
+    _carries: tuple[Tree, ...] = field(default=(), repr=False)
     _ledgers: tuple[Ledger, ...] = field(default=(), repr=False)
     _versions: Versions = field(default=(), repr=False)
 
@@ -91,9 +109,11 @@ class Recording:
                 if sentence is None:
                     raise
                 raise EstimatorError(f"'{self.estimator.name}': {sentence}") from error
+        carry = detach((end.params, end.state))
         return replace(
-            self, params=detach(end.params), state=detach(end.state), losses=(*self.losses, end.losses[0]),
-            batches=(*self.batches, batch), aux=watch.aux.last, _ledgers=(*self._ledgers, problem.ledger),
+            self, params=carry[0], state=carry[1], losses=(*self.losses, end.losses[0]),
+            batches=(*self.batches, batch), aux=watch.aux.last,
+            _carries=(*self._carries, carry) if self._keeps_carries else (), _ledgers=(*self._ledgers, problem.ledger),
             _versions=(*self._versions, *versions(batch)),
         )  # fmt: skip
 
@@ -113,11 +133,16 @@ class Recording:
             ledger.seen |= step.seen
             ledger.values.update(step.values)
             ledger.modes.update(step.modes)
+        memory = Taken(self._carries) if self._keeps_carries else self.memory
         return value_of(
             self.estimator, self.inner_loss, outer_loss, self.start, self.coupling, self.optimizer,
-            Batches(list(self.batches), outer_batch), len(self.batches), self.memory, self.seed, self.has_aux, ledger,
+            Batches(list(self.batches), outer_batch), len(self.batches), memory, self.seed, self.has_aux, ledger,
             self.params,
         )  # fmt: skip
+
+    @property
+    def _keeps_carries(self) -> bool:
+        return type(self.estimator) is Exact and self.memory == Recompute()
 
     def _require_untouched(self) -> None:
         for leaf, version in self._versions:
@@ -148,8 +173,8 @@ def begin(
     """Inner steps that the caller takes: ``recording = recording.step(batch)``, in the end ``recording.value(outer_loss)``.
 
     The value is that of :func:`~metaimpute.engine.after_training` with the same batches and seed, to the bit, at its price: the
-    recorded steps are taken once more. Between steps anything may happen (stopping early, looking at
-    :attr:`Recording.params`), but nothing recorded may be changed in place.
+    recorded steps are taken once more, but for ``exact`` with memory ``recompute``, which goes back over them. Between steps
+    anything may happen (stopping early, looking at :attr:`Recording.params`), but nothing recorded may be changed in place.
 
     Args:
         params: the start. coupling: a tree of tensors or None. inner_loss: ``(params, coupling, batch) -> scalar``.

@@ -23,7 +23,7 @@ from .losses import Loss
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer, hyper_tensors
 from .pytree import Tree, detach, differentiable, leaves_of, tensors
-from .repetition import Ledger, NotRepeatable
+from .repetition import Ledger, require_same_end
 from .unroll import Batches
 
 AGAIN = (
@@ -151,20 +151,6 @@ def value_of(
         raise EstimatorError(f"'{how.name}' gives no gradient with respect to {lacking[0]}; detach it, or take 'exact'")
     value = _Value.apply(result.outer_loss, gradients, *leaves)
     return (value, watch.aux.last) if aux else value
-
-
-def require_same_end(found: Tree, reached: Tree) -> None:
-    """Raises:
-    NotRepeatable: when steps that are taken again end elsewhere by more than rounding."""
-    for again, first in zip(tensors(found), tensors(reached), strict=True):
-        tolerance = torch.finfo(first.dtype).eps ** 0.5
-        near = (again - first).abs() <= tolerance * first.abs().amax() if first.numel() else torch.tensor(True)
-        if not bool((near | (again == first) | (again.isnan() & first.isnan())).all()):
-            raise NotRepeatable(
-                "the steps led elsewhere when they were taken again: the inner loss draws noise from numpy, random or a "
-                "generator of its own, or something that it uses was changed; draw noise from torch's global generator, and "
-                "change nothing between step() and value()"
-            )
 
 
 def after_training(

@@ -795,8 +795,30 @@ def test_statistics_are_updated_by_the_step_and_not_by_the_value() -> None:
         assert int(net[1].num_batches_tracked) == done
 
 
+def test_recompute_goes_back_over_the_recorded_steps_and_takes_none_again() -> None:
+    start, c = point()
+    lr = torch.tensor(0.1, requires_grad=True)
+    inputs = [*start.values(), c, lr]
+    for memory, calls_of_the_value in (("recompute", 5), ("store", 5), ("revolve(5)", 10)):
+        calls = [0]
+        trajectory = begin(start, c, counted(inner, calls), optimizer=adam(lr), memory=memory)
+        for _ in range(5):
+            trajectory = trajectory.step()
+        assert calls == [5]
+        expected = after_training(inner, outer, start, c, optimizer=adam(lr), steps=5, memory=memory)
+        for again in (1, 2):
+            value = trajectory.value(outer)
+            assert calls == [5 + again * calls_of_the_value] and torch.equal(value, expected)
+            found = torch.autograd.grad(value, inputs)
+            assert all(map(torch.equal, found, torch.autograd.grad(expected, inputs, retain_graph=True)))
+
+
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", ["exact", "mixed", "first_order"])
-def test_a_step_that_is_not_repeated_is_refused(name: str) -> None:
+def test_a_step_that_is_not_repeated_is_refused(name: str, steps: int, memory: str) -> None:
+    if name != "exact" and memory != "store":
+        pytest.skip("memory is exact's")
     start, c = point()
     generator = torch.Generator().manual_seed(0)
     grows = [0.0]
@@ -813,7 +835,10 @@ def test_a_step_that_is_not_repeated_is_refused(name: str) -> None:
 
     for loss in (noisy, hidden, shifted):
         with pytest.raises(NotRepeatable):
-            begin(start, c, loss, optimizer=sgd(0.1), estimator=name).step().value(outer)
+            trajectory = begin(start, c, loss, optimizer=sgd(0.1), estimator=name, memory=memory)
+            for _ in range(steps):
+                trajectory = trajectory.step()
+            trajectory.value(outer)
 
 
 @pytest.mark.parametrize("what", ["start", "coupling", "lr", "batch"])
