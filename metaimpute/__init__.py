@@ -12,8 +12,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "engine": (
-        "Batches", "Compiled", "FunctionalModel", "HypergradientResult", "InnerOptimizer", "StructuredLoss", "from_torch",
-        "hypergradient", "momentum", "nesterov", "register_estimator", "register_optimizer", "sgd", "unroll",
+        "Batches", "Compiled", "FunctionalModel", "HypergradientResult", "InnerOptimizer", "Recording", "StructuredLoss",
+        "after_training", "begin", "from_torch", "hypergradient", "momentum", "nesterov", "register_estimator",
+        "register_optimizer", "sgd", "unroll",
     ),
     "imputer": ("MetaImputer", "MetaImputerRegressor"),
     "inference": ("Predictions", "Predictor", "load"),
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
         FunctionalModel,
         HypergradientResult,
         InnerOptimizer,
+        Recording,
         StructuredLoss,
+        after_training,
+        begin,
         from_torch,
         hypergradient,
         momentum,

@@ -1,9 +1,10 @@
-"""The three examples run as their first lines say, and compute what they claim; ``--import`` and plugins behave."""
+"""The examples run as their first lines say, and compute what they claim; ``--import`` and plugins behave."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from metaimpute import plugins, recipes
 from metaimpute.cli import main
+from metaimpute.engine import FunctionalModel
 from metaimpute.methods import methods
 from metaimpute.problems import problems
 from metaimpute.tasks import Unlabelled, tasks
@@ -90,6 +92,81 @@ def test_meta_weight_nets_weights_are_a_function_of_the_losses() -> None:
     one, two = problem.weights(meta, torch.tensor([0.3, 0.7])), problem.weights(meta, torch.tensor([0.7, 0.3]))
     assert torch.equal(one, two.flip(0)) and bool(((one > 0) & (one < 1)).all())
     assert set(problem.measure(meta)) == {"weight_at_loss_0", "weight_at_loss_2"}
+
+
+# values through training ---------------------------------------------------------------------------------------------
+
+SCRIPTS = ("maml", "learned_rates", "hyper_cleaning")
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def differences(value: Callable[[], Any], tensor: torch.Tensor, entries: list[int], step: float = 1e-4) -> torch.Tensor:
+    """Central differences of fourth order along some entries."""
+    at, slopes = tensor.detach().view(-1), []
+    for entry in entries:
+        kept, found = float(at[entry]), []
+        for shift in (1, -1, 2, -2):
+            at[entry] = kept + shift * step
+            with torch.no_grad():
+                found.append(float(value()))
+        at[entry] = kept
+        slopes.append((8 * (found[0] - found[1]) - (found[2] - found[3])) / (12 * step))
+    return torch.tensor(slopes, dtype=torch.float64)
+
+
+def check(value: Callable[[], Any], tensors: list[torch.Tensor]) -> None:
+    for tensor, slope in zip(tensors, torch.autograd.grad(value(), tensors), strict=True):
+        entries = slope.view(-1).abs().topk(min(4, slope.numel())).indices.tolist()
+        assert float(slope.abs().max()) > 0
+        torch.testing.assert_close(slope.view(-1)[entries], differences(value, tensor, entries), rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_short_and_says_how_to_run_it(name: str) -> None:
+    text = (EXAMPLES / f"{name}.py").read_text()
+    assert len(text.splitlines()) < 60 and f"    python examples/{name}.py\n" in text
+
+
+def test_maml_learns_a_start_and_its_gradient_is_right(float64: None, capsys: pytest.CaptureFixture[str]) -> None:
+    maml = script("maml")
+    torch.manual_seed(0)
+    model = FunctionalModel(torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)))
+    log_lr = torch.tensor(-2.0, requires_grad=True)
+    waves = maml.waves(torch.Generator().manual_seed(0), 3)
+    check(lambda: maml.adapted(model, model.params, log_lr, *waves), [*model.params.values(), log_lr])
+    torch.set_default_dtype(torch.float32)
+    before, after = maml.main(iterations=25)
+    assert after < 0.75 * before and "error on new waves after 2 steps" in capsys.readouterr().out
+
+
+def test_rates_are_learned_for_every_entry_and_their_gradient_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    rates = script("learned_rates")
+    torch.manual_seed(0)
+    model = FunctionalModel(
+        torch.nn.Sequential(torch.nn.Linear(64, 4), torch.nn.Tanh(), torch.nn.Linear(4, 10)).double()
+    )
+    train, validation, _ = [(x.double(), y) for x, y in rates.digits()]
+    logs = {name: torch.full_like(p, -1.0).requires_grad_() for name, p in model.params.items()}
+    check(lambda: rates.trained(model, logs, train, validation), list(logs.values()))
+    before, after = rates.main(iterations=6)
+    assert after < 0.8 * before and "test loss after 10 steps" in capsys.readouterr().out
+
+
+def test_hyper_cleaning_finds_the_wrong_labels_and_its_gradient_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    cleaning = script("hyper_cleaning")
+    train, validation, _, _ = [(d[0].double(), d[1]) if isinstance(d, tuple) else d for d in cleaning.digits()]
+    logits = torch.randn(200, dtype=torch.float64).requires_grad_()
+    check(lambda: cleaning.trained(logits, train, validation), [logits])
+    before, after, weights, random = cleaning.main(iterations=10)
+    assert float(weights[~random].mean()) > float(weights[random].mean()) + 0.3
+    assert after >= before and "test accuracy" in capsys.readouterr().out
 
 
 # --import ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from .ambient import CannotDifferentiate, double_differentiable
 from .arguments import list_of_batches
 from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
+from .estimators.implicit import Solver, on_trees, with_solver
 from .functional import FunctionalModel, HeadNotFound
 from .higher_backend import HIGHER_ESTIMATORS
 from .losses import LabelRows, Loss, StructuredLoss
@@ -43,21 +44,23 @@ from .optimizers import (
     sgd,
 )  # fmt: skip
 from .pytree import Tree
+from .recording import Recording, begin
 from .repetition import NotRepeatable
 from .stacked import stack, stacked, unstack
 from .unroll import Batches, BilevelMap, NotScalar, Trajectory, unroll
+from .value import after_training
 
 BACKENDS = ("func", "higher")
 
 __all__ = [
-    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "CannotCompile", "CannotDifferentiate",
-    "Checkpoint", "Compiled",
-    "Estimator", "EstimatorError", "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer",
-    "LabelRows", "MemoryPolicy", "NotRepeatable", "NotScalar", "Recompute", "Revolve", "Store", "StructuredLoss", "Trajectory",
-    "UnsupportedOptimizer", "adagrad", "adam", "adamw", "clip_norm", "clip_value", "derive_seed",
-    "double_differentiable", "estimators", "fixed_rng", "from_torch", "get_estimator", "hypergradient",
-    "memory_policies", "momentum", "nesterov", "optimizers", "parameter_groups", "parse_memory", "register_estimator",
-    "register_optimizer", "rmsprop", "scheduled", "sgd", "stack", "stacked", "unroll", "unstack",
+    "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "CannotCompile", "CannotDifferentiate", "Checkpoint",
+    "Compiled", "Estimator", "EstimatorError", "FunctionalModel", "HeadNotFound", "HypergradientResult", "InnerOptimizer",
+    "LabelRows", "MemoryPolicy", "NotRepeatable", "NotScalar", "Recompute", "Recording", "Revolve", "Store",
+    "StructuredLoss", "Trajectory", "UnsupportedOptimizer", "adagrad", "adam", "adamw", "after_training", "begin",
+    "clip_norm", "clip_value", "derive_seed", "double_differentiable", "estimators", "fixed_rng", "from_torch",
+    "get_estimator", "hypergradient", "memory_policies", "momentum", "nesterov", "on_trees", "optimizers",
+    "parameter_groups", "parse_memory", "register_estimator", "register_optimizer", "rmsprop", "scheduled", "sgd", "stack",
+    "stacked", "unroll", "unstack",
 ]  # fmt: skip
 
 
@@ -113,6 +116,7 @@ def hypergradient(
     backend: str = "func",
     seed: int | None = None,
     wrt_start: bool | None = None,
+    solve: Solver | None = None,
 ) -> HypergradientResult:
     """Gradient of ``outer_loss`` after inner steps on ``inner_loss``, with respect to coupling, start and hyperparameters.
 
@@ -125,11 +129,16 @@ def hypergradient(
         steps: number of inner steps; default one per inner batch.
         wrt_start: whether the gradient with respect to the start is wanted; None: where the estimator gives it.
         memory: ``"store"``, ``"checkpoint(n)"``, ``"recompute"``, ``"revolve(slots)"``, ``"auto(512MB)"`` or a policy.
+        solve: for ``cg`` and ``neumann``, what solves their linear system instead: ``(matvec, b) -> x`` on flat vectors, or on
+            trees (:func:`on_trees`). Its residual is in ``diagnostics["residual"]``.
 
     Raises:
         EstimatorError, UnknownName, BadMemoryPolicy: with what was wrong and the nearest valid choice.
     """
-    return get_estimator(estimator, backend).estimate(
+    how = get_estimator(estimator, backend)
+    if solve is not None:
+        how = with_solver(how, solve)
+    return how.estimate(
         inner_loss, outer_loss, theta, coupling, batches, optimizer,
         len(list_of_batches(batches.inner)) if steps is None else steps, parse_memory(memory), seed=seed, wrt_start=wrt_start,
     )  # fmt: skip

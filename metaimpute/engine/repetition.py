@@ -16,11 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from .pytree import Tree, tensors
+
 _MISSING: Any = object()
 
 
 class NotRepeatable(ValueError):
     """A loss that gave another value when evaluated again at the same point, so that its derivative is another function's."""
+
+
+def require_same_end(found: Tree, reached: Tree) -> None:
+    """Raises:
+    NotRepeatable: when steps that are taken again end elsewhere by more than rounding."""
+    for again, first in zip(tensors(found), tensors(reached), strict=True):
+        tolerance = torch.finfo(first.dtype).eps ** 0.5
+        near = (again - first).abs() <= tolerance * first.abs().amax() if first.numel() else torch.tensor(True)
+        if not bool((near | (again == first) | (again.isnan() & first.isnan())).all()):
+            raise NotRepeatable(
+                "the steps led elsewhere when they were taken again: the inner loss draws noise from numpy, random or a "
+                "generator of its own, or something that it uses was changed; draw noise from torch's global generator, and "
+                "change nothing between step() and value()"
+            )
 
 
 class _Here(threading.local):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .ambient import CannotDifferentiate, double_differentiable, holder
 from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
-from .repetition import rebuilding
+from .repetition import rebuilding, require_same_end
 
 Step = Callable[[int, Tree, Tree], Tree]
 
@@ -102,7 +102,14 @@ def require_closed(outputs: Tree, inputs: Tree) -> None:
 class Replay:
     """One scan under a plan: the forward pass, and the reverse pass that rebuilds graphs from snapshots."""
 
-    def __init__(self, step: Step, steps: int, plan: Plan, carry: Tree, closure: Tree) -> None:
+    def __init__(
+        self, step: Step, steps: int, plan: Plan, carry: Tree, closure: Tree, taken: Sequence[Tree] | None = None
+    ) -> None:
+        """
+        Args:
+            taken: every carry but the first, where the steps were taken before; then the plan is one snapshot a step.
+        """
+        self.taken = taken
         self.step, self.plan, self.closure, self.steps = step, plan, detach(closure), steps
         self.wanted = [leaf.requires_grad for leaf in tensors(closure)]
         self.tail_start = max(0, steps - plan.tail)
@@ -169,6 +176,10 @@ class Replay:
             yield
 
     def forward(self) -> Tree:
+        if self.taken is not None:
+            self.snapshots = list(enumerate([self.start_structure, *self.taken[:-1]]))
+            self.rejoin = self.end = self.taken[-1]
+            return self.end
         carry, at, slots = self.start_structure, 0, self.plan.slots
         if self.groups:
             self.snapshots.append((0, self._put_away(carry)))
@@ -224,6 +235,8 @@ class Replay:
                 stop -= 1
                 del saved
                 recorded = self._record(carry, *self._bounds(stop))
+                if self.taken is not None:
+                    require_same_end(recorded[2], self.taken[stop])
                 cotangent = pull(recorded, cotangent, stop == 0)
                 del carry, recorded
         self.verify()
@@ -256,11 +269,17 @@ class _Scan(torch.autograd.Function):
         return (None, None, *found, *(next(pulled) if wanted else None for wanted in replay.wanted))
 
 
-def replayed(step: Step, carry: Tree, steps: int, closure: Tree, plan: Plan) -> Tree:
-    """The scan under a plan; a plain loop when nothing is to be differentiated."""
+def replayed(
+    step: Step, carry: Tree, steps: int, closure: Tree, plan: Plan, taken: Sequence[Tree] | None = None
+) -> Tree:
+    """The scan under a plan; a plain loop when nothing is to be differentiated.
+
+    Args:
+        taken: every carry but the first, where they are known; see :class:`Replay`.
+    """
     leaves = [*tensors(carry), *tensors(closure)]
     if steps <= plan.group or not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
         return plain_scan(step, carry, steps, closure)  # one group's graph is what the plan holds anyway
-    replay = Replay(step, steps, plan, carry, closure)
+    replay = Replay(step, steps, plan, carry, closure, taken)
     found = _Scan.apply(replay, len(tensors(carry)), *leaves)
     return with_tensors(replay.end, list(found))

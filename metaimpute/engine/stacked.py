@@ -25,11 +25,13 @@ def stacked(loss: Loss, randomness: Randomness = "different") -> Loss:
     that of each problem alone. What mixes problems must be left out: a clipped gradient norm, the inner products of ``cg``,
     the step length of ``finite_difference``. Structure of a :class:`~metaimpute.engine.losses.StructuredLoss` is not used.
 
+    Where the loss returns ``(loss, aux)``, so does the result, with the tensors of all problems stacked in ``aux``.
+
     Args:
         randomness: of dropout across problems, as in ``torch.vmap``.
     """
 
-    def total(theta: Tree, c: Tree, batch: Any) -> Tensor:
+    def total(theta: Tree, c: Tree, batch: Any) -> Any:
         trees = (theta, c, batch)
         leaves = leaves_of(trees)
         is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
@@ -40,7 +42,8 @@ def stacked(loss: Loss, randomness: Randomness = "different") -> Loss:
             rebuilt = [next(given) if tensor else leaf for leaf, tensor in zip(leaves, is_tensor, strict=True)]
             return loss(*filled(trees, rebuilt))
 
-        return torch.vmap(one, randomness=randomness)(*mapped).sum()
+        found = torch.vmap(one, randomness=randomness)(*mapped)
+        return (found[0].sum(), *found[1:]) if isinstance(found, tuple) else found.sum()
 
     return total
 

@@ -227,7 +227,9 @@ def run(
         carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
         policy = problem.memory if mode == "full" else Store()
         theta_k, state = policy.scan(step, carry, (problem.steps if stop is None else stop) - start, (c, hyper))
-    return Trajectory(theta_k, state, [losses[t] for t in sorted(losses)], first.get(0), moved[max(moved)])
+    return Trajectory(
+        theta_k, state, [losses[t] for t in sorted(losses)], first.get(0), moved[max(moved)] if moved else []
+    )
 
 
 def unroll(

@@ -20,13 +20,14 @@ differentiating the residual, on ``[rows, outputs]`` numbers, and is exact for e
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..losses import StructuredLoss
 from ..optimizers import apply_updates
-from ..pytree import as_leaves, detach, gradient, tree_map, vjp_through
+from ..pytree import Tree, as_leaves, detach, gradient, tree_map, vjp_through
 from ..unroll import OUTER_STREAM, BilevelMap
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
-from .head import features_of, split
+from .head import features_of, plain, split
 from .mixed import pull_back_update
 
 
@@ -45,8 +46,10 @@ class Approx(Estimator):
     dropped = "inner step outside the last layer"
     max_steps = 1
     start_path = False
+    moves_all = False
 
-    def differentiate(self, problem: BilevelMap) -> HypergradientResult:
+    @staticmethod
+    def _factored(problem: BilevelMap) -> tuple[StructuredLoss, StructuredLoss]:
         inner, outer = problem.inner_loss, problem.outer_loss
         if not (isinstance(inner, StructuredLoss) and isinstance(outer, StructuredLoss)):
             raise EstimatorError(
@@ -54,7 +57,14 @@ class Approx(Estimator):
             )
         if not (inner.is_factored and outer.is_factored and inner.label_rows is not None):
             raise EstimatorError("'approx' (Eq. 6) needs label rows and a last linear layer; use 'mixed' or 'exact'")
-        assert inner.readout is not None and outer.readout is not None
+        return inner, outer
+
+    def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
+        return plain(problem, self._factored(problem)[0].head)
+
+    def differentiate(self, problem: BilevelMap) -> HypergradientResult:
+        inner, outer = self._factored(problem)
+        assert inner.readout is not None and outer.readout is not None and inner.label_rows is not None
         names, batch = inner.head, problem.inner_batch(0)
         theta = detach(problem.theta_0)
         head, body = split(theta, names)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,10 +17,10 @@ from ..losses import Loss
 from ..memory import MemoryPolicy, Store
 from ..operators import in_words
 from ..optimizers import InnerOptimizer
-from ..pytree import Tree, differentiable, filled, leaves_of, norm, tensors
+from ..pytree import Tree, detach, differentiable, filled, leaves_of, norm, tensors
 from ..registry import Registry
-from ..repetition import attributes_restored, rebuilding
-from ..unroll import Batches, BilevelMap
+from ..repetition import Ledger, attributes_restored, rebuilding
+from ..unroll import Batches, BilevelMap, run
 
 estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
 register_estimator = estimators.register
@@ -68,7 +69,12 @@ def whole_number(name: str, option: str, value: object, least: int) -> None:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A way to differentiate the end of an inner optimisation. Options are the fields of the concrete class."""
+    """A way to differentiate the end of an inner optimisation. Options are the fields of the concrete class.
+
+    Attributes:
+        start_path: whether it gives a gradient with respect to the start. moves_all: whether its steps are the inner loss's own,
+            of all parameters. per_scalar: whether every scalar of the coupling and the hyperparameters has its price.
+    """
 
     name: ClassVar[str] = ""
     exact: ClassVar[bool] = True
@@ -78,6 +84,8 @@ class Estimator:
     gives_first_gradient: ClassVar[bool] = True
     uses_memory: ClassVar[bool] = False
     unrolls: ClassVar[bool] = True
+    moves_all: ClassVar[bool] = True
+    per_scalar: ClassVar[bool] = False
 
     def estimate(
         self,
@@ -93,6 +101,7 @@ class Estimator:
         seed: int | None = None,
         wrt_start: bool | None = None,
         measure_start: bool = False,
+        ledger: Ledger | None = None,
     ) -> HypergradientResult:
         """Hypergradient of ``outer_loss(theta_k, c)`` after ``steps`` inner steps from ``theta_0``.
 
@@ -103,18 +112,44 @@ class Estimator:
             seed: seed of the noise inside the losses; None draws one from torch's global generator.
             wrt_start: whether ``d outer / d theta_0`` is wanted; False is cheaper. None: where the estimator gives it.
             measure_start: also evaluate the outer loss at ``theta_0`` (diagnostic ``"outer_loss_start"``), one more pass.
+            ledger: evaluations that were made before, where the steps were taken already; these must repeat them.
 
         Raises:
             EstimatorError: when the problem lacks what the estimator needs. CannotDifferentiate: for arguments or surroundings in
                 which a derivative would be missing or wrong. NotRepeatable: for a loss that is another function when evaluated
                 again.
         """
+        if wrt_start is None:
+            wrt_start = self.start_path
+        with self.checked(
+            inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory, seed, wrt_start, ledger
+        ) as problem:
+            result = self.differentiate(problem)
+            problem.ledger.verify()
+            if measure_start:
+                with torch.no_grad(), rebuilding():
+                    result.diagnostics["outer_loss_start"] = problem.outer(problem.theta_0, problem.c, point=None)
+        result.diagnostics.update(
+            estimator=self.name,
+            dropped=self.dropped,
+            hypergradient_norm=norm(result.grad_c),
+        )
+        if problem.ledger.reverse_only is not None:
+            result.diagnostics["reverse_over_reverse"] = problem.ledger.reverse_only
+        result.grad_theta_0 = only_gradients(result.grad_theta_0, theta_0) if wrt_start else None
+        result.grad_c = only_gradients(result.grad_c, c)
+        return result
+
+    @contextlib.contextmanager
+    def checked(
+        self, inner_loss: Loss, outer_loss: Loss, theta_0: Tree, c: Tree, batches: Batches, optimizer: InnerOptimizer,
+        steps: int, memory: MemoryPolicy | None, seed: int | None, wrt_start: bool, ledger: Ledger | None,
+    ) -> Iterator[BilevelMap]:  # fmt: skip
+        """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
         require_tensors("theta_0", theta_0)
         require_tensors("the coupling", c)
         inner_batches = list_of_batches(batches.inner)
-        if wrt_start is None:
-            wrt_start = self.start_path
         if not isinstance(steps, int) or isinstance(steps, bool):
             raise EstimatorError(f"inner steps must be a whole number, not {steps!r}")
         if steps < 1:
@@ -148,30 +183,22 @@ class Estimator:
         with torch.enable_grad(), double_differentiable(), attributes_restored():
             theta_0, c, batches = ordinary((theta_0, c, Batches(list(inner_batches), batches.outer)))
             optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
-            problem = BilevelMap(
-                inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start
-            )
             try:
-                result = self.differentiate(problem)
+                yield BilevelMap(
+                    inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start,
+                    ledger or Ledger(),
+                )  # fmt: skip
             except (RuntimeError, NotImplementedError) as error:
                 sentence = in_words(error)
                 if sentence is None:
                     raise
                 raise EstimatorError(f"'{self.name}': {sentence}") from error
-            problem.ledger.verify()
-            if measure_start:
-                with torch.no_grad(), rebuilding():
-                    result.diagnostics["outer_loss_start"] = problem.outer(theta_0, c, point=None)
-        result.diagnostics.update(
-            estimator=self.name,
-            dropped=self.dropped,
-            hypergradient_norm=norm(result.grad_c),
-        )
-        if problem.ledger.reverse_only is not None:
-            result.diagnostics["reverse_over_reverse"] = problem.ledger.reverse_only
-        result.grad_theta_0 = only_gradients(result.grad_theta_0, theta_0) if wrt_start else None
-        result.grad_c = only_gradients(result.grad_c, c)
-        return result
+
+    def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
+        """The outer loss and ``theta_k`` of the steps that the estimator differentiates, without a derivative."""
+        c, hyper = detach(problem.c), detach(problem.optimizer.hyper)
+        end = run(problem, detach(problem.theta_0), c, hyper, mode="none")
+        return problem.outer(detach(end.params), c).detach(), detach(end.params)
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         """The estimator's own work on a checked problem."""

@@ -116,6 +116,7 @@ class Forward(Estimator):
 
     max_scalars: int = 256
     start_path = False
+    per_scalar = True
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         c, hyper = problem.c, hyper_tensors(problem.optimizer.hyper)
@@ -162,6 +163,7 @@ class ForwardGradient(Estimator):
     n: int = 1
     distribution: Literal["rademacher", "normal"] = "rademacher"
     exact = False
+    per_scalar = True
     dropped = "nothing in expectation; one sample of a random estimate"
 
     def __post_init__(self) -> None:

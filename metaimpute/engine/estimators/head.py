@@ -89,6 +89,15 @@ def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any])
     )  # fmt: skip
 
 
+def plain(problem: BilevelMap, names: tuple[str, ...]) -> tuple[Tensor, Tree]:
+    """The outer loss and ``theta_k`` of steps that move ``names`` alone, without a derivative."""
+    theta_0 = detach(problem.theta_0)
+    small = restrict(problem, names, theta_0)
+    held = {**small.c, "c": detach(problem.c)}
+    end = run(small, small.theta_0, held, detach(problem.optimizer.hyper), mode="none")
+    return small.outer(detach(end.params), held).detach(), detach({**theta_0, **end.params})
+
+
 @register_estimator("head")
 class Head(Estimator):
     """Exact for any k, optimiser and loss, with the inner steps moving only the last linear layer.
@@ -105,6 +114,7 @@ class Head(Estimator):
     parameters: tuple[str, ...] = ()
 
     unrolls = False
+    moves_all = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, tuple | list):
@@ -114,6 +124,9 @@ class Head(Estimator):
     gives_first_gradient = False
     uses_memory = True
     dropped = "inner steps of all parameters outside the head (exact for the restricted inner problem)"
+
+    def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
+        return plain(problem, subset_names(problem, self.parameters))
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         names = subset_names(problem, self.parameters)

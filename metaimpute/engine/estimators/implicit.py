@@ -11,18 +11,35 @@ anything of the trajectory. The point's dependence on the start, the learning ra
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..ambient import outside_transforms
 from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..optimizers.base import is_zero
 from ..products import product
-from ..pytree import Tree, as_leaves, detach, dot, gradient, map_tensors, norm, tensors, with_tensors, zeros_like
+from ..pytree import (
+    Tree,
+    as_leaves,
+    detach,
+    differentiable,
+    dot,
+    gradient,
+    leaves_of,
+    map_tensors,
+    norm,
+    tensors,
+    with_tensors,
+    zeros_like,
+)  # fmt: skip
 from ..unroll import BilevelMap, run
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
+
+Solver = Callable[[Callable[[Any], Any], Any], Any]
 
 
 def _axpy(scale: Any, x: Tree, y: Tree) -> Tree:
@@ -137,7 +154,7 @@ class Neumann(Implicit):
         alpha = system.problem.optimizer.hyper["lr"] if self.alpha is None else self.alpha
         if isinstance(alpha, Mapping) or (isinstance(alpha, Tensor) and alpha.ndim):
             raise EstimatorError("'neumann' with several inner learning rates needs alpha, one step for its series")
-        alpha = float(alpha)
+        alpha = float(alpha.detach() if isinstance(alpha, Tensor) else alpha)
         term = total = v
         for _ in range(self.m):
             term = _axpy(-alpha, system.product(term)[0], term)
@@ -199,3 +216,103 @@ class ConjugateGradient(Implicit):
             squared = following
             done += 1
         return x, {"iterations": done, "negative_curvature": negative}
+
+
+@dataclass(frozen=True)
+class OnTrees:
+    """A solver of linear systems that takes and returns trees; see :func:`on_trees`."""
+
+    solver: Solver
+
+    def __call__(self, matvec: Callable[[Tree], Tree], b: Tree) -> Tree:
+        return self.solver(matvec, b)
+
+
+def on_trees(solver: Solver) -> Solver:
+    """Marks a solver for ``solve=`` as one that works on trees in the shape of the parameters.
+
+    In them parameters on which the inner loss does not depend are zero, in flat vectors they are left out.
+    """
+    return OnTrees(solver)
+
+
+@dataclass(frozen=True)
+class Solved(Implicit):
+    """Implicit differentiation with ``H x = v`` left to a solver; :func:`with_solver`.
+
+    Args:
+        solver: ``(matvec, b) -> x`` for a matrix that is known by its products; on flat real vectors ``[unknowns]`` (a complex
+            parameter is two of them) unless marked by :func:`on_trees`. Its relative residual ``|H x - v| / |v|`` is
+            reported, and above ``tolerance`` warned of.
+    """
+
+    name: ClassVar[str] = "solve"
+    diverged: ClassVar[str] = "the solver's answer is not finite"
+    solver: Solver = None  # type: ignore[assignment]
+    tolerance: float = 0.01
+
+    def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
+        def matvec(x: Tree) -> Tree:
+            outside_transforms("a product with the inner Hessian")
+            return system.product(x)[0]
+
+        if isinstance(self.solver, OnTrees):
+            x = detach(self.solver(lambda x: matvec(self._checked(x, v)), v))
+            return system.among_moving(self._checked(x, v)), {}
+        unknown = [leaf for leaf, moves in zip(tensors(v), system.moving, strict=True) if moves]
+
+        def flat(tree: Tree) -> Tensor:
+            pairs = zip(tensors(tree), system.moving, strict=True)
+            moving = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf, moves in pairs if moves]
+            parts = [leaf.reshape(-1).to(moving[0].device) for leaf in moving]
+            return torch.cat(parts) if parts else torch.zeros(0)
+
+        def tree(vector: Any) -> Tree:
+            shape = list(flat(v).shape)
+            if not isinstance(vector, Tensor) or list(vector.shape) != shape:
+                found = list(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
+                raise EstimatorError(
+                    f"solve= works on vectors of shape {shape}, not {found}; on_trees(solver) takes trees"
+                )
+            sizes = [leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in unknown]
+            parts = iter(vector.detach().split(sizes))
+            leaves = []
+            for leaf, moves in zip(tensors(v), system.moving, strict=True):
+                if moves and leaf.is_complex():
+                    part = torch.view_as_complex(next(parts).to(leaf.real).reshape(*leaf.shape, 2).contiguous())
+                else:
+                    part = next(parts).to(leaf).reshape(leaf.shape) if moves else torch.zeros_like(leaf)
+                leaves.append(part)
+            return with_tensors(v, leaves)
+
+        return tree(self.solver(lambda x: flat(matvec(tree(x))), flat(v))), {}
+
+    @staticmethod
+    def _checked(x: Tree, v: Tree) -> Tree:
+        shapes = [[getattr(leaf, "shape", None) for leaf in leaves_of(t) if differentiable(leaf)] for t in (x, v)]
+        if shapes[0] != shapes[1]:
+            raise EstimatorError("solve=on_trees(...) must return a tree in the shape of the parameters")
+        return with_tensors(v, tensors(x))
+
+    def differentiate(self, problem: BilevelMap) -> HypergradientResult:
+        result = super().differentiate(problem)
+        residual = float(result.diagnostics["residual"])
+        if not residual <= self.tolerance:
+            warnings.warn(
+                f"the solver given as solve= left a relative residual of {residual:.2g}, so the implicit estimate is off by as "
+                "much or more", stacklevel=2,
+            )  # fmt: skip
+        return result
+
+
+def with_solver(estimator: Estimator, solver: Solver) -> Estimator:
+    """An implicit estimator with its linear system left to ``solver``.
+
+    Raises:
+        EstimatorError: for an estimator that solves none.
+    """
+    if not isinstance(estimator, Implicit):
+        raise EstimatorError(f"'{estimator.name}' solves no linear system; solve= is for 'cg' and 'neumann'")
+    if not callable(solver):
+        raise EstimatorError(f"solve= takes a function (matvec, b) -> x, not {solver!r}")
+    return Solved(solver)
