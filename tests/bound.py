@@ -37,7 +37,7 @@ def network(outputs: int = CLASSES, norm: bool = False) -> nn.Module:
 
 def bind(
     method: str = "mean_teacher", problem: str = "l2i", estimator: str = "exact", *, output: Output | None = None,
-    norm: bool = False, optimizer: Any = None, outer_optimizer: Any = None, path: str = "labels", inner: str = "all",
+    norm: bool = False, optimizer: Any = None, outer_optimizer: Any = None, path: str = "labels", inner: str | None = None, form: str = "ours",
     progress: float = 0.7, method_options: dict[str, Any] | None = None, problem_options: dict[str, Any] | None = None,
     **outer: Any,
 ) -> Bound:  # fmt: skip
@@ -61,7 +61,7 @@ def bind(
     holdout = Labelled(inputs(4), targets(4), torch.arange(4))
     bound_method = methods.get(method)(**(method_options or {})).bind(output)
     bound_problem = problems.get(problem)(**(problem_options or {}))
-    bound_problem.bind(Context(model, bound_method, output, Sizes(4, 5, output.size), path, inner))  # type: ignore[arg-type]
+    bound_problem.bind(Context(model, bound_method, output, Sizes(4, 5, output.size), path, inner, form))  # type: ignore[arg-type]
     meta = None
     if bound_problem.learns == "own":
         meta = {n: t.double().requires_grad_() for n, t in bound_problem.init_meta(Sizes(4, 5, output.size)).items()}

@@ -17,7 +17,9 @@ from ..bound import bind, regression
 
 pytestmark = pytest.mark.usefixtures("float64")
 ADDED = ["pi_model", "mixup", "vat", "mixmatch"]
-BUILT_IN = ["none", "l2i", "l2i_learnable", "zero_hypergradient", "random_direction", "holdout_supervision"]
+BUILT_IN = [
+    "none", "l2i", "l2i_learnable", "zero_hypergradient", "random_direction", "holdout_supervision", "lookahead_supervision",
+]  # fmt: skip
 
 
 def snapshot(bound: Any) -> dict[str, torch.Tensor]:

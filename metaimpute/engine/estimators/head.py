@@ -40,10 +40,7 @@ def features_of(problem: BilevelMap, loss: StructuredLoss, t: int, theta: Tree, 
     assert found is not None
     with torch.set_grad_enabled(problem.wrt_start):
         if isinstance(found, tuple):
-            return tuple(
-                _under(derive_seed(problem.seed, t, *part), f, theta, batch)
-                for f, part in zip(found, ((), (1,)), strict=True)
-            )
+            return tuple(_under(derive_seed(problem.seed, t, part), f, theta, batch) for part, f in enumerate(found))
         return _under(derive_seed(problem.seed, t), found, theta, batch)
 
 
