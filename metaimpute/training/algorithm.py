@@ -24,7 +24,7 @@ from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..tasks.base import Batch, Imputation, Labelled
 from .phases import Phases
-from .rates import Look, Rate, change_of, slope_of
+from .rates import TRIES, Look, Rate, change_of, slope_of
 
 Watch = Callable[[Labelled], dict[str, Tensor]]
 BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_NOISE = range(30, 36)
@@ -203,13 +203,15 @@ class Algorithm1:
         theta_0 = problem.start(meta, params)
         wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
         value = problem.fused_value(c, batch) if fused else detach(c)
-        result = settings.estimator.estimate(
-            inner, self.outer, detach(theta_0), value, Batches([batch], holdout), self._inner_optimizer(), settings.steps,
-            settings.memory, seed=derive_seed(self.seed, ESTIMATE_NOISE, batch.step), wrt_start=wrt_start,
-            measure_start=measure,
-        )  # fmt: skip
+        for _ in range(TRIES):
+            result = settings.estimator.estimate(
+                inner, self.outer, detach(theta_0), value, Batches([batch], holdout), self._inner_optimizer(), settings.steps,
+                settings.memory, seed=derive_seed(self.seed, ESTIMATE_NOISE, batch.step), wrt_start=wrt_start,
+                measure_start=measure,
+            )  # fmt: skip
+            if not self._follow_rate(batch, holdout, theta_0, value, result):
+                break
         _require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
-        self._follow_rate(batch, holdout, theta_0, value, result)
         if again:
             with self._noise(COUPLE_NOISE, batch):
                 c = problem.couple(meta, batch)
@@ -227,11 +229,11 @@ class Algorithm1:
 
     def _follow_rate(
         self, batch: Batch, holdout: Labelled, theta_0: Tree, c: Tree, result: HypergradientResult
-    ) -> None:
-        """Lets the look-ahead's learning rate go on."""
+    ) -> bool:
+        """Lets the look-ahead's learning rate go on; True where it asks for the look-ahead again."""
         rate = self.settings.rate
         if rate is None or not rate.moves:
-            return
+            return False
         start, used = detach(theta_0), rate.value
 
         def change() -> Tensor:
@@ -244,7 +246,7 @@ class Algorithm1:
             with torch.no_grad(), self._noise(RATE_NOISE, batch):
                 return self.outer(point, detach(c), holdout)
 
-        rate.follow(Look(batch.step, change, slope_of(result.grad_optimizer), after))
+        return rate.follow(Look(batch.step, change, slope_of(result.grad_optimizer), after))
 
     def _outputs(self, params: Tree, labelled: Labelled) -> Tensor:
         return self.method.output.activate(self.model(params, labelled.inputs))

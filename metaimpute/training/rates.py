@@ -19,7 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FASTEST = 2.0  # factor of one step of a trust region
+FASTEST, STEEPEST = 2.0, 10.0  # by which a trust region's rate rises and falls in one step at most
+TOO_FAR = 2.0  # times the wanted change: the look-ahead is taken again
+FARTHEST = 1000.0
+TRIES = 4
 LEARNING = 0.1  # step of the logarithm of a learned rate
 SEARCHED = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors that a line search compares
 EVERY = 10  # steps between line searches
@@ -53,8 +56,9 @@ class Rate:
     def moves(self) -> bool:
         return type(self) is not Rate
 
-    def follow(self, look: Look) -> None:
-        """Sets the rate of the next outer step."""
+    def follow(self, look: Look) -> bool:
+        """Sets the rate to go on with; True where the look-ahead is to be taken again with it, since it went too far."""
+        return False
 
     def _set(self, value: float) -> None:
         if math.isfinite(value):
@@ -66,35 +70,46 @@ class Learned(Rate):
 
     needs_slope = True
 
-    def follow(self, look: Look) -> None:
+    def follow(self, look: Look) -> bool:
         if look.slope is not None and math.isfinite(slope := float(look.slope)) and slope != 0:
             self._set(self.value * math.exp(-math.copysign(LEARNING, slope)))
+        return False
 
 
 class LineSearch(Rate):
     """The best of a few around it, every tenth step."""
 
-    def follow(self, look: Look) -> None:
+    def follow(self, look: Look) -> bool:
         if look.step % EVERY == 0:
             losses = {factor: float(look.holdout(self.value * factor)) for factor in SEARCHED}
             known = {factor: loss for factor, loss in losses.items() if math.isfinite(loss)}
             if known:
                 self._set(self.value * min(known, key=lambda factor: known[factor]))
+        return False
 
 
 class Trust(Rate):
-    """Follows the rate at which predictions change by ``wanted``."""
+    """Follows the rate at which predictions change by ``wanted``; a look-ahead that changes them by twice that is taken again.
+
+    Where hardly any imputed label counts (a confidence mask) a look-ahead changes nothing at any rate, so the rate is not raised
+    beyond ``FARTHEST`` times the one it began with.
+    """
 
     def __init__(self, value: float, wanted: float) -> None:
         super().__init__(value)
-        self.wanted = wanted
+        self.wanted, self.most = wanted, FARTHEST * value
 
-    def follow(self, look: Look) -> None:
+    def follow(self, look: Look) -> bool:
         change = float(look.change())
         if not math.isfinite(change):
-            self._set(self.value / FASTEST)
-        elif change > 0:
-            self._set(self.value * min(max(self.wanted / change, 1 / FASTEST), FASTEST))
+            self._set(self.value / STEEPEST)
+        elif change > TOO_FAR * self.wanted:
+            self._set(self.value * max(self.wanted / change, 1 / STEEPEST))
+        else:
+            if change > 0:
+                self._set(min(self.value * min(self.wanted / change, FASTEST), self.most))
+            return False
+        return True
 
 
 def parse_rate(text: str) -> Callable[[float], Rate]:

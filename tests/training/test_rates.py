@@ -11,7 +11,7 @@ import torch
 
 from metaimpute import recipes
 from metaimpute.engine import sgd
-from metaimpute.training.rates import EVERY, LEARNING, Learned, LineSearch, Look, Trust, change_of, parse_rate
+from metaimpute.training.rates import EVERY, FARTHEST, LEARNING, Learned, LineSearch, Look, Trust, change_of, parse_rate
 from metaimpute.training.session import Session
 from metaimpute.training.warnings import EARLY, Warnings
 from metaimpute.yaml_source import RecipeError
@@ -47,12 +47,27 @@ def test_a_line_search_takes_the_best_of_a_few_and_now_and_then() -> None:
 
 def test_a_trust_region_follows_the_change_of_predictions() -> None:
     rate = Trust(1.0, wanted=0.2)
-    rate.follow(look(change=0.16))
+    assert not rate.follow(look(change=0.16))
     assert rate.value == pytest.approx(1.25)
-    rate.follow(look(change=100.0))
-    assert rate.value == pytest.approx(0.625)
-    rate.follow(look(change=math.inf))
-    assert rate.value == pytest.approx(0.3125)
+    assert rate.follow(look(change=0.5)), "too far: again"
+    assert rate.value == pytest.approx(0.5)
+    assert rate.follow(look(change=100.0))
+    assert rate.value == pytest.approx(0.05)
+    assert rate.follow(look(change=math.inf))
+    assert rate.value == pytest.approx(0.005)
+    for _ in range(40):
+        assert not rate.follow(look(change=1e-9))
+    assert rate.value == pytest.approx(FARTHEST), "where nothing counts, no rate is large enough"
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_look_ahead_that_goes_too_far_is_taken_again() -> None:
+    bound = bind("mean_teacher", form="released", inner_optimizer=sgd(50.0), rate=Trust(50.0, wanted=0.1))
+    alone = bind("mean_teacher", "none")
+    alone.algorithm.step(alone.batch, None)
+    found = bound.algorithm.step(bound.batch, bound.holdout, measure=True)
+    assert bound.algorithm.rate is not None and bound.algorithm.rate < 10
+    assert float(found["holdout_after"]) < 2 * float(found["holdout_before"])
 
 
 @pytest.mark.usefixtures("float64")
@@ -64,11 +79,12 @@ def test_what_a_look_holds_is_true() -> None:
         """At the moment of an outer step, whose parameters move afterwards."""
         bound, found = bind("mean_teacher", form="released", inner_optimizer=sgd(rate), rate=Learned(rate)), {}
 
-        def follow(look: Look) -> None:
+        def follow(look: Look) -> bool:
             assert look.slope is not None
             central = (look.holdout(rate + eps) - look.holdout(rate - eps)) / (2 * eps)
             found.update(slope=float(look.slope), central=float(central), change=float(look.change()))
             found.update(other=float(look.holdout(holdout)))
+            return False
 
         bound.algorithm.settings.rate.follow = follow  # type: ignore[method-assign, union-attr]
         bound.algorithm.step(bound.batch, bound.holdout)
