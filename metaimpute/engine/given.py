@@ -163,7 +163,7 @@ class Watch:
             whole=member(loss.whole, 1),
             free=member(loss.free, None),
             coupled=member(loss.coupled, 1),
-            features=features if apart else features[0],  # type: ignore[arg-type]
+            features=(features[0], features[1]) if apart else features[0],
             readout=member(loss.readout, 2),
             label_rows=member(loss.label_rows, 0, "rows"),
         )
