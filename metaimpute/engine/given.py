@@ -156,14 +156,17 @@ class Watch:
             loss = loss.loss
         if not isinstance(loss, StructuredLoss):
             return member(loss, 1)
-        apart = loss.features if isinstance(loss.features, tuple) else None
-        features = tuple(member(one, None, "features") for one in apart or (loss.features,))
+        features: Any
+        if isinstance(loss.features, tuple):
+            features = tuple(member(one, None, "features") for one in loss.features)
+        else:
+            features = member(loss.features, None, "features")
         return replace(
             loss,
             whole=member(loss.whole, 1),
             free=member(loss.free, None),
             coupled=member(loss.coupled, 1),
-            features=(features[0], features[1]) if apart else features[0],
+            features=features,
             readout=member(loss.readout, 2),
             label_rows=member(loss.label_rows, 0, "rows"),
         )
