@@ -4,10 +4,11 @@
     python benchmarks/evidence.py "digits, Mean Teacher" --jobs 2  # one of them
     python benchmarks/evidence.py --table                          # the tables again, from what has been measured
 
-The weight of the unlabelled loss is chosen for the base method, and of every arm one setting among three values, on validation
-rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws labels, weights, batches and noise anew, and every arm sees the same draw. Writes
-``benchmarks/results/evidence/TASK.json`` (arms with their settings, every seed's test error, what the look-ahead did) and
-``benchmarks/results/evidence.md``. The same command goes on after an interruption.
+The weight of the unlabelled loss is chosen for the base method, and of every arm one setting among three values, on
+validation rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws labels, weights,
+batches and noise anew, and every arm sees the same draw. Writes ``benchmarks/results/evidence/TASK.json`` (arms with their
+settings, every seed's test error, what the look-ahead did) and ``benchmarks/results/evidence.md``. The same command goes on
+after an interruption.
 """
 
 from __future__ import annotations
@@ -157,7 +158,12 @@ def measured(name: str, asked: dict[str, Any], work: Path, jobs: int, seeds: int
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: mean error and paired differences to the base method and to the best control."""
+    """Markdown: mean error, paired differences to the base method and to the best control, and what the look-ahead does.
+
+    Of the look-ahead, medians over measured steps and seeds: the relative change of the hold-out loss (``C_H``) and what its
+    gradient at the start predicts of that (``linear``; the rest is curvature); the cosine of the applied direction with that
+    gradient (``cos``); that of the labels' descent direction with the way to the true labels (``align``).
+    """
     arms = found["arms"]
     means = {name: statistics.mean(arm["test"].values()) for name, arm in arms.items()}
     controls = [name for name in CONTROLS if name in arms]
@@ -169,8 +175,8 @@ def table(found: dict[str, Any]) -> str:
         f"{found['source']}, {found['labels']} labels, {found['steps']} steps, {seeds} seeds, {found['metric']}; recipe "
         f"`{found['recipe']}`. Best control on validation rows: `{best}`.",
         "",
-        "| arm | chosen | error | minus `none` | minus best control | \\|h\\|/\\|g\\| | hold-out change | alignment | s |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| arm | chosen | error | minus `none` | minus best control | \\|h\\|/\\|g\\| | C_H | linear | cos | align | s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, arm in arms.items():
         spread = statistics.stdev(arm["test"].values()) if len(arm["test"]) > 1 else 0.0
@@ -181,6 +187,8 @@ def table(found: dict[str, Any]) -> str:
             difference(arms[best], arm) if name != best else "",
             f"{look['ratio']:.2g}" if "ratio" in look else "",
             f"{look['holdout_change']:+.0%}" if "holdout_change" in look else "",
+            f"{look['holdout_linear'] / max(look['holdout_before'], 1e-12):+.0%}" if "holdout_linear" in look else "",
+            f"{look['cosine_holdout']:+.2f}" if "cosine_holdout" in look else "",
             f"{look['label_alignment']:+.2f}" if "label_alignment" in look else "", f"{arm['seconds']:.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
@@ -188,19 +196,82 @@ def table(found: dict[str, Any]) -> str:
 
 
 def difference(base: dict[str, Any], other: dict[str, Any]) -> str:
-    found = paired({int(s): v for s, v in base["test"].items()}, {int(s): v for s, v in other["test"].items()})
+    found = paired(by_seed(base), by_seed(other))
+    if found is None:
+        return "-"
     interval = "" if found.low is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
     return f"{found.mean:+.2f}{interval}, {found.lower} of {len(found.differences)}"
 
 
+SHOWN = {
+    "supervised": ("labels alone", "0.6"), "zero_hypergradient": ("zero hypergradient", "0.6"),
+    "random_direction": ("random direction", "0.6"), "holdout_supervision": ("hold-out supervision", "C1"),
+    "lookahead_supervision": ("look-ahead supervision", "C1"), "l2i full path": ("L2I, start differentiated", "C0"),
+    "l2i": ("L2I", "C3"), "l2i Eq. 6": ("L2I, Eq. 6", "C3"), "l2i learnable": ("L2I, learnable labels", "C3"),
+    "l2i trust region": ("L2I, trust region", "C3"), "l2i learned rate": ("L2I, learned rate", "C3"),
+    "l2i line search": ("L2I, line search", "C3"),
+}  # fmt: skip
+
+
+def plot(found: list[dict[str, Any]], target: Path) -> None:
+    """Paired differences to the base method, a panel for each task: every seed, the mean and its interval."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.1 * columns, 3.0 * rows), layout="constrained", sharey=True, squeeze=False
+    )
+    names = [name for name in SHOWN if any(name in task["arms"] for task in found)]
+    for place in range(rows * columns):
+        axis = axes[place // columns][place % columns]
+        if place >= len(found):
+            axis.axis("off")
+            continue
+        arms = found[place]["arms"]
+        for height, name in enumerate(names):
+            if name not in arms:
+                continue
+            pairs = paired(by_seed(arms["none"]), by_seed(arms[name]))
+            if pairs is None:
+                continue
+            color = SHOWN[name][1]
+            axis.scatter(
+                pairs.differences, [height] * len(pairs.differences), s=8, color=color, alpha=0.35, linewidths=0
+            )
+            axis.scatter([pairs.mean], [height], s=28, color=color, zorder=3)
+            if pairs.low is not None and pairs.high is not None:
+                axis.hlines(height, pairs.low, pairs.high, color=color, linewidth=2)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_yticks(range(len(names)), [SHOWN[name][0] for name in names], fontsize=7)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.tick_params(axis="x", labelsize=7)
+        means = statistics.mean(arms["none"]["test"].values())
+        axis.set_title(f"{found[place]['task']} (base {means:.1f})", fontsize=8)
+        low, high = axis.get_xlim()
+        axis.set_xlim(max(low, -25), min(high, 25))
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(
+        "error minus the base method's on the same seed; left is better; 95% interval of the mean", fontsize=8
+    )
+    figure.savefig(target, dpi=130)
+
+
+def by_seed(arm: dict[str, Any]) -> dict[int, float]:
+    return {int(seed): value for seed, value in arm["test"].items()}
+
+
 def write_tables() -> None:
     asked = yaml.safe_load((HERE / "evidence.yaml").read_text())
-    found = [RESULTS / f"{slug(name)}.json" for name in asked["tasks"]]
-    text = "\n".join(table(json.loads(path.read_text())) for path in found if path.is_file())
-    write_text(
-        RESULTS.with_suffix(".md"),
-        "# Evidence\n\nWritten by `benchmarks/evidence.py`; see `benchmarks/README.md`.\n\n" + text,
-    )
+    files = [RESULTS / f"{slug(name)}.json" for name in asked["tasks"]]
+    found = [json.loads(path.read_text()) for path in files if path.is_file()]
+    head = "# Evidence\n\nWritten by `benchmarks/evidence.py`; what it means is in `benchmarks/README.md`.\n\n"
+    write_text(RESULTS.with_suffix(".md"), head + "\n".join(map(table, found)))
+    if found:
+        plot(found, RESULTS.with_suffix(".png"))
 
 
 @click.command()

@@ -2,11 +2,11 @@
 
     python benchmarks/strength.py [PART OF A RECIPE'S NAME ...]
 
-Writes ``benchmarks/results/strength.json``, with the settings that were measured: a test holds them equal to the recipes'. For each row
-of the paper's tables, and each other L2I recipe: the median over measured steps of |hypergradient| / |base gradient| (labels as
-output), or the mean change of a label in one update (learnable labels), and what the look-ahead does to the hold-out loss. Steps in
-which no imputed label counts (a mask that is not yet open) are left out. Rows that differ in the number of labels alone are one
-system in the ``sample`` profile.
+Writes ``benchmarks/results/strength.json``, with the settings that were measured: a test holds them equal to the recipes'.
+For each row of the paper's tables, and each other L2I recipe: the median over measured steps of |hypergradient| /
+|base gradient| (labels as output), or the mean change of a label in one update (learnable labels), and what the look-ahead
+does to the hold-out loss. Steps in which no imputed label counts (a mask that is not yet open) are left out. Rows that differ
+in the number of labels alone are one system in the ``sample`` profile.
 """
 
 from __future__ import annotations
