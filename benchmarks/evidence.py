@@ -209,7 +209,7 @@ SHOWN = {
     "lookahead_supervision": ("look-ahead supervision", "C1"), "l2i full path": ("L2I, start differentiated", "C0"),
     "l2i": ("L2I", "C3"), "l2i Eq. 6": ("L2I, Eq. 6", "C3"), "l2i learnable": ("L2I, learnable labels", "C3"),
     "l2i trust region": ("L2I, trust region", "C3"), "l2i learned rate": ("L2I, learned rate", "C3"),
-    "l2i line search": ("L2I, line search", "C3"),
+    "l2i line search": ("L2I, line search", "C3"), "l2i rescaled": ("L2I, rescaled", "C3"),
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine import Batches, FunctionalModel, StructuredLoss
+from ..engine import Batches, Factored, FunctionalModel, StructuredLoss
 from ..engine.registry import describe_choices
 from ..models.small import MLP, SmallCNN
 from ..models.wrn import WideResNet
@@ -79,10 +79,13 @@ class WeightedExamples:
 
         head = model.head
         return (
-            StructuredLoss(self.inner, head=head, features=lambda t, b: model.features(t, self.inputs), readout=inner_readout),
-            StructuredLoss(self.outer, head=head, features=lambda t, b: model.features(t, self.outer_inputs),
-                           readout=outer_readout),
-        )  # fmt: skip
+            StructuredLoss(
+                self.inner, head, factored=Factored(lambda t, b: model.features(t, self.inputs), inner_readout)
+            ),
+            StructuredLoss(
+                self.outer, head, factored=Factored(lambda t, b: model.features(t, self.outer_inputs), outer_readout)
+            ),
+        )
 
     @property
     def weights(self) -> Tensor:

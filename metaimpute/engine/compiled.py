@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .losses import Loss, StructuredLoss
+from .losses import Loss, StructuredLoss, scalar
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer, apply_updates
 from .pytree import Tree, as_leaves, detach, filled, gradient, leaves_of, tensors, tree_map, with_tensors
@@ -111,8 +111,6 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
     @torch._dynamo.assume_constant_result
     def used() -> tuple[bool, ...]:
         """Which of theta's tensors the loss depends on; the others do not move, as in torch.optim. Asked at each compilation."""
-        from .unroll import scalar
-
         theta, c, batch = traced[-1]
         try:
             with torch.enable_grad(), fixed_rng(0, shared_generator=True), rebuilding() as held:

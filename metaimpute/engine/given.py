@@ -17,7 +17,7 @@ from torch import Tensor
 from .ambient import CannotDifferentiate
 from .arguments import unchanged
 from .compiled import Compiled
-from .losses import Loss, StructuredLoss
+from .losses import Factored, Loss, NotScalar, Split, StructuredLoss
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer
 from .pytree import (
@@ -32,7 +32,6 @@ from .pytree import (
     zeros_like,
 )  # fmt: skip
 from .repetition import rebuilding
-from .unroll import NotScalar
 
 
 def require_given(value: Tensor, given: Sequence[Tensor], which: str) -> None:
@@ -156,20 +155,17 @@ class Watch:
             loss = loss.loss
         if not isinstance(loss, StructuredLoss):
             return member(loss, 1)
-        features: Any
-        if isinstance(loss.features, tuple):
-            features = tuple(member(one, None, "features") for one in loss.features)
-        else:
-            features = member(loss.features, None, "features")
-        return replace(
-            loss,
-            whole=member(loss.whole, 1),
-            free=member(loss.free, None),
-            coupled=member(loss.coupled, 1),
-            features=features,
-            readout=member(loss.readout, 2),
-            label_rows=member(loss.label_rows, 0, "rows"),
-        )
+        split, factored = loss.split, loss.factored
+        if split is not None:
+            split = Split(member(split.free, None), member(split.coupled, 1))
+        if factored is not None:
+            apart = factored.features if isinstance(factored.features, tuple) else (factored.features,)
+            seen: Any = tuple(member(one, None, "features") for one in apart)
+            factored = Factored(
+                seen if isinstance(factored.features, tuple) else seen[0], member(factored.readout, 2),
+                member(factored.label_rows, 0, "rows"),
+            )  # fmt: skip
+        return replace(loss, whole=member(loss.whole, 1), split=split, factored=factored)
 
 
 def require_closed_program(loss: Compiled, theta: Tree, c: Tree, batch: Any) -> None:

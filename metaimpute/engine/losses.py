@@ -2,10 +2,10 @@
 
 A plain callable ``loss(theta, c, batch) -> scalar`` is always enough. A :class:`StructuredLoss` adds, where it can:
 
-* a split ``whole = free(theta, batch) + coupled(theta, c, batch)``: derivatives with respect to ``c`` skip ``free``;
-* a factorisation ``whole = readout(theta, features(theta, batch), c, batch)`` whose readout uses only the last linear
-  layer: ``head`` and ``approx`` then evaluate the network once and differentiate only the readout;
-* the rows of imputed labels that enter the last layer's gradient, which is what Eq. 6 of the L2I paper is about.
+* a :class:`Split` into a part that the coupling does not touch and one that it does;
+* a :class:`Factored` form at the last linear layer: ``head`` and ``approx`` then evaluate the network once and differentiate only
+  the readout; with it the rows of imputed labels that enter the last layer's gradient, which is what Eq. 6 of the L2I paper
+  is about.
 """
 
 from __future__ import annotations
@@ -78,29 +78,63 @@ class LabelRows(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Split:
+    """``whole = free(theta, batch) + coupled(theta, c, batch)``: derivatives with respect to ``c`` skip ``free``.
+
+    Each part has noise of its own, so that a part evaluated alone has the noise it has in the whole.
+    """
+
+    free: Callable[[Tree, Any], Tensor]
+    coupled: Loss
+
+
+@dataclass(frozen=True)
+class Factored:
+    """``whole = readout(theta, features(theta, batch), c, batch)`` whose readout uses only the last linear layer.
+
+    Attributes:
+        features: one function of all rows; of a split loss a pair of them, whose results are ``readout``'s pair, each with the
+            noise of its part.
+        label_rows: the rows of imputed labels, which ``approx`` needs: ``(c, features, batch) -> rows``.
+    """
+
+    features: Features | tuple[Features, Features]
+    readout: Callable[[Tree, Tree, Tree, Any], Tensor]
+    label_rows: Callable[[Tree, Tree, Any], LabelRows] | None = None
+
+
+@dataclass(frozen=True)
 class StructuredLoss:
     """A loss with optional structure; see the module's docstring. All members are pure functions.
 
     Attributes:
-        features: one function of all rows; of a split loss a pair of them, each with the noise of its part, so that a loss has
-            the same noise whichever way it is evaluated.
+        head: names of the last linear layer's parameters, which ``head`` moves; factored, only they may be in the readout.
     """
 
     whole: Loss
-    free: Callable[[Tree, Any], Tensor] | None = None
-    coupled: Loss | None = None
     head: tuple[str, ...] = ()
-    features: Features | tuple[Features, Features] | None = None
-    readout: Callable[[Tree, Tree, Tree, Any], Tensor] | None = None
-    label_rows: Callable[[Tree, Tree, Any], LabelRows] | None = None
+    split: Split | None = None
+    factored: Factored | None = None
+
+    def __post_init__(self) -> None:
+        if self.factored is not None and not self.head:
+            raise ValueError("a factored loss names its last linear layer's parameters: head=(...)")
 
     def __call__(self, theta: Tree, c: Tree, batch: Any) -> Tensor:
         return self.whole(theta, c, batch)
 
-    @property
-    def is_split(self) -> bool:
-        return self.free is not None and self.coupled is not None
 
-    @property
-    def is_factored(self) -> bool:
-        return self.features is not None and self.readout is not None and bool(self.head)
+class NotScalar(ValueError):
+    """An inner or outer loss that does not return one number."""
+
+
+def scalar(value: Tensor, which: str) -> Tensor:
+    """The loss itself.
+
+    Raises:
+        NotScalar: when it is not a tensor with one element.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise NotScalar(f"the {which} loss must return a scalar tensor, not {found}; take its mean or sum")
+    return value.reshape(())

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .ambient import CannotDifferentiate, NoGradStopsTangents, forward_mode, forward_mode_available
+from .losses import NotScalar
 from .operators import require_second_derivative, untrusted
 from .pytree import (
     Tree,
@@ -38,7 +39,7 @@ from .pytree import (
     zeros_like,
 )
 from .repetition import NotRepeatable
-from .unroll import TAKEN, BilevelMap, NotScalar
+from .unroll import TAKEN, BilevelMap
 
 
 def _dual(tree: Tree, direction: Tree, *, requires_grad: bool) -> tuple[Tree, Tree]:

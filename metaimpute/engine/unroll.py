@@ -12,7 +12,7 @@ from torch import Tensor
 from .ambient import double_differentiable, outside_transforms
 from .arguments import list_of_batches, require_tensors, unchanged
 from .compiled import Compiled
-from .losses import Loss, StructuredLoss
+from .losses import Loss, StructuredLoss, scalar
 from .memory import Auto, BadMemoryPolicy, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
@@ -33,22 +33,6 @@ from .repetition import Ledger, rebuilding
 
 OUTER_STREAM = -1
 TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
-
-
-class NotScalar(ValueError):
-    """An inner or outer loss that does not return one number."""
-
-
-def scalar(value: Tensor, which: str) -> Tensor:
-    """The loss itself.
-
-    Raises:
-        NotScalar: when it is not a tensor with one element.
-    """
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise NotScalar(f"the {which} loss must return a scalar tensor, not {found}; take its mean or sum")
-    return value.reshape(())
 
 
 Differentiation = Literal["full", "first_order", "none"]
@@ -112,11 +96,11 @@ class BilevelMap:
         """
         loss, batch = self.inner_loss, self.inner_batch(t)
         with self.ledger.evaluation("inner", t), unchanged("inner", theta, c):
-            if isinstance(loss, StructuredLoss) and loss.free is not None and loss.coupled is not None:
+            if isinstance(loss, StructuredLoss) and loss.split is not None:
                 with fixed_rng(derive_seed(self.seed, t, 0)):
-                    free = loss.free(theta, batch)
+                    free = loss.split.free(theta, batch)
                 with fixed_rng(derive_seed(self.seed, t, 1)):
-                    coupled = scalar(loss.coupled(theta, c, batch), "inner")
+                    coupled = scalar(loss.split.coupled(theta, c, batch), "inner")
                 value = scalar(free + coupled, "inner")
             else:
                 coupled = None
@@ -131,10 +115,10 @@ class BilevelMap:
     def coupled(self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
         """The part of step ``t``'s inner loss that depends on the coupling; all of it when the loss is not split."""
         loss, batch = self.inner_loss, self.inner_batch(t)
-        if not (isinstance(loss, StructuredLoss) and loss.is_split and loss.coupled is not None):
+        if not isinstance(loss, StructuredLoss) or loss.split is None:
             return self.inner(t, theta, c, point)
         with rebuilding(), unchanged("inner", theta, c), fixed_rng(derive_seed(self.seed, t, 1)):
-            value = scalar(loss.coupled(theta, c, batch), "inner")
+            value = scalar(loss.split.coupled(theta, c, batch), "inner")
         if point is not None:
             self.ledger.note("coupled", t, value, point)
         return value

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..engine.functional import FunctionalModel, HeadNotFound
-from ..engine.losses import StructuredLoss
+from ..engine.losses import Factored, StructuredLoss
 from ..engine.pytree import Tree, detach
 from ..engine.registry import Registry
 from ..methods.base import Method
@@ -159,12 +159,11 @@ class BilevelProblem:
         model, loss = self.context.model, self.context.output.loss
         if type(self).outer_loss is not BilevelProblem.outer_loss or not self._head():
             return StructuredLoss(self.outer_loss, head=self._head())
-        return StructuredLoss(
-            self.outer_loss,
-            head=self._head(),
+        factored = Factored(
             features=lambda params, holdout: model.features(params, holdout.inputs),
             readout=lambda params, found, c, holdout: loss(model.readout(params, found), holdout.targets).mean(),
         )
+        return StructuredLoss(self.outer_loss, self._head(), factored=factored)
 
     def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
         """What is applied in the hypergradient's place; experiments' controls override this.

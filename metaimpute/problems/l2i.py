@@ -15,7 +15,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..engine.losses import LabelRows, StructuredLoss, averages_outputs, is_like_cross_entropy, is_squared_error
+from ..engine.losses import (
+    Factored,
+    LabelRows,
+    Split,
+    StructuredLoss,
+    averages_outputs,
+    is_like_cross_entropy,
+    is_squared_error,
+)
 from ..engine.pytree import Tree, as_leaves, detach, gradient, map_tensors, norm
 from ..tasks.base import Batch, Imputation, Labelled
 from .base import BilevelProblem, Learns, register_problem
@@ -88,7 +96,7 @@ class L2I(BilevelProblem):
     def structured_inner(self) -> StructuredLoss:
         """Split into labelled and unlabelled parts unless they share a pass, and factored at the last linear layer."""
         model, method, head = self.context.model, self.method, self._head()
-        split, alone = not method.joint_forward, self.form.inner_loss == "unlabelled"
+        alone = self.form.inner_loss == "unlabelled"
 
         def free(params: Tree, batch: Batch) -> Tensor:
             if alone:
@@ -112,11 +120,13 @@ class L2I(BilevelProblem):
         def readout(params: Tree, found: tuple[Tensor, Tensor], c: Tree, batch: Batch) -> Tensor:
             return self._readout_loss((model.readout(params, found[0]), model.readout(params, found[1])), c, batch)
 
-        found = (labelled_features, unlabelled_features) if split else features
+        apart = not method.joint_forward
+        factored = Factored(
+            (labelled_features, unlabelled_features) if apart else features, readout, label_rows=self._label_rows
+        )
         return StructuredLoss(
-            self.inner_loss, free=free if split else None, coupled=coupled if split else None, head=head,
-            features=found if head else None, readout=readout if head else None, label_rows=self._label_rows if head else None,
-        )  # fmt: skip
+            self.inner_loss, head, Split(free, coupled) if apart else None, factored if head else None
+        )
 
     def _weights(self, batch: Batch) -> Tensor:
         weights = batch.imputation.weights

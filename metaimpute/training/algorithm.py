@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
-from ..engine.losses import StructuredLoss
+from ..engine.losses import Split, StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
 from ..methods.base import Method, State
@@ -412,8 +412,6 @@ def once_updating_buffers(loss: StructuredLoss, model: FunctionalModel) -> Struc
     """The same loss, whose first evaluation carries BatchNorm statistics into the module, as the base step would."""
 
     def once(function: Any) -> Any:
-        if function is None:
-            return None
         calls = iter([True])
 
         def call(*args: Any) -> Any:
@@ -422,7 +420,8 @@ def once_updating_buffers(loss: StructuredLoss, model: FunctionalModel) -> Struc
 
         return call
 
-    return dataclasses.replace(loss, whole=once(loss.whole), free=once(loss.free), coupled=once(loss.coupled))
+    parts = None if loss.split is None else Split(once(loss.split.free), once(loss.split.coupled))
+    return dataclasses.replace(loss, whole=once(loss.whole), split=parts)
 
 
 def _require_finite(value: Tensor, what: str, batch: Batch) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from metaimpute.engine import (
     Batches,
     BilevelMap,
+    Factored,
     FunctionalModel,
     InnerOptimizer,
     LabelRows,
@@ -195,10 +196,8 @@ def make_case(architecture: str, *, consistency: str = "squared", steps: int = 1
 
     return Case(
         model, inner, outer, {"labels": labels}, Batches(inner_batches, holdout),
+        StructuredLoss(inner, model.head, factored=Factored(features, readout, rows)),
         StructuredLoss(
-            inner, head=model.head, features=features, readout=readout, label_rows=rows
-        ),
-        StructuredLoss(
-            outer, head=model.head, features=lambda theta, b: model.features(theta, b[0]), readout=outer_readout
+            outer, model.head, factored=Factored(lambda theta, b: model.features(theta, b[0]), outer_readout)
         ),
     )  # fmt: skip

@@ -208,7 +208,7 @@ def test_memory_policies_give_the_stored_gradient_to_rounding() -> None:
 
 def test_split_loss_gives_the_same_label_gradient_without_the_free_part() -> None:
     """The forward-mode route may skip the part of the loss that the labels do not touch."""
-    from metaimpute.engine import StructuredLoss
+    from metaimpute.engine import Split, StructuredLoss
 
     case, rule = make_case("tied_unused_frozen"), sgd(0.4)
     calls: list[str] = []
@@ -221,7 +221,7 @@ def test_split_loss_gives_the_same_label_gradient_without_the_free_part() -> Non
         calls.append("coupled")
         return 1.5 * ((case.model(theta, batch[2]).softmax(-1) - c["labels"]) ** 2).sum(-1).mean()
 
-    split = StructuredLoss(case.inner, free=free, coupled=coupled)
+    split = StructuredLoss(case.inner, split=Split(free, coupled))
     arguments = (case.outer, case.model.params, case.coupling, case.batches, rule)
     whole = hypergradient(case.inner, *arguments, "exact", wrt_start=False)
     found = hypergradient(split, *arguments, "mixed", wrt_start=False)
@@ -319,9 +319,9 @@ def test_approx_is_eq6_and_exact_up_to_a_row_constant_for_cross_entropy(architec
 
     with torch.no_grad():
         with fixed_rng(derive_seed(11, 0)):
-            unlabelled = case.structured_inner.features(case.model.params, case.batches.inner[0])[1]  # type: ignore[misc]
+            unlabelled = case.structured_inner.factored.features(case.model.params, case.batches.inner[0])[1]  # type: ignore[misc, operator, union-attr]
         with fixed_rng(derive_seed(11, OUTER_STREAM)):
-            holdout = case.structured_outer.features(case.model.params, case.batches.outer)  # type: ignore[misc]
+            holdout = case.structured_outer.factored.features(case.model.params, case.batches.outer)  # type: ignore[misc, operator, union-attr]
         residual = model.readout(theta, holdout).softmax(-1) - torch.nn.functional.one_hot(case.batches.outer[1], 3)
         kernel = holdout @ unlabelled.T + 1
         printed = 0.3 * kernel.T @ (residual / 4) * (1.5 / 5)
@@ -336,7 +336,7 @@ def test_squared_error_exact_form_is_eq6_times_the_softmax_jacobian() -> None:
     from metaimpute.engine import derive_seed, fixed_rng
 
     with torch.no_grad(), fixed_rng(derive_seed(11, 0)):
-        found = case.structured_inner.features(case.model.params, case.batches.inner[0])[1]  # type: ignore[misc]
+        found = case.structured_inner.factored.features(case.model.params, case.batches.inner[0])[1]  # type: ignore[misc, operator, union-attr]
         p = case.model.readout(case.model.params, found).softmax(-1)
     jacobian = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     torch.testing.assert_close(exact, 2 * (jacobian @ approx[:, :, None])[..., 0], rtol=1e-10, atol=1e-14)

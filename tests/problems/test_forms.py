@@ -58,8 +58,8 @@ def test_each_form_is_its_formula(method: str, form: str) -> None:
     expected = lookahead_loss(form, bound.params, z, bound, weight, mask)
     inner = bound.algorithm.inner
     assert float(inner(bound.params, z, batch)) == pytest.approx(float(expected), rel=1e-12)
-    if inner.is_split:
-        parts = inner.free(bound.params, batch) + inner.coupled(bound.params, z, batch)  # type: ignore[misc]
+    if inner.split is not None:
+        parts = inner.split.free(bound.params, batch) + inner.split.coupled(bound.params, z, batch)
         assert float(parts) == pytest.approx(float(expected), rel=1e-12)
 
 

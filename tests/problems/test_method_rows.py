@@ -69,7 +69,7 @@ def test_label_rows_are_mixed_labels_with_the_weights_of_their_losses() -> None:
     batch, algorithm = bound.algorithm.prepare(bound.batch), bound.algorithm
     c = batch.imputation.labels.clone().requires_grad_()
     found = algorithm.method.forward(lambda inputs: algorithm.model.features(bound.params, inputs), batch)
-    rows = algorithm.inner.label_rows(c, found, batch)  # type: ignore[misc]
+    rows = algorithm.inner.factored.label_rows(c, found, batch)  # type: ignore[union-attr, misc]
     one_hot = torch.nn.functional.one_hot(batch.labelled.targets, 3).to(c)
     torch.testing.assert_close(rows.labels, batch.drawn(torch.cat([one_hot, c, c])))
     torch.testing.assert_close(rows.weights, torch.tensor([1 / 4] * 4 + [75.0 / 10] * 10))
@@ -131,13 +131,14 @@ def test_inner_loss_at_the_base_steps_labels_is_the_base_loss_whole_split_and_fa
     labels, inner, params = batch.imputation.labels, bound.algorithm.inner, bound.params
     base = float(algorithm.method.loss(algorithm.model, params, batch))
     assert float(inner(params, labels, batch)) == pytest.approx(base, rel=1e-12)
-    assert inner.is_split == (method != "mixmatch")
-    if inner.is_split:
-        parts = inner.free(params, batch) + inner.coupled(params, labels, batch)  # type: ignore[misc]
+    assert (inner.split is not None) == (method != "mixmatch")
+    if inner.split is not None:
+        parts = inner.split.free(params, batch) + inner.split.coupled(params, labels, batch)
         assert float(parts) == pytest.approx(base, rel=1e-12)
-    found = inner.features
-    rows = tuple(f(params, batch) for f in found) if isinstance(found, tuple) else found(params, batch)  # type: ignore[misc]
-    read = inner.readout(params, rows, labels, batch)  # type: ignore[misc]
+    assert inner.factored is not None
+    found = inner.factored.features
+    rows = tuple(f(params, batch) for f in found) if isinstance(found, tuple) else found(params, batch)
+    read = inner.factored.readout(params, rows, labels, batch)
     assert float(read) == pytest.approx(base, rel=1e-12)
 
 

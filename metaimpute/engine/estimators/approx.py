@@ -19,16 +19,21 @@ differentiating the residual, on ``[rows, outputs]`` numbers, and is exact for e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..losses import StructuredLoss
+from ..losses import Factored, LabelRows, StructuredLoss
 from ..optimizers import apply_updates
 from ..pytree import Tree, as_leaves, detach, gradient, tree_map, vjp_through
 from ..unroll import OUTER_STREAM, BilevelMap
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
 from .head import features_of, plain, split
 from .mixed import pull_back_update
+
+Rows = Callable[[Tree, Tree, Any], LabelRows]
 
 
 @register_estimator("approx")
@@ -49,23 +54,23 @@ class Approx(Estimator):
     moves_all = False
 
     @staticmethod
-    def _factored(problem: BilevelMap) -> tuple[StructuredLoss, StructuredLoss]:
+    def _structure(problem: BilevelMap) -> tuple[tuple[str, ...], Factored, Factored, Rows]:
+        """Names of the last layer's parameters, both losses factored at it, and the label rows."""
         inner, outer = problem.inner_loss, problem.outer_loss
         if not (isinstance(inner, StructuredLoss) and isinstance(outer, StructuredLoss)):
             raise EstimatorError(
                 "'approx' (Eq. 6) needs losses factored at a last linear layer; use 'mixed' or 'exact'"
             )
-        if not (inner.is_factored and outer.is_factored and inner.label_rows is not None):
+        if inner.factored is None or outer.factored is None or inner.factored.label_rows is None:
             raise EstimatorError("'approx' (Eq. 6) needs label rows and a last linear layer; use 'mixed' or 'exact'")
-        return inner, outer
+        return inner.head, inner.factored, outer.factored, inner.factored.label_rows
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
-        return plain(problem, self._factored(problem)[0].head)
+        return plain(problem, self._structure(problem)[0])
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
-        inner, outer = self._factored(problem)
-        assert inner.readout is not None and outer.readout is not None and inner.label_rows is not None
-        names, batch = inner.head, problem.inner_batch(0)
+        names, inner, outer, label_rows = self._structure(problem)
+        batch = problem.inner_batch(0)
         theta = detach(problem.theta_0)
         head, body = split(theta, names)
         with torch.no_grad():
@@ -86,7 +91,7 @@ class Approx(Estimator):
         no_cotangent = tree_map(lambda s: torch.zeros_like(s) if isinstance(s, torch.Tensor) else s, new_state)
         step, _, _, to_hyper = pull_back_update(problem, grads, state, head, (direct["head"], no_cotangent))
 
-        rows = inner.label_rows(c, features, batch)
+        rows = label_rows(c, features, batch)
         similarity = rows.features @ step[names[0]].T
         if len(names) == 2:
             similarity = similarity + step[names[1]]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..losses import Features, StructuredLoss
+from ..losses import Factored, Features, StructuredLoss
 from ..noise import derive_seed, fixed_rng
 from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..pytree import Tree, as_leaves, detach, gradient
@@ -34,10 +34,9 @@ def split(theta: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, Any]
     return {n: theta[n] for n in names}, {n: p for n, p in theta.items() if n not in names}
 
 
-def features_of(problem: BilevelMap, loss: StructuredLoss, t: int, theta: Tree, batch: Any) -> Tree:
+def features_of(problem: BilevelMap, loss: Factored, t: int, theta: Tree, batch: Any) -> Tree:
     """The network up to its last layer, under the noise of step ``t``; with a graph only if the start's path is wanted."""
     found = loss.features
-    assert found is not None
     with torch.set_grad_enabled(problem.wrt_start):
         if isinstance(found, tuple):
             return tuple(_under(derive_seed(problem.seed, t, part), f, theta, batch) for part, f in enumerate(found))
@@ -60,29 +59,31 @@ def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any])
     batches: list[Any] = [problem.inner_batch(t) for t in range(len(problem.batches.inner))]
     held: dict[str, Any] = {"c": problem.c, "body": body}
 
-    def factored(loss: Any) -> bool:
-        return isinstance(loss, StructuredLoss) and loss.is_factored and set(loss.head) == set(names)
+    def factored(loss: Any) -> Factored | None:
+        return loss.factored if isinstance(loss, StructuredLoss) and set(loss.head) == set(names) else None
 
-    def whole_inner(th: Tree, held: Tree, pair: tuple[int, Any]) -> Tensor:
-        return inner({**held["body"], **th}, held["c"], pair[1])
+    of_inner, of_outer = factored(inner), factored(outer)
 
-    def read_inner(th: Tree, held: Tree, pair: tuple[int, Any]) -> Tensor:
-        return inner.readout({**held["body"], **th}, held["inner"][pair[0]], held["c"], pair[1])  # type: ignore[attr-defined]
+    def small_inner(th: Tree, held: Tree, numbered: tuple[int, Any]) -> Tensor:
+        place, batch = numbered
+        params = {**held["body"], **th}
+        if of_inner is None:
+            return inner(params, held["c"], batch)
+        return of_inner.readout(params, held["inner"][place], held["c"], batch)
 
-    def whole_outer(th: Tree, held: Tree, batch: Any) -> Tensor:
-        return outer({**held["body"], **th}, held["c"], batch)
+    def small_outer(th: Tree, held: Tree, batch: Any) -> Tensor:
+        params = {**held["body"], **th}
+        if of_outer is None:
+            return outer(params, held["c"], batch)
+        return of_outer.readout(params, held["outer"], held["c"], batch)
 
-    def read_outer(th: Tree, held: Tree, batch: Any) -> Tensor:
-        return outer.readout({**held["body"], **th}, held["outer"], held["c"], batch)  # type: ignore[attr-defined]
-
-    if factored(inner):
-        held["inner"] = [features_of(problem, inner, t, theta, b) for t, b in enumerate(batches)]  # type: ignore[arg-type]
-    if factored(outer):
-        held["outer"] = features_of(problem, outer, OUTER_STREAM, theta, problem.batches.outer)  # type: ignore[arg-type]
+    if of_inner is not None:
+        held["inner"] = [features_of(problem, of_inner, t, theta, b) for t, b in enumerate(batches)]
+    if of_outer is not None:
+        held["outer"] = features_of(problem, of_outer, OUTER_STREAM, theta, problem.batches.outer)
     return BilevelMap(
-        read_inner if factored(inner) else whole_inner, read_outer if factored(outer) else whole_outer, head, held,
-        Batches(list(enumerate(batches)), problem.batches.outer), problem.optimizer, problem.steps, problem.memory,
-        problem.seed, problem.wrt_start,
+        small_inner, small_outer, head, held, Batches(list(enumerate(batches)), problem.batches.outer), problem.optimizer,
+        problem.steps, problem.memory, problem.seed, problem.wrt_start,
     )  # fmt: skip
 
 
