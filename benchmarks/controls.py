@@ -38,6 +38,7 @@ SYSTEMS = (
     "zero_hypergradient",
     "random_direction",
     "holdout_supervision",
+    "lookahead_supervision",
 )
 
 

@@ -28,6 +28,7 @@ from .yaml_source import RecipeError, Source, flow, override, parse
 
 SMALLEST, LARGEST = 16, 64  # sides of the network's input that a CPU trains in minutes
 FOR_VALUES = "{name: mean_teacher, weight: 1, ramp: 0.4}"
+INNER_FOR_VALUES = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}  # nothing bounds a value
 VALUE = re.compile(r"^(\s*)(\w+):(\s+)(.*?)(\s*#.*)?$")
 
 
@@ -82,7 +83,7 @@ def draft(
     if isinstance(task, OwnTable):
         values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
     if not isinstance(task.output, Classes):
-        values |= {"method": FOR_VALUES, "problem.scale": "raw"}
+        values |= {"method": FOR_VALUES, "problem.path": "labels", "problem.inner": INNER_FOR_VALUES}
     if isinstance(task, OwnTable):
         rows = f"; rows named by '{task.id}'" if task.id else ""
         facts = [("columns", f"{len(task.columns)} to learn from; target '{task.target}'{rows}"), *facts]

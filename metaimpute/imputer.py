@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from .engine import estimators
 from .recipes import Recipe, validate
 from .tasks.arrays import ArrayTask
 from .tasks.base import Task
@@ -30,9 +31,10 @@ SECTIONS = ("model", "method", "problem", "train")  # that settings may have key
 
 
 class _Imputer(BaseEstimator):
-    """What both estimators share. ``_scale``: of the hypergradient in L2I."""
+    """What both estimators share. ``_inner``: L2I's look-ahead. ``_full_path``: whether its start is differentiated too."""
 
-    _scale: ClassVar[str]
+    _inner: ClassVar[dict[str, Any]]
+    _full_path: ClassVar[bool]
 
     def __init__(
         self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
@@ -54,14 +56,10 @@ class _Imputer(BaseEstimator):
 
     def _recipe(self, task: Task, seed: int) -> Recipe:
         problem: dict[str, Any] = {"name": self.problem}
-        if self.problem not in ("none", "l2i_learnable"):
-            problem |= {"schedule": "fused"}
-        if self.problem == "l2i":
-            problem |= {"scale": self._scale}
         if self.problem != "none":
-            problem |= {
-                "estimator": self.estimator, "holdout_view": "weak", "inner": {"optimizer": "sgd", "lr": 0.01, "steps": 1},
-            }  # fmt: skip
+            problem |= {"estimator": self.estimator, "holdout_view": "weak", "form": "released", "inner": self._inner}
+        if self.problem == "l2i" and self._full_path and estimators.get(self.estimator).start_path:  # type: ignore[attr-defined]
+            problem |= {"path": "full"}
         method: dict[str, Any] = {"name": self.method}
         if self.method == "mean_teacher":
             method |= {"weight": 1.0, "ramp": 0.4}
@@ -137,8 +135,8 @@ class MetaImputer(ClassifierMixin, _Imputer):
     """A network trained on few labels and many rows without: ``MetaImputer().fit(X, y).transduction_``.
 
     ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an array of strings ('None' may
-    be a class, and stays one). By default FixMatch with Learning to Impute as in ``recipes/own_table.yaml``: a fused step, the
-    hypergradient 0.3 times as long as the base gradient. Columns are standardised; give it numbers (a ColumnTransformer makes
+    be a class, and stays one). By default FixMatch with Learning to Impute as in ``recipes/own_table.yaml``: a look-ahead in the
+    released form whose start is differentiated too. Columns are standardised; give it numbers (a ColumnTransformer makes
     them of a table).
 
     Args:
@@ -160,7 +158,8 @@ class MetaImputer(ClassifierMixin, _Imputer):
             training, or a setting that is no recipe's. FloatingPointError: when training diverges.
     """
 
-    _scale = "relative(0.3)"
+    _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 0.1}
+    _full_path = True
 
     def __init__(
         self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
@@ -207,14 +206,15 @@ class MetaImputer(ClassifierMixin, _Imputer):
 class MetaImputerRegressor(RegressorMixin, _Imputer):
     """As :class:`MetaImputer` for a numeric target; ``y`` holds NaN or None where a value is missing.
 
-    Mean Teacher by default, with a hypergradient that is not rescaled: as long as the base gradient it drives values, which
-    nothing bounds, far off.
+    Mean Teacher by default, with a look-ahead that changes values by a fifth of their standard deviation: nothing bounds a
+    value, and a longer one drives them far off.
 
     Attributes:
         transduction_: a value for every row of ``X``, the given one where there was one.
     """
 
-    _scale = "raw"
+    _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}
+    _full_path = False
 
     def __init__(
         self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
