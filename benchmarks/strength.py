@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-from metaimpute.profiles import choose
 from metaimpute.recipes import about_recipes
+from metaimpute.recipes.profiles import choose
 from metaimpute.training.session import Session
 
 HERE = Path(__file__).parent
@@ -39,7 +39,9 @@ def systems(folder: Path) -> list[tuple[str, Path, tuple[str, ...], list[str]]]:
 
 
 def measure(path: Path, sets: tuple[str, ...], steps: int, seed: int) -> dict[str, Any]:
-    recipe, _ = choose(path, "sample", (*sets, f"train.steps={steps}", f"train.eval_every={steps}", "train.log_every=5"), seed)
+    recipe, _ = choose(
+        path, "sample", (*sets, f"train.steps={steps}", f"train.eval_every={steps}", "train.log_every=5"), seed
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         Session(recipe, run, say=lambda message: None).run()

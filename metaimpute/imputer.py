@@ -12,7 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from .recipes import Recipe, validate
+from .recipes.recipe import Recipe, validate
+from .recipes.source import Source, merge
 from .tasks.arrays import ArrayTask
 from .tasks.base import Task
 from .tasks.labels import as_labels, ask_what_means_none, missing
@@ -21,7 +22,6 @@ from .training.algorithm import Diverged
 from .training.assemble import Parts, assemble
 from .training.loop import take_step
 from .training.outcome import predictions
-from .yaml_source import Source, merge
 
 MISSING = -1
 SPREAD = 1e-12  # of a column; one that varies less is left as it is

@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metaimpute.cli import main
+from metaimpute.recipes.source import RecipeError
 from metaimpute.study.plan import Study, read_study
 from metaimpute.study.runs import UNFINISHED, Outcome
 from metaimpute.study.tables import csv_table, markdown, markdown_table, summarize, tex, tex_table
 from metaimpute.training.session import Session
-from metaimpute.yaml_source import RecipeError
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """\

@@ -13,8 +13,8 @@ from .options import imports
 from .output import echo, screen
 
 if TYPE_CHECKING:
-    from ..profiles import Concrete
-    from ..recipes import Recipe
+    from ..recipes.profiles import Concrete
+    from ..recipes.recipe import Recipe
     from ..tasks import Missing
 
 
@@ -36,13 +36,13 @@ def run(
 ) -> None:
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors():
-        from ..profiles import choose
+        from ..recipes.profiles import choose
+        from ..recipes.shipped import locate
+        from ..recipes.source import RecipeError
         from ..reporting.console import TrainingProgress, result_table
-        from ..shipped import locate
         from ..terminal import argument, cell, spelled
         from ..training.begun import RUN_FILES, Begun, read_begun, recipe_of
         from ..training.session import Session
-        from ..yaml_source import RecipeError
 
         console = screen(soft_wrap=not sys.stdout.isatty())
         if resume is not None:
@@ -109,10 +109,10 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...], gradients: bool) -> 
     profiles because data or weights are missing.
     """
     with plain_errors():
-        from ..profiles import profiles_of
-        from ..recipes import load
-        from ..shipped import locate
-        from ..yaml_source import RecipeError, read
+        from ..recipes.profiles import profiles_of
+        from ..recipes.recipe import load
+        from ..recipes.shipped import locate
+        from ..recipes.source import RecipeError, read
 
         files = [f for path in map(locate, recipes) for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
         if not files:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from ..engine.registry import describe_choices
+from ..recipes.source import RecipeError
 from ..terminal import cell
-from ..yaml_source import RecipeError
 from .console import spread
 from .runs import Run, by_kind, comparable, errors_by_seed, names_of, titles_of
 from .statistics import FROM_FIVE, paired

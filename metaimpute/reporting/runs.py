@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..specs import CONDUCT
+from ..recipes.schema import CONDUCT
+from ..recipes.source import RecipeError, read
 from ..terminal import argument
 from ..training.begun import recipe_of
 from ..training.checkpoint import latest
 from ..training.logs import METRICS
 from ..training.session import Session
 from ..training.stored import DamagedFile, read_metrics, read_result
-from ..yaml_source import RecipeError, read
 from .console import system_name
 
 RECIPE = "recipe.resolved.yaml"

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..profiles import Concrete
-from ..recipes import load
+from ..recipes.profiles import Concrete
+from ..recipes.recipe import load
+from ..recipes.source import RecipeError, one_line
 from ..training.algorithm import Diverged
 from ..training.begun import Begun, recipe_of, write_begun
 from ..training.files import Busy
 from ..training.logs import write_json
 from ..training.session import Interrupted, Session
 from ..training.stored import DamagedFile, read_json, read_result
-from ..yaml_source import RecipeError, one_line
 from .plan import Study, settings_of
 
 FAILED = "failed.json"

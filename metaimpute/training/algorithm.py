@@ -22,9 +22,9 @@ from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
+from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
 from ..tasks.base import Batch, Imputation, Labelled
 from .phases import Phases
-from .rates import TRIES, Look, Rate, change_of, slope_of
 
 Watch = Callable[[Labelled], dict[str, Tensor]]
 BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_NOISE = range(30, 36)

@@ -13,17 +13,17 @@ from torch.optim.swa_utils import AveragedModel
 from ..engine import FunctionalModel, derive_seed, fixed_rng, parse_memory
 from ..engine.pytree import Tree
 from ..engine.registry import describe_choices
+from ..environment import pick_device
 from ..problems.base import BilevelProblem, Context, Sizes
-from ..recipes import Recipe
+from ..recipes.optim import OptimizerSpec
+from ..recipes.rates import parse_rate
+from ..recipes.recipe import Recipe
 from ..tasks.base import MissingData, Pool, TaskData, TaskError
 from ..tasks.outputs import Classes
 from ..tasks.splits import separate_holdout
 from .algorithm import Algorithm1, OuterSettings
 from .data import BatchSizes, BatchSource, to_device
 from .ema import averaged_model
-from .environment import pick_device
-from .optim import OptimizerSpec
-from .rates import parse_rate
 from .watch import UpdateWatch
 
 INIT, CALIBRATION = 1, 3

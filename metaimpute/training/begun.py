@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..plugins import given, imported
-from ..profiles import Concrete
-from ..recipes import Recipe, load
+from ..recipes.profiles import Concrete
+from ..recipes.recipe import Recipe, load
+from ..recipes.source import RecipeError
 from ..terminal import argument
-from ..yaml_source import RecipeError
 from .files import write_text
 from .stored import read_json
 

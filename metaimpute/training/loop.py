@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..engine import derive_seed, fixed_rng
-from ..recipes import Recipe
+from ..recipes.recipe import Recipe
 from .assemble import Parts
 from .watch import UpdateWatch
 

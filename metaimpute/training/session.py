@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..environment import describe
 from ..plugins import imported
-from ..recipes import Recipe
+from ..recipes.recipe import Recipe
 from ..terminal import argument, is_utf_8
 from . import checkpoint
 from .algorithm import Diverged
 from .assemble import assemble
 from .begun import Begun, write_begun
 from .data import to_device
-from .environment import describe
 from .evaluate import measure
 from .export import digest, export
 from .files import Unwritable, locked, refuse_link, remove_leftovers

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..yaml_source import RecipeError, one_line
+from ..recipes.source import RecipeError, one_line
 
 Natural = Annotated[int, Field(ge=0)]
 RESULT = "result.json"

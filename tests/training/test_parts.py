@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from metaimpute.recipes.optim import OptimizerSpec, ScheduleSpec
 from metaimpute.tasks.two_moons import TwoMoons
 from metaimpute.training.ema import averaged_model
 from metaimpute.training.evaluate import evaluate
-from metaimpute.training.optim import OptimizerSpec, ScheduleSpec
 from metaimpute.training.phases import Phases
 
 

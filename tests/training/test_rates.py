@@ -11,10 +11,10 @@ import torch
 
 from metaimpute import recipes
 from metaimpute.engine import sgd
-from metaimpute.training.rates import EVERY, FARTHEST, LEARNING, Learned, LineSearch, Look, Trust, change_of, parse_rate
+from metaimpute.recipes.rates import EVERY, FARTHEST, LEARNING, Learned, LineSearch, Look, Trust, change_of, parse_rate
+from metaimpute.recipes.source import RecipeError
 from metaimpute.training.session import Session
 from metaimpute.training.warnings import EARLY, Warnings
-from metaimpute.yaml_source import RecipeError
 
 from ..bound import bind
 

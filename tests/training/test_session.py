@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from metaimpute import recipes
+from metaimpute.recipes.source import RecipeError
 from metaimpute.training import checkpoint
 from metaimpute.training.algorithm import Diverged
 from metaimpute.training.session import Interrupted, Session
 from metaimpute.training.warnings import Warnings
-from metaimpute.yaml_source import RecipeError
 
 RECIPE = """
 task: {name: two_moons, labels: 4, validation: 20, size: 200}

@@ -84,9 +84,9 @@ def overlays(systems: Sequence[System]) -> Section | None:
     """Fig. 3 of the paper: landmarks on test faces."""
     if "landmark" not in systems[0].result["metric"]:
         return None
+    from ...recipes.source import RecipeError
     from ...tasks.base import MissingData
     from ...training.checkpoint import NoCheckpoint
-    from ...yaml_source import RecipeError
 
     picture = io.BytesIO()
     try:
