@@ -26,7 +26,7 @@ from metaimpute.study.plan import plan
 from metaimpute.study.progress import carry_out, prepare
 from metaimpute.study.runs import Job, Outcome
 from metaimpute.study.tables import console_table, summarize
-from metaimpute.training.files import write_text
+from metaimpute.rundir.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 SYSTEMS = (

@@ -30,7 +30,7 @@ from metaimpute.study.plan import Study, plan
 from metaimpute.study.progress import Progress, carry_out, prepare
 from metaimpute.study.rows import flow
 from metaimpute.study.runs import Job, Outcome
-from metaimpute.training.files import write_text
+from metaimpute.rundir.files import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evidence"

@@ -71,10 +71,10 @@ def _kinds() -> tuple[tuple[type[BaseException], ...], ...]:
     from ..plugins import PluginError
     from ..problems import ProblemError
     from ..recipes.source import RecipeError
+    from ..rundir.checkpoint import NoCheckpoint
+    from ..rundir.files import Busy, NotOurs, Unwritable
     from ..tasks import MissingData, TaskError
     from ..training.algorithm import Diverged
-    from ..training.checkpoint import NoCheckpoint
-    from ..training.files import Busy, NotOurs, Unwritable
     from ..training.session import Interrupted
 
     mistakes = (

@@ -48,8 +48,8 @@ def init(
         from ..engine.registry import UnknownName, describe_choices
         from ..recipes.draft import draft
         from ..recipes.source import RecipeError
+        from ..rundir.files import refuse_input, refuse_irregular, write_text
         from ..terminal import argument, cell
-        from ..training.files import refuse_input, refuse_irregular, write_text
 
         if kind not in KINDS:
             raise UnknownName(f"unknown kind of data '{kind}'; {describe_choices(kind, list(KINDS))}")

@@ -35,7 +35,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         from ..reporting.console import result_table
         from ..reporting.page import page
         from ..reporting.runs import by_kind, by_system
-        from ..training.files import write_text
+        from ..rundir.files import write_text
 
         found, left_out = _read(runs)
         systems = by_system(found)

@@ -40,8 +40,8 @@ def run(
         from ..recipes.shipped import locate
         from ..recipes.source import RecipeError
         from ..reporting.console import TrainingProgress, result_table
+        from ..rundir.origin import RUN_FILES, Begun, read_begun, recipe_of
         from ..terminal import argument, cell, spelled
-        from ..training.begun import RUN_FILES, Begun, read_begun, recipe_of
         from ..training.session import Session
 
         console = screen(soft_wrap=not sys.stdout.isatty())

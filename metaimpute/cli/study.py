@@ -50,10 +50,10 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     metric: test_median                            or test_last, validation_last
     """
     with plain_errors():
+        from ..rundir.files import locked
         from ..study.plan import read_study
         from ..study.progress import prepare
         from ..tasks import MissingData
-        from ..training.files import locked
 
         found = read_study(study)
         folder = out or Path("runs") / study.stem

@@ -17,14 +17,14 @@ from ..engine import derive_seed, fixed_rng
 from ..environment import pick_device
 from ..recipes.recipe import Recipe
 from ..recipes.source import one_line
+from ..rundir.export import WEIGHTS, digest
+from ..rundir.origin import recipe_of
+from ..rundir.stored import DamagedFile, read_result
 from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
 from ..tasks.outputs import Classes, Standardized
 from ..terminal import argument
 from ..training.assemble import INIT
-from ..training.begun import recipe_of
-from ..training.export import WEIGHTS, digest
 from ..training.outcome import class_names, predictions
-from ..training.stored import DamagedFile, read_result
 from .predictions import Predictions, in_units
 
 VIEWS = 8

@@ -12,12 +12,12 @@ import torch
 
 from ..recipes.schema import CONDUCT
 from ..recipes.source import RecipeError, read
+from ..rundir.checkpoint import latest
+from ..rundir.logs import METRICS
+from ..rundir.origin import recipe_of
+from ..rundir.stored import DamagedFile, read_metrics, read_result
 from ..terminal import argument
-from ..training.begun import recipe_of
-from ..training.checkpoint import latest
-from ..training.logs import METRICS
 from ..training.session import Session
-from ..training.stored import DamagedFile, read_metrics, read_result
 from .console import system_name
 
 RECIPE = "recipe.resolved.yaml"

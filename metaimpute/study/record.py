@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..training.files import write_text
-from ..training.logs import write_json
+from ..rundir.files import write_text
+from ..rundir.logs import write_json
 from .plan import Study
 from .tables import Line, Outcomes, csv_table, markdown_table, numbers, tex_table, title
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from ..recipes.profiles import Concrete
 from ..recipes.recipe import load
 from ..recipes.source import RecipeError, one_line
+from ..rundir.files import Busy
+from ..rundir.logs import write_json
+from ..rundir.origin import Begun, recipe_of, write_begun
+from ..rundir.stored import DamagedFile, read_json, read_result
 from ..training.algorithm import Diverged
-from ..training.begun import Begun, recipe_of, write_begun
-from ..training.files import Busy
-from ..training.logs import write_json
 from ..training.session import Interrupted, Session
-from ..training.stored import DamagedFile, read_json, read_result
 from .plan import Study, settings_of
 
 FAILED = "failed.json"

@@ -15,20 +15,20 @@ from torch import Tensor
 from ..environment import describe
 from ..plugins import imported
 from ..recipes.recipe import Recipe
+from ..rundir import checkpoint
+from ..rundir.export import digest, export
+from ..rundir.files import Unwritable, locked, refuse_link, remove_leftovers
+from ..rundir.logs import RunLog, write_json, write_recipe
+from ..rundir.origin import Begun, write_begun
+from ..rundir.stored import RESULT
 from ..terminal import argument, is_utf_8
-from . import checkpoint
 from .algorithm import Diverged
 from .assemble import assemble
-from .begun import Begun, write_begun
 from .data import to_device
 from .evaluate import measure
-from .export import digest, export
-from .files import Unwritable, locked, refuse_link, remove_leftovers
 from .interruption import stopping_on_signals
-from .logs import RunLog, write_json, write_recipe
 from .loop import take_step
 from .outcome import one_class_for_all, outcome
-from .stored import RESULT
 from .trajectories import Trajectories
 from .warnings import Warnings
 

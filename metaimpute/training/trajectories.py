@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..engine.noise import derive_seed
+from ..rundir.logs import cut_back
 from ..tasks.base import Pool, Task
 from ..tasks.outputs import Classes
-from .logs import cut_back
 from .outcome import predictions
 
 SAMPLE, EXAMPLES = 5, 12

@@ -18,7 +18,7 @@ import torch
 
 from metaimpute import recipes
 from metaimpute.recipes.source import RecipeError
-from metaimpute.training import checkpoint
+from metaimpute.rundir import checkpoint
 from metaimpute.training.algorithm import Diverged
 from metaimpute.training.session import Interrupted, Session
 from metaimpute.training.warnings import Warnings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ...training.stored import read_bytes
+from ...rundir.stored import read_bytes
 from ..figures import WATCHED
 from ..runs import Run
 from .blocks import Block, Figure, Grid, Section, System, Words, drawable, drawn, overlay, points_of, seeds_as_lines

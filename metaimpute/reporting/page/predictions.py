@@ -85,8 +85,8 @@ def overlays(systems: Sequence[System]) -> Section | None:
     if "landmark" not in systems[0].result["metric"]:
         return None
     from ...recipes.source import RecipeError
+    from ...rundir.checkpoint import NoCheckpoint
     from ...tasks.base import MissingData
-    from ...training.checkpoint import NoCheckpoint
 
     picture = io.BytesIO()
     try:
