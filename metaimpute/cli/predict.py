@@ -42,10 +42,11 @@ def impute(run: Path, out: Path | None, min_confidence: float | None, truth: Pat
     with plain_errors():
         from ..inference import impute as impute_run
         from ..rundir.files import refuse_input
+        from ..rundir.layout import PREDICTED
 
         found, predictor = impute_run(run, device)
-        refuse_input(out or run / "labels.csv", truth, *predictor.task.files_read())
-        _finish(found, predictor, out or run / "labels.csv", min_confidence, truth)
+        refuse_input(out or run / PREDICTED, truth, *predictor.task.files_read())
+        _finish(found, predictor, out or run / PREDICTED, min_confidence, truth)
 
 
 @click.command()

@@ -40,7 +40,8 @@ def run(
         from ..recipes.shipped import locate
         from ..recipes.source import RecipeError
         from ..reporting.console import TrainingProgress, result_table
-        from ..rundir.origin import RUN_FILES, Begun, read_begun, recipe_of
+        from ..rundir.layout import RESULT, WRITTEN_OVER, is_run
+        from ..rundir.origin import Begun, read_begun, recipe_of
         from ..terminal import argument, cell, spelled
         from ..training.session import Session
 
@@ -60,11 +61,11 @@ def run(
             folder = out or _free_folder(
                 Path("runs") / f"{spelled(recipe.stem)}-{chosen.problem.name}-seed{chosen.train.seed}"
             )
-            if out is not None and (out / "recipe.resolved.yaml").exists():
+            if out is not None and is_run(out):
                 raise RecipeError(
                     f"{out} already holds a run; continue it with --resume {argument(out)} or choose another --out"
                 )
-            held = [] if out is None else [name for name in RUN_FILES if (out / name).exists()]
+            held = [] if out is None else [name for name in WRITTEN_OVER if (out / name).exists()]
             taken = next((name for name in held if not (out / name).is_symlink()), None)  # type: ignore[operator]
             if taken is not None:
                 raise RecipeError(
@@ -79,7 +80,7 @@ def run(
                 session.resume()
             result = session.run()
         console.print(result_table([[result]]))
-        console.print(cell(f"wrote {folder / 'result.json'}"))
+        console.print(cell(f"wrote {folder / RESULT}"))
 
 
 def _free_folder(wanted: Path) -> Path:

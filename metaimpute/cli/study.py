@@ -99,7 +99,7 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
         if outcome.result is not None:
             value = outcome.result.get(found.metric)
             shown = "-" if value is None else f"{value:.2f}"
-            said = f"{outcome.result['metric']} {shown} ({outcome.result['training_seconds']:.0f} s)"
+            said = f"{outcome.result.metric} {shown} ({outcome.result.training_seconds:.0f} s)"
         try:
             console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True)
             bar.advance(task)

@@ -17,9 +17,11 @@ from ..engine import derive_seed, fixed_rng
 from ..environment import pick_device
 from ..recipes.recipe import Recipe
 from ..recipes.source import one_line
-from ..rundir.export import WEIGHTS, digest
+from ..rundir.export import digest
+from ..rundir.layout import WEIGHTS
 from ..rundir.origin import recipe_of
-from ..rundir.stored import DamagedFile, read_result
+from ..rundir.result import Result
+from ..rundir.stored import DamagedFile
 from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
 from ..tasks.outputs import Classes, Standardized
 from ..terminal import argument
@@ -122,7 +124,7 @@ def _require_whole(folder: Path) -> None:
     """Raises:
     NotExported: when the weights are not those that the run's result was measured with, as far as that is told."""
     try:
-        known = read_result(folder).get("weights_sha256")
+        known = Result.read(folder).weights_sha256
     except (OSError, DamagedFile):
         return  # a prediction needs no result
     if known is not None and known != digest(folder):

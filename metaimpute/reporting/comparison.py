@@ -43,9 +43,9 @@ def _table(title: str, systems: dict[str, list[Run]], base: str) -> Table:
     for name, seeds in systems.items():
         row = [
             name,
-            seeds[0].result["profile"],
+            seeds[0].result.profile,
             str(len(seeds)),
-            spread([r.result["test_last"] for r in seeds]),
+            spread([r.result.test_last for r in seeds]),
         ]
         found = None
         if name != base and comparable(first[0].result, seeds[0].result):

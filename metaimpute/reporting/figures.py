@@ -71,7 +71,7 @@ def label_updates(run: Run, path: Path) -> None:
     axes[1].set_xlabel("training step" + (f" (bold: mean of {width} measurements)" if width > 1 else ""))
     result = run.result
     figure.suptitle(
-        f"{system_name(result)}, {result['source']}, {result['labels']} labels ({result['profile']})",
+        f"{system_name(result)}, {result.source}, {result.labels} labels ({result.profile})",
         fontsize=11,
         parse_math=False,
     )
@@ -135,7 +135,7 @@ def faces(runs: Sequence[Run], target: Path | IO[bytes], count: int = 6) -> None
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     last = runs[-1].result
-    figure.suptitle(f"{last['source']}, {last['labels']} labels; above each face its error, in this order", fontsize=10,
+    figure.suptitle(f"{last.source}, {last.labels} labels; above each face its error, in this order", fontsize=10,
                     parse_math=False)  # fmt: skip
     figure.savefig(target, dpi=150)
     plt.close(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 import zlib
@@ -18,9 +19,10 @@ from ..recipes.recipe import Recipe
 from ..rundir import checkpoint
 from ..rundir.export import digest, export
 from ..rundir.files import Unwritable, locked, refuse_link, remove_leftovers
+from ..rundir.layout import CHECKPOINTS, DIVERGED, checkpoint_path
 from ..rundir.logs import RunLog, write_json, write_recipe
 from ..rundir.origin import Begun, write_begun
-from ..rundir.stored import RESULT
+from ..rundir.result import Result
 from ..terminal import argument, is_utf_8
 from .algorithm import Diverged
 from .assemble import assemble
@@ -181,7 +183,7 @@ class Session:
         Raises:
             NoCheckpoint: when none of those written can be read, or is there any more. NotOurs: when their folder is a link.
         """
-        refuse_link(self.folder / "checkpoints")
+        refuse_link(self.folder / CHECKPOINTS)
         if not checkpoint.existing(self.folder):
             checkpoint.require_unbegun(self.folder)
             self.say("no checkpoint had been written yet: beginning at step 0")
@@ -197,8 +199,8 @@ class Session:
 
     # training --------------------------------------------------------------------------------------------------------
 
-    def run(self) -> dict[str, Any]:
-        """Trains to the end and returns the content of ``result.json``.
+    def run(self) -> Result:
+        """Trains to the end and returns what is written to ``result.json``.
 
         Raises:
             Interrupted: on SIGINT, SIGTERM or SIGHUP, or after :meth:`stop`, after the current step and a checkpoint.
@@ -219,8 +221,8 @@ class Session:
                 self.save()
                 result = self.result()
                 export(self.folder, self.evaluated_module(), self.task)
-                result["weights_sha256"] = digest(self.folder)
-                write_json(self.folder / RESULT, result)
+                result = dataclasses.replace(result, weights_sha256=digest(self.folder))
+                result.write(self.folder)
                 return result
         except OSError as error:
             elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(self.folder)
@@ -266,8 +268,8 @@ class Session:
     def _diverged(self, error: Diverged, log: RunLog) -> Diverged:
         """Writes what is known of the step to ``diverged.json`` and says where."""
         # the weights of a checkpoint at this very step are those whose loss is not finite
-        bad = checkpoint.checkpoint_path(self.folder, self.step) if self.step else None
-        last, batch, path = self._last_good(bad), self.batches.batch(self.step), self.folder / "diverged.json"
+        bad = checkpoint_path(self.folder, self.step) if self.step else None
+        last, batch, path = self._last_good(bad), self.batches.batch(self.step), self.folder / DIVERGED
         norms = {name: float(p.detach().norm()) for name, p in self.module.named_parameters()}
         found = {
             "step": self.step, "error": str(error), "checkpoint": last, "lr": self.schedulers[0].get_last_lr()[0],
@@ -325,7 +327,7 @@ class Session:
         self.evaluations = [*self.evaluations, values]
         return values
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Result:
         """The run's outcome with everything needed to repeat it."""
         recipe = self.recipe
         tested = [e["test_error"] for e in self.evaluations if "test_error" in e]
@@ -334,46 +336,46 @@ class Session:
         doubts = one_class_for_all(ended, self.task.label_names)
         for line in doubts:
             self.say(f"warning: {line}")
-        return {
-            "recipe": recipe.path,
-            "title": recipe.about.title,
-            "overrides": recipe.about.overrides,
-            "profile": recipe.profile,
-            "profile_reason": self.why,
-            "task": recipe.task.name,
-            "source": self.data.source,
-            "labels": len(self.data.labelled),
-            "unlabelled": len(self.data.unlabelled),
-            "test_examples": len(self.data.test),
-            "model": recipe.model.name,
-            "method": recipe.method.name,
-            "problem": recipe.problem.name,
-            "estimator": recipe.estimator.name if recipe.problem.needs_estimate else None,
-            "backend": recipe.problem_spec.backend,
-            "seed": recipe.train.seed,
-            "steps": self.step,
-            "metric": recipe.task.output.metric,
-            "test_last": tested[-1] if tested else None,
-            "test_median": statistics.median(tested) if tested else None,
-            "test_checkpoints": len(tested),
-            "validation_last": validated[-1] if validated else None,
-            "test_measures": self._test_measures(),
-            "label_names": self.task.label_names,
-            "data_fingerprint": self.data.fingerprint,
-            "imports": imported(),
+        return Result(
+            recipe=recipe.path,
+            title=recipe.about.title,
+            overrides=recipe.about.overrides,
+            profile=recipe.profile,
+            profile_reason=self.why,
+            task=recipe.task.name,
+            source=self.data.source,
+            labels=len(self.data.labelled),
+            unlabelled=len(self.data.unlabelled),
+            test_examples=len(self.data.test),
+            model=recipe.model.name,
+            method=recipe.method.name,
+            problem=recipe.problem.name,
+            estimator=recipe.estimator.name if recipe.problem.needs_estimate else None,
+            backend=recipe.problem_spec.backend,
+            seed=recipe.train.seed,
+            steps=self.step,
+            metric=recipe.task.output.metric,
+            test_last=tested[-1] if tested else None,
+            test_median=statistics.median(tested) if tested else None,
+            test_checkpoints=len(tested),
+            validation_last=validated[-1] if validated else None,
+            test_measures=self._test_measures(),
+            label_names=self.task.label_names,
+            data_fingerprint=self.data.fingerprint,
+            imports=imported(),
             **ended,
-            "evaluations": self.evaluations,
-            "lookahead_warning": self.warnings.raised,
-            "zero_hypergradient_warning": self.warnings.zero,
-            "warnings": [
+            evaluations=self.evaluations,
+            lookahead_warning=self.warnings.raised,
+            zero_hypergradient_warning=self.warnings.zero,
+            warnings=[
                 *self.data.warnings,
                 *(text.removeprefix("warning: ") for text in self.warnings.said),
                 *doubts,
             ],
-            "training_seconds": round(self.seconds, 2),
-            "phase_seconds": {name: round(value, 3) for name, value in self.algorithm.phases.seconds.items()},
-            "environment": describe(self.device),
-        }
+            training_seconds=round(self.seconds, 2),
+            phase_seconds={name: round(value, 3) for name, value in self.algorithm.phases.seconds.items()},
+            environment=describe(self.device),
+        )
 
     def _test_measures(self) -> dict[str, dict[str, float]]:
         """What the task measures on the test set beside its error, e.g. ``failure_rate``: last and median, as for the error."""

@@ -93,11 +93,10 @@ def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_occur() -> Non
     assert "says '1' of" in one_class_for_all({"predicted_classes": [1], "balanced_accuracy": 50.0}, None)[0]
 
 
-def test_even_classes_have_no_second_accuracy(tmp_path: Path) -> None:
-    from ..reporting.made import made
+def test_even_classes_have_no_second_accuracy() -> None:
+    from ..reporting.made import result_with
 
-    result = json.loads((made(tmp_path / "r", balanced_accuracy=80.5) / "result.json").read_text())
     console = Console(record=True, width=120)
-    console.print(result_table([[result]]))
-    console.print(result_table([[result | {"balanced_accuracy": 60.0}]]))
+    console.print(result_table([[result_with(balanced_accuracy=80.5)]]))
+    console.print(result_table([[result_with(balanced_accuracy=60.0)]]))
     assert console.export_text().count("balanced accuracy %") == 1
