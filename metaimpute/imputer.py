@@ -12,12 +12,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from .batches.outputs import Classes, Output, Quantities
 from .recipes.recipe import Recipe, validate
 from .recipes.source import Source, merge
 from .tasks.arrays import ArrayTask
 from .tasks.base import Task
 from .tasks.labels import as_labels, ask_what_means_none, missing
-from .tasks.outputs import Classes, Output, Quantities
 from .training.algorithm import Diverged
 from .training.assemble import Parts, assemble
 from .training.loop import take_step

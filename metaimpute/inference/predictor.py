@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
+from ..batches.outputs import Classes, Standardized
 from ..engine import derive_seed, fixed_rng
 from ..environment import pick_device
 from ..recipes.recipe import Recipe
@@ -23,7 +24,6 @@ from ..rundir.origin import recipe_of
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile
 from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
-from ..tasks.outputs import Classes, Standardized
 from ..terminal import argument
 from ..training.assemble import INIT
 from ..training.outcome import class_names, predictions

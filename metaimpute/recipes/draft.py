@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from ..batches.outputs import Classes
 from ..tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
 from ..tasks.doubts import Doubt
 from ..tasks.files import missing_file
 from ..tasks.image_listing import images_in
 from ..tasks.looks import Facts, look_at_table, look_at_text
-from ..tasks.outputs import Classes
 from ..tasks.own_data import OwnData, shortened
 from ..tasks.own_images import pixel_sides
 from ..terminal import spelled

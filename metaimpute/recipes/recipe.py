@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..batches.outputs import Classes
 from ..engine import (
     BACKENDS,
     BadMemoryPolicy,
@@ -25,7 +26,6 @@ from ..models import Model, check_accepts, models
 from ..plugins import load_installed
 from ..problems import BilevelProblem, ProblemError, problems
 from ..tasks import Missing, Task, TaskError, tasks
-from ..tasks.outputs import Classes
 from .schema import CONDUCT, About, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
 from .source import RecipeError, Source, merge, override, read

@@ -9,7 +9,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from ..tasks.outputs import Landmarks
+from ..batches.outputs import Landmarks
 from .console import system_name
 from .runs import Run
 

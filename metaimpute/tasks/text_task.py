@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from ..batches import ViewKind
 from ..bounds import Count, Share
 from ..engine.pytree import Tree
-from .base import Pool, Task, TaskData, TaskError, ViewKind
+from .base import Pool, Task, TaskData, TaskError
 from .encodings import opened
 from .files import column, is_table, read_table, written
 from .row_names import names_of

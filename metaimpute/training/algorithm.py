@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..batches import Batch, Imputation, Labelled
 from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
 from ..engine.losses import StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
@@ -23,7 +24,6 @@ from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, t
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
-from ..tasks.base import Batch, Imputation, Labelled
 from .phases import Phases
 
 Watch = Callable[[Labelled], dict[str, Tensor]]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from ..batches.outputs import Classes
 from ..engine import FunctionalModel, derive_seed, fixed_rng, parse_memory
 from ..engine.pytree import Tree
 from ..engine.registry import describe_choices
@@ -19,7 +20,6 @@ from ..recipes.optim import OptimizerSpec
 from ..recipes.rates import parse_rate
 from ..recipes.recipe import Recipe
 from ..tasks.base import MissingData, Pool, TaskData, TaskError
-from ..tasks.outputs import Classes
 from ..tasks.splits import separate_holdout
 from .algorithm import Algorithm1, OuterSettings
 from .data import BatchSizes, BatchSource, to_device

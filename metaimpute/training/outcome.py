@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tasks.base import Pool, Task, ViewKind
-from ..tasks.outputs import Classes
+from ..batches import ViewKind
+from ..batches.outputs import Classes
+from ..tasks.base import Pool, Task
 from .data import to_device
 
 BINS = 15

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..batches.outputs import Classes
 from ..engine.noise import derive_seed
 from ..rundir.layout import LABELS
 from ..rundir.logs import cut_back
 from ..tasks.base import Pool, Task
-from ..tasks.outputs import Classes
 from .outcome import predictions
 
 SAMPLE, EXAMPLES = 5, 12

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..batches import Labelled
 from ..engine.noise import derive_seed
-from ..tasks.base import Labelled, Pool, Task
+from ..tasks.base import Pool, Task
 from .data import to_device
 
 SAMPLE = 4

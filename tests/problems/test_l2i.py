@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from metaimpute.batches.outputs import Landmarks, Values
 from metaimpute.engine import Batches, BilevelMap, adam, derive_seed, sgd
 from metaimpute.engine.pytree import dot, norm, tree_map
 from metaimpute.methods import methods
 from metaimpute.problems import problems
-from metaimpute.tasks.outputs import Landmarks, Values
 from metaimpute.training.algorithm import ESTIMATE_NOISE
 
 from ..bound import Bound, bind, regression

@@ -133,7 +133,9 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
 def made(name: str, seed: int, error: float | None = 1.0, **settings: object) -> Run:
     result = {"source": "s", "profile": "paper", "labels": 4, "unlabelled": 5, "test_examples": 6, "seed": seed}
     train = {"seed": seed, "threads": seed + 1, "steps": settings.pop("steps", 9)}
-    return Run(Path(name), result_with(**result, test_last=error), [], {"about": {"title": name}, "train": train, **settings})
+    return Run(
+        Path(name), result_with(**result, test_last=error), [], {"about": {"title": name}, "train": train, **settings}
+    )
 
 
 def test_systems_differ_in_anything_but_seed_conduct_and_title() -> None:
