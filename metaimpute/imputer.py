@@ -19,9 +19,8 @@ from .tasks.arrays import ArrayTask
 from .tasks.base import Task
 from .tasks.labels import as_labels, ask_what_means_none, missing
 from .training.algorithm import Diverged
-from .training.assemble import Parts, assemble
-from .training.loop import take_step
-from .training.outcome import predictions
+from .training.assemble import Parts, assemble, take_step
+from .training.evaluation import predictions
 
 MISSING = -1
 SPREAD = 1e-12  # of a column; one that varies less is left as it is

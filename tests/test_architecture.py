@@ -14,7 +14,7 @@ import metaimpute
 
 ROOT = Path(metaimpute.__file__).parent
 LEVEL = {
-    "engine": 0, "bounds": 0, "terminal": 0, "batches": 0,
+    "engine": 0, "ranges": 0, "terminal": 0, "batches": 0,
     "tasks": 1, "methods": 1, "models": 1, "problems": 1,
     "environment": 1, "recipes": 2, "rundir": 2, "study": 2, "plugins": 2, "imputer": 3, "training": 2, "inference": 2, "reporting": 2, "fetch": 2, "bench": 2, "testing": 2,
     "cli": 3, "__main__": 4, "__init__": 9,

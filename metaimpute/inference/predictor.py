@@ -26,7 +26,7 @@ from ..rundir.stored import DamagedFile
 from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
 from ..terminal import argument
 from ..training.assemble import INIT
-from ..training.outcome import class_names, predictions
+from ..training.evaluation import class_names, predictions
 from .predictions import Predictions, in_units
 
 VIEWS = 8

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ..batches import Batch, Imputation, InputKind, Unlabelled, ViewKind
 from ..batches.outputs import Classes, Output
-from ..bounds import NonNegative, Share
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, filled, leaves_of
 from ..engine.registry import Registry
+from ..ranges import NonNegative, Share
 
 Predict = Callable[[Tree, Tree], Tensor]
 State = dict[str, Tree]

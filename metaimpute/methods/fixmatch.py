@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from ..batches import Imputation, Unlabelled
 from ..batches.outputs import Classes, Output
-from ..bounds import NonNegative, Share
 from ..engine.pytree import Tree
+from ..ranges import NonNegative, Share
 from .base import Method, MethodError, Predict, State, register_method
 
 

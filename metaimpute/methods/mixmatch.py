@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..batches import Unlabelled
-from ..bounds import Count, NonNegative, Positive, Share
 from ..engine.losses import squared_error_of_outputs
 from ..engine.pytree import Tree
+from ..ranges import Count, NonNegative, Positive, Share
 from .base import Predict, register_method
 from .mixup import MixUp
 

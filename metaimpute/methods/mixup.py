@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..batches import Batch, Imputation, Unlabelled
 from ..batches.outputs import Classes, Output
-from ..bounds import NonNegative, Positive
 from ..engine.pytree import Tree
+from ..ranges import NonNegative, Positive
 from .base import Method, MethodError, Predict, concatenate, register_method
 
 

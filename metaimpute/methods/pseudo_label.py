@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from ..batches import Imputation, Unlabelled
 from ..batches.outputs import Classes
-from ..bounds import NonNegative, Share
 from ..engine.pytree import Tree
+from ..ranges import NonNegative, Share
 from .base import Method, Predict, State, register_method
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..batches import Imputation, Unlabelled
 from ..batches.outputs import Classes, Output
-from ..bounds import NonNegative, Positive, Share
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree
+from ..ranges import NonNegative, Positive, Share
 from .base import Method, MethodError, Predict, State, kl_divergence, register_method
 
 

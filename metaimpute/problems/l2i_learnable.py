@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch
-from ..bounds import Positive
 from ..engine.pytree import Tree
+from ..ranges import Positive
 from .base import register_problem
 from .forms import Trained
 from .l2i import L2I

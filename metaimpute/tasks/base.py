@@ -15,9 +15,9 @@ from torch import Tensor
 from ..batches.batch import InputKind, ViewKind
 from ..batches.motion import LabelMotion
 from ..batches.outputs import Classes, Output
-from ..bounds import Natural
 from ..engine.pytree import Tree
 from ..engine.registry import Registry
+from ..ranges import Natural
 
 LEARNT = "task.json"
 

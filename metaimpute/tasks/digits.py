@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..batches import ViewKind
 from ..batches.outputs import Classes
-from ..bounds import Count, Natural
+from ..ranges import Count, Natural
 from .base import Pool, Task, TaskData, register_task
 from .image_views import cutout
 from .splits import balanced_choice, generator, semi_supervised, without

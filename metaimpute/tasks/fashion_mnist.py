@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..batches import ViewKind
 from ..batches.outputs import Classes
-from ..bounds import Count, Natural
+from ..ranges import Count, Natural
 from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, register_task
 from .image_views import ImageViews
 from .locate import data_folders

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..batches import ViewKind
-from ..bounds import NonNegative, Share
+from ..ranges import NonNegative, Share
 from .base import Missing, MissingData, Pool, Task, TaskError
 from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_reading import decode

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from ..batches.outputs import Classes
-from ..bounds import Natural, Share
+from ..ranges import Natural, Share
 from .base import Pool, TaskData, TaskError, register_task
 from .image_files import FilePool, ImageFileTask, Side, list_images
 from .image_listing import LeftOut, classes_of, name_in, readable

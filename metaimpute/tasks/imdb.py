@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import torch
 
 from ..batches.outputs import Classes
-from ..bounds import Count, Natural, NonNegative
+from ..ranges import Count, Natural, NonNegative
 from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
 from .lazy import LazyPool
 from .locate import data_folders, find

@@ -26,8 +26,8 @@ from torch import Tensor
 from ..batches import ViewKind
 from ..batches.motion import LabelMotion
 from ..batches.outputs import Landmarks
-from ..bounds import Natural, NonNegative, Share
 from ..engine.pytree import Tree
+from ..ranges import Natural, NonNegative, Share
 from .base import Pool, Task, TaskData, TaskError
 from .image_files import named_images
 from .image_reading import opened

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..batches.outputs import Classes, Output
-from ..bounds import Natural, Share
+from ..ranges import Natural, Share
 from .base import MissingData, Pool, Task, TaskData, TaskError
 from .locate import locate_file
 from .splits import partly_labelled

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..batches import ViewKind
 from ..batches.outputs import Classes, Quantities
-from ..bounds import NonNegative, Share
+from ..ranges import NonNegative, Share
 from .base import Missing, Pool, TaskData, TaskError, register_task
 from .column_kinds import as_trained
 from .doubts import words_for_none

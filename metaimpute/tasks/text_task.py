@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from ..batches import ViewKind
-from ..bounds import Count, Share
 from ..engine.pytree import Tree
+from ..ranges import Count, Share
 from .base import Pool, Task, TaskData, TaskError
 from .encodings import opened
 from .files import column, is_table, read_table, written

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..batches import ViewKind
 from ..batches.outputs import Classes
-from ..bounds import Count, Natural, NonNegative
+from ..ranges import Count, Natural, NonNegative
 from .base import Pool, Task, TaskData, register_task
 from .splits import semi_supervised
 

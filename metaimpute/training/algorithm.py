@@ -24,7 +24,7 @@ from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, t
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
-from .phases import Phases
+from .stopwatch import Stopwatch
 
 Watch = Callable[[Labelled], dict[str, Tensor]]
 BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_NOISE = range(30, 36)
@@ -71,8 +71,8 @@ class Algorithm1:
             and moves what an ``"own"`` problem learns. meta: what an ``"own"`` problem learns, else None.
 
     Attributes:
-        phases: seconds in ``imputation``, ``base`` and ``hypergradient`` (psi, look-ahead, outer step). A fused step whose base
-            gradient is the look-ahead's counts as ``hypergradient`` whole.
+        stopwatch: seconds in ``imputation``, ``base`` and ``hypergradient`` (psi, look-ahead, outer step). A fused step whose
+            base gradient is the look-ahead's counts as ``hypergradient`` whole.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Algorithm1:
         self.optimizer, self.outer_optimizer, self.meta, self.seed = optimizer, outer_optimizer, meta, seed
         self.inner, self.outer = problem.structured_inner(), problem.structured_outer()
         self.state: State = method.init_state(model.params)
-        self.phases = Phases(next(iter(model.params.values())).device)
+        self.stopwatch = Stopwatch(next(iter(model.params.values())).device)
 
     def step(
         self, batch: Batch, holdout: Labelled | None, *, measure: bool = False, watch: Watch | None = None
@@ -99,16 +99,16 @@ class Algorithm1:
         Raises:
             Diverged: when a loss is not finite; parameters are then those before the offending update.
         """
-        with self.phases("imputation"):
+        with self.stopwatch("imputation"):
             batch = self.prepare(batch)
         if self.problem.learns == "nothing" or holdout is None:
             metrics, _ = self._base_step(batch, measure)
         elif self.settings.schedule == "fused":
-            with self.phases("hypergradient"):
+            with self.stopwatch("hypergradient"):
                 metrics = _watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
         else:
             metrics, base = self._base_step(batch, measure)
-            with self.phases("hypergradient"):
+            with self.stopwatch("hypergradient"):
                 metrics.update(_watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
         if measure:
@@ -149,7 +149,7 @@ class Algorithm1:
 
     def _base_gradient(self, batch: Batch) -> tuple[Tensor, Tree]:
         params = self.model.params
-        with self.phases("base"):
+        with self.stopwatch("base"):
             with self._noise(BASE_NOISE, batch), self.model.updating_buffers():
                 loss = self.method.loss(self.model, params, batch)
             _require_finite(loss, "base loss", batch)
@@ -157,7 +157,7 @@ class Algorithm1:
 
     def _base_step(self, batch: Batch, measure: bool) -> tuple[dict[str, Tensor | float], Tree]:
         loss, base = self._base_gradient(batch)
-        with self.phases("base"):
+        with self.stopwatch("base"):
             self._apply(base, self.optimizer, "base gradient", batch)
         metrics: dict[str, Tensor | float] = {"loss": loss, "weight": self.method.weight_at(batch.progress)}
         if measure:

@@ -24,15 +24,13 @@ from ..rundir.logs import RunLog, write_json, write_recipe
 from ..rundir.origin import Begun, write_begun
 from ..rundir.result import Result
 from ..terminal import argument, is_utf_8
+from .alarms import Alarms
 from .algorithm import Diverged
-from .assemble import assemble
+from .assemble import assemble, take_step
 from .data import to_device
-from .evaluate import measure
+from .evaluation import measure, one_class_for_all, outcome
 from .interruption import stopping_on_signals
-from .loop import take_step
-from .outcome import one_class_for_all, outcome
 from .trajectories import Trajectories
-from .warnings import Warnings
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -76,7 +74,7 @@ class Session:
         self.step, self.evaluations = 0, []  # type: ignore[var-annotated]
         estimated = recipe.estimator.name if recipe.problem.needs_estimate else None
         threshold = getattr(recipe.method, "threshold", None) if recipe.method.uses_unlabelled else None
-        self.warnings = Warnings(
+        self.alarms = Alarms(
             recipe.problem_spec.inner.lr,
             estimated,
             recipe.estimator.dropped,
@@ -103,9 +101,9 @@ class Session:
             "meta": algorithm.meta,
             "inner_lr": algorithm.rate,
             "evaluations": self.evaluations,
-            "warnings": self.warnings.state(),
+            "warnings": self.alarms.state(),
             "seconds": self.seconds,
-            "phases": algorithm.phases.seconds,
+            "phases": algorithm.stopwatch.seconds,
             "seed": self.recipe.train.seed,
             "data": self._data_identity(),
             "threads": torch.get_num_threads(),
@@ -174,8 +172,8 @@ class Session:
                     leaf.copy_(state["meta"][name])
         self.algorithm.rate = state.get("inner_lr")
         self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
-        self.algorithm.phases.seconds = dict(state.get("phases", {}))
-        self.warnings.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
+        self.algorithm.stopwatch.seconds = dict(state.get("phases", {}))
+        self.alarms.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
 
     def resume(self) -> None:
         """Continues from the newest readable checkpoint of the run directory, or begins where none had been written yet.
@@ -291,7 +289,7 @@ class Session:
         self.step += 1
         if measure:
             values = {name: float(value) for name, value in found.items()} | {"lr": float(rate)}
-            for warning in self.warnings.look(values, self.step == train.steps):
+            for warning in self.alarms.look(values, self.step == train.steps):
                 self.say(warning)
             log.write(self.step, values)
             if self.trajectories is not None:
@@ -365,15 +363,15 @@ class Session:
             imports=imported(),
             **ended,
             evaluations=self.evaluations,
-            lookahead_warning=self.warnings.raised,
-            zero_hypergradient_warning=self.warnings.zero,
+            lookahead_warning=self.alarms.raised,
+            zero_hypergradient_warning=self.alarms.zero,
             warnings=[
                 *self.data.warnings,
-                *(text.removeprefix("warning: ") for text in self.warnings.said),
+                *(text.removeprefix("warning: ") for text in self.alarms.said),
                 *doubts,
             ],
             training_seconds=round(self.seconds, 2),
-            phase_seconds={name: round(value, 3) for name, value in self.algorithm.phases.seconds.items()},
+            phase_seconds={name: round(value, 3) for name, value in self.algorithm.stopwatch.seconds.items()},
             environment=describe(self.device),
         )
 

@@ -15,7 +15,7 @@ from ..engine.noise import derive_seed
 from ..rundir.layout import LABELS
 from ..rundir.logs import cut_back
 from ..tasks.base import Pool, Task
-from .outcome import predictions
+from .evaluation import predictions
 
 SAMPLE, EXAMPLES = 5, 12
 

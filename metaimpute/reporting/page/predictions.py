@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from ...rundir.result import Bin
-from ...training.outcome import BINS, MOST_CLASSES
+from ...training.evaluation import BINS, MOST_CLASSES
 from ..console import spread
 from ..figures import NoFigure, faces
 from .blocks import Block, Cell, Figure, Grid, Picture, Section, System, Table, Words
