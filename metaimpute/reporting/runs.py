@@ -18,7 +18,7 @@ from ..rundir.origin import recipe_of
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile, read_metrics
 from ..terminal import argument
-from ..training.session import Session
+from ..training.state import RunState
 from .console import system_name
 
 TOLD = 3  # settings in a system's name, at most
@@ -69,14 +69,14 @@ class Run:
         lines = [line for line in self.metrics if all(name in line for name in names)]
         return [line["step"] for line in lines], [[line[name] for line in lines] for name in names]
 
-    def restored(self) -> Session:
+    def restored(self) -> RunState:
         """The run's data, task and trained network.
 
         Raises:
             MissingData: when the data is not here. NoCheckpoint: when the weights are gone.
         """
         state, _, _ = latest(self.folder)
-        session = Session(recipe_of(self.folder), self.folder, say=lambda message: None)
+        session = RunState(recipe_of(self.folder), lambda message: None)
         session.load_state(state)
         session.module.eval()
         torch.set_grad_enabled(True)
