@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def hypergradient(bound: Bound) -> tuple[Any, Any, Any]:
     algorithm = bound.algorithm
     bound.batch = algorithm.prepare(bound.batch)
-    return algorithm._estimate(bound.batch, bound.holdout, algorithm.inner, False, False)
+    return algorithm._estimate(bound.batch, bound.holdout, algorithm.inner)
 
 
 def lookahead_map(bound: Bound) -> BilevelMap:

@@ -291,9 +291,9 @@ def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None
     run = session(write_recipe(tmp_path), tmp_path / "run")
     original = run.algorithm._estimate
 
-    def poisoned(*args: Any) -> Any:
-        meta, found, result = original(*args)
-        return meta, {name: g * float("nan") for name, g in found.items()}, result
+    def poisoned(*args: Any, **options: Any) -> Any:
+        estimate = original(*args, **options)
+        return estimate._replace(found={name: g * float("nan") for name, g in estimate.found.items()})  # type: ignore[union-attr]
 
     run.algorithm._estimate = poisoned  # type: ignore[method-assign]
     with pytest.raises(Diverged, match="norm of the hypergradient is nan at step 0"):
