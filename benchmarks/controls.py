@@ -22,11 +22,11 @@ from rich.console import Console
 
 from metaimpute.recipes.profiles import choose
 from metaimpute.recipes.source import Source
+from metaimpute.rundir.files import write_text
 from metaimpute.study.plan import plan
 from metaimpute.study.progress import carry_out, prepare
 from metaimpute.study.runs import Job, Outcome
 from metaimpute.study.tables import console_table, summarize
-from metaimpute.rundir.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 SYSTEMS = (

@@ -5,9 +5,9 @@
     python benchmarks/evidence.py --table                          # the tables again, from what has been measured
 
 The weight of the unlabelled loss is chosen for the base method, and of every arm one setting among three values, on validation
-rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws labels, weights, batches and noise anew, and every arm sees the same draw. Writes
-``benchmarks/results/evidence/TASK.json`` (arms with their settings, every seed's test error, what the look-ahead did) and
-``benchmarks/results/evidence.md``. The same command goes on after an interruption.
+rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws labels, weights, batches and noise
+anew, and every arm sees the same draw. Writes ``benchmarks/results/evidence/TASK.json`` (arms with their settings, every seed's
+test error, what the look-ahead did) and ``benchmarks/results/evidence.md``. The same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from metaimpute.recipes.profiles import choose
 from metaimpute.recipes.shipped import locate
 from metaimpute.recipes.source import Source
 from metaimpute.reporting.statistics import paired
+from metaimpute.rundir.files import write_text
 from metaimpute.study.plan import Study, plan
 from metaimpute.study.progress import Progress, carry_out, prepare
 from metaimpute.study.rows import flow
 from metaimpute.study.runs import Job, Outcome
-from metaimpute.rundir.files import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evidence"

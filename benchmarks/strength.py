@@ -2,9 +2,9 @@
 
     python benchmarks/strength.py [--steps 200]
 
-Writes ``benchmarks/results/strength.json`` and prints a table: the median over measured steps of |hypergradient| / |base gradient|
-(rows O), or the mean change of a label in one update (rows L), and what the look-ahead does to the hold-out loss. Rows that differ
-in the number of labels alone are one system in the ``sample`` profile and stand in one line.
+Writes ``benchmarks/results/strength.json`` and prints a table: the median over measured steps of
+|hypergradient| / |base gradient| (rows O), or the mean change of a label in one update (rows L), and what the look-ahead does to
+the hold-out loss. Rows that differ in the number of labels alone are one system in the ``sample`` profile and stand in one line.
 """
 
 from __future__ import annotations
