@@ -100,13 +100,6 @@ class Result(Mapping[str, Any]):
     weights_sha256: str | None = field(default=None, metadata=LEFT_OUT)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        size = len(self.confusion or ())
-        if any(len(row) != size for row in self.confusion or ()):
-            raise ValueError("confusion: as many rows as columns")
-        if size and self.label_names is not None and len(self.label_names) != size:
-            raise ValueError(f"label_names: {len(self.label_names)} of them for a confusion matrix of {size} classes")
-
     def __iter__(self) -> Iterator[str]:
         for name, one in _FIELDS.items():
             if getattr(self, name) is not None or not one.metadata.get("left_out"):
@@ -138,7 +131,9 @@ class Result(Mapping[str, Any]):
         try:
             _Schema.model_validate(found)
             known = {name: value for name, value in found.items() if name in _FIELDS}
-            return cls(**known, extra={name: value for name, value in found.items() if name not in _FIELDS})
+            result = cls(**known, extra={name: value for name, value in found.items() if name not in _FIELDS})
+            _check_confusion(result)
+            return result
         except ValidationError as error:
             first = error.errors()[0]
             raise DamagedFile(path, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
@@ -149,6 +144,14 @@ class Result(Mapping[str, Any]):
         """Writes it into a run's folder; returns the file's path."""
         write_json(folder / RESULT, dict(self))
         return folder / RESULT
+
+
+def _check_confusion(result: Result) -> None:
+    size = len(result.confusion or ())
+    if any(len(row) != size for row in result.confusion or ()):
+        raise ValueError("confusion: as many rows as columns")
+    if size and result.label_names is not None and len(result.label_names) != size:
+        raise ValueError(f"label_names: {len(result.label_names)} of them for a confusion matrix of {size} classes")
 
 
 _FIELDS = {one.name: one for one in dataclasses.fields(Result) if one.name != "extra"}
