@@ -44,6 +44,7 @@ setup(
         "rich>=13",
         "jinja2>=3.1",
         "pydantic>=2.7",
+        "typing-extensions>=4.6",
         "PyYAML>=6",
         "numpy>=1.26",
         "scipy>=1.15",

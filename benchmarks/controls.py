@@ -20,13 +20,13 @@ import click
 import numpy as np
 from rich.console import Console
 
-from metaimpute.profiles import choose
+from metaimpute.recipes.profiles import choose
+from metaimpute.recipes.source import Source
+from metaimpute.rundir.files import write_text
 from metaimpute.study.plan import plan
 from metaimpute.study.progress import carry_out, prepare
 from metaimpute.study.runs import Job, Outcome
 from metaimpute.study.tables import console_table, summarize
-from metaimpute.training.files import write_text
-from metaimpute.yaml_source import Source
 
 RESULTS = Path(__file__).parent / "results"
 SYSTEMS = (

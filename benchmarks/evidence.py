@@ -23,15 +23,15 @@ import click
 import yaml
 
 from metaimpute.plugins import import_module
-from metaimpute.profiles import choose
+from metaimpute.recipes.profiles import choose
+from metaimpute.recipes.shipped import locate
+from metaimpute.recipes.source import Source
 from metaimpute.reporting.statistics import paired
-from metaimpute.shipped import locate
+from metaimpute.rundir.files import write_text
 from metaimpute.study.plan import Study, plan
 from metaimpute.study.progress import Progress, carry_out, prepare
 from metaimpute.study.rows import flow
 from metaimpute.study.runs import Job, Outcome
-from metaimpute.training.files import write_text
-from metaimpute.yaml_source import Source
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evidence"

@@ -19,9 +19,9 @@ from typing import Any
 
 import click
 
-from metaimpute.profiles import choose
+from metaimpute.batches.outputs import Classes
 from metaimpute.recipes import Recipe, about_recipes
-from metaimpute.tasks.outputs import Classes
+from metaimpute.recipes.profiles import choose
 from metaimpute.training.session import Session
 
 HERE = Path(__file__).parent

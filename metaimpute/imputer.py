@@ -12,17 +12,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from .batches.outputs import Classes, Output, Quantities
 from .engine import estimators
-from .recipes import Recipe, validate
+from .recipes.recipe import Recipe, validate
+from .recipes.source import Source, merge
 from .tasks.arrays import ArrayTask
 from .tasks.base import Task
 from .tasks.labels import as_labels, ask_what_means_none, missing
-from .tasks.outputs import Classes, Output, Quantities
 from .training.algorithm import Diverged
-from .training.assemble import Parts, assemble
-from .training.loop import take_step
-from .training.outcome import predictions
-from .yaml_source import Source, merge
+from .training.assemble import Parts, assemble, take_step
+from .training.evaluation import predictions
 
 MISSING = -1
 SPREAD = 1e-12  # of a column; one that varies less is left as it is

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metaimpute.batches import Batch, Labelled, Unlabelled
+from metaimpute.batches.outputs import Classes, Output, Values
 from metaimpute.engine import FunctionalModel, get_estimator, parse_memory, sgd
 from metaimpute.methods import methods
 from metaimpute.problems import Context, Sizes, problems
-from metaimpute.tasks import Batch, Labelled, Unlabelled
-from metaimpute.tasks.outputs import Classes, Output, Values
 from metaimpute.training.algorithm import Algorithm1, OuterSettings
 
 INPUTS, CLASSES = 4, 3

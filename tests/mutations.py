@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from metaimpute.specs import InnerSpec, ProblemSpec, TrainSpec
-from metaimpute.training.optim import OptimizerSpec, ScheduleSpec
+from metaimpute.recipes.optim import OptimizerSpec, ScheduleSpec
+from metaimpute.recipes.schema import InnerSpec, ProblemSpec, TrainSpec
 
 Keys = tuple[Any, ...]
 

@@ -26,9 +26,9 @@ from metaimpute.engine.registry import Registry
 from metaimpute.methods import methods
 from metaimpute.models import models
 from metaimpute.problems import problems
-from metaimpute.specs import About, InnerSpec, PaperRow, ProblemSpec, TrainSpec
+from metaimpute.recipes.optim import OptimizerSpec, ScheduleSpec
+from metaimpute.recipes.schema import About, InnerSpec, PaperRow, ProblemSpec, TrainSpec
 from metaimpute.tasks import tasks
-from metaimpute.training.optim import OptimizerSpec, ScheduleSpec
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from metaimpute.cli import main
 from metaimpute.cli.output import screen
 from metaimpute.reporting.console import TrainingProgress
-from metaimpute.training.files import locked
+from metaimpute.rundir.files import locked
 from metaimpute.training.session import Interrupted
 
 from .training.test_session import session, write_recipe

@@ -17,12 +17,13 @@ import torch
 from click.testing import CliRunner
 
 from metaimpute import plugins, recipes
+from metaimpute.batches import Unlabelled
+from metaimpute.batches.outputs import Classes
 from metaimpute.cli import main
 from metaimpute.engine import FunctionalModel
 from metaimpute.methods import methods
 from metaimpute.problems import problems
-from metaimpute.tasks import Unlabelled, tasks
-from metaimpute.tasks.outputs import Classes
+from metaimpute.tasks import tasks
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = ("meta_weight_net", "breast_cancer", "balanced_labels")

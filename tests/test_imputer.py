@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from metaimpute import MetaImputer, MetaImputerRegressor
-from metaimpute.yaml_source import RecipeError
+from metaimpute.recipes.source import RecipeError
 
 MINUS_ONE = {
     "check_classifiers_classes": "it takes -1 for a class; here -1 is a missing label unless missing_label=None"

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from metaimpute import recipes
 from metaimpute.cli import main
-from metaimpute.draft import filled
+from metaimpute.recipes.draft import filled
 
 from . import fake_data
 

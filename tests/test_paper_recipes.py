@@ -19,12 +19,12 @@ from metaimpute import recipes
 from metaimpute.cli import main
 from metaimpute.cli.lists import recipe_rows
 from metaimpute.problems.forms import FORMS
-from metaimpute.profiles import profiles_of
 from metaimpute.recipes import Recipe, about_recipes
-from metaimpute.specs import PaperRow
+from metaimpute.recipes.optim import ScheduleSpec
+from metaimpute.recipes.profiles import profiles_of
+from metaimpute.recipes.schema import PaperRow
+from metaimpute.recipes.source import read
 from metaimpute.tasks.splits import choose
-from metaimpute.training.optim import ScheduleSpec
-from metaimpute.yaml_source import read
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "recipes"

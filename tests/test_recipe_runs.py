@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from metaimpute import recipes
 from metaimpute.cli import main
 from metaimpute.models.text import MINILM_PACKAGE, BertBase
-from metaimpute.profiles import profiles_of
+from metaimpute.recipes.profiles import profiles_of
+from metaimpute.recipes.source import read
 from metaimpute.training.session import Session
-from metaimpute.yaml_source import read
 
 from . import fake_data
 

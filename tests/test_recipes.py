@@ -10,7 +10,7 @@ import pytest
 from metaimpute import recipes
 from metaimpute.methods import methods
 from metaimpute.problems import problems
-from metaimpute.yaml_source import RecipeError, merge, override, parse
+from metaimpute.recipes.source import RecipeError, merge, override, parse
 
 ROOT = Path(__file__).parent.parent / "recipes"
 GOOD = """\
@@ -218,8 +218,8 @@ def test_places_follow_values_through_merges() -> None:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.yaml")), ids=lambda p: p.stem)
 @pytest.mark.parametrize("problem", list(problems))
 def test_shipped_recipes_are_valid_with_every_problem(path: Path, problem: str) -> None:
-    from metaimpute.profiles import profiles_of
-    from metaimpute.yaml_source import read
+    from metaimpute.recipes.profiles import profiles_of
+    from metaimpute.recipes.source import read
 
     if problem.startswith("test_"):
         pytest.skip("registered by another test")

@@ -10,8 +10,8 @@ import pytest
 import setuptools
 from click.testing import CliRunner, Result
 
-from metaimpute import shipped
 from metaimpute.cli import main
+from metaimpute.recipes import shipped
 
 ROOT = Path(__file__).parents[1]
 NAMES = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}

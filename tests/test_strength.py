@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from metaimpute.training.session import Session
-from metaimpute.training.warnings import RESOLUTION, WEAK
+from metaimpute.training.alarms import RESOLUTION, WEAK
 
 ROOT = Path(__file__).parents[1]
 FLOOR = 1e-2  # ten times what a run warns of

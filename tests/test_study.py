@@ -16,11 +16,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metaimpute.cli import main
+from metaimpute.recipes.source import RecipeError
 from metaimpute.study.plan import Study, read_study
 from metaimpute.study.runs import UNFINISHED, Outcome
 from metaimpute.study.tables import csv_table, markdown, markdown_table, summarize, tex, tex_table
 from metaimpute.training.session import Session
-from metaimpute.yaml_source import RecipeError
+
+from .reporting.made import result_with
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """\
@@ -67,7 +69,7 @@ def outcomes(
         for number, seed in enumerate(found.seeds):
             value = values[row.name][number]
             beside = {found.test_metric: others[row.folder][number]} if row.folder in others else {}
-            result = {**same, **beside, found.metric: value, "training_seconds": 1.0}
+            result = result_with(**same | beside | {found.metric: value, "training_seconds": 1.0})
             made[row.name, seed] = (
                 Outcome("diverged", "loss is nan") if value is None else Outcome("finished", "", result)
             )

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 
 from metaimpute import recipes
 from metaimpute.cli import main
+from metaimpute.recipes.source import flow
 from metaimpute.terminal import argument, cell, spelled
-from metaimpute.yaml_source import flow
 
 from . import fake_data
 

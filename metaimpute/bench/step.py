@@ -11,12 +11,12 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from ..batches import Batch, Labelled, Unlabelled
+from ..batches.outputs import Classes
 from ..engine import FunctionalModel, get_estimator, parse_memory, sgd
 from ..methods import methods
 from ..models.wrn import WideResNet
 from ..problems import Context, Sizes, problems
-from ..tasks import Batch, Labelled, Unlabelled
-from ..tasks.outputs import Classes
 from ..training.algorithm import Algorithm1, OuterSettings
 from .measure import machine, paired_times, peak_bytes, ratio
 

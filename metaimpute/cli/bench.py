@@ -86,7 +86,7 @@ def hypergradient(model: str, shape: tuple[int, ...] | None, steps: tuple[int, .
         from ..bench.problems import BenchError
         from ..engine import BACKENDS
         from ..engine.registry import describe_choices
-        from ..training.environment import pick_device
+        from ..environment import pick_device
 
         for name, known in [*((b, (*BACKENDS, "compiled")) for b in backends), *((p, tuple(PEERS)) for p in peers)]:
             if name not in known:

@@ -65,17 +65,17 @@ def _kinds() -> tuple[tuple[type[BaseException], ...], ...]:
         UnsupportedOptimizer,
     )
     from ..engine.registry import UnknownName
+    from ..environment import NoDevice
     from ..inference import NotExported
     from ..methods import MethodError
     from ..plugins import PluginError
     from ..problems import ProblemError
+    from ..recipes.source import RecipeError
+    from ..rundir.checkpoint import NoCheckpoint
+    from ..rundir.files import Busy, NotOurs, Unwritable
     from ..tasks import MissingData, TaskError
     from ..training.algorithm import Diverged
-    from ..training.checkpoint import NoCheckpoint
-    from ..training.environment import NoDevice
-    from ..training.files import Busy, NotOurs, Unwritable
     from ..training.session import Interrupted
-    from ..yaml_source import RecipeError
 
     mistakes = (
         RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,

@@ -45,11 +45,11 @@ def init(
     with plain_errors():
         from rich.table import Table
 
-        from ..draft import draft
         from ..engine.registry import UnknownName, describe_choices
+        from ..recipes.draft import draft
+        from ..recipes.source import RecipeError
+        from ..rundir.files import refuse_input, refuse_irregular, write_text
         from ..terminal import argument, cell
-        from ..training.files import refuse_input, refuse_irregular, write_text
-        from ..yaml_source import RecipeError
 
         if kind not in KINDS:
             raise UnknownName(f"unknown kind of data '{kind}'; {describe_choices(kind, list(KINDS))}")

@@ -101,7 +101,7 @@ def list_(kind: str) -> None:
         console = screen(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
         table = Table(box=None, pad_edge=False)
         if kind == "recipes":
-            from ..recipes import about_recipes
+            from ..recipes.recipe import about_recipes
 
             table = recipe_table(about_recipes(Path("recipes")), console.width)
         else:
@@ -139,7 +139,7 @@ def get(name: str) -> None:
     with plain_errors():
         from ..engine.registry import describe_choices
         from ..fetch import SOURCES
-        from ..yaml_source import RecipeError
+        from ..recipes.source import RecipeError
 
         if name not in SOURCES:
             raise RecipeError(f"unknown data '{name}'; {describe_choices(name, list(SOURCES))}")

@@ -41,11 +41,12 @@ def impute(run: Path, out: Path | None, min_confidence: float | None, truth: Pat
     """Write labels for the unlabelled examples that RUN was trained on: id, label or value, confidence."""
     with plain_errors():
         from ..inference import impute as impute_run
-        from ..training.files import refuse_input
+        from ..rundir.files import refuse_input
+        from ..rundir.layout import PREDICTED
 
         found, predictor = impute_run(run, device)
-        refuse_input(out or run / "labels.csv", truth, *predictor.task.files_read())
-        _finish(found, predictor, out or run / "labels.csv", min_confidence, truth)
+        refuse_input(out or run / PREDICTED, truth, *predictor.task.files_read())
+        _finish(found, predictor, out or run / PREDICTED, min_confidence, truth)
 
 
 @click.command()
@@ -63,7 +64,7 @@ def predict(
     """Labels for new INPUTS (a file or a folder) by the network of RUN."""
     with plain_errors():
         from ..inference import load
-        from ..training.files import refuse_input
+        from ..rundir.files import refuse_input
 
         predictor = load(run, device)
         if out is not None:

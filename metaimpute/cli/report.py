@@ -35,7 +35,8 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         from ..reporting.console import result_table
         from ..reporting.page import page
         from ..reporting.runs import by_kind, by_system
-        from ..training.files import write_text
+        from ..rundir.files import write_text
+        from ..rundir.layout import REPORT
 
         found, left_out = _read(runs)
         systems = by_system(found)
@@ -43,10 +44,10 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         for group in by_kind(found).values():
             console.print(result_table([[run.result for run in seeds] for seeds in group]))
         if out is None:
-            out = (found[0].folder if len(found) == 1 else Path()) / "report.html"
+            out = (found[0].folder if len(found) == 1 else Path()) / REPORT
         if out.suffix != ".html":
             _figures(out, found, systems, set(runs))
-            out = out / "report.html"
+            out = out / REPORT
         write_text(out, page(found, left_out))
         echo(f"wrote {out}")
 
@@ -102,7 +103,7 @@ def _figures(folder: Path, runs: Sequence[Run], systems: Sequence[Sequence[Run]]
             except NoFigure as reason:
                 if run.folder in named:
                     echo(f"no Fig. 2: {reason}")
-    on_faces = [seeds[0] for seeds in systems if "landmark" in seeds[0].result["metric"]][:4]
+    on_faces = [seeds[0] for seeds in systems if "landmark" in seeds[0].result.metric][:4]
     if on_faces:
         try:
             faces(on_faces, folder / "faces.png")

@@ -13,8 +13,8 @@ from .options import imports
 from .output import echo, screen
 
 if TYPE_CHECKING:
-    from ..profiles import Concrete
-    from ..recipes import Recipe
+    from ..recipes.profiles import Concrete
+    from ..recipes.recipe import Recipe
     from ..tasks import Missing
 
 
@@ -36,13 +36,14 @@ def run(
 ) -> None:
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors():
-        from ..profiles import choose
+        from ..recipes.profiles import choose
+        from ..recipes.shipped import locate
+        from ..recipes.source import RecipeError
         from ..reporting.console import TrainingProgress, result_table
-        from ..shipped import locate
+        from ..rundir.layout import RESULT, WRITTEN_OVER, is_run
+        from ..rundir.origin import Begun, read_begun, recipe_of
         from ..terminal import argument, cell, spelled
-        from ..training.begun import RUN_FILES, Begun, read_begun, recipe_of
         from ..training.session import Session
-        from ..yaml_source import RecipeError
 
         console = screen(soft_wrap=not sys.stdout.isatty())
         if resume is not None:
@@ -60,11 +61,11 @@ def run(
             folder = out or _free_folder(
                 Path("runs") / f"{spelled(recipe.stem)}-{chosen.problem.name}-seed{chosen.train.seed}"
             )
-            if out is not None and (out / "recipe.resolved.yaml").exists():
+            if out is not None and is_run(out):
                 raise RecipeError(
                     f"{out} already holds a run; continue it with --resume {argument(out)} or choose another --out"
                 )
-            held = [] if out is None else [name for name in RUN_FILES if (out / name).exists()]
+            held = [] if out is None else [name for name in WRITTEN_OVER if (out / name).exists()]
             taken = next((name for name in held if not (out / name).is_symlink()), None)  # type: ignore[operator]
             if taken is not None:
                 raise RecipeError(
@@ -79,7 +80,7 @@ def run(
                 session.resume()
             result = session.run()
         console.print(result_table([[result]]))
-        console.print(cell(f"wrote {folder / 'result.json'}"))
+        console.print(cell(f"wrote {folder / RESULT}"))
 
 
 def _free_folder(wanted: Path) -> Path:
@@ -109,10 +110,10 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...], gradients: bool) -> 
     profiles because data or weights are missing.
     """
     with plain_errors():
-        from ..profiles import profiles_of
-        from ..recipes import load
-        from ..shipped import locate
-        from ..yaml_source import RecipeError, read
+        from ..recipes.profiles import profiles_of
+        from ..recipes.recipe import load
+        from ..recipes.shipped import locate
+        from ..recipes.source import RecipeError, read
 
         files = [f for path in map(locate, recipes) for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
         if not files:

@@ -50,10 +50,10 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     metric: test_median                            or test_last, validation_last
     """
     with plain_errors():
+        from ..rundir.files import locked
         from ..study.plan import read_study
         from ..study.progress import prepare
         from ..tasks import MissingData
-        from ..training.files import locked
 
         found = read_study(study)
         folder = out or Path("runs") / study.stem
@@ -99,7 +99,7 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
         if outcome.result is not None:
             value = outcome.result.get(found.metric)
             shown = "-" if value is None else f"{value:.2f}"
-            said = f"{outcome.result['metric']} {shown} ({outcome.result['training_seconds']:.0f} s)"
+            said = f"{outcome.result.metric} {shown} ({outcome.result.training_seconds:.0f} s)"
         try:
             console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True)
             bar.advance(task)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from ..rundir.origin import recipe_of
 from ..tasks.base import TaskError
-from ..training.begun import recipe_of
 from .predictions import Predictions
 from .predictor import Predictor, load
 

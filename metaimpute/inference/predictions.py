@@ -12,12 +12,12 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from ..batches.outputs import Output, Standardized
+from ..rundir.files import replacing
 from ..tasks.base import TaskError
 from ..tasks.files import column, read_decimal_commas, read_table, written
-from ..tasks.outputs import Output, Standardized
 from ..tasks.own_data import safe
 from ..tasks.readings import class_of
-from ..training.files import replacing
 
 NAMED = 3  # labels or classes in a message, at most
 

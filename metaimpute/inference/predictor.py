@@ -13,18 +13,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
+from ..batches.outputs import Classes, Standardized
 from ..engine import derive_seed, fixed_rng
-from ..recipes import Recipe
+from ..environment import pick_device
+from ..recipes.recipe import Recipe
+from ..recipes.source import one_line
+from ..rundir.export import digest
+from ..rundir.layout import WEIGHTS
+from ..rundir.origin import recipe_of
+from ..rundir.result import Result
+from ..rundir.stored import DamagedFile
 from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
-from ..tasks.outputs import Classes, Standardized
 from ..terminal import argument
 from ..training.assemble import INIT
-from ..training.begun import recipe_of
-from ..training.environment import pick_device
-from ..training.export import WEIGHTS, digest
-from ..training.outcome import class_names, predictions
-from ..training.stored import DamagedFile, read_result
-from ..yaml_source import one_line
+from ..training.evaluation import class_names, predictions
 from .predictions import Predictions, in_units
 
 VIEWS = 8
@@ -122,7 +124,7 @@ def _require_whole(folder: Path) -> None:
     """Raises:
     NotExported: when the weights are not those that the run's result was measured with, as far as that is told."""
     try:
-        known = read_result(folder).get("weights_sha256")
+        known = Result.read(folder).weights_sha256
     except (OSError, DamagedFile):
         return  # a prediction needs no result
     if known is not None and known != digest(folder):

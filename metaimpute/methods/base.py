@@ -18,12 +18,12 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor
 
-from ..bounds import NonNegative, Share
+from ..batches import Batch, Imputation, InputKind, Unlabelled, ViewKind
+from ..batches.outputs import Classes, Output
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, filled, leaves_of
 from ..engine.registry import Registry
-from ..tasks.base import Batch, Imputation, InputKind, Unlabelled, ViewKind
-from ..tasks.outputs import Classes, Output
+from ..ranges import NonNegative, Share
 
 Predict = Callable[[Tree, Tree], Tensor]
 State = dict[str, Tree]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from ..bounds import NonNegative, Share
+from ..batches import Imputation, Unlabelled
+from ..batches.outputs import Classes, Output
 from ..engine.pytree import Tree
-from ..tasks.base import Imputation, Unlabelled
-from ..tasks.outputs import Classes, Output
+from ..ranges import NonNegative, Share
 from .base import Method, MethodError, Predict, State, register_method
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..bounds import BelowOne, NonNegative, Share
+from ..batches import Imputation, Unlabelled
 from ..engine.losses import squared_error_of_outputs
 from ..engine.pytree import Tree, detach, map_tensors, tensors, with_tensors
-from ..tasks.base import Imputation, Unlabelled
+from ..ranges import BelowOne, NonNegative, Share
 from .base import Method, Predict, State, ema_decay, register_method
 
 

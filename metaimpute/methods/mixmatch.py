@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..bounds import Count, NonNegative, Positive, Share
+from ..batches import Unlabelled
 from ..engine.losses import squared_error_of_outputs
 from ..engine.pytree import Tree
-from ..tasks.base import Unlabelled
+from ..ranges import Count, NonNegative, Positive, Share
 from .base import Predict, register_method
 from .mixup import MixUp
 

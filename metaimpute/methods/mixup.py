@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bounds import NonNegative, Positive
+from ..batches import Batch, Imputation, Unlabelled
+from ..batches.outputs import Classes, Output
 from ..engine.pytree import Tree
-from ..tasks.base import Batch, Imputation, Unlabelled
-from ..tasks.outputs import Classes, Output
+from ..ranges import NonNegative, Positive
 from .base import Method, MethodError, Predict, concatenate, register_method
 
 

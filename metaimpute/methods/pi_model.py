@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..bounds import NonNegative, Share
 from ..engine.losses import squared_error_of_outputs
+from ..ranges import NonNegative, Share
 from .base import Method, register_method
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..bounds import NonNegative, Share
+from ..batches import Imputation, Unlabelled
+from ..batches.outputs import Classes
 from ..engine.pytree import Tree
-from ..tasks.base import Imputation, Unlabelled
-from ..tasks.outputs import Classes
+from ..ranges import NonNegative, Share
 from .base import Method, Predict, State, register_method
 
 

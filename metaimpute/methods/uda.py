@@ -7,11 +7,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..bounds import NonNegative, Positive, Share
+from ..batches import Imputation, Unlabelled
+from ..batches.outputs import Classes, Output
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree
-from ..tasks.base import Imputation, Unlabelled
-from ..tasks.outputs import Classes, Output
+from ..ranges import NonNegative, Positive, Share
 from .base import Method, MethodError, Predict, State, kl_divergence, register_method
 
 

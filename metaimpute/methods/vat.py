@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..bounds import Count, NonNegative, Share
+from ..batches import Batch
+from ..batches.outputs import Classes, Output
 from ..engine.ambient import NoGradStopsTangents, double_differentiable, forward_mode
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, detach
 from ..engine.repetition import rebuilding
-from ..tasks.base import Batch
-from ..tasks.outputs import Classes, Output
+from ..ranges import Count, NonNegative, Share
 from .base import Method, MethodError, Predict, concatenate, kl_divergence, register_method
 
 

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ..batches import InputKind
 from ..engine.pytree import Tree
 from ..engine.registry import Registry
-from ..tasks.base import InputKind, Missing, TaskError
+from ..tasks.base import Missing, TaskError
 
 models: Registry[Callable[..., Model]] = Registry("model")
 register_model = models.register

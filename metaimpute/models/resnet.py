@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from ..bounds import Count
+from ..ranges import Count
 from ..tasks.base import TaskError
 from .base import Model, register_model
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from ..bounds import BelowOne, Count, Natural
+from ..ranges import BelowOne, Count, Natural
 from ..tasks.base import TaskError
 from .base import Model, register_model
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..bounds import Count
+from ..ranges import Count
 from ..tasks.base import TaskError
 from .base import Model, register_model
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..bounds import BelowOne, Count, Natural
 from ..engine.pytree import Tree
+from ..ranges import BelowOne, Count, Natural
 from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.locate import data_folders
 from .base import Model, register_model

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bounds import Count, Share
+from ..ranges import Count, Share
 from ..tasks.base import TaskError
 from .base import Model, register_model
 

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..batches import Batch, Labelled
+from ..batches.outputs import Output
 from ..engine.functional import FunctionalModel, HeadNotFound
 from ..engine.losses import Factored, StructuredLoss
 from ..engine.pytree import Tree, detach
 from ..engine.registry import Registry
 from ..methods.base import Method
-from ..tasks.base import Batch, Labelled
-from ..tasks.outputs import Output
 from .forms import FormName
 
 Learns = Literal["nothing", "network", "labels", "own"]

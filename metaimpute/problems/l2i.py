@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..batches import Batch, Imputation, Labelled
 from ..engine.losses import (
     Factored,
     LabelRows,
@@ -25,7 +26,6 @@ from ..engine.losses import (
     is_squared_error,
 )
 from ..engine.pytree import Tree, as_leaves, detach, gradient, map_tensors, norm
-from ..tasks.base import Batch, Imputation, Labelled
 from .base import BilevelProblem, Learns, register_problem
 from .forms import FORMS, Distance, Form, InnerWeight, Mask, Reduction
 

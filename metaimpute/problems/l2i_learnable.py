@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..bounds import Positive
+from ..batches import Batch
 from ..engine.pytree import Tree
-from ..tasks.base import Batch
+from ..ranges import Positive
 from .base import register_problem
 from .forms import Trained
 from .l2i import L2I

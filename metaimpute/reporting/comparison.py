@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from ..engine.registry import describe_choices
+from ..recipes.source import RecipeError
 from ..terminal import cell
-from ..yaml_source import RecipeError
 from .console import spread
 from .runs import Run, by_kind, comparable, errors_by_seed, names_of, titles_of
 from .statistics import FROM_FIVE, paired
@@ -43,9 +43,9 @@ def _table(title: str, systems: dict[str, list[Run]], base: str) -> Table:
     for name, seeds in systems.items():
         row = [
             name,
-            seeds[0].result["profile"],
+            seeds[0].result.profile,
             str(len(seeds)),
-            spread([r.result["test_last"] for r in seeds]),
+            spread([r.result.test_last for r in seeds]),
         ]
         found = None
         if name != base and comparable(first[0].result, seeds[0].result):

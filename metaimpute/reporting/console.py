@@ -6,15 +6,14 @@ import contextlib
 import statistics
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..rundir.result import Result
 from ..terminal import cell
 
-Result = dict[str, Any]
 TELLING = 2.0  # points between accuracy and balanced accuracy
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
@@ -89,25 +88,24 @@ class TrainingProgress:
 
 def system_name(result: Result) -> str:
     """E.g. ``uda + l2i (approx)``."""
-    if result["problem"] == "none":
-        return result["method"]
-    estimator = f" ({result['estimator']})" if result["estimator"] else ""
-    return f"{result['method']} + {result['problem']}{estimator}"
+    if result.problem == "none":
+        return result.method
+    estimator = f" ({result.estimator})" if result.estimator else ""
+    return f"{result.method} + {result.problem}{estimator}"
 
 
 def title_of(result: Result) -> str | None:
     """The recipe's title, with what ``--set`` changed of its system and its profile unless it is the paper's."""
-    if not result["title"]:
+    if not result.title:
         return None
-    overrides = result.get("overrides", [])
-    changed = f", with {', '.join(overrides)}" if overrides else ""
-    profile = "" if result["profile"] == "paper" else f": {result['profile']} profile"
-    return f"{result['title']}{changed}{profile}"
+    changed = f", with {', '.join(result.overrides)}" if result.overrides else ""
+    profile = "" if result.profile == "paper" else f": {result.profile} profile"
+    return f"{result.title}{changed}{profile}"
 
 
 def uneven(result: Result) -> bool:
     """Whether classes are so uneven in the test set that its error flatters: the mean over classes tells another story."""
-    balanced, error = result.get("balanced_accuracy"), result["test_last"]
+    balanced, error = result.balanced_accuracy, result.test_last
     return balanced is not None and error is not None and abs(100 - error - balanced) > TELLING
 
 
@@ -121,7 +119,7 @@ def spread(values: Sequence[float | None], form: str = "{:.2f}") -> str:
 
 
 def _seeds(results: Sequence[Result]) -> str:
-    return str(results[0]["seed"]) if len(results) == 1 else f"{len(results)} seeds"
+    return str(results[0].seed) if len(results) == 1 else f"{len(results)} seeds"
 
 
 def result_table(systems: Sequence[list[Result]]) -> Table:
@@ -140,32 +138,32 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
     def numbers(value: Callable[[Result], float | None], form: str = "{:.2f}") -> list[str]:
         return [spread([value(result) for result in seeds], form) for seeds in systems]
 
-    tested = f"test {firsts[0]['metric']}"
+    tested = f"test {firsts[0].metric}"
     rows: list[tuple[str, list[str]]] = [
         ("system", [system_name(r) for r in firsts]),
-        ("data", [r["source"] for r in firsts]),
+        ("data", [r.source for r in firsts]),
         (
             "labels / unlabelled / test",
-            [f"{r['labels']:,} / {r['unlabelled']:,} / {r['test_examples']:,}" for r in firsts],
+            [f"{r.labels:,} / {r.unlabelled:,} / {r.test_examples:,}" for r in firsts],
         ),
-        ("model", [r["model"] for r in firsts]),
-        ("profile, seed, steps", [f"{s[0]['profile']}, {_seeds(s)}, {s[0]['steps']:,}" for s in systems]),
-        (tested, numbers(lambda r: r["test_last"])),
+        ("model", [r.model for r in firsts]),
+        ("profile, seed, steps", [f"{s[0].profile}, {_seeds(s)}, {s[0].steps:,}" for s in systems]),
+        (tested, numbers(lambda r: r.test_last)),
     ]
-    if any(r["test_checkpoints"] > 1 for r in firsts):
-        count = max(r["test_checkpoints"] for r in firsts)
-        rows.append((f"median of the last {count}", numbers(lambda r: r["test_median"])))
-    for measure in dict.fromkeys(name for r in firsts for name in r.get("test_measures", {})):
-        last = numbers(lambda r, name=measure: r.get("test_measures", {}).get(name, {}).get("last"))  # type: ignore[misc]
+    if any(r.test_checkpoints > 1 for r in firsts):
+        count = max(r.test_checkpoints for r in firsts)
+        rows.append((f"median of the last {count}", numbers(lambda r: r.test_median)))
+    for measure in dict.fromkeys(name for r in firsts for name in r.test_measures):
+        last = numbers(lambda r, name=measure: r.test_measures.get(name, {}).get("last"))  # type: ignore[misc]
         rows.append((f"test {measure.replace('_', ' ')}", last))
     if any(uneven(r) for r in firsts):
-        rows.append(("balanced accuracy %", numbers(lambda r: r.get("balanced_accuracy"))))
-    if any(r.get("calibration") for r in firsts):
-        ece = numbers(lambda r: 100 * r["calibration"]["ece"] if r.get("calibration") else None)
+        rows.append(("balanced accuracy %", numbers(lambda r: r.balanced_accuracy)))
+    if any(r.calibration for r in firsts):
+        ece = numbers(lambda r: 100 * r.calibration["ece"] if r.calibration else None)
         rows.append(("calibration error % (ECE)", ece))
-    if any(r["validation_last"] is not None for r in firsts):
-        rows.append((f"validation {firsts[0]['metric']}", numbers(lambda r: r["validation_last"])))
-    rows.append(("training seconds", numbers(lambda r: r["training_seconds"], "{:.0f}")))
+    if any(r.validation_last is not None for r in firsts):
+        rows.append((f"validation {firsts[0].metric}", numbers(lambda r: r.validation_last)))
+    rows.append(("training seconds", numbers(lambda r: r.training_seconds, "{:.0f}")))
     for name, values in rows:
         table.add_row(cell(name), *(cell(value, "bold" if name == tested else "") for value in values))
     return table

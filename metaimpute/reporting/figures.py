@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
 
-from ..tasks.outputs import Landmarks
+from ..batches.outputs import Landmarks
+from ..training.evaluation import predictions
 from .console import system_name
 from .runs import Run
 
@@ -71,7 +71,7 @@ def label_updates(run: Run, path: Path) -> None:
     axes[1].set_xlabel("training step" + (f" (bold: mean of {width} measurements)" if width > 1 else ""))
     result = run.result
     figure.suptitle(
-        f"{system_name(result)}, {result['source']}, {result['labels']} labels ({result['profile']})",
+        f"{system_name(result)}, {result.source}, {result.labels} labels ({result.profile})",
         fontsize=11,
         parse_math=False,
     )
@@ -100,7 +100,9 @@ def faces(runs: Sequence[Run], target: Path | IO[bytes], count: int = 6) -> None
         raise NoFigure("these runs have different test faces")
     predicted, errors, truth = [], [], None
     for session in sessions:
-        raw = _predictions(session)
+        raw = predictions(
+            session.evaluated_module(), session.task, session.data.test, session.recipe.train.eval_batch, session.device
+        )
         known, kind = session.data.test.targets, session.task.output
         assert known is not None and isinstance(kind, Landmarks)
         predicted.append(kind.points(raw))
@@ -135,18 +137,7 @@ def faces(runs: Sequence[Run], target: Path | IO[bytes], count: int = 6) -> None
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     last = runs[-1].result
-    figure.suptitle(f"{last['source']}, {last['labels']} labels; above each face its error, in this order", fontsize=10,
+    figure.suptitle(f"{last.source}, {last.labels} labels; above each face its error, in this order", fontsize=10,
                     parse_math=False)  # fmt: skip
     figure.savefig(target, dpi=150)
     plt.close(figure)
-
-
-def _predictions(session: Any) -> Tensor:
-    """Raw outputs of the evaluated network on the whole test set, ``[n, outputs]``, on the CPU."""
-    pool, rng, found = session.data.test, torch.Generator().manual_seed(0), []
-    module = session.evaluated_module().eval()
-    with torch.no_grad():
-        for index in torch.arange(len(pool)).split(session.recipe.train.eval_batch):
-            inputs = session.task.view(pool.take(index), "none", rng)
-            found.append(module(inputs.to(session.device)).cpu())
-    return torch.cat(found)

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..specs import CONDUCT
+from ..recipes.schema import CONDUCT
+from ..recipes.source import RecipeError, read
+from ..rundir.checkpoint import latest
+from ..rundir.layout import METRICS, RECIPE, RESULT, is_run
+from ..rundir.origin import recipe_of
+from ..rundir.result import Result
+from ..rundir.stored import DamagedFile, read_metrics
 from ..terminal import argument
-from ..training.begun import recipe_of
-from ..training.checkpoint import latest
-from ..training.logs import METRICS
-from ..training.session import Session
-from ..training.stored import DamagedFile, read_metrics, read_result
-from ..yaml_source import RecipeError, read
+from ..training.state import RunState
 from .console import system_name
 
-RECIPE = "recipe.resolved.yaml"
 TOLD = 3  # settings in a system's name, at most
 
 
@@ -38,11 +38,11 @@ class Run:
     """A finished run.
 
     Attributes:
-        result: content of ``result.json``. metrics: lines of ``metrics.jsonl``, in order. settings: the resolved recipe.
+        metrics: lines of ``metrics.jsonl``, in order. settings: the resolved recipe.
     """
 
     folder: Path
-    result: dict[str, Any]
+    result: Result
     metrics: list[dict[str, float]]
     settings: dict[str, Any]
 
@@ -51,32 +51,32 @@ class Run:
         """What runs that differ in their seed alone have in common."""
         sections = {name: value for name, value in self.settings.items() if name != "about"}
         train = {key: value for key, value in (sections.get("train") or {}).items() if key not in CONDUCT}
-        data = [self.result[key] for key in ("source", "profile", "labels", "unlabelled", "test_examples")]
-        data.append(content_of(self.result))
+        r = self.result
+        data = [r.source, r.profile, r.labels, r.unlabelled, r.test_examples, content_of(r)]
         return json.dumps([{**sections, "train": train}, data], sort_keys=True, default=str)
 
     @property
     def kind(self) -> Kind:
         result = self.result
-        return Kind(result["task"], result["metric"], result["source"], content_of(result))
+        return Kind(result.task, result.metric, result.source, content_of(result))
 
     @property
     def learns_labels(self) -> bool:
-        return self.result["problem"] != "none"
+        return self.result.problem != "none"
 
     def series(self, *names: str) -> tuple[list[float], list[list[float]]]:
         """Steps at which all of these were measured, and their values."""
         lines = [line for line in self.metrics if all(name in line for name in names)]
         return [line["step"] for line in lines], [[line[name] for line in lines] for name in names]
 
-    def restored(self) -> Session:
+    def restored(self) -> RunState:
         """The run's data, task and trained network.
 
         Raises:
             MissingData: when the data is not here. NoCheckpoint: when the weights are gone.
         """
         state, _, _ = latest(self.folder)
-        session = Session(recipe_of(self.folder), self.folder, say=lambda message: None)
+        session = RunState(recipe_of(self.folder), lambda message: None)
         session.load_state(state)
         session.module.eval()
         torch.set_grad_enabled(True)
@@ -92,13 +92,13 @@ def read_run(folder: Path, metrics: bool = True) -> Run:
     Raises:
         RecipeError: when the folder holds no finished run, saying what is missing. DamagedFile: naming a file of it.
     """
-    if not (folder / RECIPE).is_file():
+    if not is_run(folder):
         raise RecipeError(f"{folder} is not a run directory (no {RECIPE})")
     try:
-        result = read_result(folder)
+        result = Result.read(folder)
     except FileNotFoundError:
         raise RecipeError(
-            f"{folder} is not finished (no result.json); continue it with --resume {argument(folder)}"
+            f"{folder} is not finished (no {RESULT}); continue it with --resume {argument(folder)}"
         ) from None
     settings = read(folder / RECIPE).data
     for section, values in settings.items():
@@ -123,7 +123,7 @@ def read_runs(folder: Path, metrics: bool = True) -> tuple[list[Run], list[str]]
         RecipeError: when there is no finished run.
     """
     inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECIPE}"))
-    if (folder / RECIPE).is_file() or not inside:
+    if is_run(folder) or not inside:
         return [read_run(folder, metrics)], []
     found, left_out = [], []
     for path in inside:
@@ -143,10 +143,10 @@ def by_system(runs: Iterable[Run]) -> list[list[Run]]:
     groups: dict[tuple[str, int], list[Run]] = {}
     seen: dict[tuple[str, int], int] = {}
     for run in runs:
-        place = (run.system, run.result["seed"])
+        place = (run.system, run.result.seed)
         seen[place] = seen.get(place, 0) + 1
         groups.setdefault((run.system, seen[place]), []).append(run)
-    return [sorted(group, key=lambda run: run.result["seed"]) for group in groups.values()]
+    return [sorted(group, key=lambda run: run.result.seed) for group in groups.values()]
 
 
 def by_kind(runs: Iterable[Run]) -> dict[Kind, list[list[Run]]]:
@@ -203,17 +203,17 @@ def _traits(run: Run) -> dict[str, Any]:
     return found
 
 
-def comparable(first: dict[str, Any], second: dict[str, Any]) -> bool:
+def comparable(first: Result, second: Result) -> bool:
     """Whether a difference between two results means something: same data, same profile, same test set."""
-    same = all(first[key] == second[key] for key in ("source", "profile", "test_examples"))
-    return same and content_of(first) == content_of(second)
+    told = [(r.source, r.profile, r.test_examples, content_of(r)) for r in (first, second)]
+    return told[0] == told[1]
 
 
-def content_of(result: dict[str, Any]) -> str | None:
+def content_of(result: Result) -> str | None:
     """What identifies the content of a run's data; None of published data sets and of runs that did not record it."""
-    return result.get("data_fingerprint") or None
+    return result.data_fingerprint or None
 
 
 def errors_by_seed(runs: Sequence[Run]) -> dict[int, float]:
     """Last test error of each seed that has one."""
-    return {run.result["seed"]: run.result["test_last"] for run in runs if run.result["test_last"] is not None}
+    return {run.result.seed: run.result.test_last for run in runs if run.result.test_last is not None}

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..checks import settings
 from ..engine.registry import describe_choices
-from ..profiles import Concrete, choose
-from ..recipes import Recipe
-from ..shipped import locate
-from ..specs import CONDUCT, Strict
+from ..recipes.profiles import Concrete, choose
+from ..recipes.recipe import Recipe
+from ..recipes.schema import CONDUCT, Strict
+from ..recipes.shipped import locate
+from ..recipes.source import RecipeError, Source, one_line, read
+from ..recipes.validation import settings
 from ..tasks import Missing
-from ..yaml_source import RecipeError, Source, one_line, read
 from .rows import MOST_ROWS, Row, flow, rows_of
 
 Metric = Literal["test_last", "test_median", "validation_last"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..training.files import write_text
-from ..training.logs import write_json
+from ..rundir.files import write_text
+from ..rundir.logs import write_json
 from .plan import Study
 from .tables import Line, Outcomes, csv_table, markdown_table, numbers, tex_table, title
 
@@ -30,7 +30,7 @@ def write_study(study: Study, outcomes: Outcomes, lines: Sequence[Line], out: Pa
 
 def record(study: Study, outcomes: Outcomes, lines: Sequence[Line]) -> dict[str, Any]:
     """Content of ``study.json``; the machine is that of the first finished run, each result has its own."""
-    first = next((o.result for o in outcomes.values() if o.result is not None), None) or {}
+    first: Mapping[str, Any] = next((o.result for o in outcomes.values() if o.result is not None), {})
     shared = ("task", "source", "labels", "unlabelled", "test_examples")
     return {
         "study": str(study.path),

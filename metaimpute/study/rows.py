@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..yaml_source import Path_, Source, one_line
+from ..recipes.source import Path_, Source, one_line
 
 MOST_ROWS = 1000
 

@@ -6,20 +6,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ..profiles import Concrete
-from ..recipes import load
+from ..recipes.profiles import Concrete
+from ..recipes.recipe import load
+from ..recipes.source import RecipeError, one_line
+from ..rundir.files import Busy
+from ..rundir.layout import FAILED, is_run
+from ..rundir.logs import write_json
+from ..rundir.origin import Begun, recipe_of, write_begun
+from ..rundir.result import Result
+from ..rundir.stored import DamagedFile, read_json
 from ..training.algorithm import Diverged
-from ..training.begun import Begun, recipe_of, write_begun
-from ..training.files import Busy
-from ..training.logs import write_json
 from ..training.session import Interrupted, Session
-from ..training.stored import DamagedFile, read_json, read_result
-from ..yaml_source import RecipeError, one_line
 from .plan import Study, settings_of
 
-FAILED = "failed.json"
 TOLD = 3  # settings that differ, named in a message
 Status = Literal["finished", "diverged", "failed", "unfinished"]
 
@@ -39,11 +40,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run. ``reason``: one line, of a run that failed. ``result``: content of ``result.json``."""
+    """What became of a run. ``reason``: one line, of a run that failed."""
 
     status: Status
     reason: str = ""
-    result: dict[str, Any] | None = None
+    result: Result | None = None
 
 
 UNFINISHED = Outcome("unfinished")
@@ -69,7 +70,7 @@ def check_folder(job: Job) -> None:
     Raises:
         RecipeError: naming the settings that differ.
     """
-    if not (job.folder / "recipe.resolved.yaml").exists():
+    if not is_run(job.folder):
         return
     before, now = settings_of(recipe_of(job.folder)), settings_of(load(job.recipe, job.profile, job.sets, job.seed))
     changed = [key for key in dict.fromkeys([*now, *before]) if str(before.get(key)) != str(now.get(key))]
@@ -84,7 +85,7 @@ def check_folder(job: Job) -> None:
 def outcome_of(job: Job) -> Outcome:
     """What a run's folder tells of it."""
     with suppress(OSError, DamagedFile):  # one that is damaged is written again, from the last checkpoint
-        return Outcome("finished", result=read_result(job.folder))
+        return Outcome("finished", result=Result.read(job.folder))
     with suppress(OSError, DamagedFile, LookupError, TypeError):
         found = read_json(job.folder / FAILED)
         if found["status"] in ("diverged", "failed"):
@@ -96,7 +97,7 @@ def perform(job: Job) -> Outcome:
     """Makes a run, or goes on with it from its last checkpoint; a failure is an outcome like others, kept in its folder."""
     try:
         session = Session(load(job.recipe, job.profile, job.sets, job.seed), job.folder, why=job.why, say=_unsaid)
-        if (job.folder / "recipe.resolved.yaml").exists():
+        if is_run(job.folder):
             session.resume()
         write_begun(job.folder, Begun(str(job.recipe), job.profile, job.why))
         (job.folder / FAILED).unlink(missing_ok=True)

@@ -133,7 +133,7 @@ def title(study: Study, outcomes: Outcomes) -> str:
     first = next((o.result for o in outcomes.values() if o.result is not None), None)
     if first is None:
         return f"{study.path.stem}: no run is finished"
-    return f"{study.path.stem}: {first['task']} ({first['source']}), {first['metric']}, {first['profile']} profile"
+    return f"{study.path.stem}: {first.task} ({first.source}), {first.metric}, {first.profile} profile"
 
 
 def notes(lines: Sequence[Line]) -> list[str]:

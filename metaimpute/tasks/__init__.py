@@ -1,20 +1,9 @@
 """Task adapters, one file each; importing this package registers all of them."""
 
+from ..batches import Batch, Imputation, Labelled, Unlabelled
+from ..batches.outputs import Classes, Values
 from .aflw import AFLW
-from .base import (
-    Batch,
-    Imputation,
-    Labelled,
-    Missing,
-    MissingData,
-    Pool,
-    Task,
-    TaskData,
-    TaskError,
-    Unlabelled,
-    register_task,
-    tasks,
-)  # fmt: skip
+from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, register_task, tasks
 from .cifar import Cifar10, Cifar100
 from .digits import Digits
 from .drawn_faces import DrawnFaces
@@ -23,7 +12,6 @@ from .image_folder import ImageFolder, ImageNet72, TinyImageNet
 from .imdb import IMDb
 from .landmarks import LandmarkTask
 from .mtfl import MTFL
-from .outputs import Classes, Values
 from .own_images import OwnImages
 from .own_table import OwnTable
 from .own_text import OwnText

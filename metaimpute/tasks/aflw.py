@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..bounds import Natural
+from ..ranges import Natural
 from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
 from .landmarks import POINTS, LandmarkTask, read_faces
 from .locate import data_folders, find

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .base import Pool, Task, TaskData, ViewKind
-from .outputs import Classes, Output
+from ..batches import ViewKind
+from ..batches.outputs import Classes, Output
+from .base import Pool, Task, TaskData
 from .table_inputs import table_view
 
 

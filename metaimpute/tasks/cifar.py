@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bounds import Count, Natural, Share
-from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, ViewKind, register_task
+from ..batches import ViewKind
+from ..batches.outputs import Classes
+from ..ranges import Count, Natural, Share
+from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, register_task
 from .image_views import ImageViews
 from .locate import data_folders, find
-from .outputs import Classes
 from .splits import semi_supervised
 
 SIDE, CHANNELS = 32, 3

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bounds import Count, Natural
-from .base import Pool, Task, TaskData, ViewKind, register_task
+from ..batches import ViewKind
+from ..batches.outputs import Classes
+from ..ranges import Count, Natural
+from .base import Pool, Task, TaskData, register_task
 from .image_views import cutout
-from .outputs import Classes
 from .splits import balanced_choice, generator, semi_supervised, without
 
 TEST = 500

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..bounds import Count, Natural
+from ..ranges import Count, Natural
 from .base import Pool, TaskData, register_task
 from .landmarks import POINTS, SIDE, LandmarkTask
 from .splits import generator

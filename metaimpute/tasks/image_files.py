@@ -13,8 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bounds import NonNegative, Share
-from .base import Missing, MissingData, Pool, Task, TaskError, ViewKind
+from ..batches import ViewKind
+from ..ranges import NonNegative, Share
+from .base import Missing, MissingData, Pool, Task, TaskError
 from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_reading import decode
 from .image_views import ImageViews

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import torch
 
-from ..bounds import Natural, Share
+from ..batches.outputs import Classes
+from ..ranges import Natural, Share
 from .base import Pool, TaskData, TaskError, register_task
 from .image_files import FilePool, ImageFileTask, Side, list_images
 from .image_listing import LeftOut, classes_of, name_in, readable
-from .outputs import Classes
 from .splits import semi_supervised
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import ViewKind
+from ..batches import ViewKind
 from .rand_augment import GREY, rand_augment
 
 

@@ -9,11 +9,11 @@ from typing import Any, Literal, overload
 
 import torch
 
-from ..bounds import Count, Natural, NonNegative
+from ..batches.outputs import Classes
+from ..ranges import Count, Natural, NonNegative
 from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
 from .lazy import LazyPool
 from .locate import data_folders, find
-from .outputs import Classes
 from .snippets import fetch_snippets, find_snippets, read_snippets
 from .splits import balanced_choice, generator, semi_supervised, without
 from .text_augment import read_back_translations

@@ -23,14 +23,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..bounds import Natural, NonNegative, Share
+from ..batches import ViewKind
+from ..batches.motion import LabelMotion
+from ..batches.outputs import Landmarks
 from ..engine.pytree import Tree
-from .base import Pool, Task, TaskData, TaskError, ViewKind
+from ..ranges import Natural, NonNegative, Share
+from .base import Pool, Task, TaskData, TaskError
 from .image_files import named_images
 from .image_reading import opened
 from .image_views import square_holes
-from .motion import LabelMotion
-from .outputs import Landmarks
 from .splits import semi_supervised
 
 SIDE = 60

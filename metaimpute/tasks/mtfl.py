@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 
 import torch
 
-from ..bounds import Natural
+from ..ranges import Natural
 from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
 from .image_reading import opened
 from .landmarks import POINTS, LandmarkTask, Window, read_faces

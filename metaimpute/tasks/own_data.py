@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..bounds import Natural, Share
+from ..batches.outputs import Classes, Output
+from ..ranges import Natural, Share
 from .base import MissingData, Pool, Task, TaskData, TaskError
 from .locate import locate_file
-from .outputs import Classes, Output
 from .splits import partly_labelled
 
 FEW_LABELS, FEW_TESTED = 3, 50

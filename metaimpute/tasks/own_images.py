@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..bounds import Share
+from ..ranges import Share
 from .base import TaskError, register_task
 from .image_files import Decoded, FilePool, ImageFileTask, Side, in_threads, list_images
 from .image_listing import LeftOut, classes_of, images_in, name_in, readable

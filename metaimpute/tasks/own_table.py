@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ..bounds import NonNegative, Share
-from .base import Missing, Pool, TaskData, TaskError, ViewKind, register_task
+from ..batches import ViewKind
+from ..batches.outputs import Classes, Quantities
+from ..ranges import NonNegative, Share
+from .base import Missing, Pool, TaskData, TaskError, register_task
 from .column_kinds import as_trained
 from .doubts import words_for_none
 from .files import column, missing_file, read_table, require_rows, written
 from .locate import locate_file
-from .outputs import Classes, Quantities
 from .own_data import Content, OwnData, numbered, ordered
 from .own_rows import Rows, read_rows
 from .readings import MissingValues, blank_out, one_spelling

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..bounds import Count, Share
+from ..ranges import Count, Share
 from .base import Missing, TaskData, TaskError, register_task
 from .doubts import words_for_none
 from .files import column, missing_file, read_table, require_rows, written

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..bounds import Count, Share
+from ..batches import ViewKind
 from ..engine.pytree import Tree
-from .base import Pool, Task, TaskData, TaskError, ViewKind
+from ..ranges import Count, Share
+from .base import Pool, Task, TaskData, TaskError
 from .encodings import opened
 from .files import column, is_table, read_table, written
 from .row_names import names_of

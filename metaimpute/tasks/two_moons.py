@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..bounds import Count, Natural, NonNegative
-from .base import Pool, Task, TaskData, ViewKind, register_task
-from .outputs import Classes
+from ..batches import ViewKind
+from ..batches.outputs import Classes
+from ..ranges import Count, Natural, NonNegative
+from .base import Pool, Task, TaskData, register_task
 from .splits import semi_supervised
 
 

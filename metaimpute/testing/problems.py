@@ -18,7 +18,7 @@ from .report import GradientCheckFailed, Report, Term
 
 if TYPE_CHECKING:
     from ..problems.base import BilevelProblem
-    from ..recipes import Recipe
+    from ..recipes.recipe import Recipe
 
 RECIPE = "two_moons"
 
@@ -43,8 +43,8 @@ def check_problem(
     Raises:
         GradientCheckFailed: with the report. ProblemError, RecipeError: when problem and recipe do not fit.
     """
-    from ..recipes import load
-    from ..shipped import locate
+    from ..recipes.recipe import load
+    from ..recipes.shipped import locate
 
     found = load(locate(Path(recipe)), "sample", ("problem={name: none}", *sets))
     problem.check(found.method, found.task.output)

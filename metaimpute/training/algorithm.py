@@ -11,20 +11,20 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..batches import Batch, Imputation, Labelled
 from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
 from ..engine.losses import Split, StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
-from ..tasks.base import Batch, Imputation, Labelled
-from .phases import Phases
-from .rates import TRIES, Look, Rate, change_of, slope_of
+from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
+from .stopwatch import Stopwatch
 
 Watch = Callable[[Labelled], dict[str, Tensor]]
 BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_NOISE = range(30, 36)
@@ -63,6 +63,14 @@ class OuterSettings:
     rate: Rate | None = None
 
 
+class Estimate(NamedTuple):
+    """What a hypergradient is taken in, what the estimator found, and all that it saw; nothing where a problem needs none."""
+
+    meta: Tree
+    found: Tree | None = None
+    result: HypergradientResult | None = None
+
+
 class Algorithm1:
     """One training step for a bound problem, method and model.
 
@@ -71,8 +79,8 @@ class Algorithm1:
             and moves what an ``"own"`` problem learns. meta: what an ``"own"`` problem learns, else None.
 
     Attributes:
-        phases: seconds in ``imputation``, ``base`` and ``hypergradient`` (psi, look-ahead, outer step). A fused step whose base
-            gradient is the look-ahead's counts as ``hypergradient`` whole.
+        stopwatch: seconds in ``imputation``, ``base`` and ``hypergradient`` (psi, look-ahead, outer step). A fused step whose
+            base gradient is the look-ahead's counts as ``hypergradient`` whole.
     """
 
     def __init__(
@@ -84,7 +92,7 @@ class Algorithm1:
         self.optimizer, self.outer_optimizer, self.meta, self.seed = optimizer, outer_optimizer, meta, seed
         self.inner, self.outer = problem.structured_inner(), problem.structured_outer()
         self.state: State = method.init_state(model.params)
-        self.phases = Phases(next(iter(model.params.values())).device)
+        self.stopwatch = Stopwatch(next(iter(model.params.values())).device)
 
     def step(
         self, batch: Batch, holdout: Labelled | None, *, measure: bool = False, watch: Watch | None = None
@@ -99,16 +107,16 @@ class Algorithm1:
         Raises:
             Diverged: when a loss is not finite; parameters are then those before the offending update.
         """
-        with self.phases("imputation"):
+        with self.stopwatch("imputation"):
             batch = self.prepare(batch)
         if self.problem.learns == "nothing" or holdout is None:
             metrics, _ = self._base_step(batch, measure)
         elif self.settings.schedule == "fused":
-            with self.phases("hypergradient"):
+            with self.stopwatch("hypergradient"):
                 metrics = _watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
         else:
             metrics, base = self._base_step(batch, measure)
-            with self.phases("hypergradient"):
+            with self.stopwatch("hypergradient"):
                 metrics.update(_watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
         if measure:
@@ -149,7 +157,7 @@ class Algorithm1:
 
     def _base_gradient(self, batch: Batch) -> tuple[Tensor, Tree]:
         params = self.model.params
-        with self.phases("base"):
+        with self.stopwatch("base"):
             with self._noise(BASE_NOISE, batch), self.model.updating_buffers():
                 loss = self.method.loss(self.model, params, batch)
             _require_finite(loss, "base loss", batch)
@@ -157,7 +165,7 @@ class Algorithm1:
 
     def _base_step(self, batch: Batch, measure: bool) -> tuple[dict[str, Tensor | float], Tree]:
         loss, base = self._base_gradient(batch)
-        with self.phases("base"):
+        with self.stopwatch("base"):
             self._apply(base, self.optimizer, "base gradient", batch)
         metrics: dict[str, Tensor | float] = {"loss": loss, "weight": self.method.weight_at(batch.progress)}
         if measure:
@@ -185,9 +193,11 @@ class Algorithm1:
     # outer step ------------------------------------------------------------------------------------------------------
 
     def _estimate(
-        self, batch: Batch, holdout: Labelled, inner: StructuredLoss, measure: bool, fused: bool
-    ) -> tuple[Tree, Tree, HypergradientResult]:
-        """``(meta, d outer / d meta, result)``: the estimator on (theta_0, c), then one product through couple and start."""
+        self, batch: Batch, holdout: Labelled, inner: StructuredLoss, *, measure: bool = False, fused: bool = False
+    ) -> Estimate:
+        """The estimator on (theta_0, c), then one product through couple and start: d outer / d meta."""
+        if not self.problem.needs_estimate:
+            return Estimate(self.model.params)
         params, problem, settings = self.model.params, self.problem, self.settings
         if problem.learns == "network":
             meta: Tree = params
@@ -218,7 +228,7 @@ class Algorithm1:
         outputs, cotangents = {"c": c}, {"c": result.grad_c}
         if wrt_start:
             outputs["start"], cotangents["start"] = theta_0, result.grad_theta_0
-        return meta, vjp_through(outputs, cotangents, meta), result
+        return Estimate(meta, vjp_through(outputs, cotangents, meta), result)
 
     def _inner_optimizer(self) -> InnerOptimizer:
         rate, rule = self.settings.rate, self.settings.optimizer
@@ -251,29 +261,22 @@ class Algorithm1:
     def _outputs(self, params: Tree, labelled: Labelled) -> Tensor:
         return self.method.output.activate(self.model(params, labelled.inputs))
 
-    def _hypergradient(
-        self, batch: Batch, holdout: Labelled, base: Callable[[HypergradientResult | None], Tree], inner: StructuredLoss,
-        measure: bool, fused: bool,
-    ) -> tuple[Tree, Tree, dict[str, Tensor | float]]:  # fmt: skip
-        """Meta, the (controlled, scaled) hypergradient and diagnostics; ``base`` gives the base step's gradient."""
-        problem, params = self.problem, self.model.params
-        result, meta, found = None, params, None
-        if problem.needs_estimate:
-            meta, found, result = self._estimate(batch, holdout, inner, measure, fused)
-        base_gradient = base(result)
+    def _direction(
+        self, batch: Batch, holdout: Labelled, estimate: Estimate, base: Tree, measure: bool
+    ) -> tuple[Tree, dict[str, Tensor | float]]:
+        """The hypergradient as it is applied, controlled and scaled to the ``base`` gradient, and diagnostics."""
+        problem, params, result = self.problem, self.model.params, estimate.result
         rng = torch.Generator().manual_seed(derive_seed(self.seed, CONTROL_NOISE, batch.step))
         point = result.theta_k if problem.controls_at == "end" and result is not None else params
         with self._noise(CONTROL_NOISE, batch):
-            found = problem.control(found, point, holdout, rng)
+            found = problem.control(estimate.found, point, holdout, rng)
         metrics: dict[str, Tensor | float] = {}
         if measure:
             metrics["hypergradient_norm"] = norm(found)
             metrics["lookahead_weight"] = self.method.lookahead_weight(batch.progress)
-            metrics["base_gradient_norm"] = norm(base_gradient)
+            metrics["base_gradient_norm"] = norm(base)
             if problem.learns == "network":
-                full = {
-                    n: torch.zeros_like(p) if base_gradient[n] is None else base_gradient[n] for n, p in params.items()
-                }
+                full = {n: torch.zeros_like(p) if base[n] is None else base[n] for n, p in params.items()}
                 metrics["cosine"] = cosine(full, found)
             if result is not None:
                 metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
@@ -284,9 +287,9 @@ class Algorithm1:
         scale: Any = self.settings.weight
         if self.settings.relative is not None:
             size = norm(found)
-            ratio = self.settings.relative * norm(base_gradient) / torch.where(size > 0, size, 1.0)
+            ratio = self.settings.relative * norm(base) / torch.where(size > 0, size, 1.0)
             scale = scale * torch.where(size > 0, ratio, 0.0)
-        return meta, map_tensors(lambda g: g * scale, found), metrics
+        return map_tensors(lambda g: g * scale, found), metrics
 
     def _diagnosis(
         self, batch: Batch, holdout: Labelled, found: Tree, result: HypergradientResult
@@ -320,13 +323,14 @@ class Algorithm1:
             with torch.no_grad(), self._noise(MASK_NOISE, batch):
                 again = self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
             batch = batch.with_imputed(Imputation(batch.imputation.labels, again.weights))
-        meta, found, metrics = self._hypergradient(batch, holdout, lambda _: base, self.inner, measure, False)
+        estimate = self._estimate(batch, holdout, self.inner, measure=measure)
+        found, metrics = self._direction(batch, holdout, estimate, base, measure)
         if self.problem.learns == "network":
             self._apply(found, self._outer_optimizer(), "hypergradient", batch, self.settings.outer_decays)
         elif self.problem.learns == "own":
             self._move_own(found)
         else:
-            moved = self.problem.move(meta, found)  # type: ignore[attr-defined]
+            moved = self.problem.move(estimate.meta, found)  # type: ignore[attr-defined]
             params = self.model.params
             with self._noise(TRAINED_NOISE, batch):
                 loss = self.problem.trained_loss(params, moved, batch)
@@ -336,7 +340,7 @@ class Algorithm1:
                 grads, self._outer_optimizer(), "gradient on the moved labels", batch, self.settings.outer_decays
             )
             if measure:
-                before, after = (self.problem.labels(meta["labels"]), self.problem.labels(moved["labels"]))  # type: ignore[attr-defined]
+                before, after = (self.problem.labels(estimate.meta["labels"]), self.problem.labels(moved["labels"]))  # type: ignore[attr-defined]
                 metrics["label_change"] = (after - before).abs().mean().detach()
         return metrics
 
@@ -355,31 +359,30 @@ class Algorithm1:
     # fused -----------------------------------------------------------------------------------------------------------
 
     def _fused_step(self, batch: Batch, holdout: Labelled, measure: bool) -> dict[str, Tensor | float]:
-        kept: dict[str, Any] = {}
-
-        progress, method = batch.progress, self.method
-        shares = self.problem.needs_estimate and self.settings.estimator.gives_first_gradient
-        shares = shares and self.problem.inner_is_base_loss
-        shares = shares and method.lookahead_weight(progress) == method.weight_at(progress)
-
-        def base(result: HypergradientResult | None) -> Tree:
-            if shares and result is not None:
-                kept["loss"], kept["base"] = result.diagnostics["inner_losses"][0], result.first_gradient
-            else:
-                kept["loss"], kept["base"] = self._base_gradient(batch)
-            return kept["base"]
-
+        shares = self._shares_gradient(batch)
         inner = once_updating_buffers(self.inner, self.model) if shares else self.inner
-        _, found, metrics = self._hypergradient(batch, holdout, base, inner, measure, True)
-        total = found if self.problem.learns == "network" else None
-        if total is None:
-            self._move_own(found)
-            total = kept["base"]
+        estimate = self._estimate(batch, holdout, inner, measure=measure, fused=True)
+        base: Tree
+        if shares and estimate.result is not None:
+            loss, base = estimate.result.diagnostics["inner_losses"][0], estimate.result.first_gradient
         else:
-            total = {n: g if kept["base"][n] is None else kept["base"][n] + g for n, g in found.items()}
-        _require_finite(kept["loss"], "base loss", batch)
+            loss, base = self._base_gradient(batch)
+        found, metrics = self._direction(batch, holdout, estimate, base, measure)
+        total = base
+        if self.problem.learns == "network":
+            total = {n: g if base[n] is None else base[n] + g for n, g in found.items()}
+        else:
+            self._move_own(found)
+        _require_finite(loss, "base loss", batch)
         self._apply(total, self.optimizer, "gradient", batch)
-        return {"loss": kept["loss"], "weight": self.method.weight_at(batch.progress), **metrics}
+        return {"loss": loss, "weight": self.method.weight_at(batch.progress), **metrics}
+
+    def _shares_gradient(self, batch: Batch) -> bool:
+        """Whether the look-ahead's first inner gradient is the base step's."""
+        if not (self.problem.needs_estimate and self.settings.estimator.gives_first_gradient):
+            return False
+        progress, method = batch.progress, self.method
+        return self.problem.inner_is_base_loss and method.lookahead_weight(progress) == method.weight_at(progress)
 
 
 def _watched(

@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run: data, network, optimisers, the algorithm and its batches, bound to one another."""
+"""From a recipe to the parts of a run, bound to one another, and the step of training that they take together."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from ..batches.outputs import Classes
 from ..engine import FunctionalModel, derive_seed, fixed_rng, parse_memory
 from ..engine.pytree import Tree
 from ..engine.registry import describe_choices
+from ..environment import pick_device
+from ..methods.base import ema_decay
 from ..problems.base import BilevelProblem, Context, Sizes
-from ..recipes import Recipe
+from ..recipes.optim import OptimizerSpec
+from ..recipes.rates import parse_rate
+from ..recipes.recipe import Recipe
 from ..tasks.base import MissingData, Pool, TaskData, TaskError
-from ..tasks.outputs import Classes
 from ..tasks.splits import separate_holdout
 from .algorithm import Algorithm1, OuterSettings
 from .data import BatchSizes, BatchSource, to_device
-from .ema import averaged_model
-from .environment import pick_device
-from .optim import OptimizerSpec
-from .rates import parse_rate
-from .watch import UpdateWatch
+from .label_updates import UpdateWatch
 
-INIT, CALIBRATION = 1, 3
+INIT, STEP, CALIBRATION = 1, 2, 3
 CALIBRATION_SAMPLE = 512
 
 
@@ -153,3 +153,39 @@ def _watch(
         say(f"note: problem '{recipe.problem.name}' makes no label update that train.watch_test could watch")
         return None
     return UpdateWatch(module, recipe.task, data.test, count, recipe.train.seed, device)
+
+
+def averaged_model(module: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of the weights for evaluation, with a warm-up so that short runs forget their start.
+
+    ``torch.optim.swa_utils.AveragedModel`` with decay ``min(1 - 1/(t+1), decay)`` over parameters and float buffers.
+    """
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not averaged.is_floating_point():
+            return current
+        return torch.lerp(averaged, current, 1.0 - ema_decay(int(count), decay))
+
+    return AveragedModel(module, avg_fn=average, use_buffers=True)
+
+
+def take_step(
+    parts: Parts, recipe: Recipe, step: int, *, measure: bool = False, watch: UpdateWatch | None = None
+) -> dict[str, Tensor | float]:
+    """Draws the batches of ``step`` (from 0), trains on them, and moves averaged weights and learning rates along.
+
+    Everything random is a function of the recipe's seed and the step. Returns what the algorithm measured.
+
+    Raises:
+        Diverged: when a loss is not finite.
+    """
+    with fixed_rng(derive_seed(recipe.train.seed, STEP, step)):
+        with parts.algorithm.stopwatch("data"):
+            batch = parts.batches.batch(step)
+            holdout = parts.batches.holdout(step) if recipe.problem.learns != "nothing" else None
+        found = parts.algorithm.step(batch, holdout, measure=measure, watch=watch)
+    if parts.averaged is not None:
+        parts.averaged.update_parameters(parts.module)
+    for scheduler in parts.schedulers:
+        scheduler.step()
+    return found

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batches import Batch, Labelled, Unlabelled, ViewKind
+from ..batches.motion import LabelMotion, between
 from ..engine.noise import derive_seed
 from ..engine.pytree import Tree, tree_map
 from ..methods.base import Method
-from ..tasks.base import Batch, Labelled, Pool, Task, Unlabelled, ViewKind
-from ..tasks.motion import LabelMotion, between
+from ..tasks.base import Pool, Task
 from .sampling import StepSampler
 
 LABELLED, UNLABELLED, HOLDOUT, LABELLED_VIEW, WEAK_VIEW, STRONG_VIEW, HOLDOUT_VIEW, MORE_VIEWS = range(10, 18)

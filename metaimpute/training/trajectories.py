@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..batches.outputs import Classes
 from ..engine.noise import derive_seed
+from ..rundir.layout import LABELS
+from ..rundir.logs import cut_back
 from ..tasks.base import Pool, Task
-from ..tasks.outputs import Classes
-from .logs import cut_back
-from .outcome import predictions
+from .evaluation import predictions
 
 SAMPLE, EXAMPLES = 5, 12
-FILE = "labels.jsonl"
 
 
 class Trajectories:
@@ -31,7 +31,7 @@ class Trajectories:
         self, folder: Path, task: Task, module: nn.Module, pool: Pool, seed: int, device: torch.device, resume_step: int,
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.path, self.task, self.module, self.device = folder / FILE, task, module, device
+        self.path, self.task, self.module, self.device = folder / LABELS, task, module, device
         rng = torch.Generator().manual_seed(derive_seed(seed, SAMPLE))
         self.pool = pool.subset(torch.randperm(len(pool), generator=rng)[:EXAMPLES].sort().values)
         self.ids = task.row_names(self.pool)

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 
 import metaimpute
 from metaimpute import recipes
+from metaimpute.batches.outputs import Classes, Values
 from metaimpute.cli import main
 from metaimpute.inference import Predictions, Predictor, impute
 from metaimpute.inference.predictor import NotExported
 from metaimpute.tasks.base import TaskError
-from metaimpute.tasks.outputs import Classes, Values
-from metaimpute.training.outcome import calibration, confusion, outcome
-from metaimpute.training.outcome import predictions as raw_outputs
+from metaimpute.training.evaluation import calibration, confusion, outcome
+from metaimpute.training.evaluation import predictions as raw_outputs
 from metaimpute.training.session import Session
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metaimpute.batches import Batch, Labelled, Unlabelled
+from metaimpute.batches.outputs import Classes
 from metaimpute.methods import Method, methods
 from metaimpute.methods.mixup import Mixing
-from metaimpute.tasks import Batch, Labelled, Unlabelled
-from metaimpute.tasks.outputs import Classes
 
 LABELLED = [[1.0, 0.2], [0.0, 0.5]]
 WEAK = [[2.0, 0.0], [0.1, -0.3], [0.0, 1.5]]

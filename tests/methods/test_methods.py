@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from metaimpute.batches import Batch, Labelled, Unlabelled
+from metaimpute.batches.outputs import Classes, Values
 from metaimpute.methods import Method, MethodError, methods
 from metaimpute.methods.base import concatenate, ema_decay, kl_divergence
-from metaimpute.tasks import Batch, Labelled, Unlabelled
-from metaimpute.tasks.outputs import Classes, Values
 
 LOGITS_WEAK = torch.tensor([[2.0, 0.0], [0.1, 0.0], [0.0, 4.0]])
 LOGITS_STRONG = torch.tensor([[0.5, 0.0], [0.0, 1.0], [1.0, 0.0]])

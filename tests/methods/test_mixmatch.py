@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from metaimpute.batches import Imputation, Unlabelled
+from metaimpute.batches.outputs import Classes
 from metaimpute.methods import methods
 from metaimpute.methods.mixmatch import sharpen
 from metaimpute.methods.mixup import Mixing
-from metaimpute.tasks import Imputation, Unlabelled
-from metaimpute.tasks.outputs import Classes
 
 from ..bound import bind
 from . import by_hand as hand

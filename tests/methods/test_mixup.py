@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from metaimpute.batches.outputs import Landmarks, Values
 from metaimpute.methods import MethodError, methods
 from metaimpute.methods.mixup import Mixing, draw_shares
-from metaimpute.tasks.outputs import Landmarks, Values
 
 from ..bound import bind
 from . import by_hand as hand

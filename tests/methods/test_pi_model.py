@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from metaimpute.batches import Unlabelled
+from metaimpute.batches.motion import LabelMotion
+from metaimpute.batches.outputs import Values
 from metaimpute.methods import methods
-from metaimpute.tasks import Unlabelled
-from metaimpute.tasks.motion import LabelMotion
-from metaimpute.tasks.outputs import Values
 
 from ..bound import bind
 from . import by_hand as hand

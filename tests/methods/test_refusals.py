@@ -8,7 +8,7 @@ import pytest
 
 from metaimpute import recipes
 from metaimpute.methods import MethodError, methods
-from metaimpute.yaml_source import RecipeError
+from metaimpute.recipes.source import RecipeError
 
 IMDB = Path(__file__).parent.parent.parent / "recipes" / "imdb_uda.yaml"
 

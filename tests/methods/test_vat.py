@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metaimpute.batches import Batch, Labelled, Unlabelled
+from metaimpute.batches.outputs import Classes, Values
 from metaimpute.engine import FunctionalModel
 from metaimpute.methods import MethodError, methods
 from metaimpute.methods.vat import curvature_product, unit_rows
-from metaimpute.tasks import Batch, Labelled, Unlabelled
-from metaimpute.tasks.outputs import Classes, Values
 
 from ..bound import bind
 from . import by_hand as hand

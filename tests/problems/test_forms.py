@@ -133,9 +133,9 @@ def test_a_recomputed_mask_is_that_of_the_network_after_the_base_step() -> None:
         used = []
         estimate = bound.algorithm._estimate
 
-        def recording(batch: Any, *rest: Any, used: Any = used, estimate: Any = estimate) -> Any:
+        def recording(batch: Any, *rest: Any, used: Any = used, estimate: Any = estimate, **options: Any) -> Any:
             used.append(batch.imputation.weights)
-            return estimate(batch, *rest)
+            return estimate(batch, *rest, **options)
 
         bound.algorithm._estimate = recording  # type: ignore[method-assign]
         bound.algorithm.step(bound.batch, bound.holdout)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from metaimpute.batches.outputs import Landmarks, Values
 from metaimpute.engine import Batches, BilevelMap, adam, derive_seed, sgd
 from metaimpute.engine.pytree import dot, norm, tree_map
 from metaimpute.methods import methods
 from metaimpute.problems import problems
-from metaimpute.tasks.outputs import Landmarks, Values
 from metaimpute.training.algorithm import ESTIMATE_NOISE
 
 from ..bound import Bound, bind, regression
@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def hypergradient(bound: Bound) -> tuple[Any, Any, Any]:
     algorithm = bound.algorithm
     bound.batch = algorithm.prepare(bound.batch)
-    return algorithm._estimate(bound.batch, bound.holdout, algorithm.inner, False, False)
+    return algorithm._estimate(bound.batch, bound.holdout, algorithm.inner)
 
 
 def lookahead_map(bound: Bound) -> BilevelMap:

@@ -8,10 +8,28 @@ from typing import Any
 
 import yaml
 
+from metaimpute.rundir.result import Result
+
 ENVIRONMENT = {
     "python": "3.11", "system": "Linux", "device": "cpu", "cores": 2, "threads": 1, "packages": {"torch": "2.9"},
     "command": "metaimpute run my.yaml",
 }  # fmt: skip
+
+WHOLE = {
+    "recipe": "my.yaml", "title": "A title", "overrides": ["task.labels=9"], "profile": "sample", "profile_reason": "asked for",
+    "task": "digits", "source": "digits", "labels": 9, "unlabelled": 90, "test_examples": 30, "model": "mlp",
+    "method": "mean_teacher", "problem": "none", "estimator": None, "seed": 0, "steps": 40,
+    "metric": "error %", "test_last": 20.0, "test_median": 20.0, "test_checkpoints": 1, "validation_last": 50.0,
+    "test_measures": {}, "label_names": ["cat", "dog", "owl"], "confusion": [[8, 1, 1], [0, 10, 0], [5, 0, 5]],
+    "calibration": {"ece": 0.125, "bins": [{"confidence": 0.5, "accuracy": 0.4, "count": 10},
+                                           {"confidence": 0.9, "accuracy": 0.95, "count": 20}]},
+    "training_seconds": 8.0, "lookahead_warning": False, "zero_hypergradient_warning": False, "environment": ENVIRONMENT,
+}  # fmt: skip
+
+
+def result_with(**values: Any) -> Result:
+    """What a finished run of Mean Teacher on three classes says of itself, with other values for some of its keys."""
+    return Result(**(WHOLE | values))
 
 
 def made(
@@ -43,15 +61,7 @@ def made(
         **(settings or {}),
     }
     (folder / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
-    whole = {
-        "recipe": "my.yaml", "title": "A title", "overrides": ["task.labels=9"], "profile": "sample", "profile_reason": "asked for",
-        "task": "digits", "source": "digits", "labels": 9, "unlabelled": 90, "test_examples": 30, "model": "mlp",
-        "method": "mean_teacher", "problem": problem, "estimator": "exact" if learns else None, "seed": seed, "steps": steps,
-        "metric": "error %", "test_last": error, "test_median": error, "test_checkpoints": 1, "validation_last": 50.0,
-        "test_measures": {}, "label_names": ["cat", "dog", "owl"], "confusion": [[8, 1, 1], [0, 10, 0], [5, 0, 5]],
-        "calibration": {"ece": 0.125, "bins": [{"confidence": 0.5, "accuracy": 0.4, "count": 10},
-                                               {"confidence": 0.9, "accuracy": 0.95, "count": 20}]},
-        "training_seconds": 8.0, "lookahead_warning": False, "zero_hypergradient_warning": False, "environment": ENVIRONMENT,
-    }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(whole | result))
+    own = {"problem": problem, "estimator": "exact" if learns else None, "seed": seed, "steps": steps,
+           "test_last": error, "test_median": error}  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(WHOLE | own | result))
     return folder

@@ -21,6 +21,8 @@ from metaimpute.reporting.figures import WATCHED, smoothed
 from metaimpute.reporting.runs import Run, by_system, read_run
 from metaimpute.training.session import Session
 
+from .made import result_with
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 FACES = ("task.faces=60", "task.validation=10", "task.label_share=0.2")
 SMALL = (
@@ -131,7 +133,9 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
 def made(name: str, seed: int, error: float | None = 1.0, **settings: object) -> Run:
     result = {"source": "s", "profile": "paper", "labels": 4, "unlabelled": 5, "test_examples": 6, "seed": seed}
     train = {"seed": seed, "threads": seed + 1, "steps": settings.pop("steps", 9)}
-    return Run(Path(name), result | {"test_last": error}, [], {"about": {"title": name}, "train": train, **settings})
+    return Run(
+        Path(name), result_with(**result, test_last=error), [], {"about": {"title": name}, "train": train, **settings}
+    )
 
 
 def test_systems_differ_in_anything_but_seed_conduct_and_title() -> None:
@@ -150,7 +154,7 @@ def test_an_overridden_recipe_is_not_shown_under_its_own_title_alone(profile: An
 
     def title(*sets: str) -> str | None:
         about = recipes.load(path, profile, sets, seed=4).about
-        shown = title_of({"title": about.title, "overrides": about.overrides, "profile": profile})
+        shown = title_of(result_with(title=about.title, overrides=about.overrides, profile=profile))
         return shown and shown.removesuffix(": sample profile")
 
     assert title() == title("train.seed=3", "train.threads=1", "train.watch_test=6") == row

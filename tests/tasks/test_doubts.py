@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from metaimpute.batches.outputs import Classes, Quantities
 from metaimpute.tasks import OwnTable, OwnText, TaskData, TaskError
 from metaimpute.tasks.doubts import Doubt
-from metaimpute.tasks.outputs import Classes, Quantities
 
 from .. import fake_data
 

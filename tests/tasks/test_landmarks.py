@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from metaimpute.batches.motion import LabelMotion, between
+from metaimpute.batches.outputs import Landmarks
 from metaimpute.methods import methods
 from metaimpute.tasks import AFLW, MTFL, LandmarkTask, MissingData, TaskError
 from metaimpute.tasks.landmarks import POINTS, SIDE, Placement
-from metaimpute.tasks.motion import LabelMotion, between
-from metaimpute.tasks.outputs import Landmarks
 from metaimpute.training.data import BatchSizes, BatchSource
 
 from .. import fake_data

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from metaimpute.batches.outputs import Classes, Quantities
 from metaimpute.tasks import OwnTable, TaskError
-from metaimpute.tasks.outputs import Classes, Quantities
 from metaimpute.tasks.targets import are_values
 
 from .. import fake_data

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import metaimpute
 from metaimpute.cli import main
-from metaimpute.training.files import replacing
+from metaimpute.rundir.files import replacing
 
 from ..fake_data import make_own_table
 

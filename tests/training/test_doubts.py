@@ -12,8 +12,8 @@ from rich.console import Console
 
 from metaimpute.cli import main
 from metaimpute.reporting.console import result_table
-from metaimpute.training.outcome import balanced_accuracy, one_class_for_all
-from metaimpute.training.warnings import Warnings
+from metaimpute.training.alarms import Alarms
+from metaimpute.training.evaluation import balanced_accuracy, one_class_for_all
 
 from ..fake_data import write_csv
 
@@ -60,15 +60,15 @@ def test_a_mask_that_never_opened_is_said(here: Path) -> None:
 
 
 def test_what_a_mask_did_before_a_pause_counts() -> None:
-    first = Warnings(0.1, None, "", 0.95)
+    first = Alarms(0.1, None, "", 0.95)
     assert first.look({"mask_rate": 0.5}, False) == []
-    second = Warnings(0.1, None, "", 0.95)
+    second = Alarms(0.1, None, "", 0.95)
     second.load_state(first.state())
     assert second.look({"mask_rate": 0.0}, True) == []
-    older = Warnings(0.1, None, "", 0.95)
+    older = Alarms(0.1, None, "", 0.95)
     older.load_state({name: value for name, value in first.state().items() if name not in ("opened", "masks_seen")})
     assert older.look({"mask_rate": 0.0}, True) == [], "a checkpoint that does not tell gives no cause"
-    assert Warnings(0.1, None, "", None).look({"mask_rate": 0.0}, True) == []
+    assert Alarms(0.1, None, "", None).look({"mask_rate": 0.0}, True) == []
 
 
 def test_one_class_for_all_is_said_with_the_balanced_accuracy_beside_the_error(here: Path) -> None:
@@ -93,11 +93,10 @@ def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_occur() -> Non
     assert "says '1' of" in one_class_for_all({"predicted_classes": [1], "balanced_accuracy": 50.0}, None)[0]
 
 
-def test_even_classes_have_no_second_accuracy(tmp_path: Path) -> None:
-    from ..reporting.made import made
+def test_even_classes_have_no_second_accuracy() -> None:
+    from ..reporting.made import result_with
 
-    result = json.loads((made(tmp_path / "r", balanced_accuracy=80.5) / "result.json").read_text())
     console = Console(record=True, width=120)
-    console.print(result_table([[result]]))
-    console.print(result_table([[result | {"balanced_accuracy": 60.0}]]))
+    console.print(result_table([[result_with(balanced_accuracy=80.5)]]))
+    console.print(result_table([[result_with(balanced_accuracy=60.0)]]))
     assert console.export_text().count("balanced accuracy %") == 1

@@ -18,8 +18,8 @@ import torch
 from click.testing import CliRunner
 
 from metaimpute.cli import main
-from metaimpute.training import checkpoint, files
-from metaimpute.training.begun import Begun, recipe_of, write_begun
+from metaimpute.rundir import checkpoint, files
+from metaimpute.rundir.origin import Begun, recipe_of, write_begun
 from metaimpute.training.session import Session
 
 from .test_session import same, session, write_recipe

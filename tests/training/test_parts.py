@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from metaimpute.recipes.optim import OptimizerSpec, ScheduleSpec
 from metaimpute.tasks.two_moons import TwoMoons
-from metaimpute.training.ema import averaged_model
-from metaimpute.training.evaluate import evaluate
-from metaimpute.training.optim import OptimizerSpec, ScheduleSpec
-from metaimpute.training.phases import Phases
+from metaimpute.training.assemble import averaged_model
+from metaimpute.training.evaluation import measure
+from metaimpute.training.stopwatch import Stopwatch
 
 
 def test_schedules() -> None:
@@ -125,15 +125,15 @@ def test_evaluation_is_in_eval_mode_over_all_examples_and_restores_training() ->
     points, targets = data.test.inputs, data.test.targets
     assert isinstance(points, torch.Tensor) and targets is not None
     expected = 100.0 * float(((points[:, 1] < 0.125).long() != targets).float().mean())
-    assert evaluate(module, task, data.test, 37, torch.device("cpu")) == pytest.approx(expected)
+    assert measure(module, task, data.test, 37, torch.device("cpu"))["error"] == pytest.approx(expected)
     assert module.training
-    assert math.isnan(evaluate(module, task, data.test.subset(torch.arange(0)), 8, torch.device("cpu")))
+    assert math.isnan(measure(module, task, data.test.subset(torch.arange(0)), 8, torch.device("cpu"))["error"])
 
 
 def test_a_stopwatchs_parts_add_up_when_one_lies_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
-    monkeypatch.setattr("metaimpute.training.phases.time.perf_counter", lambda: float(next(ticks)))
-    phases = Phases(torch.device("cpu"))
+    monkeypatch.setattr("metaimpute.training.stopwatch.time.perf_counter", lambda: float(next(ticks)))
+    phases = Stopwatch(torch.device("cpu"))
     with phases("outer"):  # 0
         with phases("inner"):  # 1
             pass  # 2

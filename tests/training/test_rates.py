@@ -11,10 +11,10 @@ import torch
 
 from metaimpute import recipes
 from metaimpute.engine import sgd
-from metaimpute.training.rates import EVERY, FARTHEST, LEARNING, Learned, LineSearch, Look, Trust, change_of, parse_rate
+from metaimpute.recipes.rates import EVERY, FARTHEST, LEARNING, Learned, LineSearch, Look, Trust, change_of, parse_rate
+from metaimpute.recipes.source import RecipeError
+from metaimpute.training.alarms import EARLY, Alarms
 from metaimpute.training.session import Session
-from metaimpute.training.warnings import EARLY, Warnings
-from metaimpute.yaml_source import RecipeError
 
 from ..bound import bind
 
@@ -135,7 +135,7 @@ def values(ratio: float, **more: float) -> dict[str, float]:
 
 
 def test_a_hypergradient_too_short_to_matter_is_said_once() -> None:
-    watcher = Warnings(0.1, "approx", "")
+    watcher = Alarms(0.1, "approx", "")
     said = [line for step in range(10) for line in watcher.look(values(1e-4 if step > 3 else 1.0), step == 9)]
     assert len(said) == 1
     assert "less than 0.1% as long as the base gradient in 6 of 10 measured steps" in said[0]
@@ -152,15 +152,15 @@ def test_a_hypergradient_too_short_to_matter_is_said_once() -> None:
     ],
 )
 def test_what_is_long_enough_or_no_matter_is_not(ratio: float, options: Any, more: dict[str, float]) -> None:
-    watcher = Warnings(0.1, "approx", "", **options)
+    watcher = Alarms(0.1, "approx", "", **options)
     assert not [line for step in range(10) for line in watcher.look(values(ratio) | more, step == 9)]
 
 
 def test_labels_moved_below_resolution_and_long_runs() -> None:
-    watcher = Warnings(0.1, "approx", "")
+    watcher = Alarms(0.1, "approx", "")
     said = [line for _ in range(EARLY) for line in watcher.look(values(1.0, label_change=3e-11), False)]
     assert len(said) == 1
     assert "labels were moved by less than 1e-06" in said[0]
-    again = Warnings(0.1, "approx", "")
+    again = Alarms(0.1, "approx", "")
     again.load_state(watcher.state())
     assert not again.look(values(1.0, label_change=3e-11), True)

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from metaimpute import recipes
-from metaimpute.training import checkpoint
+from metaimpute.recipes.source import RecipeError
+from metaimpute.rundir import checkpoint
+from metaimpute.training.alarms import Alarms
 from metaimpute.training.algorithm import Diverged
 from metaimpute.training.session import Interrupted, Session
-from metaimpute.training.warnings import Warnings
-from metaimpute.yaml_source import RecipeError
 
 RECIPE = """
 task: {name: two_moons, labels: 4, validation: 20, size: 200}
@@ -266,7 +266,7 @@ def test_a_relative_scale_survives_a_zero_hypergradient(tmp_path: Path) -> None:
 
 def test_a_zero_hypergradient_is_no_news_while_no_imputed_label_counts() -> None:
     for silent in ({"mask_rate": 0.0, "lookahead_weight": 1.0}, {"mask_rate": 1.0, "lookahead_weight": 0.0}):
-        watcher = Warnings(0.1, "first_order", "second-order terms")
+        watcher = Alarms(0.1, "first_order", "second-order terms")
         assert not [w for _ in range(5) for w in watcher.look({"hypergradient_norm": 0.0, **silent}, last=False)]
         counted = {"hypergradient_norm": 0.0, "mask_rate": 0.5, "lookahead_weight": 1.0}
         said = [w for _ in range(5) for w in watcher.look(counted, last=False)]
@@ -291,9 +291,9 @@ def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None
     run = session(write_recipe(tmp_path), tmp_path / "run")
     original = run.algorithm._estimate
 
-    def poisoned(*args: Any) -> Any:
-        meta, found, result = original(*args)
-        return meta, {name: g * float("nan") for name, g in found.items()}, result
+    def poisoned(*args: Any, **options: Any) -> Any:
+        estimate = original(*args, **options)
+        return estimate._replace(found={name: g * float("nan") for name, g in estimate.found.items()})  # type: ignore[union-attr]
 
     run.algorithm._estimate = poisoned  # type: ignore[method-assign]
     with pytest.raises(Diverged, match="norm of the hypergradient is nan at step 0"):

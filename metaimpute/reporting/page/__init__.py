@@ -59,8 +59,8 @@ def _title(kinds: dict[Kind, list[System]]) -> str:
 
 def _lead(runs: Sequence[Run]) -> str:
     counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    seeds = sorted({run.result["seed"] for run in runs})
+    seeds = sorted({run.result.seed for run in runs})
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-    profiles = sorted({run.result["profile"] for run in runs})
+    profiles = sorted({run.result.profile for run in runs})
     plural = "s" if len(profiles) > 1 else ""
     return f"{counted}, {told if len(seeds) <= 8 else f'{len(seeds)} seeds'}; {' and '.join(profiles)} profile{plural}."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from markupsafe import Markup
 
+from ...rundir.result import Result
 from ..figures import smoothed
 from ..runs import Run
 from .svg import Line, Points, Range, chart
@@ -32,7 +33,7 @@ class System:
     runs: list[Run]
 
     @property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Result:
         """Of the first seed."""
         return self.runs[0].result
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ...training.stored import read_bytes
+from ...rundir.layout import LABELS
+from ...rundir.stored import read_bytes
 from ..figures import WATCHED
 from ..runs import Run
 from .blocks import Block, Figure, Grid, Section, System, Words, drawable, drawn, overlay, points_of, seeds_as_lines
@@ -18,7 +19,7 @@ LOOK_AHEAD = ("holdout_before", "holdout_after")
 
 def learning(systems: Sequence[System]) -> Section | None:
     """Errors and losses over training."""
-    metric = systems[0].result["metric"]
+    metric = systems[0].result.metric
     figures = [
         *overlay(systems, "validation_error", f"Validation {metric}"),
         *overlay(systems, "test_error", f"Test {metric}"),
@@ -59,7 +60,7 @@ def trajectories(systems: Sequence[System]) -> Section | None:
     for system in systems:
         figures = _trajectories(system.runs[0])
         if figures:
-            blocks.append(Grid(figures, f"{system.full_name}, seed {system.result['seed']}", small=True))
+            blocks.append(Grid(figures, f"{system.full_name}, seed {system.result.seed}", small=True))
     intro = "The labels of a few fixed unlabelled examples over training. Bold: what each ended as."
     return Section("trajectories", "Label trajectories", blocks, intro) if blocks else None
 
@@ -67,7 +68,7 @@ def trajectories(systems: Sequence[System]) -> Section | None:
 def _trajectories(run: Run) -> list[Figure]:
     """One chart per example; none where nothing, or nothing readable, was recorded."""
     try:
-        lines = [json.loads(line) for line in read_bytes(run.folder / "labels.jsonl").decode().splitlines()]
+        lines = [json.loads(line) for line in read_bytes(run.folder / LABELS).decode().splitlines()]
         ids, truth = lines[0]["ids"], lines[0].get("truth") or [None] * len(lines[0]["ids"])
         tracks = [
             [
@@ -83,8 +84,8 @@ def _trajectories(run: Run) -> list[Figure]:
 
 
 def _trajectory(name: str, track: list[list[tuple[float, float]]], true: int | None, run: Run) -> Figure:
-    names, span = run.result.get("label_names") or [str(n) for n in range(len(track))], (0.0, track[0][-1][0])
-    if not run.result.get("calibration"):  # values, not the probabilities of classes
+    names, span = run.result.label_names or [str(n) for n in range(len(track))], (0.0, track[0][-1][0])
+    if not run.result.calibration:  # values, not the probabilities of classes
         lines = [Line(line, n, str(names[n])) for n, line in enumerate(track[:CLASSES])]
         return Figure(name, chart(f"Label of {name}", lines, x=span))
     final = max(range(len(track)), key=lambda n: track[n][-1][1])

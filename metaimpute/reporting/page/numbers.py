@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
+from ...rundir.result import Result
 from ..console import spread, uneven
 from ..runs import Run, comparable, errors_by_seed
 from ..statistics import paired
 from .blocks import Block, Cell, Section, System, Table, Words
 from .svg import strip
 
-Value = Callable[[dict[str, Any]], float | None]
+Value = Callable[[Result], float | None]
 COUNTS = (("labels", "labels"), ("unlabelled", "unlabelled"), ("test examples", "test_examples"), ("steps", "steps"))
 
 
@@ -21,8 +21,8 @@ def results(systems: Sequence[System]) -> Section:
     facts = _facts(systems)
     differing = {name: values for name, values in facts.items() if len(set(values)) > 1}
     shared = [f"{name}: {values[0]}" for name, values in facts.items() if name not in differing]
-    metric = f"test {systems[0].result['metric']}"
-    profiles = {"profile": [system.result["profile"] for system in systems]}
+    metric = f"test {systems[0].result.metric}"
+    profiles = {"profile": [system.result.profile for system in systems]}
     columns = profiles | _measured(systems, metric) | {"seeds": [_seeds(system) for system in systems]} | differing
     head, rows = ["system", *columns], []
     for place, system in enumerate(systems):
@@ -56,23 +56,23 @@ def _measured(systems: Sequence[System], metric: str) -> dict[str, list[str]]:
     def folded(value: Value, form: str = "{:.2f}") -> list[str]:
         return [spread([value(run.result) for run in system.runs], form) for system in systems]
 
-    most = max(system.result["test_checkpoints"] for system in systems)
+    most = max(system.result.test_checkpoints for system in systems)
     told = any(uneven(run.result) for system in systems for run in system.runs)
-    measures = dict.fromkeys(name for system in systems for name in system.result.get("test_measures", {}))
+    measures = dict.fromkeys(name for system in systems for name in system.result.test_measures)
     found = {
-        **({f"median of last {most}": folded(lambda r: r["test_median"])} if most > 1 else {}),
+        **({f"median of last {most}": folded(lambda r: r.test_median)} if most > 1 else {}),
         **{f"test {name.replace('_', ' ')}": folded(partial(_measure, name)) for name in measures},
-        f"validation {systems[0].result['metric']}": folded(lambda r: r["validation_last"]),
-        **({"balanced accuracy %": folded(lambda r: r.get("balanced_accuracy"))} if told else {}),
+        f"validation {systems[0].result.metric}": folded(lambda r: r.validation_last),
+        **({"balanced accuracy %": folded(lambda r: r.balanced_accuracy)} if told else {}),
         "calibration error %": folded(_ece),
-        "training seconds": folded(lambda r: r["training_seconds"], "{:.0f}"),
+        "training seconds": folded(lambda r: r.training_seconds, "{:.0f}"),
     }
     known = {name: values for name, values in found.items() if any(text != "-" for text in values)}
-    return {metric: folded(lambda r: r["test_last"]), **known}
+    return {metric: folded(lambda r: r.test_last), **known}
 
 
-def _measure(name: str, result: dict[str, Any]) -> float | None:
-    return result.get("test_measures", {}).get(name, {}).get("last")
+def _measure(name: str, result: Result) -> float | None:
+    return result.test_measures.get(name, {}).get("last")
 
 
 def _differences(systems: Sequence[System]) -> Table | None:
@@ -97,13 +97,12 @@ def _differences(systems: Sequence[System]) -> Table | None:
 
 
 def _seeds(system: System) -> str:
-    seeds = [str(run.result["seed"]) for run in system.runs]
+    seeds = [str(run.result.seed) for run in system.runs]
     return ", ".join(seeds) if len(seeds) <= 3 else f"{len(seeds)} seeds"
 
 
-def _ece(result: dict[str, Any]) -> float | None:
-    found = (result.get("calibration") or {}).get("ece")
-    return None if found is None else 100 * found
+def _ece(result: Result) -> float | None:
+    return None if result.calibration is None else 100 * result.calibration["ece"]
 
 
 def warnings(systems: Sequence[System]) -> Section | None:
@@ -113,7 +112,7 @@ def warnings(systems: Sequence[System]) -> Section | None:
         by_text: dict[str, list[str]] = {}
         for run in system.runs:
             for text in _warnings(run):
-                by_text.setdefault(text, []).append(str(run.result["seed"]))
+                by_text.setdefault(text, []).append(str(run.result.seed))
         for text, seeds in by_text.items():
             which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
             found.append(f"{system.full_name}, {which}: {text}")
@@ -124,14 +123,14 @@ def warnings(systems: Sequence[System]) -> Section | None:
 
 def _warnings(run: Run) -> list[str]:
     result = run.result
-    if "warnings" in result:
-        return [str(text).removeprefix("warning: ") for text in result["warnings"]]
+    if result.warnings is not None:
+        return [text.removeprefix("warning: ") for text in result.warnings]
     found = []
-    if result.get("lookahead_warning"):
+    if result.lookahead_warning:
         inner = ((run.settings.get("problem") or {}).get("inner") or {}).get("lr")
         now = "" if inner is None else f" (it was {inner:g})"
         found.append(f"the look-ahead raised the hold-out loss; lower problem.inner.lr{now}")
-    if result.get("zero_hypergradient_warning"):
+    if result.zero_hypergradient_warning:
         found.append(
             "the hypergradient was exactly zero in several measured steps: this run is no more than its control"
         )

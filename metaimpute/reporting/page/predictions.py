@@ -7,7 +7,8 @@ import io
 import math
 from collections.abc import Sequence
 
-from ...training.outcome import BINS, MOST_CLASSES
+from ...rundir.result import Bin
+from ...training.evaluation import BINS, MOST_CLASSES
 from ..console import spread
 from ..figures import NoFigure, faces
 from .blocks import Block, Cell, Figure, Grid, Picture, Section, System, Table, Words
@@ -32,11 +33,11 @@ def predictions(systems: Sequence[System]) -> Section | None:
 
 
 def _reliability(system: System) -> Figure | None:
-    found = [run.result["calibration"] for run in system.runs if run.result.get("calibration")]
+    found = [run.result.calibration for run in system.runs if run.result.calibration]
     rows = [row for calibration in found for row in calibration["bins"]]
     if not rows:
         return None
-    bins: dict[int, list[dict[str, float]]] = {}
+    bins: dict[int, list[Bin]] = {}
     for row in rows:
         bins.setdefault(min(int(BINS * row["confidence"]), BINS - 1), []).append(row)
     total, points, sizes = sum(row["count"] for row in rows), [], []
@@ -51,11 +52,11 @@ def _reliability(system: System) -> Figure | None:
 
 
 def _confusion(system: System) -> Table | None:
-    found = [run.result["confusion"] for run in system.runs if run.result.get("confusion")]
+    found = [run.result.confusion for run in system.runs if run.result.confusion]
     if not found or len({len(matrix) for matrix in found}) > 1:
         return None
     size = len(found[0])
-    names = system.result.get("label_names") or [str(n) for n in range(size)]
+    names = system.result.label_names or [str(n) for n in range(size)]
     counts = [[sum(matrix[a][b] for matrix in found) for b in range(size)] for a in range(size)]
     rows = []
     for true, row in enumerate(counts):
@@ -76,17 +77,17 @@ def _confusion(system: System) -> Table | None:
 def _too_many(system: System) -> int:
     """How many classes there are where no confusion matrix was kept because of them; else 0."""
     result = system.result
-    count = len(result.get("label_names") or ())
-    return count if count > MOST_CLASSES and result.get("calibration") and not result.get("confusion") else 0
+    count = len(result.label_names or ())
+    return count if count > MOST_CLASSES and result.calibration and not result.confusion else 0
 
 
 def overlays(systems: Sequence[System]) -> Section | None:
     """Fig. 3 of the paper: landmarks on test faces."""
-    if "landmark" not in systems[0].result["metric"]:
+    if "landmark" not in systems[0].result.metric:
         return None
+    from ...recipes.source import RecipeError
+    from ...rundir.checkpoint import NoCheckpoint
     from ...tasks.base import MissingData
-    from ...training.checkpoint import NoCheckpoint
-    from ...yaml_source import RecipeError
 
     picture = io.BytesIO()
     try:

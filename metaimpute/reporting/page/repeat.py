@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
+from ...rundir.result import Result
 from ...terminal import argument
 from ..console import spread
 from .blocks import Block, Cell, Section, System, Table, Verbatim, Words
@@ -23,9 +23,7 @@ def cost(systems: Sequence[System]) -> Section:
     head = ["system", "whole step", *parts, *(["rest"] if parts else []), *(["shares"] if parts else [])]
     rows = []
     for system in systems:
-        whole = [
-            1000 * run.result["training_seconds"] / run.result["steps"] for run in system.runs if run.result["steps"]
-        ]
+        whole = [1000 * run.result.training_seconds / run.result.steps for run in system.runs if run.result.steps]
         cells = [Cell(system.name), Cell(spread(whole, "{:.1f}"))]
         if parts:
             found = [_phase(system, name) for name in parts]
@@ -49,8 +47,8 @@ def cost(systems: Sequence[System]) -> Section:
 
 def _phase(system: System, name: str) -> float | None:
     """Mean milliseconds of one phase of a step."""
-    results = [run.result for run in system.runs if run.result["steps"]]
-    found = [r["phase_seconds"][name] / r["steps"] for r in results if name in r.get("phase_seconds", {})]
+    results = [run.result for run in system.runs if run.result.steps]
+    found = [r.phase_seconds[name] / r.steps for r in results if name in r.phase_seconds]
     return 1000 * statistics.mean(found) if found else None
 
 
@@ -60,18 +58,16 @@ def repeat(systems: Sequence[System]) -> Section:
     for system in systems:
         blocks.append(Verbatim(system.full_name, "\n".join(command(run.result) for run in system.runs)))
         recipe = yaml.safe_dump(system.runs[0].settings, sort_keys=False, allow_unicode=True)
-        seed = system.result["seed"]
+        seed = system.result.seed
         blocks.append(Verbatim(f"Resolved recipe, seed {seed}", recipe, folded=True))
     machines: dict[str, list[str]] = {}
     for system in systems:
         for run in system.runs:
-            machines.setdefault(_machine(run.result), []).append(
-                f"{system.key or system.name} seed {run.result['seed']}"
-            )
+            machines.setdefault(_machine(run.result), []).append(f"{system.key or system.name} seed {run.result.seed}")
     lines = [f"{', '.join(runs)}: {machine}" for machine, runs in machines.items()]
     blocks.append(Words(lines, "list", "Machines and versions"))
     recorded = [
-        f"{system.full_name}, seed {run.result['seed']}: {run.result['environment']['command']}"
+        f"{system.full_name}, seed {run.result.seed}: {run.result.environment['command']}"
         for system in systems
         for run in system.runs
     ]
@@ -79,20 +75,20 @@ def repeat(systems: Sequence[System]) -> Section:
     return Section("repeat", "How to repeat each run", blocks)
 
 
-def _machine(result: dict[str, Any]) -> str:
-    found = result["environment"]
+def _machine(result: Result) -> str:
+    found = result.environment
     versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     where = f"{found['device']}, {found['threads']} of {found['cores']} cores, {found['system']}"
-    return f"{where}; Python {found['python']}, {versions}; {result['profile']} profile: {result['profile_reason']}"
+    return f"{where}; Python {found['python']}, {versions}; {result.profile} profile: {result.profile_reason}"
 
 
-def command(result: dict[str, Any]) -> str:
+def command(result: Result) -> str:
     """The call that repeats a run."""
-    modules = [part for name in result.get("imports") or [] for part in ("--import", argument(name))]
+    modules = [part for name in result.imports or [] for part in ("--import", argument(name))]
     words = [
         "--profile",
-        result["profile"],
-        *(part for value in result.get("overrides", []) for part in ("--set", value)),
+        result.profile,
+        *(part for value in result.overrides for part in ("--set", value)),
     ]
-    rest = shlex.join(map(str, [*words, "--seed", result["seed"]]))
-    return " ".join(["metaimpute run", argument(result["recipe"]), *modules, rest])
+    rest = shlex.join(map(str, [*words, "--seed", result.seed]))
+    return " ".join(["metaimpute run", argument(result.recipe), *modules, rest])

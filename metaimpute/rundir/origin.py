@@ -7,18 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..plugins import given, imported
-from ..profiles import Concrete
-from ..recipes import Recipe, load
+from ..recipes.profiles import Concrete
+from ..recipes.recipe import Recipe, load
+from ..recipes.source import RecipeError
 from ..terminal import argument
-from ..yaml_source import RecipeError
 from .files import write_text
+from .layout import ORIGIN, RECIPE, is_run
 from .stored import read_json
-
-FILE = "begun.json"
-RUN_FILES = (
-    "metrics.jsonl", "result.json", "task.json", FILE, "model.safetensors", "inputs.skops", "checkpoints", "diverged.json",
-    "labels.jsonl", "labels.csv", "run.lock",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,13 +27,13 @@ class Begun:
 
 
 def write_begun(folder: Path, begun: Begun) -> None:
-    write_text(folder / FILE, json.dumps(asdict(begun)) + "\n")
+    write_text(folder / ORIGIN, json.dumps(asdict(begun)) + "\n")
 
 
 def read_begun(folder: Path) -> Begun:
     """What :func:`write_begun` wrote; where it is absent or damaged, what is most likely."""
     try:
-        found = read_json(folder / FILE)
+        found = read_json(folder / ORIGIN)
         if found["profile"] not in ("paper", "sample"):
             raise ValueError("no such profile")
         modules = [str(name) for name in found.get("imports", [])]
@@ -54,11 +49,11 @@ def recipe_of(folder: Path) -> Recipe:
         RecipeError: when the folder is no run directory, or its recipe cannot be read; a module that the run was begun with and
             that has not been imported is named.
     """
-    saved, begun = folder / "recipe.resolved.yaml", read_begun(folder)
-    if not saved.is_file():
-        raise RecipeError(f"{folder} is not a run directory (no recipe.resolved.yaml)")
+    if not is_run(folder):
+        raise RecipeError(f"{folder} is not a run directory (no {RECIPE})")
+    begun = read_begun(folder)
     try:
-        recipe = load(saved, begun.profile)
+        recipe = load(folder / RECIPE, begun.profile)
     except RecipeError as error:
         absent = [name for name in begun.imports if not given(name)]
         if not absent:

@@ -1,19 +1,41 @@
-"""A finished network on its test set: predictions, calibration, confusion."""
+"""A network on a pool of examples, in evaluation mode: predictions, errors, calibration, confusion."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..tasks.base import Pool, Task, ViewKind
-from ..tasks.outputs import Classes
+from ..batches import ViewKind
+from ..batches.outputs import Classes
+from ..engine.pytree import Tree
+from ..tasks.base import Pool, Task
 from .data import to_device
 
 BINS = 15
 MOST_CLASSES = 50  # of a confusion matrix worth keeping
+
+
+def outputs_of(module: nn.Module, inputs: Iterable[Tree]) -> list[Tensor]:
+    """What the network returns for each of these inputs, in evaluation mode."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            return [module(one) for one in inputs]
+    finally:
+        module.train(was_training)
+
+
+def views(
+    task: Task, pool: Pool, batch: int, device: torch.device, kind: ViewKind = "none", seed: int = 0
+) -> Iterator[Tree]:
+    """Model inputs for a whole pool, in order, ``batch`` examples at a time; ``seed`` draws a random view."""
+    rng = torch.Generator().manual_seed(seed)
+    for index in torch.arange(len(pool)).split(batch):
+        yield to_device(task.view(pool.take(index), kind, rng), device)
 
 
 def predictions(
@@ -25,16 +47,25 @@ def predictions(
         raw: raw examples as ``task.view`` takes them, or a pool of them. kind: the view; ``seed`` draws a random one.
     """
     pool = raw if isinstance(raw, Pool) else Pool(raw, None, torch.arange(len(raw)))
-    rng, found = torch.Generator().manual_seed(seed), []
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            for index in torch.arange(len(pool)).split(batch):
-                found.append(module(to_device(task.view(pool.take(index), kind, rng), device)).cpu())
-    finally:
-        module.train(was_training)
+    found = [outputs.cpu() for outputs in outputs_of(module, views(task, pool, batch, device, kind, seed))]
     return torch.cat(found).clone() if found else torch.zeros(0, task.output.size)
+
+
+def measure(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch.device) -> dict[str, float]:
+    """``error``, the task's metric over the pool (for classes: error in percent), and the means of its output's other measures.
+
+    NaN for an empty pool.
+    """
+    if not len(pool) or pool.targets is None:
+        return {"error": float("nan")}
+    totals: dict[str, float] = {}
+    known = pool.targets.split(batch)
+    for raw, true in zip(outputs_of(module, views(task, pool, batch, device)), known, strict=True):
+        targets = true.to(device)
+        for name, values in {"error": task.output.error(raw, targets), **task.output.measures(raw, targets)}.items():
+            totals[name] = totals.get(name, 0.0) + float(values.sum())
+    means = {name: total / len(pool) for name, total in totals.items()}
+    return means | {"error": task.output.overall(means["error"])}
 
 
 def calibration(probabilities: Tensor, targets: Tensor, bins: int = BINS) -> dict[str, Any]:

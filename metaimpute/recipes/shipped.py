@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .engine.registry import nearest
-from .yaml_source import RecipeError
+from ..engine.registry import nearest
+from .source import RecipeError
 
-INSTALLED = Path(__file__).parent / "recipe_files"
-CHECKOUT = Path(__file__).parents[1] / "recipes"
+INSTALLED = Path(__file__).parents[1] / "recipe_files"
+CHECKOUT = Path(__file__).parents[2] / "recipes"
 
 
 def shipped_recipes() -> dict[str, Path]:

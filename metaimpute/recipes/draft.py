@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from .checks import options as options_of
-from .recipes import resolve, validate
+from ..batches.outputs import Classes
+from ..tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
+from ..tasks.doubts import Doubt
+from ..tasks.files import missing_file
+from ..tasks.image_listing import images_in
+from ..tasks.looks import Facts, look_at_table, look_at_text
+from ..tasks.own_data import OwnData, shortened
+from ..tasks.own_images import pixel_sides
+from ..terminal import spelled
+from .recipe import resolve, validate
 from .shipped import shipped_recipes
-from .tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
-from .tasks.doubts import Doubt
-from .tasks.files import missing_file
-from .tasks.image_listing import images_in
-from .tasks.looks import Facts, look_at_table, look_at_text
-from .tasks.outputs import Classes
-from .tasks.own_data import OwnData, shortened
-from .tasks.own_images import pixel_sides
-from .terminal import spelled
-from .yaml_source import RecipeError, Source, flow, override, parse
+from .source import RecipeError, Source, flow, override, parse
+from .validation import options as options_of
 
 SMALLEST, LARGEST = 16, 64  # sides of the network's input that a CPU trains in minutes
 FOR_VALUES = "{name: mean_teacher, weight: 1, ramp: 0.4}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,14 @@ import torch
 from torch import Tensor
 
 from .files import refuse_link, replacing
-from .logs import METRICS
-from .stored import RESULT, read_metrics
+from .layout import CHECKPOINTS, METRICS, RESULT, STEP, checkpoint_path
+from .stored import read_metrics
 
 KEPT = 2
-NAME = re.compile(r"step-(\d+)\.pt")
 
 
 class NoCheckpoint(RuntimeError):
     """A run directory without a readable checkpoint. Ends a command with exit code 2."""
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / "checkpoints" / f"step-{step:08d}.pt"
 
 
 def existing(folder: Path) -> list[Path]:
@@ -34,9 +28,9 @@ def existing(folder: Path) -> list[Path]:
     Raises:
         NoCheckpoint: when the folder cannot be listed, so that nobody takes it for empty.
     """
-    place = folder / "checkpoints"
+    place = folder / CHECKPOINTS
     try:
-        steps = {int(found[1]): path for path in place.iterdir() if (found := NAME.fullmatch(path.name))}
+        steps = {int(found[1]): path for path in place.iterdir() if (found := STEP.fullmatch(path.name))}
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -108,7 +102,7 @@ def latest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
         except Exception as error:  # a truncated or damaged file shows as many kinds of error
             first = (str(error).splitlines() or [""])[0][:80]
             skipped.append(f"skipped unreadable checkpoint {path.name}: {type(error).__name__}: {first}")
-    raise NoCheckpoint(f"no readable checkpoint in {folder / 'checkpoints'}" + "".join(f"; {s}" for s in skipped))
+    raise NoCheckpoint(f"no readable checkpoint in {folder / CHECKPOINTS}" + "".join(f"; {s}" for s in skipped))
 
 
 def require_alike(here: Any, saved: Any, place: str) -> None:
@@ -138,6 +132,6 @@ def require_unbegun(folder: Path) -> None:
     if last or (folder / RESULT).exists():
         upto = f"{folder / METRICS} goes up to step {last[0]['step']:.0f}" if last else f"{RESULT} is there"
         raise NoCheckpoint(
-            f"{folder / 'checkpoints'} holds no checkpoint, although {upto}; put them back, or begin anew in another "
+            f"{folder / CHECKPOINTS} holds no checkpoint, although {upto}; put them back, or begin anew in another "
             f"folder with --out"
         )

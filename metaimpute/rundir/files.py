@@ -10,6 +10,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from .layout import CHECKPOINTS, LOCK, is_replaced
+
 
 class Unwritable(RuntimeError):
     """A run directory that cannot be written to: full, read-only, not permitted. Ends a command with exit code 2."""
@@ -68,22 +70,15 @@ def _umask() -> int:
     return mask
 
 
-LEFTOVER = re.compile(
-    r"(begun|result|diverged|task)\.json|(metrics|labels)\.jsonl(\.damaged)?|recipe\.resolved\.yaml|model\.safetensors"
-    r"|inputs\.skops|step-\d+\.pt"
-)
-
-
 def remove_leftovers(folder: Path) -> None:
     """Drops what a killed process was writing, and no file that is not a run's own."""
-    for partial in [*folder.glob("*.part"), *(folder / "checkpoints").glob("*.part")]:
+    for partial in [*folder.glob("*.part"), *(folder / CHECKPOINTS).glob("*.part")]:
         name, _, process = partial.name.removesuffix(".part").rpartition(".")
-        if process.isdigit() and LEFTOVER.fullmatch(name):
+        if process.isdigit() and is_replaced(name):
             with contextlib.suppress(OSError):
                 partial.unlink()
 
 
-LOCK = "run.lock"
 HOLDER = re.compile(r"(process \d+)?")
 
 
@@ -106,7 +101,7 @@ def locked(folder: Path, doing: str = "is training") -> Iterator[None]:
         Busy: naming the process that has it. NotOurs: when ``run.lock`` or ``checkpoints`` is a link or not a run's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    refuse_link(folder / "checkpoints")
+    refuse_link(folder / CHECKPOINTS)
     try:
         import fcntl
     except ImportError:  # no such locks on Windows

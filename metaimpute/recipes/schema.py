@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .bounds import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
-from .engine import InnerOptimizer, UnsupportedOptimizer, clip_norm, clip_value, optimizers, scheduled
-from .problems.forms import FormName
-from .training.optim import OptimizerSpec, ScheduleSpec
-from .training.rates import parse_rate
+from ..engine import InnerOptimizer, UnsupportedOptimizer, clip_norm, clip_value, optimizers, scheduled
+from ..problems.forms import FormName
+from ..ranges import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
+from .optim import OptimizerSpec, ScheduleSpec
+from .rates import parse_rate
 
 
 class Strict(BaseModel):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..batches import Labelled
 from ..engine.noise import derive_seed
-from ..tasks.base import Labelled, Pool, Task
+from ..tasks.base import Pool, Task
 from .data import to_device
+from .evaluation import outputs_of
 
 SAMPLE = 4
 
@@ -29,14 +31,10 @@ class UpdateWatch:
 
     def __call__(self, holdout: Labelled) -> dict[str, Tensor]:
         """``{"holdout": loss, "test": loss}`` of the network as it is now."""
-        was_training = self.module.training
-        self.module.eval()
-        try:
-            with torch.no_grad():
-                pairs = {"holdout": (holdout.inputs, holdout.targets), "test": (self.inputs, self.targets)}
-                return {
-                    name: self.task.output.loss(self.module(inputs), targets).mean()
-                    for name, (inputs, targets) in pairs.items()
-                }
-        finally:
-            self.module.train(was_training)
+        pairs = {"holdout": (holdout.inputs, holdout.targets), "test": (self.inputs, self.targets)}
+        found = outputs_of(self.module, [inputs for inputs, _ in pairs.values()])
+        with torch.no_grad():
+            return {
+                name: self.task.output.loss(raw, targets).mean()
+                for raw, (name, (_, targets)) in zip(found, pairs.items(), strict=True)
+            }

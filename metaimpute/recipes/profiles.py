@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, cast
 
-from .recipes import Recipe, load
-from .training.environment import accelerator
-from .yaml_source import RecipeError, Source, read
+from ..environment import accelerator
+from .recipe import Recipe, load
+from .source import RecipeError, Source, read
 
 Concrete = Literal["paper", "sample"]
 

@@ -10,14 +10,9 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from ..yaml_source import RecipeError, one_line
-
-Natural = Annotated[int, Field(ge=0)]
-RESULT = "result.json"
+from ..recipes.source import RecipeError, one_line
 
 
 class DamagedFile(RecipeError):
@@ -57,101 +52,6 @@ def _json(path: Path, content: bytes, line: int | None) -> Any:
         raise DamagedFile(path, f"byte {error.start + 1} is not UTF-8", line) from None
     except (ValueError, RecursionError) as error:
         raise DamagedFile(path, f"no JSON ({error})", line) from None
-
-
-# result.json -------------------------------------------------------------------------------------------------------------
-
-
-class _Kept(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class _Bin(_Kept):
-    confidence: Annotated[float, Field(ge=0, le=1)]
-    accuracy: Annotated[float, Field(ge=0, le=1)]
-    count: Annotated[int, Field(ge=1)]
-
-
-class _Calibration(_Kept):
-    ece: float
-    bins: list[_Bin]
-
-
-class _Environment(_Kept):
-    python: str
-    system: str
-    device: str
-    cores: int | None
-    threads: int
-    packages: dict[str, str]
-    command: str
-
-
-class _Result(_Kept):
-    """What those who read a ``result.json`` rely on; what came with later versions may be absent."""
-
-    recipe: str
-    title: str
-    overrides: list[str] = []
-    profile: str
-    profile_reason: str
-    task: str
-    source: str
-    labels: Natural
-    unlabelled: Natural
-    test_examples: Natural
-    model: str
-    method: str
-    problem: str
-    estimator: str | None
-    seed: Natural
-    steps: Natural
-    metric: str
-    test_last: float | None
-    test_median: float | None
-    test_checkpoints: Natural
-    validation_last: float | None
-    test_measures: dict[str, dict[str, float]] = {}
-    label_names: list[str] | None = None
-    data_fingerprint: str | None = None
-    imports: list[str] | None = None
-    calibration: _Calibration | None = None
-    balanced_accuracy: float | None = None
-    confusion: list[list[Natural]] | None = None
-    warnings: list[str] = []
-    weights_sha256: str | None = None
-    training_seconds: float
-    phase_seconds: dict[str, float] = {}
-    environment: _Environment
-
-    @model_validator(mode="after")
-    def _square(self) -> _Result:
-        size = len(self.confusion or ())
-        if any(len(row) != size for row in self.confusion or ()):
-            raise ValueError("confusion: as many rows as columns")
-        if size and self.label_names is not None and len(self.label_names) != size:
-            raise ValueError(f"label_names: {len(self.label_names)} of them for a confusion matrix of {size} classes")
-        return self
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """What a finished run's ``result.json`` holds.
-
-    Raises:
-        DamagedFile: naming the first key that is absent or of another kind. OSError: when it cannot be read.
-    """
-    path = folder / RESULT
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise DamagedFile(path, "it holds no mapping")
-    try:
-        _Result.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        raise DamagedFile(path, f"{key}: {said}" if key else said) from None
-    return found
 
 
 # lines of records --------------------------------------------------------------------------------------------------------

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .checks import options as options_of
-from .checks import settings
-from .engine import (
+from ..batches.outputs import Classes
+from ..engine import (
     BACKENDS,
     BadMemoryPolicy,
     Estimator,
@@ -21,16 +20,17 @@ from .engine import (
     get_estimator,
     parse_memory,
 )  # fmt: skip
-from .engine.registry import Registry, UnknownName
-from .methods import Method, MethodError, methods
-from .models import Model, check_accepts, models
-from .plugins import load_installed
-from .problems import BilevelProblem, ProblemError, problems
+from ..engine.registry import Registry, UnknownName
+from ..methods import Method, MethodError, methods
+from ..models import Model, check_accepts, models
+from ..plugins import load_installed
+from ..problems import BilevelProblem, ProblemError, problems
+from ..tasks import Missing, Task, TaskError, tasks
+from .schema import CONDUCT, About, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
-from .specs import CONDUCT, About, ProblemSpec, TrainSpec
-from .tasks import Missing, Task, TaskError, tasks
-from .tasks.outputs import Classes
-from .yaml_source import RecipeError, Source, merge, override, read
+from .source import RecipeError, Source, merge, override, read
+from .validation import options as options_of
+from .validation import settings
 
 Profile = Literal["auto", "paper", "sample"]
 IMPOSSIBLE_PATH = (OSError, RuntimeError)  # a name too long; ~ of nobody

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 
 
-class Phases:
-    """A stopwatch of named parts. A part inside another stops the other's watch, so the parts add up.
+class Stopwatch:
+    """Times named parts. A part inside another stops the other's watch, so the parts add up.
 
     An accelerator is waited for at the ends of a part, or its work would be counted where somebody happens to wait.
 

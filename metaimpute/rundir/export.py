@@ -12,8 +12,7 @@ from torch import nn
 
 from ..tasks.base import Task
 from .files import replacing
-
-WEIGHTS = "model.safetensors"
+from .layout import WEIGHTS
 
 
 def export(folder: Path, module: nn.Module, task: Task) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from .yaml_source import RecipeError, Source
+from .source import RecipeError, Source
 
 Schema = TypeVar("Schema", bound=BaseModel)
 

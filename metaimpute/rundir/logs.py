@@ -10,9 +10,8 @@ from typing import Any
 import yaml
 
 from .files import replacing, write_text
+from .layout import METRICS, RECIPE, TENSORBOARD
 from .stored import lines_up_to, read_bytes
-
-METRICS = "metrics.jsonl"
 
 
 class RunLog:
@@ -37,7 +36,7 @@ class RunLog:
         self._stream = self.path.open("a", buffering=1)
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=resume_step + 1 if resume_step else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records ``values`` after ``step`` optimisation steps."""
@@ -77,4 +76,4 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_recipe(folder: Path, resolved: dict[str, Any]) -> None:
-    write_text(folder / "recipe.resolved.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    write_text(folder / RECIPE, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))

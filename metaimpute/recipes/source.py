@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from .engine.registry import nearest
-from .terminal import spelled
+from ..engine.registry import nearest
+from ..terminal import spelled
 
 Path_ = tuple[str, ...]
 KIND = "a recipe is a mapping with the keys task, model, method, problem, train"

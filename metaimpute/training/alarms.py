@@ -16,7 +16,7 @@ FEWEST = 5
 
 
 @dataclass
-class Warnings:
+class Alarms:
     """Watches the measured steps of a run.
 
     Args:

@@ -10,8 +10,21 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from typing_extensions import TypedDict  # typing's own is not enough for pydantic before Python 3.12
 
 PACKAGES = ("metaimpute", "torch", "torchvision", "higher", "transformers", "datasets", "scikit-learn", "numpy")
+
+
+class Environment(TypedDict):
+    """Versions, machine, device and command of a run."""
+
+    python: str
+    system: str
+    device: str
+    cores: int | None
+    threads: int
+    packages: dict[str, str]
+    command: str
 
 
 class NoDevice(ValueError):
@@ -41,7 +54,7 @@ def accelerator() -> str | None:
     return None if found is None else found.type
 
 
-def describe(device: torch.device) -> dict[str, object]:
+def describe(device: torch.device) -> Environment:
     """Environment of a run, for ``result.json``."""
     versions = {}
     for package in PACKAGES:

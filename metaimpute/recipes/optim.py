@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..bounds import BelowOne, NonNegative, Positive, Rate, Share
+from ..ranges import BelowOne, NonNegative, Positive, Rate, Share
 
 
 class OptimizerSpec(BaseModel):

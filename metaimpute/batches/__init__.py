@@ -1,0 +1,10 @@
+"""What tasks give and methods and problems take: batches, views, outputs and how labels move. No data set, no method."""
+
+from .batch import VIEW_KINDS, Batch, Imputation, InputKind, Labelled, Unlabelled, ViewKind
+from .motion import LabelMotion
+from .outputs import Classes, Output, Values
+
+__all__ = [
+    "VIEW_KINDS", "Batch", "Classes", "Imputation", "InputKind", "LabelMotion", "Labelled", "Output", "Unlabelled", "Values",
+    "ViewKind",
+]  # fmt: skip

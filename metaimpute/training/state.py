@@ -1,0 +1,158 @@
+"""A run between two steps: its parts, how far they have come, and what of them a checkpoint keeps."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..recipes.recipe import Recipe
+from ..rundir.checkpoint import require_alike
+from .alarms import Alarms
+from .assemble import assemble
+from .data import to_device
+from .evaluation import measure
+
+
+class RunState:
+    """Everything a run holds, as its recipe makes it or as a checkpoint left it.
+
+    Attributes:
+        step: steps taken. evaluations: what was measured at each evaluation. seconds: spent in training.
+
+    Raises:
+        RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
+    """
+
+    def __init__(self, recipe: Recipe, say: Callable[[str], None]) -> None:
+        self.recipe, self.task, self.say = recipe, recipe.task, say
+        self.parts = parts = assemble(recipe, say)
+        self.device, self.data, self.module, self.batches = parts.device, parts.data, parts.module, parts.batches
+        self.optimizer, self.outer_optimizer, self.schedulers = parts.optimizer, parts.outer_optimizer, parts.schedulers
+        self.algorithm, self.watch, self.averaged = parts.algorithm, parts.watch, parts.averaged
+        self.alarms = Alarms(
+            recipe.problem_spec.inner.lr,
+            recipe.estimator.name if recipe.problem.needs_estimate else None,
+            recipe.estimator.dropped,
+            getattr(recipe.method, "threshold", None) if recipe.method.uses_unlabelled else None,
+            rescaled=recipe.problem_spec.relative is not None,
+        )
+        self.step, self.seconds = 0, 0.0
+        self.evaluations: list[dict[str, float]] = []
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on bit for bit; randomness is a function of (seed, step)."""
+        algorithm = self.algorithm
+        return {
+            "step": self.step,
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "outer_optimizer": None if self.outer_optimizer is None else self.outer_optimizer.state_dict(),
+            "schedulers": [s.state_dict() for s in self.schedulers],
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "method": algorithm.state,
+            "meta": algorithm.meta,
+            "inner_lr": algorithm.rate,
+            "evaluations": self.evaluations,
+            "warnings": self.alarms.state(),
+            "seconds": self.seconds,
+            "phases": algorithm.stopwatch.seconds,
+            "seed": self.recipe.train.seed,
+            "data": self._data_identity(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def _data_identity(self) -> dict[str, Any]:
+        """What tells one split of one data set from another."""
+        pools = {name: getattr(self.data, name) for name in ("labelled", "unlabelled", "validation", "test")}
+        ids = {name: zlib.crc32(pool.ids.numpy().tobytes()) for name, pool in pools.items()}
+        content = {"content": self.data.fingerprint} if self.data.fingerprint else {}
+        return {
+            "source": self.data.source,
+            **{f"{name}_rows": len(pool) for name, pool in pools.items()},
+            **ids,
+            **content,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts a checkpoint's state back.
+
+        Raises:
+            RecipeError: when the checkpoint belongs to another model or seed.
+        """
+        if state["seed"] != self.recipe.train.seed:
+            raise self.recipe.source.fail(("train", "seed"), f"the checkpoint was made with seed {state['seed']}")
+        if state["data"] != self._data_identity():
+            raise self.recipe.source.fail(
+                ("task",),
+                f"the checkpoint was made on {state['data']['source']}, with other content than {self.data.source} has here",
+            )
+        if state["threads"] != torch.get_num_threads():
+            self.say(
+                f"note: the run was begun on {state['threads']} threads and goes on on {torch.get_num_threads()}; sums may "
+                "differ in the last bit"
+            )
+        try:
+            self._put_back(state)
+        except (
+            RuntimeError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # whatever torch makes of it
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise self.recipe.source.fail(
+                ("model",), f"the checkpoint belongs to another model or optimizer: {first}"
+            ) from None
+
+    def _put_back(self, state: dict[str, Any]) -> None:
+        if state["step"] > self.recipe.train.steps:
+            raise ValueError(f"it is of step {state['step']}, and this run has {self.recipe.train.steps}")
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.outer_optimizer is not None:
+            self.outer_optimizer.load_state_dict(state["outer_optimizer"])
+        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        require_alike(self.algorithm.state, state["method"], "method")
+        self.algorithm.state = to_device(state["method"], self.device)
+        if self.algorithm.meta is not None:
+            with torch.no_grad():
+                for name, leaf in self.algorithm.meta.items():
+                    leaf.copy_(state["meta"][name])
+        self.algorithm.rate = state.get("inner_lr")
+        self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
+        self.algorithm.stopwatch.seconds = dict(state.get("phases", {}))
+        self.alarms.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
+
+    def is_evaluated(self) -> bool:
+        """Whether a run is evaluated after the steps it has taken."""
+        return self.step % self.recipe.train.eval_every == 0 or self.step == self.recipe.train.steps
+
+    def evaluated_module(self) -> nn.Module:
+        """The network that is evaluated: averaged weights where the recipe asks for them."""
+        return self.module if self.averaged is None else self.averaged.module
+
+    def evaluate(self) -> dict[str, float]:
+        """Errors on the validation pool and, near the end, on the test pool; kept among the evaluations."""
+        train, values = self.recipe.train, dict[str, float](step=self.step)
+        points = sorted({*range(train.eval_every, train.steps + 1, train.eval_every), train.steps})
+        pools = {"validation": self.data.validation}
+        if self.step in points[-train.test_checkpoints :]:
+            pools["test"] = self.data.test
+        for name, pool in pools.items():
+            if len(pool):
+                found = measure(self.evaluated_module(), self.task, pool, train.eval_batch, self.device)
+                values |= {f"{name}_{key}": value for key, value in found.items()}
+        self.evaluations = [*self.evaluations, values]
+        return values
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the trained weights and buffers."""
+        return {name: value.clone() for name, value in self.module.state_dict().items()}
