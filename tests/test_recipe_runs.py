@@ -163,7 +163,15 @@ def test_the_paper_profile_builds_its_network_and_takes_a_step(path: Path, all_d
     assert set(session.algorithm.model.head) <= set(moved)
     assert len(moved) > 0.85 * trained, "all but scales of 1, which BERT's first 2e-8 does not move in float32"
     if recipe.problem.needs_estimate:
-        assert found["hypergradient_norm"] > 0 and len(holdout.index) == 2  # type: ignore[union-attr]
+        assert len(holdout.index) == 2  # type: ignore[union-attr]
+        with torch.no_grad():
+            labels = session.algorithm.method.psi(
+                session.algorithm.model, session.algorithm.model.params, batch.unlabelled
+            )
+        saturated = recipe.task.input_kind == "image" and bool(
+            (labels.max(-1).values == 1).all()
+        )  # a random network may be
+        assert found["hypergradient_norm"] > 0 or saturated
 
 
 def test_bert_base_has_the_published_size() -> None:

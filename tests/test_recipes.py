@@ -223,7 +223,8 @@ def test_shipped_recipes_are_valid_with_every_problem(path: Path, problem: str) 
 
     if problem.startswith("test_"):
         pytest.skip("registered by another test")
-    extra = ["problem.schedule=algorithm1", "problem.scale=raw"] if problem == "l2i_learnable" else []
+    apart = ["problem.schedule=algorithm1", "problem.scale=raw", "problem.path=labels"]
+    extra = apart if problem == "l2i_learnable" else []
     for profile in profiles_of(read(path)):
         recipe = recipes.load(path, profile, (f"problem.name={problem}", *extra))
         assert recipe.problem.name == problem and recipe.about.title

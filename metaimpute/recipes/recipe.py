@@ -286,7 +286,7 @@ def _compatible(
     if spec.path == "full" and problem.learns != "network":
         raise source.fail(
             ("problem", "path"),
-            f"'full' differentiates the network's start, but '{problem.name}' learns {problem.learns}",
+            f"'full' differentiates the network's start, but '{problem.name}' learns {problem.learns}; use path: labels",
         )
     if spec.path == "full" and not estimator.start_path:
         raise source.fail(

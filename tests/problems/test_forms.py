@@ -266,7 +266,7 @@ def test_lookahead_supervision_is_the_holdout_gradient_at_the_lookaheads_end() -
     with torch.no_grad():
         for name, p in again.params.items():
             p.copy_(alone.params[name])
-    _, _, result = again.algorithm._estimate(batch, again.holdout, again.algorithm.inner, False, False)
+    _, _, result = again.algorithm._estimate(batch, again.holdout, again.algorithm.inner)
     end = {n: p.clone().requires_grad_() for n, p in result.theta_k.items()}
     slope = gradient(F.cross_entropy(network(end, again.holdout.inputs), again.holdout.targets), end)
     for name, p in stepped.params.items():
