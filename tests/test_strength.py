@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from metaimpute.training.session import Session
 from metaimpute.training.alarms import RESOLUTION, WEAK
+from metaimpute.training.session import Session
 
 ROOT = Path(__file__).parents[1]
 FLOOR = 1e-2  # ten times what a run warns of
