@@ -54,7 +54,7 @@ def with_best_weight(
 ) -> dict[str, Any]:
     """The task with the weight of the unlabelled loss with which the base method has the lowest validation error."""
     found, _ = choose(recipe, "sample", tuple(f"{key}={flow(value)}" for key, value in task["set"].items()))
-    weights = scaled(found.method.weight, asked["weights"])
+    weights = scaled(found.method.weight, task.get("weights", asked["weights"]))
     arms = {"none": {"problem.name": "none", "grid": {"method.weight": weights}}}
     study = study_of(task, recipe, arms, task.get("tune", asked["tune"]), "validation_last")
     chosen = tuned(study, carried_out(study, work / "weight", jobs))
@@ -195,6 +195,25 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(found: list[dict[str, Any]]) -> str:
+    """Markdown: a line for each task; L2I is its variant with the lowest validation error."""
+    lines = [
+        "| task | seeds | labels alone | base | best control | L2I | minus base | minus best control |",
+        "| --- | ---: | ---: | ---: | --- | --- | --- | --- |",
+    ]
+    for task in found:
+        arms = task["arms"]
+        best = min((name for name in CONTROLS if name in arms), key=lambda name: arms[name]["validation"])
+        ours = min((name for name in arms if name.startswith("l2i")), key=lambda name: arms[name]["validation"])
+        means = {name: f"{statistics.mean(arm['test'].values()):.2f}" for name, arm in arms.items()}
+        cells = [
+            task["task"], str(len(arms["none"]["test"])), means["supervised"], means["none"], f"`{best}` {means[best]}",
+            f"`{ours}` {means[ours]}", difference(arms["none"], arms[ours]), difference(arms[best], arms[ours]),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n"
+
+
 def difference(base: dict[str, Any], other: dict[str, Any]) -> str:
     found = paired(by_seed(base), by_seed(other))
     if found is None:
@@ -269,7 +288,7 @@ def write_tables() -> None:
     files = [RESULTS / f"{slug(name)}.json" for name in asked["tasks"]]
     found = [json.loads(path.read_text()) for path in files if path.is_file()]
     head = "# Evidence\n\nWritten by `benchmarks/evidence.py`; what it means is in `benchmarks/README.md`.\n\n"
-    write_text(RESULTS.with_suffix(".md"), head + "\n".join(map(table, found)))
+    write_text(RESULTS.with_suffix(".md"), head + summary(found) + "\n".join(map(table, found)))
     if found:
         plot(found, RESULTS.with_suffix(".png"))
 
