@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from .batches.outputs import Classes, Output, Quantities
-from .engine import estimators
 from .recipes.recipe import Recipe, validate
 from .recipes.source import Source, merge
 from .tasks.arrays import ArrayTask
@@ -30,10 +29,9 @@ SECTIONS = ("model", "method", "problem", "train")  # that settings may have key
 
 
 class _Imputer(BaseEstimator):
-    """What both estimators share. ``_inner``: L2I's look-ahead. ``_full_path``: whether its start is differentiated too."""
+    """What both estimators share. ``_inner``: L2I's look-ahead."""
 
     _inner: ClassVar[dict[str, Any]]
-    _full_path: ClassVar[bool]
 
     def __init__(
         self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
@@ -57,8 +55,6 @@ class _Imputer(BaseEstimator):
         problem: dict[str, Any] = {"name": self.problem}
         if self.problem != "none":
             problem |= {"estimator": self.estimator, "holdout_view": "weak", "form": "released", "inner": self._inner}
-        if self.problem == "l2i" and self._full_path and estimators.get(self.estimator).start_path:  # type: ignore[attr-defined]
-            problem |= {"path": "full"}
         method: dict[str, Any] = {"name": self.method}
         if self.method == "mean_teacher":
             method |= {"weight": 1.0, "ramp": 0.4}
@@ -135,7 +131,7 @@ class MetaImputer(ClassifierMixin, _Imputer):
 
     ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an array of strings ('None' may
     be a class, and stays one). By default FixMatch with Learning to Impute as in ``recipes/own_table.yaml``: a look-ahead in the
-    released form whose start is differentiated too. Columns are standardised; give it numbers (a ColumnTransformer makes
+    released form, as long as changes predictions by 0.05. Columns are standardised; give it numbers (a ColumnTransformer makes
     them of a table).
 
     Args:
@@ -157,8 +153,7 @@ class MetaImputer(ClassifierMixin, _Imputer):
             training, or a setting that is no recipe's. FloatingPointError: when training diverges.
     """
 
-    _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 0.1}
-    _full_path = True
+    _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 0.01, "rate": "trust(0.05)"}
 
     def __init__(
         self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
@@ -213,7 +208,6 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
     """
 
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}
-    _full_path = False
 
     def __init__(
         self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,

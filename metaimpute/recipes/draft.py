@@ -83,7 +83,7 @@ def draft(
     if isinstance(task, OwnTable):
         values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
     if not isinstance(task.output, Classes):
-        values |= {"method": FOR_VALUES, "problem.path": "labels", "problem.inner": INNER_FOR_VALUES}
+        values |= {"method": FOR_VALUES, "problem.inner": INNER_FOR_VALUES}
     if isinstance(task, OwnTable):
         rows = f"; rows named by '{task.id}'" if task.id else ""
         facts = [("columns", f"{len(task.columns)} to learn from; target '{task.target}'{rows}"), *facts]

@@ -8,6 +8,7 @@ from typing import Any
 
 WINDOW = 10
 TOLERANCE = 0.01  # relative; smaller rises are within the noise of ten steps
+NEGLIGIBLE = 0.05  # hold-out loss; a smaller one may rise by a factor and still be small
 ZEROS = 3
 WEAK = 1e-3  # |hypergradient| / |base gradient|, applied; below it a step hardly differs from the control's
 RESOLUTION = 1e-6  # mean change of labels, of the order of float32's at 1
@@ -22,6 +23,7 @@ class Alarms:
     Args:
         inner_lr: of the look-ahead. estimator, dropped: named when the hypergradient is zero; None without an estimate.
         threshold: confidence from which the method lets an imputed label count; None where it asks for none.
+        rate: how the look-ahead's learning rate goes on from inner_lr.
         rescaled: whether the hypergradient is scaled to the base gradient, whatever its own length.
     """
 
@@ -37,6 +39,7 @@ class Alarms:
     opened: bool = False
     said: list[str] = field(default_factory=list)
     rescaled: bool = False
+    rate: str = "fixed"
     weak: dict[str, Any] = field(default_factory=lambda: {"measured": 0, "under": 0, "labels": False, "said": False})
 
     def look(self, values: dict[str, float], last: bool) -> list[str]:
@@ -56,13 +59,16 @@ class Alarms:
         if not silent:
             found += self._weak(values, last)
         if "holdout_after" in values and not self.raised:
-            change = values["holdout_after"] / max(values["holdout_before"], 1e-12) - 1
+            change = (values["holdout_after"] - values["holdout_before"]) / max(values["holdout_before"], NEGLIGIBLE)
             self.changes = [*self.changes, change][-WINDOW:]
             if (len(self.changes) == WINDOW or last) and statistics.fmean(self.changes) > TOLERANCE:
                 self.raised = True
+                other = f"lower problem.inner.lr (now {self.inner_lr:g})"
+                if self.rate != "fixed":
+                    other = f"take a shorter one than problem.inner.rate has it ({self.rate})"
                 found.append(
                     f"warning: the look-ahead raises the hold-out loss (mean change {statistics.fmean(self.changes):+.1%} over "
-                    f"{len(self.changes)} measured steps); lower problem.inner.lr (now {self.inner_lr:g})"
+                    f"{len(self.changes)} measured steps); {other}"
                 )
         if self.threshold is not None and "mask_rate" in values:
             self.masks_seen += 1

@@ -39,6 +39,7 @@ class RunState:
             recipe.estimator.dropped,
             getattr(recipe.method, "threshold", None) if recipe.method.uses_unlabelled else None,
             rescaled=recipe.problem_spec.relative is not None,
+            rate=recipe.problem_spec.inner.rate,
         )
         self.step, self.seconds = 0, 0.0
         self.evaluations: list[dict[str, float]] = []
