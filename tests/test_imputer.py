@@ -73,19 +73,20 @@ def test_missing_labels_of_every_kind_are_filled_and_given_ones_kept(kind: str, 
 
 
 def test_unlabelled_rows_help_on_two_moons() -> None:
-    """Six labels; scikit-learn's own perceptron on them alone is the control."""
+    """Six labels, three draws; scikit-learn's own perceptron on them alone is the control."""
     from sklearn.neural_network import MLPClassifier
 
-    X, truth = make_moons(400, noise=0.1, random_state=0)
-    y = np.full(400, -1)
-    for label in (0, 1):
-        rows = np.flatnonzero(truth == label)[:3]
-        y[rows] = label
-    found = MetaImputer("mean_teacher", steps=400, width=32, settings={"method": {"weight": 10.0}}, random_state=0).fit(
-        X, y
-    )
-    alone = MLPClassifier((32, 32), max_iter=2000, random_state=0).fit(X[y >= 0], y[y >= 0])
-    assert found.score(X, truth) > alone.score(X, truth) + 0.02, (found.score(X, truth), alone.score(X, truth))
+    gains = []
+    for draw in range(3):
+        X, truth = make_moons(400, noise=0.1, random_state=draw)
+        y = np.full(400, -1)
+        for label in (0, 1):
+            y[np.random.default_rng(draw).choice(np.flatnonzero(truth == label), 3, replace=False)] = label
+        options = {"method": {"weight": 10.0}}
+        found = MetaImputer("mean_teacher", steps=400, width=32, settings=options, random_state=0).fit(X, y)
+        alone = MLPClassifier((32, 32), max_iter=2000, random_state=0).fit(X[y >= 0], y[y >= 0])
+        gains.append(found.score(X, truth) - alone.score(X, truth))
+    assert np.mean(gains) > 0.01, gains
 
 
 def test_a_seed_decides_everything_and_nothing_outside_is_touched() -> None:

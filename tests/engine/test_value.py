@@ -456,11 +456,13 @@ def test_members_of_structured_losses_are_watched_too(name: str, member: str) ->
     case = make_case("mlp_dropout")
     foreign = torch.ones((), requires_grad=True)
 
+    known: Any = case.structured_inner.factored
+
     def scaled(*args: Any) -> Any:
-        found = getattr(case.structured_inner, member)(*args)
+        found = getattr(known, member)(*args)
         return (found[0] * foreign, found[1]) if member == "features" else found * foreign
 
-    loss = dataclasses.replace(case.structured_inner, **{member: scaled})
+    loss = dataclasses.replace(case.structured_inner, factored=dataclasses.replace(known, **{member: scaled}))
     start = {n: p.detach() for n, p in case.model.params.items()}
     c = {"labels": case.coupling["labels"].requires_grad_()}
     options: Any = {"batches": case.batches.inner, "outer_batch": case.batches.outer, "estimator": name}
