@@ -81,6 +81,16 @@ def measure(path: Path, sets: tuple[str, ...], seed: int) -> dict[str, Any]:
     return found
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, a line for each system."""
+    lines = ["| recipe | rows of the paper | strength | hold-out loss |", "| --- | --- | ---: | ---: |"]
+    for row in rows:
+        moved = f"labels {row['label_change']:.1e}" if "label_change" in row else f"{row['ratio']:.2g}"
+        name = " ".join([f"`{row['recipe']}`", *(f"`{one}`" for one in row["set"])])
+        lines.append(f"| {name} | {'; '.join(row['rows']) or '-'} | {moved} | {row['holdout_change']:+.0%} |")
+    return "\n".join(lines) + "\n"
+
+
 @click.command()
 @click.argument("only", nargs=-1)
 @click.option("--seed", default=0, show_default=True)
@@ -108,6 +118,8 @@ def main(only: tuple[str, ...], seed: int) -> None:
         click.echo(f"{name} {' '.join(sets)}: {shown}, hold-out {last['holdout_change']:+.0%}  ({'; '.join(rows)})")
         order = [kept[one, s] for one, _, s, _ in names if (one, s) in kept]
         RESULTS.write_text(json.dumps(order, indent=1) + "\n")
+    if RESULTS.is_file():
+        click.echo(table(json.loads(RESULTS.read_text())))
 
 
 if __name__ == "__main__":
