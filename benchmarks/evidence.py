@@ -145,6 +145,7 @@ def measured(name: str, asked: dict[str, Any], work: Path, jobs: int, seeds: int
         any_result = next(iter(finished.values()))
         found |= {k: any_result[k] for k in ("source", "metric", "profile", "environment", "steps", "labels")}
         found["recipe"] = task["recipe"]
+        found["environment"] = found["environment"] | {"command": f"python benchmarks/evidence.py {name!r}"}
         looks = [looked(folder / row.folder / f"seed{s}") for s in finished]
         found["arms"][row.name] = {
             "set": chosen[row.name]["point"], "validation": chosen[row.name]["validation"],
