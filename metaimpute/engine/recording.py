@@ -17,12 +17,12 @@ from .ambient import CannotDifferentiate, double_differentiable
 from .arguments import ordinary
 from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
+from .estimators.base import said_in_words
 from .estimators.exact import Exact
 from .estimators.implicit import Solver
 from .given import Watch, require_closed_program, require_closed_rule
 from .losses import Loss
 from .memory import MemoryPolicy, Recompute, Store, parse_memory
-from .operators import in_words
 from .optimizers import InnerOptimizer
 from .pytree import Tree, detach, tensors
 from .repetition import Ledger, attributes_restored
@@ -98,17 +98,12 @@ class Recording:
             problem = BilevelMap(
                 watch.loss(loss, "inner"), _no_loss, theta, c, Batches([data], None), rule, t + 1, Store(), self.seed, False
             )  # fmt: skip
-            try:
+            with said_in_words(self.estimator.name):
                 # 'exact' differentiates twice, and torch has other formulas for a gradient that is to be differentiated
                 end = run(
                     problem, theta, c, rule.hyper, mode="full" if self.estimator.uses_memory else "none", start=t, stop=t + 1,
                     state=self.state,
                 )  # fmt: skip
-            except (RuntimeError, NotImplementedError) as error:
-                sentence = in_words(error)
-                if sentence is None:
-                    raise
-                raise EstimatorError(f"'{self.estimator.name}': {sentence}") from error
         carry = detach((end.params, end.state))
         return replace(
             self, params=carry[0], state=carry[1], losses=(*self.losses, end.losses[0]),

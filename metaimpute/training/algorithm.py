@@ -24,6 +24,7 @@ from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, t
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
+from .diagnosis import of_imputation, of_lookahead
 from .stopwatch import Stopwatch
 
 Watch = Callable[[Labelled], dict[str, Tensor]]
@@ -120,7 +121,7 @@ class Algorithm1:
                 metrics.update(_watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
         if measure:
-            metrics.update(_imputation_metrics(self.method, batch))
+            metrics.update(of_imputation(self.method, batch))
             metrics.update(self.problem.measure(self.meta))
         return metrics
 
@@ -281,7 +282,8 @@ class Algorithm1:
             if result is not None:
                 metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
                 metrics["holdout_after"] = result.outer_loss
-                metrics.update(self._diagnosis(batch, holdout, found, result))
+                with self._noise(DIAGNOSIS_NOISE, batch):
+                    metrics.update(of_lookahead(problem, params, batch, holdout, found, result))
             if self.settings.rate is not None and self.settings.rate.moves:
                 metrics["inner_lr"] = self.settings.rate.value
         scale: Any = self.settings.weight
@@ -290,33 +292,6 @@ class Algorithm1:
             ratio = self.settings.relative * norm(base) / torch.where(size > 0, size, 1.0)
             scale = scale * torch.where(size > 0, ratio, 0.0)
         return map_tensors(lambda g: g * scale, found), metrics
-
-    def _diagnosis(
-        self, batch: Batch, holdout: Labelled, found: Tree, result: HypergradientResult
-    ) -> dict[str, Tensor | float]:
-        """What the look-ahead does and what the hypergradient asks for; nothing in training depends on it.
-
-        ``holdout_linear``: change of the hold-out loss that its gradient at the start predicts for the look-ahead; what the
-        true change has beyond it is curvature. ``cosine_holdout``: of the applied direction with that gradient.
-        ``label_alignment``: of the labels' descent direction with the way to the true labels, over the unlabelled batch.
-        """
-        params, problem = self.model.params, self.problem
-        at = map_tensors(lambda p: p.detach().requires_grad_(), params)
-        with self._noise(DIAGNOSIS_NOISE, batch):
-            slope = gradient(problem.supervised(at, holdout), at)
-        pairs = zip(tensors(slope), tensors(detach(params)), tensors(result.theta_k), strict=True)
-        measures: dict[str, Tensor | float] = {
-            "holdout_linear": torch.stack([(g * (end - start)).sum() for g, start, end in pairs]).sum()
-        }
-        if problem.learns == "network":
-            measures["cosine_holdout"] = cosine(slope, found)
-        truth, grad = batch.unlabelled.truth, result.grad_c
-        labels = batch.imputation.labels
-        if truth is not None and isinstance(grad, Tensor) and grad.shape == labels.shape:
-            found_towards = self.method.output.towards(labels, truth)
-            if found_towards is not None:
-                measures["label_alignment"] = cosine(-(grad - grad.mean(-1, keepdim=True)), found_towards)
-        return measures
 
     def _outer_step(self, batch: Batch, holdout: Labelled, base: Tree, measure: bool) -> dict[str, Tensor | float]:
         if self.problem.remasks:
@@ -430,20 +405,3 @@ def once_updating_buffers(loss: StructuredLoss, model: FunctionalModel) -> Struc
 def _require_finite(value: Tensor, what: str, batch: Batch) -> None:
     if not bool(torch.isfinite(value)):
         raise Diverged(f"{what} is {float(value.detach())} at step {batch.step}")
-
-
-def _imputation_metrics(method: Method, batch: Batch) -> dict[str, Tensor | float]:
-    labels, weights = batch.imputation.labels, batch.imputation.weights
-    found: dict[str, Tensor | float] = {"mask_rate": weights.mean()}
-    truth = batch.unlabelled.truth
-    if truth is not None and method.uses_unlabelled:
-        known = (
-            truth >= 0 if truth.ndim == 1 and not truth.is_floating_point() else torch.isfinite(truth).flatten(1).all(1)
-        )
-        if bool(known.any()):
-            right = method.output.agreement(labels[known], truth[known])
-            found["imputed_accuracy"] = right.mean()
-            used = weights[known] > 0
-            if bool(used.any()):
-                found["imputed_accuracy_used"] = right[used].mean()
-    return found

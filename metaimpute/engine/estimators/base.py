@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -28,6 +28,19 @@ register_estimator = estimators.register
 
 class EstimatorError(ValueError):
     """A bilevel problem that this estimator cannot treat, with the reason and a way out."""
+
+
+@contextmanager
+def said_in_words(name: str) -> Iterator[None]:
+    """Raises:
+    EstimatorError: naming the estimator, in the place of torch's error over an operator that it cannot differentiate."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:  # torch raises either
+        sentence = in_words(error)
+        if sentence is None:
+            raise
+        raise EstimatorError(f"'{name}': {sentence}") from error
 
 
 @dataclass
@@ -140,7 +153,7 @@ class Estimator:
         result.grad_c = only_gradients(result.grad_c, c)
         return result
 
-    @contextlib.contextmanager
+    @contextmanager
     def checked(
         self, inner_loss: Loss, outer_loss: Loss, theta_0: Tree, c: Tree, batches: Batches, optimizer: InnerOptimizer,
         steps: int, memory: MemoryPolicy | None, seed: int | None, wrt_start: bool, ledger: Ledger | None,
@@ -183,16 +196,11 @@ class Estimator:
         with torch.enable_grad(), double_differentiable(), attributes_restored():
             theta_0, c, batches = ordinary((theta_0, c, Batches(list(inner_batches), batches.outer)))
             optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
-            try:
+            with said_in_words(self.name):
                 yield BilevelMap(
                     inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start,
                     ledger or Ledger(),
                 )  # fmt: skip
-            except (RuntimeError, NotImplementedError) as error:
-                sentence = in_words(error)
-                if sentence is None:
-                    raise
-                raise EstimatorError(f"'{self.name}': {sentence}") from error
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
         """The outer loss and ``theta_k`` of the steps that the estimator differentiates, without a derivative."""
