@@ -4,8 +4,8 @@
     python benchmarks/evidence.py "digits, Mean Teacher" --jobs 2  # one of them
     python benchmarks/evidence.py --table                          # the tables again, from what has been measured
 
-The weight of the unlabelled loss is chosen for the base method, and of every arm one setting among three values, on
-validation rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws labels, weights,
+The weight of the unlabelled loss and the learning rate are chosen for the base method, and of every arm one setting among three
+values, on validation rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws labels, weights,
 batches and noise anew, and every arm sees the same draw. Writes ``benchmarks/results/evidence/TASK.json`` (arms with their
 settings, every seed's test error, what the look-ahead did) and ``benchmarks/results/evidence.md``. The same command goes on
 after an interruption.
@@ -49,16 +49,29 @@ def scaled(own: float, factors: list[float]) -> list[float]:
     return [float(f"{factor * own:.4g}") for factor in factors]
 
 
-def with_best_weight(
-    asked: dict[str, Any], task: dict[str, Any], recipe: Path, work: Path, jobs: int
-) -> dict[str, Any]:
-    """The task with the weight of the unlabelled loss with which the base method has the lowest validation error."""
+def with_tuned_base(asked: dict[str, Any], task: dict[str, Any], recipe: Path, work: Path, jobs: int) -> dict[str, Any]:
+    """The task with the weight and the learning rate with which the base method has the lowest validation error.
+
+    Every arm starts from them: an arm whose learning rate was never looked for would lose by that alone.
+    """
     found, _ = choose(recipe, "sample", tuple(f"{key}={flow(value)}" for key, value in task["set"].items()))
-    weights = scaled(found.method.weight, task.get("weights", asked["weights"]))
-    arms = {"none": {"problem.name": "none", "grid": {"method.weight": weights}}}
+    grid = {"method.weight": scaled(found.method.weight, task.get("weights", asked["weights"])),
+            "train.optimizer.lr": scaled(found.train.optimizer.lr, asked["lr_factors"])}  # fmt: skip
+    arms = {"none": {"problem.name": "none", "grid": grid}}
     study = study_of(task, recipe, arms, task.get("tune", asked["tune"]), "validation_last")
-    chosen = tuned(study, carried_out(study, work / "weight", jobs))
-    return {**task, "set": {**task["set"], "method.weight": chosen["none"]["point"]["method.weight"]}}
+    chosen = tuned(study, carried_out(study, work / "base", jobs))
+    return {**task, "set": {**task["set"], **chosen["none"]["point"]}}
+
+
+def tuned_elsewhere(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was chosen for the task ``name``: the settings of all arms, and each arm's own."""
+    path = RESULTS / f"{slug(name)}.json"
+    if not path.is_file():
+        raise click.UsageError(f"{name!r} has to be measured first: its settings are taken")
+    found = json.loads(path.read_text())
+    keys = ("method.weight", "train.optimizer.lr")
+    arms = {arm: {"point": own["set"], "validation": own["validation"]} for arm, own in found["arms"].items()}
+    return {key: found["set"][key] for key in keys}, arms
 
 
 def arms_of(asked: dict[str, Any], task: dict[str, Any], recipe: Path) -> dict[str, dict[str, Any]]:
@@ -126,17 +139,25 @@ def measured(name: str, asked: dict[str, Any], work: Path, jobs: int, seeds: int
         import_module(str((HERE / task["imports"]).resolve()))
     beside = (HERE / task["recipe"]).resolve()
     recipe = beside if beside.is_file() else locate(Path(task["recipe"]))
-    click.echo(f"{name}: choosing on validation rows")
-    task = with_best_weight(asked, task, recipe, work / slug(name), jobs)
-    arms = arms_of(asked, task, recipe)
-    first = study_of(task, recipe, arms, task.get("tune", asked["tune"]), "validation_last")
-    chosen = tuned(first, carried_out(first, work / slug(name) / "tune", jobs))
+    if "tuned_on" in task:
+        shared, chosen = tuned_elsewhere(task["tuned_on"])
+        task = {**task, "set": {**task["set"], **shared}}
+        arms = arms_of(asked, task, recipe)
+        tuning_seeds = []
+    else:
+        click.echo(f"{name}: choosing on validation rows")
+        task = with_tuned_base(asked, task, recipe, work / slug(name), jobs)
+        arms = arms_of(asked, task, recipe)
+        first = study_of(task, recipe, arms, task.get("tune", asked["tune"]), "validation_last")
+        chosen = tuned(first, carried_out(first, work / slug(name) / "tune", jobs))
+        tuning_seeds = list(first.seeds)
     final = {arm: {k: v for k, v in own.items() if k != "grid"} | chosen[arm]["point"] for arm, own in arms.items()}
     click.echo(f"{name}: measuring")
     second = study_of(task, recipe, final, seeds or task.get("seeds", SEEDS), "test_last")
     folder = work / slug(name) / "test"
     progress = carried_out(second, folder, jobs)
-    found: dict[str, Any] = {"task": name, "set": task["set"], "arms": {}, "tune": list(first.seeds)}
+    found: dict[str, Any] = {"task": name, "set": task["set"], "arms": {}, "tune": tuning_seeds}
+    found |= {key: task[key] for key in ("tuned_on",) if key in task}
     for row in second.rows:
         results = {s: progress.outcomes[row.name, s].result for s in second.seeds}
         finished = {s: r for s, r in results.items() if r is not None}
