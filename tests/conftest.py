@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+FOLDER = tempfile.mkdtemp(prefix="metaimpute-tests-")
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+os.environ.setdefault("METAIMPUTE_CACHE", FOLDER)  # tests neither find nor leave anything in the user's cache
 REAL_DATA = os.environ.get("METAIMPUTE_DATA")  # read before any test hides it from the code under test
 
 

