@@ -14,7 +14,6 @@ from ..engine import (
     BadMemoryPolicy,
     Estimator,
     EstimatorError,
-    Store,
     UnsupportedOptimizer,
     estimators,
     get_estimator,
@@ -35,6 +34,7 @@ from .validation import settings
 Profile = Literal["auto", "paper", "sample"]
 IMPOSSIBLE_PATH = (OSError, RuntimeError)  # a name too long; ~ of nobody
 SECTIONS = ("task", "model", "method", "problem", "train")
+KEYS_OF = {"steps": ("inner", "steps"), "memory": ("memory",), "start": ("path",), None: ("estimator",)}
 
 
 def _of_every_problem(old: Any, new: Any) -> frozenset[str]:
@@ -264,11 +264,6 @@ def _compatible(
         memory = parse_memory(spec.memory)
     except BadMemoryPolicy as error:
         raise source.fail(("problem", "memory"), str(error)) from None
-    if not estimator.uses_memory and not isinstance(memory, Store) and problem.needs_estimate:
-        raise source.fail(
-            ("problem", "memory"),
-            f"estimator '{estimator.name}' keeps no graph; memory is for exact, truncated, head",
-        )
     try:
         spec.inner.build()
     except UnknownName as error:
@@ -277,21 +272,15 @@ def _compatible(
         raise source.fail(("problem", "inner"), str(error)) from None
     if problem.learns == "nothing":
         return
-    steps = spec.inner.steps
-    if estimator.max_steps is not None and steps > estimator.max_steps:
-        raise source.fail(
-            ("problem", "inner", "steps"),
-            f"estimator '{estimator.name}' is defined for {estimator.max_steps} inner step; use head, mixed or exact",
-        )
     if spec.path == "full" and problem.learns != "network":
         raise source.fail(
             ("problem", "path"),
             f"'full' differentiates the network's start, but '{problem.name}' learns {problem.learns}; use path: labels",
         )
-    if spec.path == "full" and not estimator.start_path:
-        raise source.fail(
-            ("problem", "path"), f"estimator '{estimator.name}' has no gradient for path 'full'; use exact or mixed"
-        )
+    try:
+        estimator.check(spec.inner.steps, memory if problem.needs_estimate else None, spec.path == "full")
+    except EstimatorError as error:
+        raise source.fail(("problem", *KEYS_OF[error.about]), str(error)) from None
     if spec.schedule == "fused" and problem.learns == "labels":
         raise source.fail(
             ("problem", "schedule"), f"'{problem.name}' trains on the moved labels in a second step; use algorithm1"
