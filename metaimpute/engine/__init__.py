@@ -24,10 +24,14 @@ from .memory import (
 from .noise import derive_seed, fixed_rng
 from .optimizers import (
     InnerOptimizer,
+    Transform,
     UnsupportedOptimizer,
     adagrad,
     adam,
     adamw,
+    chain,
+    clip,
+    clip_by_global_norm,
     clip_norm,
     clip_value,
     from_torch,
@@ -37,6 +41,7 @@ from .optimizers import (
     parameter_groups,
     register_optimizer,
     rmsprop,
+    scale_by_schedule,
     scheduled,
     sgd,
 )  # fmt: skip
@@ -49,10 +54,10 @@ from .value import after_training
 __all__ = [
     "Auto", "BACKENDS", "BadMemoryPolicy", "Batches", "BilevelMap", "CannotCompile", "CannotDifferentiate", "Checkpoint",
     "Compiled", "Estimator", "EstimatorError", "Factored", "FunctionalModel", "HeadNotFound", "HypergradientResult",
-    "InnerOptimizer", "LabelRows", "MemoryPolicy", "NotRepeatable", "NotScalar", "Recompute", "Recording", "Revolve", "Split",
-    "Store", "StructuredLoss", "Trajectory", "UnsupportedOptimizer", "adagrad", "adam", "adamw", "after_training", "begin",
-    "clip_norm", "clip_value", "derive_seed", "double_differentiable", "estimators", "fixed_rng", "from_torch",
-    "get_estimator", "hypergradient", "memory_policies", "momentum", "nesterov", "on_trees", "optimizers",
-    "parameter_groups", "parse_memory", "register_estimator", "register_optimizer", "rmsprop", "scheduled", "sgd", "stack",
-    "stacked", "unroll", "unstack",
+    "InnerOptimizer", "LabelRows", "MemoryPolicy", "NotRepeatable", "NotScalar", "Recompute", "Recording", "Revolve",
+    "Split", "Store", "StructuredLoss", "Trajectory", "Transform", "UnsupportedOptimizer", "adagrad", "adam", "adamw",
+    "after_training", "begin", "chain", "clip", "clip_by_global_norm", "clip_norm", "clip_value", "derive_seed",
+    "double_differentiable", "estimators", "fixed_rng", "from_torch", "get_estimator", "hypergradient", "memory_policies",
+    "momentum", "nesterov", "on_trees", "optimizers", "parameter_groups", "parse_memory", "register_estimator",
+    "register_optimizer", "rmsprop", "scale_by_schedule", "scheduled", "sgd", "stack", "stacked", "unroll", "unstack",
 ]  # fmt: skip

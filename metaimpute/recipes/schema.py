@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..engine import InnerOptimizer, UnsupportedOptimizer, clip_norm, clip_value, optimizers, scheduled
+from ..engine import (
+    InnerOptimizer,
+    Transform,
+    UnsupportedOptimizer,
+    chain,
+    clip,
+    clip_by_global_norm,
+    optimizers,
+    scale_by_schedule,
+)
 from ..problems.forms import FormName
 from ..ranges import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
 from .optim import OptimizerSpec, ScheduleSpec
@@ -63,15 +72,16 @@ class InnerSpec(Strict):
             if key not in known:
                 raise UnsupportedOptimizer(f"{key}: '{self.optimizer}' has no such option")
         rule = factory(self.lr, weight_decay=self.weight_decay, **options)
-        if self.clip_value is not None:
-            rule = clip_value(rule, self.clip_value)
+        before: list[Transform] = []
         if self.clip_norm is not None:
-            rule = clip_norm(rule, self.clip_norm)
-        if self.schedule is not None:
-            if len(self.schedule) < self.steps:
-                raise UnsupportedOptimizer(f"schedule: {len(self.schedule)} factors for {self.steps} inner steps")
-            rule = scheduled(rule, self.schedule)
-        return rule
+            before.append(clip_by_global_norm(self.clip_norm))
+        if self.clip_value is not None:
+            before.append(clip(self.clip_value))
+        if self.schedule is None:
+            return chain(*before, rule)
+        if len(self.schedule) < self.steps:
+            raise UnsupportedOptimizer(f"schedule: {len(self.schedule)} factors for {self.steps} inner steps")
+        return chain(*before, rule, scale_by_schedule(self.schedule))
 
 
 class ProblemSpec(Strict):
