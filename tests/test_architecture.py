@@ -15,7 +15,7 @@ import metaimpute
 ROOT = Path(metaimpute.__file__).parent
 FLOORS: tuple[set[str], ...] = (
     {"engine", "environment", "plugins", "ranges", "terminal"},
-    {"batches"},
+    {"batches", "ensemble"},
     {"methods", "tasks"},
     {"models", "problems"},
     {"fetch", "recipes"},

@@ -1,0 +1,93 @@
+"""How members are combined: by what they predicted of labelled rows that they had not been fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAST = 1e-3  # probability that a member is held to have given at least
+SHARPNESS = np.exp(np.linspace(-1.2, 1.2, 25))
+SHRINKAGE = (
+    0.1  # of the evidence against a member; 1 would be Bayes' rule for rows that are independent, which folds are not
+)
+HOPELESS = 1.5  # a regressor's error by which it is left out, relative to the best one's
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Weights of members, and the power that each one's probabilities are raised to (1 for values).
+
+    Attributes:
+        names: of the members, ``k`` of them. weights: ``[k]``, of sum 1. powers: ``[k]``. power: of the mean.
+    """
+
+    names: tuple[str, ...]
+    weights: np.ndarray
+    powers: np.ndarray
+    power: float = 1.0
+
+    def __call__(self, predictions: dict[str, np.ndarray]) -> np.ndarray:
+        """Probabilities ``[n, classes]`` or values ``[n]`` from each member's."""
+        parts = [predictions[name] for name in self.names]
+        if parts[0].ndim == 1:
+            return sum(weight * part for weight, part in zip(self.weights, parts, strict=True))
+        sharp = [sharpened(part, power) for part, power in zip(parts, self.powers, strict=True)]
+        return sharpened(sum(weight * part for weight, part in zip(self.weights, sharp, strict=True)), self.power)
+
+
+def sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
+    """Probabilities raised to a power, of sum 1 again (a temperature of ``1 / power``)."""
+    found = np.exp(power * np.log(np.maximum(probabilities, LEAST)))
+    return found / found.sum(1, keepdims=True)
+
+
+def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each row, ``[n]``."""
+    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], LEAST))
+
+
+def best_power(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The power with the lowest log-loss, drawn towards 1 by as much as a row or two of evidence."""
+    costs = [log_losses(sharpened(probabilities, power), labels).sum() + np.log(power) ** 2 for power in SHARPNESS]
+    return float(SHARPNESS[int(np.argmin(costs))])
+
+
+def combine_classes(
+    held_out: dict[str, np.ndarray], labels: np.ndarray, priors: Mapping[str, float] | None = None
+) -> Combination:
+    """Weights by log-loss on rows held out, shrunk towards the prior ones.
+
+    Args:
+        held_out: probabilities ``[n, classes]`` of each member for rows it was not fitted to. labels: class numbers ``[n]``.
+        priors: of each member, relative; equal ones where there are none.
+    """
+    names = tuple(held_out)
+    powers = np.array([best_power(held_out[name], labels) for name in names])
+    sharp = {name: sharpened(held_out[name], power) for name, power in zip(names, powers, strict=True)}
+    losses = np.array([log_losses(sharp[name], labels).sum() for name in names])
+    prior = np.array([(priors or {}).get(name, 1.0) for name in names])
+    weights = prior * np.exp(-SHRINKAGE * (losses - losses.min()))
+    weights /= weights.sum()
+    mean = Combination(names, weights, powers)
+    return Combination(names, weights, powers, best_power(mean(held_out), labels))
+
+
+def combine_values(held_out: dict[str, np.ndarray], labels: np.ndarray) -> Combination:
+    """Equal weights of all members but those whose squared error on rows held out is far above the best one's."""
+    names = tuple(held_out)
+    errors = np.array([np.sqrt(np.mean((held_out[name] - labels) ** 2)) for name in names])
+    weights = np.where(errors <= HOPELESS * errors.min(), (errors.min() / np.maximum(errors, 1e-300)) ** 4, 0.0)
+    return Combination(names, weights / weights.sum(), np.ones(len(names)))
+
+
+def best_alone(held_out: dict[str, np.ndarray], labels: np.ndarray, classes: int) -> Combination:
+    """The one member with the lowest loss on rows held out."""
+    whole = (combine_classes if classes else combine_values)(held_out, labels)
+    losses = [
+        log_losses(sharpened(found, power), labels).mean() if classes else ((found - labels) ** 2).mean()
+        for found, power in zip(held_out.values(), whole.powers, strict=True)
+    ]
+    place = int(np.argmin(losses))
+    return Combination((whole.names[place],), np.ones(1), whole.powers[[place]])

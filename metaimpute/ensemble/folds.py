@@ -1,0 +1,31 @@
+"""Folds of the labelled rows: each row is held out once in every repetition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+def folds(labels: np.ndarray, count: int, repeats: int, seed: int, classes: bool) -> Iterator[Fold]:
+    """Positions ``(trained on, held out)`` of stratified folds, ``count`` of them in each of ``repeats`` repetitions.
+
+    Args:
+        labels: ``[n]``. classes: whether they are class numbers; then the rows of each class are dealt out one after another, so
+            that no fold has two more of a class than another one. A class of one row is never held out: nothing could predict it.
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(repeats):
+        order = rng.permutation(len(labels))
+        if classes:
+            order = order[np.argsort(labels[order], kind="stable")]
+            sizes = np.bincount(labels, minlength=int(labels.max()) + 1)
+            order = order[sizes[labels[order]] > 1]
+        place = np.arange(len(order)) % min(count, max(len(order), 1))
+        place = (place + rng.integers(count)) % min(count, max(len(order), 1))
+        for number in range(min(count, len(order))):
+            held = np.sort(order[place == number])
+            if len(held):
+                yield np.setdiff1d(np.arange(len(labels)), held), held

@@ -1,0 +1,241 @@
+"""Members of an ensemble: scikit-learn's classifiers and regressors with settings that need no search by the user.
+
+Each is fitted to labelled rows, some with the unlabelled ones beside them, and gives probabilities ``[n, classes]`` or values
+``[n]`` of rows. Rows are standardised numbers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import pairwise_distances
+from sklearn.semi_supervised import LabelSpreading
+
+from ..engine.registry import Registry
+
+TREES = 300
+WIDTHS, RIDGES, SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0), (0.01, 0.1, 1.0), (2.0, 4.0, 8.0, 16.0, 32.0)
+KERNEL_ROWS = 1500  # labelled rows up to which a matrix of their pairs is solved with
+SPREAD_OVER = 5000  # unlabelled rows at most that labels are spread over
+NEIGHBOURS = 7
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a member is fitted to.
+
+    Attributes:
+        labelled: ``[n, features]``. labels: class numbers or values, ``[n]``. unlabelled: ``[m, features]``. classes: how many
+            there are; 0 for values. seed: of whatever is random.
+    """
+
+    labelled: np.ndarray
+    labels: np.ndarray
+    unlabelled: np.ndarray
+    classes: int
+    seed: int
+
+
+class Member(Protocol):
+    """Base of all members.
+
+    Attributes:
+        for_classes, for_values: what it predicts. most: labelled rows that it can take. prior: its weight before anything is seen,
+            relative to the others'.
+    """
+
+    for_classes: ClassVar[bool]
+    for_values: ClassVar[bool]
+    most: ClassVar[int]
+    prior: ClassVar[float]
+
+    def fit(self, rows: Rows) -> None: ...
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Probabilities ``[n, classes]``, or values ``[n]``."""
+        ...
+
+
+members: Registry[type[Member]] = Registry("member")
+register_member: Callable[[str], Callable[[Any], Any]] = members.register
+
+
+class _Standard:
+    for_classes, for_values, most, prior = True, False, 10**9, 1.0
+
+
+@register_member("logistic_regression")
+class LogisticRegressionMember(_Standard):
+    """A linear classifier with scikit-learn's own penalty, C = 1; searched for on a few labels a penalty does worse."""
+
+    def fit(self, rows: Rows) -> None:
+        # in the space that the labelled rows span the penalised solution is the same, and small
+        self.basis, self.classes = _row_space(rows.labelled), rows.classes
+        self.model = _linear(rows.labelled @ self.basis, rows.labels)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return _aligned(self.model, rows @ self.basis, self.classes)
+
+
+def _row_space(rows: np.ndarray) -> np.ndarray:
+    """Orthonormal columns that span the rows, ``[features, rank]``; the identity where there are more rows than features."""
+    if len(rows) >= rows.shape[1]:
+        return np.eye(rows.shape[1])
+    _, size, basis = np.linalg.svd(rows, full_matrices=False)
+    return basis[size > 1e-9 * size.max(initial=1e-30)].T
+
+
+def _linear(inputs: np.ndarray, labels: np.ndarray) -> Any:
+    if len(np.unique(labels)) < 2:
+        return _Constant(int(labels[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(max_iter=300).fit(inputs, labels)
+
+
+class _Constant:
+    """Stands in for a model where one class alone has rows."""
+
+    def __init__(self, number: int) -> None:
+        self.classes_ = np.array([number])
+
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        return np.ones((len(rows), 1))
+
+
+def _aligned(model: Any, rows: np.ndarray, classes: int) -> np.ndarray:
+    """Probabilities with a column for every class, also for those that had no row."""
+    found = np.zeros((len(rows), classes))
+    found[:, np.asarray(model.classes_, dtype=int)] = model.predict_proba(rows)
+    return found
+
+
+@register_member("extra_trees")
+class ExtraTrees(_Standard):
+    """Extremely randomised trees (Geurts et al., 2006)."""
+
+    for_values, prior = True, 2.0
+
+    def fit(self, rows: Rows) -> None:
+        kind = ExtraTreesClassifier if rows.classes else ExtraTreesRegressor
+        self.model = kind(TREES, random_state=rows.seed).fit(rows.labelled, rows.labels)
+        self.classes = rows.classes
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return _aligned(self.model, rows, self.classes) if self.classes else self.model.predict(rows)
+
+
+@register_member("kernel")
+class Kernel(_Standard):
+    """Regularised least squares on a Gaussian kernel, of values or of one-hot classes.
+
+    Width and ridge are those with the lowest leave-one-out error, which has a closed form (Rasmussen and Williams, 2006, 5.4.2);
+    scores of classes become probabilities with the sharpness that fits their leave-one-out values best.
+    """
+
+    for_values, most = True, KERNEL_ROWS
+
+    def fit(self, rows: Rows) -> None:
+        targets = np.eye(rows.classes)[rows.labels] if rows.classes else rows.labels[:, None].astype(float)
+        self.classes, self.rows, self.mean = rows.classes, rows.labelled, targets.mean(0)
+        squares = pairwise_distances(rows.labelled, metric="sqeuclidean")
+        usual = np.median(squares[squares > 0]) if (squares > 0).any() else 1.0
+        best: tuple[float, Any] | None = None
+        for width in WIDTHS:
+            values, vectors = np.linalg.eigh(np.exp(-squares * width / usual))
+            for ridge in RIDGES:
+                inverse = (vectors / (values + ridge)) @ vectors.T
+                dual = inverse @ (targets - self.mean)
+                left_out = targets - dual / np.diag(inverse)[:, None]
+                error = float(((left_out - targets) ** 2).mean())
+                if best is None or error < best[0]:
+                    best = (error, (width / usual, dual, left_out))
+        assert best is not None
+        self.width, self.dual, left_out = best[1]
+        if rows.classes:
+            own = np.arange(len(rows.labels)), rows.labels
+            losses = [-np.log(np.maximum(softmax(s * left_out, 1)[own], 1e-3)).mean() for s in SHARPNESS]
+            self.sharpness = SHARPNESS[int(np.argmin(losses))]
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, len(rows), 2048):
+            squares = pairwise_distances(rows[start : start + 2048], self.rows, metric="sqeuclidean")
+            parts.append(np.exp(-squares * self.width) @ self.dual + self.mean)
+        scores = np.concatenate(parts) if parts else np.zeros((0, len(self.mean)))
+        return softmax(self.sharpness * scores, 1) if self.classes else scores[:, 0]
+
+
+@register_member("label_spreading")
+class Spreading(_Standard):
+    """Label spreading over a graph of nearest neighbours of labelled and unlabelled rows (Zhou et al., 2004)."""
+
+    prior = 0.5
+
+    def fit(self, rows: Rows) -> None:
+        self.classes = rows.classes
+        if len(np.unique(rows.labels)) < 2:
+            self.model: Any = _Constant(int(rows.labels[0]))
+            return
+        rng = np.random.default_rng(rows.seed)
+        beside = rows.unlabelled
+        if len(beside) > SPREAD_OVER:
+            beside = beside[rng.choice(len(beside), SPREAD_OVER, replace=False)]
+        every = np.concatenate([rows.labelled, beside])
+        labels = np.concatenate([rows.labels, np.full(len(beside), -1)])
+        neighbours = min(NEIGHBOURS, len(every) - 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a row that no label reaches: 0 / 0
+            self.model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.2, max_iter=50).fit(every, labels)
+        self.shares = np.bincount(rows.labels, minlength=rows.classes) / len(rows.labels)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = _aligned(self.model, rows, self.classes)
+        lost = ~np.isfinite(found).all(1)
+        found[lost] = self.shares
+        return found
+
+
+@register_member("ridge")
+class Ridge:
+    """A linear regression, its penalty the one with the lowest leave-one-out error."""
+
+    for_classes, for_values, most, prior = False, True, 10**9, 1.0
+
+    def fit(self, rows: Rows) -> None:
+        self.model = RidgeCV(np.logspace(-3, 4, 15)).fit(rows.labelled, rows.labels)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return self.model.predict(rows)
+
+
+@register_member("gaussian_process")
+class GaussianProcess:
+    """A Gaussian process with an RBF kernel and noise, fitted by its marginal likelihood."""
+
+    for_classes, for_values, most, prior = False, True, 400, 1.0
+
+    def fit(self, rows: Rows) -> None:
+        width = np.sqrt(rows.labelled.shape[1])
+        kernel = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(width, (0.1 * width, 30 * width)) + WhiteKernel(
+            0.3, (1e-4, 10.0)
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=rows.seed)
+            self.model = model.fit(rows.labelled, rows.labels)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return self.model.predict(rows)
