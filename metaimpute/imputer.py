@@ -13,6 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from .batches.outputs import Classes, Output, Quantities
+from .ensemble.choice import Ensemble, Scored, choose, usable
+from .ensemble.members import Rows, members
 from .recipes.recipe import Recipe, validate
 from .recipes.source import Source, merge
 from .tasks.arrays import ArrayTask
@@ -26,6 +28,7 @@ MISSING = -1
 SPREAD = 1e-12  # of a column; one that varies less is left as it is
 LARGE, FARTHEST = 1e100, 1e30  # beyond the one squares are infinite in float64, beyond the other in float32 soon
 SECTIONS = ("model", "method", "problem", "train")  # that settings may have keys of; X and y are the task
+NETWORK = "network"  # the system that method, problem and the like describe
 
 
 class _Imputer(BaseEstimator):
@@ -34,10 +37,13 @@ class _Imputer(BaseEstimator):
     _inner: ClassVar[dict[str, Any]]
 
     def __init__(
-        self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
+        self, method: str = "fixmatch", problem: str = "none", *, systems: Any = "auto", combine: str = "mean",
+        estimator: str = "mixed", width: int = 128, depth: int = 2, steps: int = 300, batch_size: int = 32,
+        unlabelled_batch_size: int = 128, learning_rate: float = 1e-3, settings: dict[str, Any] | None = None,
+        random_state: Any = None, device: str = "auto",
     ) -> None:  # fmt: skip
+        self.systems = systems
+        self.combine = combine
         self.method = method
         self.problem = problem
         self.estimator = estimator
@@ -74,15 +80,56 @@ class _Imputer(BaseEstimator):
                 raise source.unknown(("settings", str(section)), SECTIONS)
         return validate(merge(source, self.settings or {}, ("settings",)), name, "sample", task)
 
-    def _train(self, X: np.ndarray, targets: Tensor, known: np.ndarray, output: Output) -> Tensor:
-        """Trains, and returns the network's raw outputs on every row ``[n, outputs]``."""
+    def _fit(self, X: np.ndarray, targets: Tensor, known: np.ndarray, output: Output) -> np.ndarray:
+        """Trains every system, and returns probabilities ``[n, classes]`` or standardised values ``[n]`` of every row."""
         largest = np.abs(X).max(0)
         self._unit = np.where(largest > LARGE, largest, 1.0)  # so that no square overflows
         self.mean_ = (X / self._unit).mean(0) * self._unit
         spread = (X / self._unit).std(0) * self._unit
         self.scale_ = np.where(spread > SPREAD * (1 + np.abs(self.mean_)), spread, 1.0)
+        self.output_: Any = output
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        task = ArrayTask(inputs=self._inputs(X), targets=targets, known=torch.from_numpy(known), of=output)
+        inputs = self._inputs(X).double().numpy()
+        classes = output.size if isinstance(output, Classes) else 0
+        labels = targets[torch.from_numpy(known)].numpy()
+        rows = Rows(inputs[known], labels if classes else labels[:, 0], inputs[~known], classes, seed)
+        names = self._names(classes, len(rows.labels))
+        extra = {NETWORK: lambda: _Network(self, output)} if NETWORK in names else {}
+        chosen = [name for name in names if name != NETWORK]
+        if self.combine not in ("mean", "best"):
+            raise ValueError(f"combine is 'mean' or 'best', not {self.combine!r}")
+        if chosen:
+            self.ensemble_: Ensemble | None = choose(rows, chosen, self.combine, extra=extra)  # type: ignore[arg-type]
+            self.candidates_: tuple[Scored, ...] = self.ensemble_.scores
+            self.expected_: Scored | None = self.ensemble_.expected
+        else:
+            self.ensemble_, self.candidates_, self.expected_ = None, (), None
+            self.network_ = _Network(self, output)
+            self.network_.fit(rows)
+        return self._predicted(X)
+
+    def _names(self, classes: int, labelled: int) -> list[str]:
+        """Systems to train, in order.
+
+        Raises:
+            ValueError: for a system that there is not, or that is not for this kind of label.
+        """
+        fitting = [*usable(classes, labelled), NETWORK]
+        if isinstance(self.systems, str) and self.systems == "auto":
+            return fitting
+        asked = [self.systems] if isinstance(self.systems, str) else list(self.systems)
+        if not asked:
+            raise ValueError("systems is empty; name one at least, or 'auto'")
+        for name in asked:
+            if name not in fitting:
+                known = name in members
+                reason = "does not fit these labels" if known else "is no system"
+                raise ValueError(f"systems: {name!r} {reason}; there are {', '.join(fitting)}")
+        return asked
+
+    def _train(self, inputs: Tensor, targets: Tensor, known: Tensor, output: Output, seed: int) -> Any:
+        """The network that method, problem and the like describe, trained on standardised rows."""
+        task = ArrayTask(inputs=inputs, targets=targets, known=known, of=output)
         threads = torch.get_num_threads()
         recipe = self._recipe(task, seed)
         try:
@@ -97,8 +144,7 @@ class _Imputer(BaseEstimator):
         self.n_iter_ = recipe.train.steps
         module = parts.module if parts.averaged is None else parts.averaged.module
         self.module_: Any = module.eval().cpu().double()  # so that a row's answer does not depend on its neighbours
-        self.output_: Any = output
-        return self._raw(X)
+        return self.module_
 
     def _inputs(self, X: np.ndarray) -> Tensor:
         """Standardised rows.
@@ -117,13 +163,38 @@ class _Imputer(BaseEstimator):
             )
         return torch.from_numpy(rows.astype(np.float32))
 
-    def _raw(self, X: np.ndarray) -> Tensor:
-        rows = ArrayTask(inputs=self._inputs(X).double(), of=self.output_)
-        return predictions(self.module_, rows, rows.inputs, 1024, torch.device("cpu"))
+    def _predicted(self, X: np.ndarray) -> np.ndarray:
+        """Probabilities ``[n, classes]`` or standardised values ``[n]``."""
+        rows = self._inputs(X).double().numpy()
+        return self.network_.predict(rows) if self.ensemble_ is None else self.ensemble_.predict(rows)
 
     def _checked(self, X: Any) -> np.ndarray:
-        check_is_fitted(self, "module_")
+        check_is_fitted(self, "output_")
         return validate_data(self, X, dtype=np.float64, reset=False)
+
+
+class _Network:
+    """The network among the members of an ensemble."""
+
+    prior = 1.0
+
+    def __init__(self, owner: _Imputer, output: Output) -> None:
+        self.owner: _Imputer | None = owner
+        self.output = output
+
+    def fit(self, rows: Rows) -> None:
+        assert self.owner is not None
+        inputs = torch.from_numpy(np.concatenate([rows.labelled, rows.unlabelled])).float()
+        known = torch.arange(len(inputs)) < len(rows.labelled)
+        targets = torch.zeros(len(inputs), dtype=torch.long) if rows.classes else torch.zeros(len(inputs), 1)
+        given = torch.from_numpy(np.asarray(rows.labels))
+        targets[known] = given if rows.classes else given.float()[:, None]
+        self.module, self.owner = self.owner._train(inputs, targets, known, self.output, rows.seed), None
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        task = ArrayTask(inputs=torch.from_numpy(rows), of=self.output)
+        raw = predictions(self.module, task, task.inputs, 1024, torch.device("cpu")).double()
+        return (raw.softmax(-1) if isinstance(self.output, Classes) else raw[:, 0]).numpy()
 
 
 class MetaImputer(ClassifierMixin, _Imputer):
@@ -156,12 +227,14 @@ class MetaImputer(ClassifierMixin, _Imputer):
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 0.01, "rate": "trust(0.05)"}
 
     def __init__(
-        self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        missing_label: Any = MISSING, settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
+        self, method: str = "fixmatch", problem: str = "none", *, systems: Any = "auto", combine: str = "mean",
+        estimator: str = "mixed", width: int = 128, depth: int = 2, steps: int = 300, batch_size: int = 32,
+        unlabelled_batch_size: int = 128, learning_rate: float = 1e-3, missing_label: Any = MISSING,
+        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
-            method, problem, estimator=estimator, width=width, depth=depth, steps=steps, batch_size=batch_size,
+            method, problem, systems=systems, combine=combine, estimator=estimator,
+            width=width, depth=depth, steps=steps, batch_size=batch_size,
             unlabelled_batch_size=unlabelled_batch_size, learning_rate=learning_rate, settings=settings,
             random_state=random_state, device=device,
         )  # fmt: skip
@@ -181,15 +254,14 @@ class MetaImputer(ClassifierMixin, _Imputer):
             raise ValueError(f"y holds {shown}; labels of at least 2 classes are needed")
         targets = torch.zeros(len(X), dtype=torch.long)
         targets[torch.from_numpy(known)] = torch.from_numpy(numbers)
-        raw = self._train(X, targets, known, Classes(len(self.classes_)))
-        self.label_distributions_ = raw.double().softmax(-1).numpy()
+        self.label_distributions_ = self._fit(X, targets, known, Classes(len(self.classes_)))
         self.transduction_ = self.classes_[self.label_distributions_.argmax(1)]
         self.transduction_[known] = given
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities ``[n, classes]``, columns in the order of ``classes_``."""
-        return self._raw(self._checked(X)).double().softmax(-1).numpy()
+        return self._predicted(self._checked(X))
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each row ``[n]``."""
@@ -210,12 +282,14 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}
 
     def __init__(
-        self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
+        self, method: str = "mean_teacher", problem: str = "none", *, systems: Any = "auto", combine: str = "mean",
+        estimator: str = "mixed", width: int = 128, depth: int = 2, steps: int = 300, batch_size: int = 32,
+        unlabelled_batch_size: int = 128, learning_rate: float = 1e-3, settings: dict[str, Any] | None = None,
+        random_state: Any = None, device: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(
-            method, problem, estimator=estimator, width=width, depth=depth, steps=steps, batch_size=batch_size,
+            method, problem, systems=systems, combine=combine, estimator=estimator,
+            width=width, depth=depth, steps=steps, batch_size=batch_size,
             unlabelled_batch_size=unlabelled_batch_size, learning_rate=learning_rate, settings=settings,
             random_state=random_state, device=device,
         )  # fmt: skip
@@ -239,15 +313,18 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
         output = Quantities(1, mean=(float(given.mean()),), std=(spread if spread > 0 else 1.0,))
         targets = torch.zeros(len(X), 1)
         targets[torch.from_numpy(known)] = output.standardized(given[:, None]).float()
-        raw = self._train(X, targets, known, output)
-        self.transduction_ = output.original(raw.double())[:, 0].numpy()
+        self.transduction_ = self._in_units(self._fit(X, targets, known, output))
         self.transduction_[known] = given.numpy()
         return self
 
     def predict(self, X: Any) -> np.ndarray:
         """Values ``[n]``."""
-        raw = self._raw(self._checked(X))
-        return self.output_.original(raw.double())[:, 0].numpy()
+        return self._in_units(self._predicted(self._checked(X)))
+
+    def _in_units(self, standardised: np.ndarray) -> np.ndarray:
+        return self.output_.original(torch.from_numpy(np.asarray(standardised, dtype=np.float64))[:, None])[
+            :, 0
+        ].numpy()
 
 
 def _rows_and_labels(estimator: _Imputer, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
