@@ -14,11 +14,13 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from .errors import UserError
+
 GROUP = "metaimpute.plugins"
 _given: list[str] = []
 
 
-class PluginError(RuntimeError):
+class PluginError(UserError, RuntimeError):
     """A module that cannot be imported, with the reason. Ends a command with exit code 2."""
 
 

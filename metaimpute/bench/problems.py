@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from ..engine import Batches, Factored, FunctionalModel, StructuredLoss
 from ..engine.registry import describe_choices
+from ..errors import UserError
 from ..models.small import MLP, SmallCNN
 from ..models.wrn import WideResNet
 
 CLASSES = 10
 
 
-class BenchError(ValueError):
+class BenchError(UserError, ValueError):
     """A benchmark that cannot be set up as asked."""
 
 

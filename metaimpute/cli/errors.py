@@ -1,4 +1,4 @@
-"""A user's mistake is one line and an exit code: 2 usage, 3 missing data, 4 diverged, 130 interrupted, 1 a bug of ours."""
+"""A user's mistake is one line and its own exit code (:mod:`metaimpute.errors`); anything else is a bug of ours, and 1."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from typing import Any, NoReturn
 
 import click
 
+from ..errors import INTERNAL, INTERRUPTED, USAGE, UserError
 from ..terminal import argument, spelled
 from .output import echo, end_unread, prepare_streams, silence, unread
-
-INTERNAL, USAGE, MISSING, DIVERGED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """A user's mistake ends in one line on stderr and its exit code, never in a traceback."""
+    """A user's mistake ends in one line on stderr and its exit code, never in a traceback.
+
+    SIGTERM and SIGHUP end a command as Ctrl-C does.
+    """
     with _interrupted_at_once():
-        mistakes, missing, diverged, interrupted = _kinds()
+        _import_what_takes_long()
     try:
-        yield
-        sys.stdout.flush()
-    except mistakes as error:
-        fail(USAGE, error)
-    except missing as error:
-        fail(MISSING, error)
-    except diverged as error:
-        fail(DIVERGED, f"training diverged: {error}")
+        with _terminated_like_interrupted():
+            yield
+            sys.stdout.flush()
+    except UserError as error:
+        fail(error.exit_code, f"{error.prefix}{error}")
     except click.ClickException:
         raise
-    except interrupted as error:
+    except KeyboardInterrupt as error:
         fail(INTERRUPTED, str(error) or "interrupted")
     except OSError as error:
         if unread(error):
@@ -48,61 +47,55 @@ def plain_errors() -> Iterator[None]:
         fail(INTERNAL, f"internal: {type(error).__name__}: {first} (METAIMPUTE_DEBUG=1 shows where)")
 
 
-def _kinds() -> tuple[tuple[type[BaseException], ...], ...]:
-    """Errors that are a user's mistake, missing data, divergence and an interruption."""
+def _import_what_takes_long() -> None:
+    """Everything that a run needs, torch first, with what others would print on the way turned off."""
     import warnings
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     warnings.filterwarnings("ignore", message="Image size .* decompression bomb", module="PIL")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from ..engine import (
-        BadMemoryPolicy,
-        CannotDifferentiate,
-        EstimatorError,
-        HeadNotFound,
-        NotRepeatable,
-        NotScalar,
-        UnsupportedOptimizer,
-    )
-    from ..engine.registry import UnknownName
-    from ..environment import NoDevice
-    from ..inference import NotExported
-    from ..methods import MethodError
-    from ..plugins import PluginError
-    from ..problems import ProblemError
-    from ..recipes.source import RecipeError
-    from ..rundir.checkpoint import NoCheckpoint
-    from ..rundir.files import Busy, NotOurs, Unwritable
-    from ..tasks import MissingData, TaskError
-    from ..training.algorithm import Diverged
-    from ..training.session import Interrupted
+    from .. import inference  # noqa: F401
+    from ..training import session  # noqa: F401
 
-    mistakes = (
-        RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,
-        BadMemoryPolicy, CannotDifferentiate, NotRepeatable, NoCheckpoint,
-        NotExported, NotScalar, PluginError, Busy, NotOurs, Unwritable, NoDevice,
-    )  # fmt: skip
-    return mistakes, (MissingData,), (Diverged,), (Interrupted, KeyboardInterrupt)
+
+def _stops() -> dict[int, Any]:
+    """The signals that ask a process to end, with their handlers, but for those that are ignored, as nohup has it."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP: not on Windows
+    found = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None)) is not None}
+    return {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
 
 @contextlib.contextmanager
-def _interrupted_at_once() -> Iterator[None]:
-    """Ctrl-C ends the process on the spot; an import that is interrupted in C code may raise anything, or go on."""
+def _handled(handlers: dict[int, Any]) -> Iterator[None]:
+    """Other handlers of signals for a block; outside the main thread, which alone may set them, nothing changes."""
+    before = {}
+    with contextlib.suppress(ValueError):
+        for number, handler in handlers.items():
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupted_at_once() -> contextlib.AbstractContextManager[None]:
+    """A signal ends the process on the spot; an import that is interrupted in C code may raise anything, or go on."""
 
     def leave(number: int, frame: Any) -> None:
         os.write(2, b"error: interrupted\n")
         os._exit(INTERRUPTED)
 
-    try:
-        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        before = signal.signal(signal.SIGINT, leave) if ours else None
-    except ValueError:  # not the main thread
-        before = None
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+    ours = (signal.default_int_handler, signal.SIG_DFL, _interrupt)
+    return _handled({number: leave for number, handler in _stops().items() if handler in ours})
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _terminated_like_interrupted() -> contextlib.AbstractContextManager[None]:
+    return _handled({number: _interrupt for number, handler in _stops().items() if handler is signal.SIG_DFL})
 
 
 def fail(code: int, message: object) -> NoReturn:

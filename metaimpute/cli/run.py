@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from .errors import MISSING, USAGE, fail, plain_errors
+from ..errors import MISSING, UNREAD, USAGE
+from .errors import fail, plain_errors
 from .options import imports
 from .output import echo, screen
 
@@ -43,7 +44,7 @@ def run(
         from ..rundir.layout import RESULT, WRITTEN_OVER, is_run
         from ..rundir.origin import Begun, read_begun, recipe_of
         from ..terminal import argument, cell, spelled
-        from ..training.session import Session
+        from ..training.session import Interrupted, Session
 
         console = screen(soft_wrap=not sys.stdout.isatty())
         if resume is not None:
@@ -78,7 +79,12 @@ def run(
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is not None:
                 session.resume()
-            result = session.run()
+            try:
+                result = session.run()
+            except Interrupted as stopped:
+                if progress.unread:
+                    fail(UNREAD, stopped)
+                raise
         console.print(result_table([[result]]))
         console.print(cell(f"wrote {folder / RESULT}"))
 

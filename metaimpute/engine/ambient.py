@@ -22,8 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from ..errors import UserError
 
-class CannotDifferentiate(ValueError):
+
+class CannotDifferentiate(UserError, ValueError):
     """A situation in which torch would give no derivative, or a wrong one, with the way out."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .losses import Loss, StructuredLoss, scalar
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer, apply_updates
@@ -28,7 +29,7 @@ VARIANTS = 64  # of one step: first or later, with or without a graph, recorded 
 Stepped = tuple[Tree, Tree, Tensor, list[Tensor | None]]
 
 
-class CannotCompile(ValueError):
+class CannotCompile(UserError, ValueError):
     """An inner step that torch.compile cannot turn into one program, with torch's reason."""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
+from ..errors import UserError
 from .ambient import CannotDifferentiate, exclusive
 from .references import Ways, other_ways, require_no_other_way
 from .registry import describe_choices
@@ -26,7 +27,7 @@ from .replica import Twin, in_place, parts_of
 Params = dict[str, Tensor]
 
 
-class HeadNotFound(ValueError):
+class HeadNotFound(UserError, ValueError):
     """The model's output is not the output of a linear layer, so last-layer estimators do not apply."""
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from ..errors import UserError
 from .pytree import Tree
 
 Loss = Callable[[Tree, Tree, Any], Tensor]
@@ -124,7 +125,7 @@ class StructuredLoss:
         return self.whole(theta, c, batch)
 
 
-class NotScalar(ValueError):
+class NotScalar(UserError, ValueError):
     """An inner or outer loss that does not return one number."""
 
 

@@ -7,10 +7,12 @@ import difflib
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from ..errors import UserError
+
 T = TypeVar("T")
 
 
-class UnknownName(LookupError):
+class UnknownName(UserError, LookupError):
     """A name that no registry entry carries; the message lists the nearest valid choice."""
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..batches.outputs import Classes, Standardized
 from ..engine import derive_seed, fixed_rng
 from ..environment import pick_device
+from ..errors import UserError
 from ..recipes.recipe import Recipe
 from ..recipes.source import one_line
 from ..rundir.export import digest
@@ -32,7 +33,7 @@ from .predictions import Predictions, in_units
 VIEWS = 8
 
 
-class NotExported(RuntimeError):
+class NotExported(UserError, RuntimeError):
     """A run directory without a finished network. Ends a command with exit code 2."""
 
 

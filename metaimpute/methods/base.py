@@ -23,6 +23,7 @@ from ..batches.outputs import Classes, Output
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, filled, leaves_of
 from ..engine.registry import Registry
+from ..errors import UserError
 from ..ranges import NonNegative, Share
 
 Predict = Callable[[Tree, Tree], Tensor]
@@ -32,7 +33,7 @@ methods: Registry[Callable[..., Method]] = Registry("method")
 register_method = methods.register
 
 
-class MethodError(ValueError):
+class MethodError(UserError, ValueError):
     """A method that does not apply to the task, with the reason. Ends a command with exit code 2."""
 
 

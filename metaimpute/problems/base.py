@@ -24,6 +24,7 @@ from ..engine.functional import FunctionalModel, HeadNotFound
 from ..engine.losses import Factored, StructuredLoss
 from ..engine.pytree import Tree, detach
 from ..engine.registry import Registry
+from ..errors import UserError
 from ..methods.base import Method
 from .forms import FormName
 
@@ -33,7 +34,7 @@ problems: Registry[Callable[..., BilevelProblem]] = Registry("problem")
 register_problem = problems.register
 
 
-class ProblemError(ValueError):
+class ProblemError(UserError, ValueError):
     """A problem that does not fit the method, task or options, with the reason. Ends a command with exit code 2."""
 
 

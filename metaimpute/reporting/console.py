@@ -30,12 +30,15 @@ class TrainingProgress:
 
     Use as a context manager and pass :meth:`report` to a session. When nobody reads the output any more, nothing is printed
     from then on; :meth:`when_unread` says what else is to happen.
+
+    Attributes:
+        unread: whether nobody reads the output any more.
     """
 
     def __init__(self, console: Console, steps: int, metric: str) -> None:
         self.console, self.metric = console, metric
-        self._unread: Callable[[], None] = lambda: None
-        self._read = True
+        self._when_unread: Callable[[], None] = lambda: None
+        self.unread = False
         self.latest: dict[str, float] = {}
         self._bar = Progress(
             TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -58,18 +61,18 @@ class TrainingProgress:
 
     def when_unread(self, call: Callable[[], None]) -> None:
         """What to call, once, when nobody reads the output any more; at once where that is so already."""
-        self._unread = call
-        if not self._read:
+        self._when_unread = call
+        if self.unread:
             call()
 
     def _show(self, show: Callable[[], None]) -> None:
-        if not self._read:
+        if self.unread:
             return
         try:
             show()
         except OSError:
-            self._read = False
-            self._unread()
+            self.unread = True
+            self._when_unread()
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Receives metrics after ``step`` steps; evaluations are printed, the rest feeds the bar."""

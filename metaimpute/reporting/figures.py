@@ -9,6 +9,7 @@ from typing import IO, Any
 import torch
 
 from ..batches.outputs import Landmarks
+from ..errors import UserError
 from ..training.evaluation import predictions
 from .console import system_name
 from .runs import Run
@@ -17,7 +18,7 @@ BEFORE, AFTER, TRUTH = "#e07b00", "#0091b3", "#1a9641"
 WATCHED = tuple(f"update_{what}_{when}" for what in ("holdout", "test") for when in ("before", "after"))
 
 
-class NoFigure(ValueError):
+class NoFigure(UserError, ValueError):
     """A figure these runs hold no data for, with the reason."""
 
 

@@ -17,6 +17,7 @@ from ..batches.motion import LabelMotion
 from ..batches.outputs import Classes, Output
 from ..engine.pytree import Tree
 from ..engine.registry import Registry
+from ..errors import MISSING, UserError
 from ..ranges import Natural
 
 LEARNT = "task.json"
@@ -25,7 +26,7 @@ tasks: Registry[Callable[..., Task]] = Registry("task")
 register_task = tasks.register
 
 
-class TaskError(ValueError):
+class TaskError(UserError, ValueError):
     """A task that cannot be set up as asked, e.g. fewer labels than classes. Ends a command with exit code 2."""
 
 
@@ -49,8 +50,10 @@ class Missing:
         return "" if os.environ.get("METAIMPUTE_DATA") else "; METAIMPUTE_DATA names another folder to search"
 
 
-class MissingData(RuntimeError):
+class MissingData(UserError, RuntimeError):
     """Raised by ``load`` when data or weights are absent. Ends a command with exit code 3."""
+
+    exit_code = MISSING
 
     def __init__(self, missing: Missing | Sequence[Missing]) -> None:
         self.missing = [missing] if isinstance(missing, Missing) else list(missing)

@@ -21,6 +21,7 @@ from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, I
 from ..engine.losses import Split, StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
+from ..errors import DIVERGED, UserError
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
@@ -32,8 +33,11 @@ BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_
 RATE_NOISE, DIAGNOSIS_NOISE, MASK_NOISE = range(36, 39)
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError, RuntimeError):
     """A loss or gradient that is not finite. Ends a command with exit code 4."""
+
+    exit_code = DIVERGED
+    prefix = "training diverged: "
 
 
 @dataclass(frozen=True)

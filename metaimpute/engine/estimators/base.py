@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
 from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
@@ -27,7 +28,7 @@ estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimat
 register_estimator = estimators.register
 
 
-class EstimatorError(ValueError):
+class EstimatorError(UserError, ValueError):
     """A bilevel problem that this estimator cannot treat, with the reason and a way out.
 
     Attributes:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ..pytree import Tree, differentiable, filled, leaves_of, tree_map
 from ..registry import Registry
 
@@ -25,7 +26,7 @@ optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer"
 register_optimizer = optimizers.register
 
 
-class UnsupportedOptimizer(ValueError):
+class UnsupportedOptimizer(UserError, ValueError):
     """An optimiser, or an option of one, that cannot be differentiated faithfully."""
 
 
