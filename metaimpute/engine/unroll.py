@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..streams import Stream
 from .ambient import double_differentiable, outside_transforms
 from .arguments import list_of_batches, require_tensors, unchanged
 from .compiled import Compiled
@@ -32,7 +33,7 @@ from .pytree import (
 from .repetition import Ledger, rebuilding
 from .replay import Step
 
-OUTER_STREAM = -1
+OUTER_STREAM = Stream.OUTER
 TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
 
 

@@ -24,9 +24,9 @@ from ..rundir.layout import WEIGHTS
 from ..rundir.origin import recipe_of
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile
+from ..streams import Stream
 from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
 from ..terminal import argument
-from ..training.assemble import INIT
 from ..training.evaluation import class_names, predictions
 from .predictions import Predictions, in_units
 
@@ -155,7 +155,7 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         raise MissingData(missing)
     task, where = recipe.task, pick_device(device)
     _restore(task, folder)
-    with fixed_rng(derive_seed(recipe.train.seed, INIT)):  # a frozen part with random weights is drawn as it was
+    with fixed_rng(derive_seed(recipe.train.seed, Stream.INIT)):  # a frozen part with random weights is drawn as it was
         module = recipe.model.build(task.input_shape, task.output.size)
         task.prepare_inputs = recipe.model.preprocess(where)
     try:

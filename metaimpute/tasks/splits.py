@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine.noise import derive_seed
+from ..streams import Stream
 from .base import Pool, TaskData, TaskError, check_balanced
 
 
@@ -131,13 +132,13 @@ def semi_supervised(
     if isinstance(validation, Tensor):
         held = validation
     elif validation and classes is not None:
-        held = balanced_choice(targets, validation, generator(0, 1), classes, "validation")
+        held = balanced_choice(targets, validation, generator(0, Stream.VALIDATION), classes, "validation")
     elif validation:
         if validation >= len(train):
             raise TaskError(f"validation: {validation} asked, but there are only {len(train)} examples")
-        held = torch.randperm(len(train), generator=generator(0, 1))[:validation]
+        held = torch.randperm(len(train), generator=generator(0, Stream.VALIDATION))[:validation]
     free = without(len(train), held)
-    drawn = free[choose(targets[free], generator(seed, 2), classes, labels, label_share)]
+    drawn = free[choose(targets[free], generator(seed, Stream.LABELS), classes, labels, label_share)]
     rest = free if include_labelled else without(len(train), held, drawn)
     unlabelled = train.subset(rest)
     if extra_unlabelled is not None:
@@ -178,12 +179,12 @@ def partly_labelled(
 
     if tested is None:
         asked = round(test_share * known())
-        tested = stratified_choice(usable, asked, generator(0, 0), classes, spare=1).sort().values
+        tested = stratified_choice(usable, asked, generator(0, Stream.TEST), classes, spare=1).sort().values
     hide(tested)
     if validation >= max(known(), 1):
         raise TaskError(f"validation: {validation} asked, but only {known()} examples beside the test set have a label")
-    held = hide(stratified_choice(usable, validation, generator(0, 1), classes, spare=1).sort().values)
-    drawn = stratified_choice(usable, labels or known(), generator(seed, 2), classes, least=1)
+    held = hide(stratified_choice(usable, validation, generator(0, Stream.VALIDATION), classes, spare=1).sort().values)
+    drawn = stratified_choice(usable, labels or known(), generator(seed, Stream.LABELS), classes, least=1)
     rest = without(len(pool), tested, held) if include_labelled else without(len(pool), tested, held, drawn)
     if not len(drawn):
         raise TaskError("no example has a label; a few labels of every class are needed")
@@ -230,7 +231,7 @@ def separate_holdout(pool: Pool, classes: int | None, seed: int, share: float = 
     Raises:
         TaskError: when a class has fewer than two labels.
     """
-    rng = generator(seed, 3)
+    rng = generator(seed, Stream.HOLDOUT_SPLIT)
     groups = [torch.arange(len(pool))]
     if classes is not None and pool.targets is not None:
         groups = [(pool.targets == label).nonzero()[:, 0] for label in range(classes)]

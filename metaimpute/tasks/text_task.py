@@ -10,6 +10,7 @@ import torch
 from ..batches import ViewKind
 from ..engine.pytree import Tree
 from ..ranges import Count, Share
+from ..streams import Stream
 from .base import Pool, Task, TaskData, TaskError
 from .encodings import opened
 from .files import column, is_table, read_table, written
@@ -46,7 +47,7 @@ class TextTask(Task):
 
     def fit_augmentation(self, pool: Pool) -> None:
         """Scores words on a sample of the unlabelled texts; strong views need it."""
-        order = torch.randperm(len(pool), generator=generator(0, 5))[:CORPUS]
+        order = torch.randperm(len(pool), generator=generator(0, Stream.CORPUS))[:CORPUS]
         fitted = TfIdfReplacement.fit(pool.take(order), self.replace)  # type: ignore[arg-type]
         self._versions = Versions(fitted, self.crop, self.copies)
 
