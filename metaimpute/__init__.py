@@ -18,6 +18,7 @@ _HOMES = {
     ),
     "imputer": ("MetaImputer", "MetaImputerRegressor"),
     "inference": ("Predictions", "Predictor", "load"),
+    "trained": ("Run", "train"),
     "problems": ("BilevelProblem", "register_problem"),
     "methods": ("Method", "register_method"),
     "tasks": ("Classes", "Pool", "Task", "TaskData", "Values", "register_task", "semi_supervised"),
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .models import Model, register_model
     from .problems import BilevelProblem, register_problem
     from .tasks import Classes, Pool, Task, TaskData, Values, register_task, semi_supervised
+    from .trained import Run, train
 
 
 def __getattr__(name: str) -> Any:
