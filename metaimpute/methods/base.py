@@ -105,6 +105,11 @@ class Method:
         """Views of each unlabelled example a step needs. 1: ``strong`` is ``weak``; above 2: ``more`` holds the others."""
         return 2
 
+    @property
+    def least_confidence(self) -> float | None:
+        """Option ``threshold``: the confidence from which an imputed label counts; None where a method asks for none."""
+        return None
+
     # state -----------------------------------------------------------------------------------------------------------
 
     def init_state(self, params: Tree) -> State:

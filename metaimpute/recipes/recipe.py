@@ -24,6 +24,7 @@ from ..methods import Method, MethodError, methods
 from ..models import Model, check_accepts, models
 from ..plugins import load_installed
 from ..problems import BilevelProblem, ProblemError, problems
+from ..problems.base import require_complete
 from ..tasks import Missing, Task, TaskError, tasks
 from .schema import CONDUCT, About, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
@@ -295,6 +296,7 @@ def _compatible(
     if spec.memory.strip() != "store" and spec.backend == "higher":
         raise source.fail(("problem", "memory"), "backend 'higher' stores every step")
     try:
+        require_complete(problem)
         problem.check(method, task.output)
     except ProblemError as error:
         raise source.fail(("problem",), str(error)) from None

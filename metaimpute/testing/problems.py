@@ -43,10 +43,12 @@ def check_problem(
     Raises:
         GradientCheckFailed: with the report. ProblemError, RecipeError: when problem and recipe do not fit.
     """
+    from ..problems.base import require_complete
     from ..recipes.recipe import load
     from ..recipes.shipped import locate
 
     found = load(locate(Path(recipe)), "sample", ("problem={name: none}", *sets))
+    require_complete(problem)
     problem.check(found.method, found.task.output)
     return check_recipe(replace(found, problem=problem), raise_exception=raise_exception, **options)
 

@@ -125,7 +125,8 @@ class Algorithm1:
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
         if measure:
             metrics.update(of_imputation(self.method, batch))
-            metrics.update(self.problem.measure(self.meta))
+            if self.problem.learns != "labels":  # those of this batch have been measured where they were moved
+                metrics.update(self.problem.measure(self.model.params if self.meta is None else self.meta))
         return metrics
 
     def prepare(self, batch: Batch) -> Batch:
@@ -200,8 +201,6 @@ class Algorithm1:
         self, batch: Batch, holdout: Labelled, inner: StructuredLoss, *, measure: bool = False, fused: bool = False
     ) -> Estimate:
         """The estimator on (theta_0, c), then one product through couple and start: d outer / d meta."""
-        if not self.problem.needs_estimate:
-            return Estimate(self.model.params)
         params, problem, settings = self.model.params, self.problem, self.settings
         if problem.learns == "network":
             meta: Tree = params
@@ -211,6 +210,8 @@ class Algorithm1:
             meta = map_tensors(lambda leaf: leaf.detach().requires_grad_(), meta)
         else:
             meta = self.meta
+        if not problem.needs_estimate:
+            return Estimate(meta)
         again = settings.psi == "recomputed"
         with torch.set_grad_enabled(not again), self._noise(Stream.COUPLE, batch):
             c = problem.couple(meta, batch)
@@ -308,7 +309,7 @@ class Algorithm1:
         elif self.problem.learns == "own":
             self._move_own(found)
         else:
-            moved = self.problem.move(estimate.meta, found)  # type: ignore[attr-defined]
+            moved = self.problem.move(estimate.meta, found)
             params = self.model.params
             with self._noise(Stream.TRAINED, batch):
                 loss = self.problem.trained_loss(params, moved, batch)
@@ -318,8 +319,8 @@ class Algorithm1:
                 grads, self._outer_optimizer(), "gradient on the moved labels", batch, self.settings.outer_decays
             )
             if measure:
-                before, after = (self.problem.labels(estimate.meta["labels"]), self.problem.labels(moved["labels"]))  # type: ignore[attr-defined]
-                metrics["label_change"] = (after - before).abs().mean().detach()
+                metrics["label_change"] = self.problem.label_change(estimate.meta, moved).detach()
+                metrics.update(self.problem.measure(moved))
         return metrics
 
     def _outer_optimizer(self) -> torch.optim.Optimizer:

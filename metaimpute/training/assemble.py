@@ -71,7 +71,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
     method.bind(task.output)
     sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size)
     problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss, spec.form))
-    for name in getattr(recipe.estimator, "parameters", ()):
+    for name in recipe.estimator.named_parameters():
         if name not in model.params:
             reason = f"'{name}' is not a parameter of the model; {describe_choices(name, list(model.params))}"
             raise recipe.source.fail(("problem", "estimator", "parameters"), reason)

@@ -194,6 +194,10 @@ class Estimator:
                 f"{_names(lambda other: other.uses_memory)}", "memory",
             )  # fmt: skip
 
+    def named_parameters(self) -> tuple[str, ...]:
+        """Parameters of the model that an option names, so that a wrong name is found before training."""
+        return ()
+
     @contextmanager
     def checked(
         self, inner_loss: Loss, outer_loss: Loss, theta_0: Tree, c: Tree, batches: Batches, optimizer: InnerOptimizer,

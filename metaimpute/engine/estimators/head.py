@@ -114,6 +114,9 @@ class Head(Estimator):
     unrolls = False
     moves_all = False
 
+    def named_parameters(self) -> tuple[str, ...]:
+        return tuple(self.parameters)
+
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, tuple | list):
             raise EstimatorError(f"'head' takes parameter names as a tuple, not {self.parameters!r}")
