@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from ..errors import INTERNAL, INTERRUPTED, USAGE, UserError
+from ..plugins import installed_commands, package_of
 from ..terminal import argument, spelled
 from .output import echo, end_unread, prepare_streams, silence, unread
 
@@ -37,14 +38,18 @@ def plain_errors() -> Iterator[None]:
     except OSError as error:
         if unread(error):
             end_unread()
-        where = f"{error.filename}: " if error.filename else ""
         hint = "; a run directory cannot be a file" if isinstance(error, FileExistsError | NotADirectoryError) else ""
-        fail(USAGE, f"{where}{error.strerror or error}{hint}")
+        fail(USAGE, f"{_reason(error)}{hint}")
     except Exception as error:
         if os.environ.get("METAIMPUTE_DEBUG"):
             raise
         first = (str(error).splitlines() or [""])[0]
         fail(INTERNAL, f"internal: {type(error).__name__}: {first} (METAIMPUTE_DEBUG=1 shows where)")
+
+
+def _reason(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 def _import_what_takes_long() -> None:
@@ -109,13 +114,47 @@ def fail(code: int, message: object) -> NoReturn:
 
 
 class Plain(click.Group):
-    """The group of commands: what click itself says of a call is spelled out too, and Ctrl-C ends it as it does a run."""
+    """The group of commands: what click itself says of a call is spelled out too, and Ctrl-C ends it as it does a run.
+
+    Beside its own it has those of installed packages (:mod:`metaimpute.plugins`), and what a module that ``--import`` names has
+    added to it.
+    """
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """As click has it, but for a name that another command has.
+
+        Raises:
+            ValueError: for such a name.
+        """
+        name = name or cmd.name
+        if name in self.commands:
+            raise ValueError(f"command '{name}' is there already")
+        super().add_command(cmd, name)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        found = super().get_command(context, name)
+        if found is not None or (point := installed_commands().get(name)) is None:
+            return found
+        try:
+            command = point.load()
+        except Exception as error:
+            fail(USAGE, f"command '{name}' of package {package_of(point)}: {type(error).__name__}: {error}")
+        if not isinstance(command, click.Command):
+            fail(USAGE, f"command '{name}' of package {package_of(point)}: {point.value} is no command of click")
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_commands(context, formatter)
+        others = [(name, f"from {package_of(point)}") for name, point in installed_commands().items()]
+        if rows := [row for row in others if row[0] not in self.commands]:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(rows)
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         try:
             return super().main(*arguments, **options)
-        except OSError as error:  # of help that cannot be written
-            fail(USAGE, error.strerror or error)
+        except OSError as error:  # of help that cannot be written, or of a plugin's command
+            fail(USAGE, _reason(error))
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         with _spelled():
@@ -126,6 +165,8 @@ class Plain(click.Group):
         try:
             with _spelled():
                 return super().invoke(context)
+        except UserError as error:  # of a plugin's command
+            fail(error.exit_code, f"{error.prefix}{error}")
         except KeyboardInterrupt:
             fail(INTERRUPTED, "interrupted")
 
