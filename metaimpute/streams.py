@@ -43,6 +43,7 @@ class Stream(int, Enum):
     CALIBRATION = 3, "run"
     WATCHED = 4, "run"
     TRAJECTORIES = 5, "run"
+    META = 6, "run"
     LABELLED = 10, "run"
     UNLABELLED = 11, "run"
     HOLDOUT = 12, "run"

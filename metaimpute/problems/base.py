@@ -134,7 +134,7 @@ class BilevelProblem:
     # what the problem learns ----------------------------------------------------------------------------------------
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
-        """Initial values of what an ``"own"`` problem learns."""
+        """Initial values of what an ``"own"`` problem learns; what is random in them is drawn from torch's global generator."""
         raise _undefined(self, "init_meta")
 
     def batch_meta(self, params: Tree, batch: Batch) -> dict[str, Tensor]:

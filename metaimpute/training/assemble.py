@@ -136,7 +136,9 @@ def _outer(
     """The outer step's optimiser where it is not the base step's, and what an ``"own"`` problem learns."""
     spec = recipe.problem_spec
     if problem.learns == "own":
-        meta = {n: t.to(device).requires_grad_() for n, t in problem.init_meta(sizes).items()}
+        with fixed_rng(derive_seed(recipe.train.seed, Stream.META)):
+            initial = problem.init_meta(sizes)
+        meta = {n: t.to(device).requires_grad_() for n, t in initial.items()}
         return (spec.outer or OptimizerSpec(lr=0.01)).build(list(meta.values())), meta
     if problem.learns != "nothing" and spec.outer_optimizer == "separate":
         return (spec.outer or recipe.train.optimizer).build(module), None

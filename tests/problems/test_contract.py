@@ -154,6 +154,20 @@ def test_the_step_on_moved_labels_lowers_the_inner_loss_at_them() -> None:
     assert seen == [{"of": "moved"}]
 
 
+def test_random_initial_values_are_the_seeds(tmp_path: Path, registered: Any) -> None:
+    class Drawn(AnOwn):
+        def init_meta(self, sizes: Any) -> Any:
+            return {"logits": torch.randn(sizes.unlabelled)}
+
+    registered(Drawn)
+    seen = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(len(seen))
+        (tmp_path / name).mkdir()
+        seen.append([line.get("seen") for line in trained(tmp_path / name, f"train.seed={seed}")[1]])
+    assert seen[0] == seen[1] != seen[2]
+
+
 class AControl(AnOwn):
     """Without an estimate: what it learns is moved by something else."""
 
