@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, get_args
+from typing import ClassVar, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Imputation, InputKind, Unlabelled, ViewKind
 from ..batches.outputs import Classes, Output
@@ -29,7 +30,13 @@ Predict = Callable[[Tree, Tree], Tensor]
 State = dict[str, Tree]
 
 methods: Registry[Callable[..., Method]] = Registry("method")
-register_method = methods.register
+MethodClass = TypeVar("MethodClass", bound=Callable[..., "Method"])
+
+
+@dataclass_transform(field_specifiers=(field,))
+def register_method(name: str) -> Callable[[MethodClass], MethodClass]:
+    """Decorator that files a method under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return methods.register(name)
 
 
 class MethodError(ValueError):

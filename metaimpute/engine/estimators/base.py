@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
 from ..arguments import list_of_batches, ordinary, require_tensors
@@ -24,7 +25,13 @@ from ..unroll import Batches, BilevelMap, run
 
 About = Literal["steps", "memory", "start"]
 estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
-register_estimator = estimators.register
+EstimatorClass = TypeVar("EstimatorClass", bound=Callable[..., "Estimator"])
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def register_estimator(name: str) -> Callable[[EstimatorClass], EstimatorClass]:
+    """Decorator that files an estimator under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return estimators.register(name)
 
 
 class EstimatorError(ValueError):

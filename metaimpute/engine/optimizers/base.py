@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,12 @@ LeafInit = Callable[[Tensor], Tree]
 LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], tuple[Tensor, Tree]]
 
 optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer")
-register_optimizer = optimizers.register
+Rule = TypeVar("Rule", bound=Callable[..., "InnerOptimizer"])
+
+
+def register_optimizer(name: str) -> Callable[[Rule], Rule]:
+    """Decorator that files an inner optimiser under ``name``: a function of options that returns one."""
+    return optimizers.register(name)
 
 
 class UnsupportedOptimizer(ValueError):
