@@ -123,7 +123,8 @@ class _Imputer(BaseEstimator):
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "module_")
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        checked: np.ndarray = validate_data(self, X, dtype=np.float64, reset=False)
+        return checked
 
 
 class MetaImputer(ClassifierMixin, _Imputer):
@@ -175,6 +176,7 @@ class MetaImputer(ClassifierMixin, _Imputer):
         _check_classes(given)
         if self.missing_label is not None:
             ask_what_means_none(given, len(labels))
+        self.classes_: np.ndarray
         self.classes_, numbers = np.unique(given, return_inverse=True)
         if len(self.classes_) < 2:
             shown = f"one class only ({self.classes_[0]})" if len(self.classes_) else "no label"
@@ -193,8 +195,8 @@ class MetaImputer(ClassifierMixin, _Imputer):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each row ``[n]``."""
-        most_probable = self.predict_proba(X).argmax(1)
-        return self.classes_[most_probable]
+        most_probable: np.ndarray = self.classes_[self.predict_proba(X).argmax(1)]
+        return most_probable
 
 
 class MetaImputerRegressor(RegressorMixin, _Imputer):
@@ -246,8 +248,8 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
 
     def predict(self, X: Any) -> np.ndarray:
         """Values ``[n]``."""
-        raw = self._raw(self._checked(X))
-        return self.output_.original(raw.double())[:, 0].numpy()
+        values: Tensor = self.output_.original(self._raw(self._checked(X)).double())
+        return values[:, 0].numpy()
 
 
 def _rows_and_labels(estimator: _Imputer, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -88,7 +88,8 @@ def ours(
             inner, outer, problem.model.params, problem.weights, problem.batches, rule, chosen, steps=steps,
             memory=policy, seed=0, wrt_start=False,
         )  # fmt: skip
-        return found.grad_c
+        weights: Tensor = found.grad_c
+        return weights
 
     return work
 
@@ -255,7 +256,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def _near(left: dict[str, Any], right: dict[str, Any]) -> bool:
     """Whether two points of the plot are too close for labels of their own."""
     error = max(right["error"], 1e-9) / max(left["error"], 1e-9)
-    return right["wall"] / left["wall"] < 1.6 and 1e-2 < error < 1e2
+    return bool(right["wall"] / left["wall"] < 1.6 and 1e-2 < error < 1e2)
 
 
 def _draw_front(ax: Any, rows: list[dict[str, Any]]) -> None:

@@ -253,7 +253,8 @@ class FunctionalModel:
                 f"the model's output is not that of its last linear layer ({names[0]}), used once and left as it is; "
                 "name it with head=, or use an estimator that needs none"
             )
-        return seen["features"]
+        features: Tensor = seen["features"]
+        return features
 
     def readout(self, params: Params, features: Tensor) -> Tensor:
         """The last linear layer applied to ``features``, shape ``[batch, outputs]``."""

@@ -154,7 +154,8 @@ class Watch:
                 return loss
             loss = loss.loss
         if not isinstance(loss, StructuredLoss):
-            return member(loss, 1)
+            plain: Loss = member(loss, 1)
+            return plain
         split, factored = loss.split, loss.factored
         if split is not None:
             split = Split(member(split.free, None), member(split.coupled, 1))

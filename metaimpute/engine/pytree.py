@@ -111,7 +111,8 @@ def leaf_of(tensor: Tensor) -> Tensor:
     if not has_tangent(tensor):
         return tensor.detach().requires_grad_()
     found = forward_ad.unpack_dual(tensor)
-    return forward_ad.make_dual(found.primal.detach().requires_grad_(), found.tangent)
+    dual: Tensor = forward_ad.make_dual(found.primal.detach().requires_grad_(), found.tangent)
+    return dual
 
 
 def zeros_like(tree: Tree) -> Tree:

@@ -122,7 +122,8 @@ class BilevelProblem:
 
     def predict(self, params: Tree, inputs: Tree) -> Tensor:
         """Raw outputs of the network under ``params``, ``[n, outputs]``."""
-        return self.context.model(params, inputs)
+        found: Tensor = self.context.model(params, inputs)
+        return found
 
     def supervised(self, params: Tree, labelled: Labelled) -> Tensor:
         """Mean task loss of a labelled batch, a scalar."""

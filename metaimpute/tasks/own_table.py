@@ -226,7 +226,8 @@ def row_keys(frame: DataFrame) -> list[int]:
     """Numbers that are equal where rows are."""
     import pandas
 
-    return pandas.util.hash_pandas_object(frame.astype(str), index=False).tolist()
+    keys: list[int] = pandas.util.hash_pandas_object(frame.astype(str), index=False).tolist()
+    return keys
 
 
 def _copies(frame: DataFrame, used: list[str], labels: list[str]) -> Iterator[str]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..ambient import outside_transforms
-from ..optimizers import hyper_as_leaves, hyper_tensors
+from ..optimizers import Hyper, hyper_as_leaves, hyper_tensors
 from ..optimizers.base import is_zero
 from ..products import product
 from ..pytree import (
@@ -84,10 +84,12 @@ class Stationary:
         hyper = hyper_as_leaves(self.problem.optimizer.hyper)
         wanted = hyper_tensors(hyper)
         if "weight_decay" not in wanted:
-            return zeros_like(detach(wanted))
+            zeros: Hyper = zeros_like(detach(wanted))
+            return zeros
         parts = zip(tensors(x), tensors(self.theta), self._decays(hyper["weight_decay"]), strict=True)
         force = torch.stack([(d * u * p).sum() for u, p, d in parts]).sum()
-        return gradient(-force, wanted)
+        found: Hyper = gradient(-force, wanted)
+        return found
 
 
 class Implicit(Estimator):

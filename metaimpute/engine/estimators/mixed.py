@@ -44,7 +44,8 @@ def pull_back_update(
     updates, new_state = problem.optimizer.update(*inputs)
     outputs = (apply_updates(inputs[2], updates), new_state)
     wanted = (*inputs[:3], hyper_tensors(inputs[3]))
-    return vjp_through(outputs, cotangents, wanted)
+    grads, state, theta, hyper = vjp_through(outputs, cotangents, wanted)
+    return grads, state, theta, hyper
 
 
 @register_estimator("mixed")

@@ -167,4 +167,5 @@ def hyper_tensors(hyper: Hyper) -> Hyper:
 
 
 def hyper_as_leaves(hyper: Hyper) -> Hyper:
-    return tree_map(lambda v: v.detach().requires_grad_() if differentiable(v) else v, dict(hyper))
+    leaves: Hyper = tree_map(lambda v: v.detach().requires_grad_() if differentiable(v) else v, dict(hyper))
+    return leaves
