@@ -195,8 +195,9 @@ class MetaImputer(ClassifierMixin, _Imputer):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each row ``[n]``."""
-        most_probable: np.ndarray = self.classes_[self.predict_proba(X).argmax(1)]
-        return most_probable
+        most_probable = self.predict_proba(X).argmax(1)
+        labels: np.ndarray = self.classes_[most_probable]
+        return labels
 
 
 class MetaImputerRegressor(RegressorMixin, _Imputer):
@@ -248,7 +249,8 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
 
     def predict(self, X: Any) -> np.ndarray:
         """Values ``[n]``."""
-        values: Tensor = self.output_.original(self._raw(self._checked(X)).double())
+        raw = self._raw(self._checked(X))
+        values: Tensor = self.output_.original(raw.double())
         return values[:, 0].numpy()
 
 
