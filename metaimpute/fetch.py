@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .models import models
-from .models.text import BERT, BERT_REVISION
+from .models.text import BERT, BERT_REVISION, BertBase
 from .tasks.aflw import AFLW, find_aflw
 from .tasks.base import Missing, MissingData, Task
 from .tasks.cifar import Cifar10, Cifar100
@@ -121,5 +120,5 @@ SOURCES: dict[str, Source] = {
     "aflw": _by_hand(find_aflw, AFLW),
     "imagenet72": _by_hand(ImageNet72().found, ImageNet72),
     "tiny_imagenet": _by_hand(TinyImageNet().found, TinyImageNet),
-    "bert-base-uncased": Source(lambda: models.get("bert-base-uncased")().weights_folder(), _get_bert),  # type: ignore[attr-defined]
+    "bert-base-uncased": Source(lambda: BertBase().weights_folder(), _get_bert),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.table import Table
@@ -30,9 +30,9 @@ class Config:
     method: str
     problem: str
     estimator: str = "exact"
-    schedule: str = "algorithm1"
-    psi: str = "kept"
-    inner: str = "all"
+    schedule: Literal["algorithm1", "fused"] = "algorithm1"
+    psi: Literal["kept", "recomputed"] = "kept"
+    inner: Literal["all", "unlabelled"] = "all"
     limit: float | None = None
 
     @property
@@ -93,11 +93,10 @@ class Bench:
         options = {"threshold": 0.0} if config.method == "fixmatch" else {}
         method = methods.get(config.method)(**options).bind(output)
         problem = problems.get(config.problem)()
-        problem.bind(Context(model, method, output, Sizes(n, m, CLASSES), inner=config.inner))  # type: ignore[arg-type]
+        problem.bind(Context(model, method, output, Sizes(n, m, CLASSES), inner=config.inner))
         estimator, _, memory = config.estimator.partition("/")
-        settings = OuterSettings(
-            get_estimator(estimator), sgd(0.1), parse_memory(memory or "store"), schedule=config.schedule, psi=config.psi,  # type: ignore[arg-type]
-        )  # fmt: skip
+        kept = parse_memory(memory or "store")
+        settings = OuterSettings(get_estimator(estimator), sgd(0.1), kept, schedule=config.schedule, psi=config.psi)
         base = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9)
         return Algorithm1(model, method, problem, settings, base, None, None, seed=0), batch, holdout
 

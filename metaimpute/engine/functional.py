@@ -259,5 +259,5 @@ class FunctionalModel:
     def readout(self, params: Params, features: Tensor) -> Tensor:
         """The last linear layer applied to ``features``, shape ``[batch, outputs]``."""
         names = self.head
-        bias = params[names[1]] if len(names) == 2 else self.module.get_submodule(self._head or "").bias
-        return nn.functional.linear(features, params[names[0]], bias)  # type: ignore[arg-type]
+        bias: Any = params[names[1]] if len(names) == 2 else self.module.get_submodule(self._head or "").bias
+        return nn.functional.linear(features, params[names[0]], bias)

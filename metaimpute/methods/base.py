@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -160,7 +160,8 @@ class Method:
         """The method whose psi sharpens nothing: itself, unless it has a ``temperature``."""
         if getattr(self, "temperature", 1.0) == 1.0:
             return self
-        return replace(self, temperature=1.0).bind(self.output)  # type: ignore[call-arg]
+        without: dict[str, Any] = {"temperature": 1.0}
+        return replace(self, **without).bind(self.output)
 
     # losses ----------------------------------------------------------------------------------------------------------
 

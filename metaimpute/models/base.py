@@ -73,5 +73,5 @@ def check_accepts(model: Model, kind: InputKind) -> None:
     """Raises:
     TaskError: when the model does not take the task's inputs."""
     if kind not in model.accepts:
-        fitting = [name for name in models if kind in models.get(name).accepts]  # type: ignore[attr-defined]
+        fitting = [name for name in models if kind in getattr(models.get(name), "accepts", ())]
         raise TaskError(f"model '{model.name}' does not take {kind} inputs; these do: {', '.join(fitting)}")

@@ -70,7 +70,7 @@ class L2I(BilevelProblem):
         )
 
     @property
-    def remasks(self) -> bool:  # type: ignore[override]
+    def remasks(self) -> bool:  # type: ignore[override]  # an option's, not the class's
         return self.form.mask == "recomputed"
 
     def labels(self, c: Tree) -> Tensor:

@@ -122,6 +122,10 @@ def _seeds(results: Sequence[Result]) -> str:
     return str(results[0].seed) if len(results) == 1 else f"{len(results)} seeds"
 
 
+def _last_of(measure: str) -> Callable[[Result], float | None]:
+    return lambda result: result.test_measures.get(measure, {}).get("last")
+
+
 def result_table(systems: Sequence[list[Result]]) -> Table:
     """One column per system, all of one metric; the profile stands with every number.
 
@@ -154,7 +158,7 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         count = max(r.test_checkpoints for r in firsts)
         rows.append((f"median of the last {count}", numbers(lambda r: r.test_median)))
     for measure in dict.fromkeys(name for r in firsts for name in r.test_measures):
-        last = numbers(lambda r, name=measure: r.test_measures.get(name, {}).get("last"))  # type: ignore[misc]
+        last = numbers(_last_of(measure))
         rows.append((f"test {measure.replace('_', ' ')}", last))
     if any(uneven(r) for r in firsts):
         rows.append(("balanced accuracy %", numbers(lambda r: r.balanced_accuracy)))

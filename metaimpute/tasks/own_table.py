@@ -79,7 +79,7 @@ class OwnTable(OwnData):
     _output: Quantities | None = field(default=None, init=False, repr=False)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # known once the columns are
         return (1 if self._inputs is None else self._inputs.width,)
 
     @property

@@ -201,7 +201,7 @@ def _joined(left: Pool, right: Pool) -> Pool:
     if isinstance(left.inputs, Tensor) and isinstance(right.inputs, Tensor):
         inputs = torch.cat([left.inputs, right.inputs])
     else:
-        inputs = Chain(left.inputs, right.inputs)  # type: ignore[arg-type]
+        inputs = Chain(left.inputs, right.inputs)
     targets = None if left.targets is None else torch.cat([left.targets, unknown])
     return dataclasses.replace(left, inputs=inputs, targets=targets, ids=torch.cat([left.ids, right.ids]))
 
@@ -209,7 +209,7 @@ def _joined(left: Pool, right: Pool) -> Pool:
 class Chain(Sequence[Any]):
     """Two sequences as one; nothing is read before it is asked for."""
 
-    def __init__(self, left: Sequence[Any], right: Sequence[Any]) -> None:
+    def __init__(self, left: Tensor | Sequence[Any], right: Tensor | Sequence[Any]) -> None:
         self.left, self.right = left, right
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from ..engine.pytree import Tree, differentiable, dot, tensors, tree_map
 from .differences import SIZES, Difference, differences
 from .double_precision import double_precision
 from .look import look
-from .report import GradientCheckFailed, Report, Term
+from .report import GradientCheckFailed, Report, Term, Verdict
 
 ESTIMATORS = ("exact", "mixed", "forward")
 
@@ -131,6 +131,7 @@ def _require_agreement(report: Report, rtol: float) -> None:
 def _judged(name: str, one: Difference, found: float, noisy: bool, rtol: float, estimator: Estimator, cut: str) -> Term:
     if noisy:
         return Term(name, one.name, found, one.at(SIZES[0]), "noisy", "the losses are not repeatable")
+    verdict: Verdict
     expected, near = one.nearest(found, rtol)
     if near:
         verdict, reason = "right", _no_effect(found, expected, one.scale)
@@ -142,4 +143,4 @@ def _judged(name: str, one: Difference, found: float, noisy: bool, rtol: float, 
         verdict, reason = "zero", cut
     else:
         verdict, reason = ("cut", cut) if cut else ("wrong", "")
-    return Term(name, one.name, found, expected, verdict, reason)  # type: ignore[arg-type]
+    return Term(name, one.name, found, expected, verdict, reason)

@@ -14,7 +14,7 @@ from ..engine.pytree import Tree, detach, dot, map_tensors, tensors, vjp_through
 from .differences import Difference
 from .double_precision import double_precision
 from .hypergradients import ESTIMATORS, check_hypergradient
-from .report import GradientCheckFailed, Report, Term
+from .report import GradientCheckFailed, Report, Term, Verdict
 
 if TYPE_CHECKING:
     from ..problems.base import BilevelProblem
@@ -111,5 +111,5 @@ def _couple(problem: BilevelProblem, meta: Tree, batch: Any, coupling: Tree) -> 
         found = float(dot(vjp_through(problem.couple(at, batch), cotangent, at), direction))
         difference = Difference("meta", "meta", value, direction, max(abs(value(0.0)), 1e-12))
         expected, near = difference.nearest(found, 1e-5)
-    verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
-    return Term("couple", "meta", found, expected, verdict)  # type: ignore[arg-type]
+    verdict: Verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
+    return Term("couple", "meta", found, expected, verdict)

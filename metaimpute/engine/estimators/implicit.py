@@ -250,7 +250,7 @@ class Solved(Implicit):
 
     name: ClassVar[str] = "solve"
     diverged: ClassVar[str] = "the solver's answer is not finite"
-    solver: Solver = None  # type: ignore[assignment]
+    solver: Solver
     tolerance: float = 0.01
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
