@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
+from typing_extensions import Self
 
 from .batches.outputs import Classes, Output, Quantities
 from .recipes.recipe import Recipe, validate
@@ -168,7 +169,7 @@ class MetaImputer(ClassifierMixin, _Imputer):
         )  # fmt: skip
         self.missing_label = missing_label
 
-    def fit(self, X: Any, y: Any) -> MetaImputer:
+    def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with labels ``y [n]``, some of them missing."""
         X, labels = _rows_and_labels(self, X, y)
         known = ~missing(labels, self.missing_label)
@@ -223,7 +224,7 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
             random_state=random_state, device=device,
         )  # fmt: skip
 
-    def fit(self, X: Any, y: Any) -> MetaImputerRegressor:
+    def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with values ``y [n]``, some of them missing."""
         X, labels = _rows_and_labels(self, X, y)
         known = ~missing(labels, None)

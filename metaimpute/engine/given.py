@@ -17,7 +17,7 @@ from torch import Tensor
 from .ambient import CannotDifferentiate
 from .arguments import unchanged
 from .compiled import Compiled
-from .losses import Factored, Loss, NotScalar, Split, StructuredLoss
+from .losses import Factored, Loss, LossWithAux, NotScalar, Split, StructuredLoss
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer
 from .pytree import (
@@ -141,7 +141,7 @@ class Watch:
     has_aux: bool = False
     aux: Aux = field(default_factory=Aux)
 
-    def loss(self, loss: Loss, which: str) -> Loss:
+    def loss(self, loss: LossWithAux, which: str) -> Loss:
         """The loss, watched, in its own kind."""
 
         def member(function: Callable[..., Any] | None, place: int | None, kind: str = "loss") -> Any:

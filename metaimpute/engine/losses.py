@@ -19,6 +19,7 @@ from torch import Tensor
 from .pytree import Tree
 
 Loss = Callable[[Tree, Tree, Any], Tensor]
+LossWithAux = Callable[[Tree, Tree, Any], Tensor | tuple[Tensor, Any]]
 Features = Callable[[Tree, Any], Tree]
 Marked = TypeVar("Marked", bound=Callable[..., Tensor])
 
