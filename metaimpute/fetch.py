@@ -91,9 +91,11 @@ def _get_images(name: str, layout: str, found: Callable[[], Path | None]) -> Cal
 
         target = cache_folder()
         _download(
-            name, lambda: getattr(datasets, name)(str(target), download=True), f"put {target / layout} there by hand",
+            name,
+            lambda: getattr(datasets, name)(str(target), download=True),
+            f"put {target / layout} there by hand",
             "its home page",
-        )  # fmt: skip
+        )
         return found()
 
     return get

@@ -35,10 +35,21 @@ class _Imputer(BaseEstimator):
     _inner: ClassVar[dict[str, Any]]
 
     def __init__(
-        self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        method: str = "fixmatch",
+        problem: str = "l2i",
+        *,
+        estimator: str = "mixed",
+        width: int = 128,
+        depth: int = 2,
+        steps: int = 500,
+        batch_size: int = 32,
+        unlabelled_batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        settings: dict[str, Any] | None = None,
+        random_state: Any = None,
+        device: str = "auto",
+    ) -> None:
         self.method = method
         self.problem = problem
         self.estimator = estimator
@@ -60,14 +71,21 @@ class _Imputer(BaseEstimator):
         if self.method == "mean_teacher":
             method |= {"weight": 1.0, "ramp": 0.4}
         data: dict[str, Any] = {
-            "task": {"name": "arrays"}, "model": {"name": "mlp", "width": self.width, "depth": self.depth},
-            "method": method, "problem": problem,
+            "task": {"name": "arrays"},
+            "model": {"name": "mlp", "width": self.width, "depth": self.depth},
+            "method": method,
+            "problem": problem,
             "train": {
-                "steps": self.steps, "batch": self.batch_size, "unlabelled_batch": self.unlabelled_batch_size, "seed": seed,
+                "steps": self.steps,
+                "batch": self.batch_size,
+                "unlabelled_batch": self.unlabelled_batch_size,
+                "seed": seed,
                 "optimizer": {"name": "adamw", "lr": self.learning_rate, "weight_decay": 0.01},
-                "schedule": {"name": "cosine"}, "ema": 0.99, "device": self.device,
+                "schedule": {"name": "cosine"},
+                "ema": 0.99,
+                "device": self.device,
             },
-        }  # fmt: skip
+        }
         name = type(self).__name__
         source = Source(data, {}, name)
         for section in self.settings or {}:
@@ -158,15 +176,36 @@ class MetaImputer(ClassifierMixin, _Imputer):
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 0.01, "rate": "trust(0.05)"}
 
     def __init__(
-        self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        missing_label: Any = MISSING, settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        method: str = "fixmatch",
+        problem: str = "l2i",
+        *,
+        estimator: str = "mixed",
+        width: int = 128,
+        depth: int = 2,
+        steps: int = 500,
+        batch_size: int = 32,
+        unlabelled_batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        missing_label: Any = MISSING,
+        settings: dict[str, Any] | None = None,
+        random_state: Any = None,
+        device: str = "auto",
+    ) -> None:
         super().__init__(
-            method, problem, estimator=estimator, width=width, depth=depth, steps=steps, batch_size=batch_size,
-            unlabelled_batch_size=unlabelled_batch_size, learning_rate=learning_rate, settings=settings,
-            random_state=random_state, device=device,
-        )  # fmt: skip
+            method,
+            problem,
+            estimator=estimator,
+            width=width,
+            depth=depth,
+            steps=steps,
+            batch_size=batch_size,
+            unlabelled_batch_size=unlabelled_batch_size,
+            learning_rate=learning_rate,
+            settings=settings,
+            random_state=random_state,
+            device=device,
+        )
         self.missing_label = missing_label
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -214,15 +253,35 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}
 
     def __init__(
-        self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        method: str = "mean_teacher",
+        problem: str = "l2i",
+        *,
+        estimator: str = "mixed",
+        width: int = 128,
+        depth: int = 2,
+        steps: int = 500,
+        batch_size: int = 32,
+        unlabelled_batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        settings: dict[str, Any] | None = None,
+        random_state: Any = None,
+        device: str = "auto",
+    ) -> None:
         super().__init__(
-            method, problem, estimator=estimator, width=width, depth=depth, steps=steps, batch_size=batch_size,
-            unlabelled_batch_size=unlabelled_batch_size, learning_rate=learning_rate, settings=settings,
-            random_state=random_state, device=device,
-        )  # fmt: skip
+            method,
+            problem,
+            estimator=estimator,
+            width=width,
+            depth=depth,
+            steps=steps,
+            batch_size=batch_size,
+            unlabelled_batch_size=unlabelled_batch_size,
+            learning_rate=learning_rate,
+            settings=settings,
+            random_state=random_state,
+            device=device,
+        )
 
     def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with values ``y [n]``, some of them missing."""

@@ -77,6 +77,11 @@ def processor() -> str:
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What a reader needs to judge a timing."""
     return {
-        "cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": device,
-        "torch": torch.__version__, "python": platform.python_version(), "system": platform.system(),
-    }  # fmt: skip
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }

@@ -135,26 +135,46 @@ def sweep(
         for name, config in configs.items():
             wall = ratio(times[name], times[base])
             rows.append(
-                {**asdict(config), "name": name, "mu": mu, "wall": wall[0], "wall_low": wall[1], "wall_high": wall[2],
-                 "peak": peaks[name], "peak_ratio": peaks[name] / peaks[base]}
-            )  # fmt: skip
+                {
+                    **asdict(config),
+                    "name": name,
+                    "mu": mu,
+                    "wall": wall[0],
+                    "wall_low": wall[1],
+                    "wall_high": wall[2],
+                    "peak": peaks[name],
+                    "peak_ratio": peaks[name] / peaks[base],
+                }
+            )
     return {
-        "benchmark": "step", "model": "WRN-16-2", "batch": batch, "repeats": repeats, "machine": machine(), "rows": rows,
-    }  # fmt: skip
+        "benchmark": "step",
+        "model": "WRN-16-2",
+        "batch": batch,
+        "repeats": repeats,
+        "machine": machine(),
+        "rows": rows,
+    }
 
 
 def table(result: dict[str, Any]) -> Table:
     """Measured cost beside the limit."""
-    view = Table(title=f"{result['model']}, batch {result['batch']}: one training step in units of the base method's step",
-                 title_justify="left")  # fmt: skip
+    view = Table(
+        title=f"{result['model']}, batch {result['batch']}: one training step in units of the base method's step",
+        title_justify="left",
+    )
     view.add_column("step")
     for column in ("mu", "wall", "range", "limit", "over limit", "peak MiB", "x base"):
         view.add_column(column, justify="right")
     for row in result["rows"]:
         limit = row["limit"]
         view.add_row(
-            row["name"], str(row["mu"]), f"{row['wall']:.2f}", f"{row['wall_low']:.2f}-{row['wall_high']:.2f}",
-            "-" if limit is None else f"{limit:.2f}", "-" if limit is None else f"{row['wall'] / limit - 1:+.0%}",
-            f"{row['peak'] / 2**20:.1f}", f"{row['peak_ratio']:.2f}",
-        )  # fmt: skip
+            row["name"],
+            str(row["mu"]),
+            f"{row['wall']:.2f}",
+            f"{row['wall_low']:.2f}-{row['wall_high']:.2f}",
+            "-" if limit is None else f"{limit:.2f}",
+            "-" if limit is None else f"{row['wall'] / limit - 1:+.0%}",
+            f"{row['peak'] / 2**20:.1f}",
+            f"{row['peak_ratio']:.2f}",
+        )
     return view

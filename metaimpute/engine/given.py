@@ -20,17 +20,7 @@ from .compiled import Compiled
 from .losses import Factored, Loss, LossWithAux, NotScalar, Split, StructuredLoss
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer
-from .pytree import (
-    Tree,
-    as_leaves,
-    detach,
-    differentiable,
-    filled,
-    leaves_of,
-    tensors,
-    tree_map,
-    zeros_like,
-)  # fmt: skip
+from .pytree import Tree, as_leaves, detach, differentiable, filled, leaves_of, tensors, tree_map, zeros_like
 from .repetition import rebuilding
 
 
@@ -163,9 +153,10 @@ class Watch:
             apart = factored.features if isinstance(factored.features, tuple) else (factored.features,)
             seen: Any = tuple(member(one, None, "features") for one in apart)
             factored = Factored(
-                seen if isinstance(factored.features, tuple) else seen[0], member(factored.readout, 2),
+                seen if isinstance(factored.features, tuple) else seen[0],
+                member(factored.readout, 2),
                 member(factored.label_rows, 0, "rows"),
-            )  # fmt: skip
+            )
         return replace(loss, whole=member(loss.whole, 1), split=split, factored=factored)
 
 

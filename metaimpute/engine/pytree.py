@@ -20,9 +20,25 @@ Tree = Any
 A = TypeVar("A")
 
 __all__ = [
-    "Tree", "as_leaves", "cosine", "differentiable", "detach", "dot", "filled", "gradient", "leaf_of", "leaves_of", "map_tensors",
-    "none_as_zeros", "norm", "tensors", "tree_map", "vjp_through", "with_tensors", "zeros_like",
-]  # fmt: skip
+    "Tree",
+    "as_leaves",
+    "cosine",
+    "differentiable",
+    "detach",
+    "dot",
+    "filled",
+    "gradient",
+    "leaf_of",
+    "leaves_of",
+    "map_tensors",
+    "none_as_zeros",
+    "norm",
+    "tensors",
+    "tree_map",
+    "vjp_through",
+    "with_tensors",
+    "zeros_like",
+]
 
 
 def differentiable(leaf: object) -> bool:
@@ -171,11 +187,7 @@ def gradient(
 
 def vjp_through(outputs: Tree, cotangents: Tree, inputs: Tree) -> Tree:
     """``cotangents^T d outputs / d inputs`` by reverse mode; zeros where an input has no influence."""
-    pairs = [
-        (out, cot)
-        for out, cot in zip(tensors(outputs), tensors(cotangents), strict=True)
-        if out.requires_grad
-    ]  # fmt: skip
+    pairs = [(out, cot) for out, cot in zip(tensors(outputs), tensors(cotangents), strict=True) if out.requires_grad]
     leaves = tensors(inputs)
     if not pairs:
         return zeros_like(inputs)

@@ -97,21 +97,41 @@ class Recording(Generic[Value]):
             theta, c, data = ordinary((detach(self.params), detach(self.coupling), batch))
             rule = self.optimizer.with_hyper(**ordinary(detach(self.optimizer.hyper)))
             problem = BilevelMap(
-                watch.loss(loss, "inner"), _no_loss, theta, c, Batches([data], None), rule, t + 1, Store(), self.seed, False
-            )  # fmt: skip
+                watch.loss(loss, "inner"),
+                _no_loss,
+                theta,
+                c,
+                Batches([data], None),
+                rule,
+                t + 1,
+                Store(),
+                self.seed,
+                False,
+            )
             with said_in_words(self.estimator.name):
                 # 'exact' differentiates twice, and torch has other formulas for a gradient that is to be differentiated
                 end = run(
-                    problem, theta, c, rule.hyper, mode="full" if self.estimator.uses_memory else "none", start=t, stop=t + 1,
+                    problem,
+                    theta,
+                    c,
+                    rule.hyper,
+                    mode="full" if self.estimator.uses_memory else "none",
+                    start=t,
+                    stop=t + 1,
                     state=self.state,
-                )  # fmt: skip
+                )
         carry = detach((end.params, end.state))
         return replace(
-            self, params=carry[0], state=carry[1], losses=(*self.losses, end.losses[0]),
-            batches=(*self.batches, batch), aux=watch.aux.last,
-            _carries=(*self._carries, carry) if self._keeps_carries else (), _ledgers=(*self._ledgers, problem.ledger),
+            self,
+            params=carry[0],
+            state=carry[1],
+            losses=(*self.losses, end.losses[0]),
+            batches=(*self.batches, batch),
+            aux=watch.aux.last,
+            _carries=(*self._carries, carry) if self._keeps_carries else (),
+            _ledgers=(*self._ledgers, problem.ledger),
             _versions=(*self._versions, *versions(batch)),
-        )  # fmt: skip
+        )
 
     def value(self, outer_loss: LossWithAux, outer_batch: Any = None) -> Value:
         """The outer loss at :attr:`params` as a differentiable value; see :func:`~metaimpute.engine.after_training`.
@@ -131,10 +151,20 @@ class Recording(Generic[Value]):
             ledger.modes.update(step.modes)
         memory = Taken(self._carries) if self._keeps_carries else self.memory
         found: Value = value_of(
-            self.estimator, self.inner_loss, outer_loss, self.start, self.coupling, self.optimizer,
-            Batches(list(self.batches), outer_batch), len(self.batches), memory, self.seed, self.has_aux, ledger,
+            self.estimator,
+            self.inner_loss,
+            outer_loss,
+            self.start,
+            self.coupling,
+            self.optimizer,
+            Batches(list(self.batches), outer_batch),
+            len(self.batches),
+            memory,
+            self.seed,
+            self.has_aux,
+            ledger,
             self.params,
-        )  # fmt: skip
+        )
         return found
 
     @property
@@ -223,6 +253,14 @@ def begin(
     if seed is None:
         seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
     return Recording(
-        params, coupling, inner_loss, optimizer, how, parse_memory(memory), seed, aux, detach(params),
+        params,
+        coupling,
+        inner_loss,
+        optimizer,
+        how,
+        parse_memory(memory),
+        seed,
+        aux,
+        detach(params),
         _versions=versions((params, coupling, optimizer.hyper)),
-    )  # fmt: skip
+    )

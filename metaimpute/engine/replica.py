@@ -144,9 +144,12 @@ class _Rebinding:
         if all(a is b for a, b in zip(found, values, strict=True)):
             return function
         made = types.FunctionType(
-            function.__code__, function.__globals__, function.__name__, function.__defaults__,
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
             tuple(types.CellType(value) for value in found),
-        )  # fmt: skip
+        )
         made.__kwdefaults__, made.__dict__ = function.__kwdefaults__, dict(function.__dict__)
         return made
 

@@ -94,10 +94,20 @@ def require_plain(params: Tree, coupling: Tree, optimizer: InnerOptimizer) -> No
 
 
 def value_of(
-    how: Estimator, inner_loss: LossWithAux, outer_loss: LossWithAux, params: Tree, coupling: Tree, optimizer: InnerOptimizer,
-    batches: Batches, steps: int, memory: MemoryPolicy, seed: int | None, aux: bool, ledger: Ledger | None = None,
+    how: Estimator,
+    inner_loss: LossWithAux,
+    outer_loss: LossWithAux,
+    params: Tree,
+    coupling: Tree,
+    optimizer: InnerOptimizer,
+    batches: Batches,
+    steps: int,
+    memory: MemoryPolicy,
+    seed: int | None,
+    aux: bool,
+    ledger: Ledger | None = None,
     reached: Tree = None,
-) -> Any:  # fmt: skip
+) -> Any:
     """The value, made by an estimator.
 
     Args:
@@ -241,6 +251,15 @@ def after_training(
     if isinstance(batches, torch.utils.data.DataLoader):
         inner = list_of_batches(batches)
     return value_of(
-        how, inner_loss, outer_loss, params, coupling, optimizer, Batches(inner, outer_batch), steps, parse_memory(memory),
-        seed, aux,
-    )  # fmt: skip
+        how,
+        inner_loss,
+        outer_loss,
+        params,
+        coupling,
+        optimizer,
+        Batches(inner, outer_batch),
+        steps,
+        parse_memory(memory),
+        seed,
+        aux,
+    )

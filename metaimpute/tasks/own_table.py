@@ -164,9 +164,13 @@ class OwnTable(OwnData):
             return Pool(whole[pool.ids], targets.float() if targets.is_floating_point() else targets, pool.ids)
 
         return dataclasses.replace(
-            data, labelled=seen(data.labelled), unlabelled=seen(data.unlabelled), validation=seen(data.validation),
-            test=seen(data.test), warnings=(*left, *data.warnings),
-        )  # fmt: skip
+            data,
+            labelled=seen(data.labelled),
+            unlabelled=seen(data.unlabelled),
+            validation=seen(data.validation),
+            test=seen(data.test),
+            warnings=(*left, *data.warnings),
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:

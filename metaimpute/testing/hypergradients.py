@@ -95,9 +95,16 @@ def _compare(
     memory = problem.memory if estimator.uses_memory else None
     try:
         result = estimator.estimate(
-            problem.inner_loss, problem.outer_loss, problem.theta_0, problem.c, problem.batches, problem.optimizer,
-            problem.steps, memory, seed=problem.seed,
-        )  # fmt: skip
+            problem.inner_loss,
+            problem.outer_loss,
+            problem.theta_0,
+            problem.c,
+            problem.batches,
+            problem.optimizer,
+            problem.steps,
+            memory,
+            seed=problem.seed,
+        )
     except ValueError as refusal:
         return [Term(name, "", None, None, "refused", str(refusal))]
     if "reverse_over_reverse" in result.diagnostics:

@@ -35,7 +35,7 @@ from ..pytree import (
     tensors,
     with_tensors,
     zeros_like,
-)  # fmt: skip
+)
 from ..unroll import BilevelMap, run
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
 
@@ -166,8 +166,9 @@ class Neumann(Implicit):
             warnings.warn(
                 "the Neumann series grows: alpha is above 2 / (largest eigenvalue of the inner Hessian) or the "
                 "Hessian has a negative "
-                "one, so the estimate means nothing; lower alpha, take more inner steps, or use cg", stacklevel=2,
-            )  # fmt: skip
+                "one, so the estimate means nothing; lower alpha, take more inner steps, or use cg",
+                stacklevel=2,
+            )
         scaled = with_tensors(total, [alpha * leaf for leaf in tensors(total)])
         return scaled, {"terms": self.m, "series_grows": grew}
 
@@ -208,8 +209,9 @@ class ConjugateGradient(Implicit):
                 warnings.warn(
                     "the inner Hessian has a direction of no positive curvature, so the inner steps have reached no "
                     "minimum and the "
-                    "implicit estimate means little; take more inner steps, or add damping", stacklevel=2,
-                )  # fmt: skip
+                    "implicit estimate means little; take more inner steps, or add damping",
+                    stacklevel=2,
+                )
                 break
             step = squared / curvature
             x, residual = _axpy(step, direction, x), _axpy(-step, image, residual)
@@ -302,8 +304,9 @@ class Solved(Implicit):
         if not residual <= self.tolerance:
             warnings.warn(
                 f"the solver given as solve= left a relative residual of {residual:.2g}, so the implicit estimate is off by as "
-                "much or more", stacklevel=2,
-            )  # fmt: skip
+                "much or more",
+                stacklevel=2,
+            )
         return result
 
 

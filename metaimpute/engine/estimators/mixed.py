@@ -18,16 +18,7 @@ import torch
 from ..ambient import HooksChangeNothing
 from ..optimizers import Hyper, apply_updates, hyper_as_leaves, hyper_tensors
 from ..products import product
-from ..pytree import (
-    Tree,
-    as_leaves,
-    detach,
-    gradient,
-    none_as_zeros,
-    tensors,
-    vjp_through,
-    with_tensors,
-)  # fmt: skip
+from ..pytree import Tree, as_leaves, detach, gradient, none_as_zeros, tensors, vjp_through, with_tensors
 from ..unroll import BilevelMap
 from .base import Estimator, HypergradientResult, register_estimator
 
