@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..batches.outputs import Classes, Standardized
+from ..batches.outputs import Classes
 from ..tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
 from ..tasks.doubts import Doubt
 from ..tasks.files import missing_file
@@ -111,12 +111,12 @@ def _task(kind: str, options: dict[str, Any], sets: Sequence[str]) -> tuple[dict
 def _counts(task: OwnData, data: TaskData) -> Facts:
     targets, names = data.labelled.targets, task.label_names or []
     assert targets is not None
-    output = task.output
-    if isinstance(output, Standardized):
-        labels = f"values of {names[0]}, {output.mean[0]:.4g} on average, standard deviation {output.std[0]:.4g}"
-    else:
+    if isinstance(task.output, Classes):
         counts = torch.bincount(targets, minlength=len(names)).tolist()
         labels = f"{len(names)} classes: " + shortened([f"{n} {c}" for n, c in zip(names, counts, strict=True)], 12)
+    else:
+        mean, std = task.output.mean[0], task.output.std[0]  # type: ignore[attr-defined]
+        labels = f"values of {names[0]}, {mean:.4g} on average, standard deviation {std:.4g}"
     return [
         ("labels to train on", f"{len(data.labelled):,}; {labels}"),
         ("unlabelled", f"{len(data.unlabelled):,} {task.things}"),
