@@ -275,9 +275,14 @@ class TextModel(Model):
         folder = self.weights_folder()
         files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder else []
         return {
-            "version": 1, "weights": [fingerprint(file) for file in files], "length": self.length, "layers": self.layers,
-            "pooling": self.pooling, "device": self._device, "torch": torch.__version__,
-        }  # fmt: skip
+            "version": 1,
+            "weights": [fingerprint(file) for file in files],
+            "length": self.length,
+            "layers": self.layers,
+            "pooling": self.pooling,
+            "device": self._device,
+            "torch": torch.__version__,
+        }
 
 
 BERT = "google-bert/bert-base-uncased"

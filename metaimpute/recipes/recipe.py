@@ -18,7 +18,7 @@ from ..engine import (
     estimators,
     get_estimator,
     parse_memory,
-)  # fmt: skip
+)
 from ..engine.registry import Registry, UnknownName
 from ..methods import Method, MethodError, methods
 from ..models import Model, check_accepts, models
@@ -208,9 +208,12 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
 
 
 def _component(
-    registry: Registry[Any], source: Source, section: str, value: dict[str, Any] | None = None,
+    registry: Registry[Any],
+    source: Source,
+    section: str,
+    value: dict[str, Any] | None = None,
     also_valid: tuple[str, ...] = (),
-) -> Any:  # fmt: skip
+) -> Any:
     """An instance of the entry named in a section, its options checked against the entry's fields."""
     options = dict(source.data[section] if value is None else value)
     name = options.pop("name", None)
@@ -247,9 +250,14 @@ def _estimator(source: Source, spec: ProblemSpec) -> Estimator:
 
 
 def _compatible(
-    source: Source, task: Task, model: Model, method: Method, problem: BilevelProblem, spec: ProblemSpec,
+    source: Source,
+    task: Task,
+    model: Model,
+    method: Method,
+    problem: BilevelProblem,
+    spec: ProblemSpec,
     estimator: Estimator,
-) -> None:  # fmt: skip
+) -> None:
     """Refuses combinations that cannot work, each with its reason, before anything is loaded."""
     try:
         check_accepts(model, task.input_kind)

@@ -111,9 +111,18 @@ def without(total: int, *taken: Tensor) -> Tensor:
 
 
 def semi_supervised(
-    train: Pool, test: Pool, *, labels: int, validation: int | Tensor, classes: int | None, seed: int,
-    source: str, include_labelled: bool = False, extra_unlabelled: Pool | None = None, label_share: float = 0.0,
-) -> TaskData:  # fmt: skip
+    train: Pool,
+    test: Pool,
+    *,
+    labels: int,
+    validation: int | Tensor,
+    classes: int | None,
+    seed: int,
+    source: str,
+    include_labelled: bool = False,
+    extra_unlabelled: Pool | None = None,
+    label_share: float = 0.0,
+) -> TaskData:
     """Draws validation (the same for every seed) and labelled rows (by seed); the rest is unlabelled.
 
     Args:
@@ -149,9 +158,19 @@ def semi_supervised(
 
 
 def partly_labelled(
-    pool: Pool, tested: Tensor | None, *, labels: int, validation: int, test_share: float, classes: int | None, seed: int,
-    include_labelled: bool, source: str, warnings: tuple[str, ...] = (), remedy: str = "leave some labels blank",
-) -> TaskData:  # fmt: skip
+    pool: Pool,
+    tested: Tensor | None,
+    *,
+    labels: int,
+    validation: int,
+    test_share: float,
+    classes: int | None,
+    seed: int,
+    include_labelled: bool,
+    source: str,
+    warnings: tuple[str, ...] = (),
+    remedy: str = "leave some labels blank",
+) -> TaskData:
     """Splits a data set of which some examples have a label: no class need be as large as another.
 
     The test and validation examples have labels and are the same for every seed; they leave every class at least one label.

@@ -52,10 +52,13 @@ def check_problem(
 
 
 def check_recipe(
-    recipe: Recipe, *, estimators: Sequence[str | Estimator] | None = None, steps: int | None = None, raise_exception: bool =
-    True,
+    recipe: Recipe,
+    *,
+    estimators: Sequence[str | Estimator] | None = None,
+    steps: int | None = None,
+    raise_exception: bool = True,
     **options: Any,
-) -> Report:  # fmt: skip
+) -> Report:
     """The same for a loaded recipe, at the batch of its last step, with its look-ahead and its own estimator beside the exact
     ones."""
     from ..problems.base import ProblemError
@@ -78,9 +81,17 @@ def check_recipe(
     if estimators is None and recipe.estimator.name not in names:
         names.append(recipe.estimator)
     report = check_hypergradient(
-        problem.structured_inner(), problem.structured_outer(), detach(params), coupling, Batches([batch], holdout),
-        settings.optimizer, steps=settings.steps if steps is None else steps, estimators=names, raise_exception=False, **options,
-    )  # fmt: skip
+        problem.structured_inner(),
+        problem.structured_outer(),
+        detach(params),
+        coupling,
+        Batches([batch], holdout),
+        settings.optimizer,
+        steps=settings.steps if steps is None else steps,
+        estimators=names,
+        raise_exception=False,
+        **options,
+    )
     report.terms.append(_couple(problem, meta, batch, coupling))
     if raise_exception and not report.ok:
         raise GradientCheckFailed(f"{len(report.failures)} of {len(report.terms)} terms fail\n{report}")

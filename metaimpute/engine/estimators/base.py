@@ -187,24 +187,37 @@ class Estimator:
         if self.max_steps is not None and steps > self.max_steps:
             raise EstimatorError(
                 f"'{self.name}' is defined for {self.max_steps} inner step, not {steps}; for any number there are "
-                f"{_names(lambda other: other.max_steps is None and other.exact)}", "steps",
-            )  # fmt: skip
+                f"{_names(lambda other: other.max_steps is None and other.exact)}",
+                "steps",
+            )
         if wrt_start and not self.start_path:
             raise EstimatorError(
                 f"'{self.name}' gives no gradient with respect to the start (path: full); these do: "
-                f"{_names(lambda other: other.start_path and other.exact)}", "start",
-            )  # fmt: skip
+                f"{_names(lambda other: other.start_path and other.exact)}",
+                "start",
+            )
         if not self.uses_memory and not isinstance(memory, Store | None):
             raise EstimatorError(
                 f"'{self.name}' stores no graph of an unroll, so memory '{memory}' is not for it; it is for "
-                f"{_names(lambda other: other.uses_memory)}", "memory",
-            )  # fmt: skip
+                f"{_names(lambda other: other.uses_memory)}",
+                "memory",
+            )
 
     @contextmanager
     def checked(
-        self, inner_loss: Loss, outer_loss: Loss, theta_0: Tree, c: Tree, batches: Batches, optimizer: InnerOptimizer,
-        steps: int, memory: MemoryPolicy | None, seed: int | None, wrt_start: bool, ledger: Ledger | None,
-    ) -> Iterator[BilevelMap]:  # fmt: skip
+        self,
+        inner_loss: Loss,
+        outer_loss: Loss,
+        theta_0: Tree,
+        c: Tree,
+        batches: Batches,
+        optimizer: InnerOptimizer,
+        steps: int,
+        memory: MemoryPolicy | None,
+        seed: int | None,
+        wrt_start: bool,
+        ledger: Ledger | None,
+    ) -> Iterator[BilevelMap]:
         """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
         require_tensors("theta_0", theta_0)
@@ -231,9 +244,18 @@ class Estimator:
             optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
             with said_in_words(self.name):
                 yield BilevelMap(
-                    inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start,
+                    inner_loss,
+                    outer_loss,
+                    theta_0,
+                    c,
+                    batches,
+                    optimizer,
+                    steps,
+                    memory or Store(),
+                    seed,
+                    wrt_start,
                     ledger or Ledger(),
-                )  # fmt: skip
+                )
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
         """The outer loss and ``theta_k`` of the steps that the estimator differentiates, without a derivative."""
