@@ -144,17 +144,9 @@ class BilevelMap:
 
 
 def run(
-    problem: BilevelMap,
-    theta_0: Tree,
-    c: Tree,
-    hyper: Hyper,
-    *,
-    mode: Differentiation = "full",
-    start: int = 0,
-    stop: int | None = None,
-    state: Tree = None,
-    closed: bool = False,
-) -> Trajectory:
+    problem: BilevelMap, theta_0: Tree, c: Tree, hyper: Hyper, *, mode: Differentiation = "full", start: int = 0,
+    stop: int | None = None, state: Tree = None, closed: bool = False,
+) -> Trajectory:  # fmt: skip
     """Carries out inner steps ``start .. stop-1`` (default: all) from ``theta_0`` under the problem's memory policy.
 
     Args:

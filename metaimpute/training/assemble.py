@@ -81,44 +81,21 @@ def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
     if outer is not None and meta is None:
         schedulers.append(train.schedule.build(outer, train.steps))
     settings = OuterSettings(
-        recipe.estimator,
-        spec.inner.build(),
-        parse_memory(spec.memory),
-        spec.inner.steps,
-        spec.weight,
-        spec.schedule,
-        spec.relative,
-        spec.outer_optimizer == "shared",
-        spec.psi,
-        train.clip_norm,
+        recipe.estimator, spec.inner.build(), parse_memory(spec.memory), spec.inner.steps, spec.weight, spec.schedule,
+        spec.relative, spec.outer_optimizer == "shared", spec.psi, train.clip_norm,
         outer_decays=spec.outer_optimizer == "separate" and spec.outer is not None,
         rate=parse_rate(spec.inner.rate)(spec.inner.lr),
-    )
+    )  # fmt: skip
     batches = BatchSource(
-        task,
-        method,
-        labelled,
-        data.unlabelled,
-        holdout,
+        task, method, labelled, data.unlabelled, holdout,
         BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
-        spec.holdout_view or method.labelled_view,
-        train.steps,
-        train.seed,
-        device,
-        needs_unlabelled=draws,
-    )
+        spec.holdout_view or method.labelled_view, train.steps, train.seed, device, needs_unlabelled=draws,
+    )  # fmt: skip
     return Parts(
-        device,
-        data,
-        module,
-        optimizer,
-        outer,
-        schedulers,
-        Algorithm1(model, method, problem, settings, optimizer, outer, meta, train.seed),
-        batches,
-        _watch(recipe, module, data, device, say),
-        None if train.ema is None else averaged_model(module, train.ema),
-    )
+        device, data, module, optimizer, outer, schedulers,
+        Algorithm1(model, method, problem, settings, optimizer, outer, meta, train.seed), batches,
+        _watch(recipe, module, data, device, say), None if train.ema is None else averaged_model(module, train.ema),
+    )  # fmt: skip
 
 
 def _network_and_data(

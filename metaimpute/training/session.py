@@ -42,15 +42,9 @@ class Session(RunState):
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        *,
-        why: str = "",
-        begun: Begun | None = None,
-        say: Callable[[str], None] = print,
-        report: Report | None = None,
-    ) -> None:
+        self, recipe: Recipe, folder: Path, *, why: str = "", begun: Begun | None = None,
+        say: Callable[[str], None] = print, report: Report | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(recipe, say)
         self.folder, self.why, self.begun = folder, why, begun
         self.report = report or (lambda step, values: None)
@@ -152,15 +146,10 @@ class Session(RunState):
         last, batch, path = self._last_good(bad), self.batches.batch(self.step), self.folder / DIVERGED
         norms = {name: float(p.detach().norm()) for name, p in self.module.named_parameters()}
         found = {
-            "step": self.step,
-            "error": str(error),
-            "checkpoint": last,
-            "lr": self.schedulers[0].get_last_lr()[0],
-            "last_metrics": log.last,
-            "labelled_rows": self.batches.labelled.ids[batch.labelled.index].tolist(),
-            "unlabelled_rows": self.data.unlabelled.ids[batch.unlabelled.index].tolist(),
-            "parameter_norms": norms,
-        }
+            "step": self.step, "error": str(error), "checkpoint": last, "lr": self.schedulers[0].get_last_lr()[0],
+            "last_metrics": log.last, "labelled_rows": self.batches.labelled.ids[batch.labelled.index].tolist(),
+            "unlabelled_rows": self.data.unlabelled.ids[batch.unlabelled.index].tolist(), "parameter_norms": norms,
+        }  # fmt: skip
         write_json(path, found)
         return Diverged(f"{error}; {last}; the step's diagnostics: {path}")
 
