@@ -101,10 +101,3 @@ def test_help_does_not_import_torch() -> None:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert time.perf_counter() - started < 10  # far from the goal of 1 s, but never the seconds that torch takes
-
-
-def test_public_names_resolve() -> None:
-    for name in metaimpute.__all__:
-        assert getattr(metaimpute, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = metaimpute.nothing

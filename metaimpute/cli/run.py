@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--profile", type=click.Choice(["auto", "paper", "sample"]), default="auto", show_default=True,
-              help="paper: the paper's model and schedule. sample: small real data, minutes on a CPU.")  # fmt: skip
+@click.option(
+    "--profile",
+    type=click.Choice(["auto", "paper", "sample"]),
+    default="auto",
+    show_default=True,
+    help="paper: the paper's model and schedule. sample: small real data, minutes on a CPU.",
+)
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. train.steps=200. Repeatable."
 )

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder; default runs/STUDY.")
-@click.option("--jobs", type=click.IntRange(0, 256), default=1, show_default=True,
-              help="Worker processes; 0 runs everything in this one.")  # fmt: skip
+@click.option(
+    "--jobs",
+    type=click.IntRange(0, 256),
+    default=1,
+    show_default=True,
+    help="Worker processes; 0 runs everything in this one.",
+)
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of each run; default the recipe's, else cores / jobs."
 )

@@ -109,8 +109,7 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
     traced: list[tuple[Tree, Tree, Any]] = []
     failed: list[Exception] = []
 
-    @torch._dynamo.assume_constant_result
-    def used() -> tuple[bool, ...]:
+    def dependence() -> tuple[bool, ...]:
         """Which of theta's tensors the loss depends on; the others do not move, as in torch.optim. Asked at each compilation."""
         theta, c, batch = traced[-1]
         try:
@@ -127,6 +126,8 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
             failed.append(error)
             raise RuntimeError("the loss failed") from None  # torch would write its own words into the loss's exception
         return tuple(slope is not None for slope in found)
+
+    used: Callable[[], tuple[bool, ...]] = torch._dynamo.assume_constant_result(dependence)
 
     def step(
         update: Callable[..., Any], constant: bool, theta: Tree, state: Tree, c: Tree, hyper: Hyper, batch: Any
@@ -158,7 +159,8 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
         traced.append((theta, c, batch))
         try:
             with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-                return compiled(update, constant, theta, state, c, hyper, batch)
+                found: Stepped = compiled(update, constant, theta, state, c, hyper, batch)
+                return found
         except exc.FailOnRecompileLimitHit as error:
             raise CannotCompile(
                 f"the inner step was compiled {VARIANTS} times, each for another shape, mode or Python number; "

@@ -254,10 +254,11 @@ class FunctionalModel:
                 f"the model's output is not that of its last linear layer ({names[0]}), used once and left as it is; "
                 "name it with head=, or use an estimator that needs none"
             )
-        return seen["features"]
+        features: Tensor = seen["features"]
+        return features
 
     def readout(self, params: Params, features: Tensor) -> Tensor:
         """The last linear layer applied to ``features``, shape ``[batch, outputs]``."""
         names = self.head
-        bias = params[names[1]] if len(names) == 2 else self.module.get_submodule(self._head or "").bias
-        return nn.functional.linear(features, params[names[0]], bias)  # type: ignore[arg-type]
+        bias: Any = params[names[1]] if len(names) == 2 else self.module.get_submodule(self._head or "").bias
+        return nn.functional.linear(features, params[names[0]], bias)

@@ -20,6 +20,7 @@ from ..errors import UserError
 from .pytree import Tree
 
 Loss = Callable[[Tree, Tree, Any], Tensor]
+LossWithAux = Callable[[Tree, Tree, Any], Tensor | tuple[Tensor, Any]]
 Features = Callable[[Tree, Any], Tree]
 Marked = TypeVar("Marked", bound=Callable[..., Tensor])
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
+from ..batches import ViewKind
 from ..batches.outputs import Classes, Standardized
 from ..engine import derive_seed, fixed_rng
 from ..environment import pick_device
@@ -52,11 +53,9 @@ class Predictor:
     device: torch.device
     label_names: list[str]
 
-    def raw(self, examples: Any, kind: str = "none", seed: int = 0) -> Tensor:
+    def raw(self, examples: Any, kind: ViewKind = "none", seed: int = 0) -> Tensor:
         """The network's outputs ``[n, outputs]`` for raw examples: logits, or standardised values."""
-        return predictions(
-            self.module, self.task, examples, self.recipe.train.eval_batch, self.device, kind, seed  # type: ignore[arg-type]
-        )  # fmt: skip
+        return predictions(self.module, self.task, examples, self.recipe.train.eval_batch, self.device, kind, seed)
 
     def predict_proba(self, examples: Any) -> Tensor:
         """Probabilities ``[n, classes]`` for raw examples.

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Imputation, InputKind, Unlabelled, ViewKind
 from ..batches.outputs import Classes, Output
@@ -30,7 +31,13 @@ Predict = Callable[[Tree, Tree], Tensor]
 State = dict[str, Tree]
 
 methods: Registry[Callable[..., Method]] = Registry("method")
-register_method = methods.register
+MethodClass = TypeVar("MethodClass", bound=Callable[..., "Method"])
+
+
+@dataclass_transform(field_specifiers=(field,))
+def register_method(name: str) -> Callable[[MethodClass], MethodClass]:
+    """Decorator that files a method under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return methods.register(name)
 
 
 class MethodError(UserError, ValueError):
@@ -159,7 +166,8 @@ class Method:
         """The method whose psi sharpens nothing: itself, unless it has a ``temperature``."""
         if getattr(self, "temperature", 1.0) == 1.0:
             return self
-        return replace(self, temperature=1.0).bind(self.output)  # type: ignore[call-arg]
+        without: dict[str, Any] = {"temperature": 1.0}
+        return replace(self, **without).bind(self.output)
 
     # losses ----------------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Labelled
 from ..batches.outputs import Output
@@ -31,7 +32,13 @@ from .forms import FormName
 Learns = Literal["nothing", "network", "labels", "own"]
 
 problems: Registry[Callable[..., BilevelProblem]] = Registry("problem")
-register_problem = problems.register
+ProblemClass = TypeVar("ProblemClass", bound=Callable[..., "BilevelProblem"])
+
+
+@dataclass_transform(field_specifiers=(field,))
+def register_problem(name: str) -> Callable[[ProblemClass], ProblemClass]:
+    """Decorator that files a bilevel problem under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return problems.register(name)
 
 
 class ProblemError(UserError, ValueError):
@@ -125,7 +132,8 @@ class BilevelProblem:
 
     def predict(self, params: Tree, inputs: Tree) -> Tensor:
         """Raw outputs of the network under ``params``, ``[n, outputs]``."""
-        return self.context.model(params, inputs)
+        found: Tensor = self.context.model(params, inputs)
+        return found
 
     def supervised(self, params: Tree, labelled: Labelled) -> Tensor:
         """Mean task loss of a labelled batch, a scalar."""

@@ -78,7 +78,10 @@ class OptimizerSpec(Open):
                 groups = [part for group in groups for part in _without_decay_of_biases(group)]
         own = {"momentum": self.momentum, "nesterov": self.nesterov} if self.name == "sgd" else {"betas": self.betas}
         build: Any = KINDS[self.name]
-        return build(groups, lr=self.lr, weight_decay=self.weight_decay, **own, **self.options)
+        optimizer: torch.optim.Optimizer = build(
+            groups, lr=self.lr, weight_decay=self.weight_decay, **own, **self.options
+        )
+        return optimizer
 
 
 def _without_decay_of_biases(group: dict[str, Any]) -> list[dict[str, Any]]:

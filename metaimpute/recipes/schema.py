@@ -126,7 +126,7 @@ class ProblemSpec(Strict):
     @field_validator("scale", mode="before")
     @classmethod
     def _scale(cls, value: Any) -> str:
-        if value == "raw" or (isinstance(value, str) and _relative(value) is not None):
+        if isinstance(value, str) and (value == "raw" or _relative(value) is not None):
             return value
         raise ValueError("write 'raw', or 'relative(rho)' with rho > 0, e.g. relative(1)")
 

@@ -45,7 +45,7 @@ def _type_of(default: Any) -> Any:
     if isinstance(default, int | float):
         return int | float
     if isinstance(default, tuple):
-        return tuple[tuple(map(_type_of, default))]  # type: ignore[misc]
+        return tuple[tuple(map(_type_of, default))]  # type: ignore[misc]  # made at run time
     return Any
 
 

@@ -41,9 +41,15 @@ class TrainingProgress:
         self.unread = False
         self.latest: dict[str, float] = {}
         self._bar = Progress(
-            TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.description}"), console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self._task = self._bar.add_task("", total=steps)
 
     def __enter__(self) -> TrainingProgress:
@@ -125,6 +131,10 @@ def _seeds(results: Sequence[Result]) -> str:
     return str(results[0].seed) if len(results) == 1 else f"{len(results)} seeds"
 
 
+def _last_of(measure: str) -> Callable[[Result], float | None]:
+    return lambda result: result.test_measures.get(measure, {}).get("last")
+
+
 def result_table(systems: Sequence[list[Result]]) -> Table:
     """One column per system, all of one metric; the profile stands with every number.
 
@@ -157,7 +167,7 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         count = max(r.test_checkpoints for r in firsts)
         rows.append((f"median of the last {count}", numbers(lambda r: r.test_median)))
     for measure in dict.fromkeys(name for r in firsts for name in r.test_measures):
-        last = numbers(lambda r, name=measure: r.test_measures.get(name, {}).get("last"))  # type: ignore[misc]
+        last = numbers(_last_of(measure))
         rows.append((f"test {measure.replace('_', ' ')}", last))
     if any(uneven(r) for r in firsts):
         rows.append(("balanced accuracy %", numbers(lambda r: r.balanced_accuracy)))

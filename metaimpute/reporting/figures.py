@@ -138,7 +138,8 @@ def faces(runs: Sequence[Run], target: Path | IO[bytes], count: int = 6) -> None
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     last = runs[-1].result
-    figure.suptitle(f"{last.source}, {last.labels} labels; above each face its error, in this order", fontsize=10,
-                    parse_math=False)  # fmt: skip
+    figure.suptitle(
+        f"{last.source}, {last.labels} labels; above each face its error, in this order", fontsize=10, parse_math=False
+    )
     figure.savefig(target, dpi=150)
     plt.close(figure)

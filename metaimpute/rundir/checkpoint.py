@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
         damaged = archive.testzip()  # torch.load looks at no checksum
     if damaged is not None:
         raise ValueError(f"{damaged} is not what was written")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     _check(state)
     return state
 

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ..batches.batch import InputKind, ViewKind
 from ..batches.motion import LabelMotion
@@ -23,7 +24,13 @@ from ..ranges import Natural
 LEARNT = "task.json"
 
 tasks: Registry[Callable[..., Task]] = Registry("task")
-register_task = tasks.register
+TaskClass = TypeVar("TaskClass", bound=Callable[..., "Task"])
+
+
+@dataclass_transform(field_specifiers=(field,))
+def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
+    """Decorator that files a task under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return tasks.register(name)
 
 
 class TaskError(UserError, ValueError):

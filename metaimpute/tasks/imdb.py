@@ -122,8 +122,9 @@ class IMDb(TextTask):
     def _read_snippets(self) -> tuple[Pool, Pool, str]:
         path = find_snippets() or fetch_snippets()
         texts, labels = read_snippets(path, self.neutral)
-        pool = LazyPool(texts, torch.tensor(labels), torch.arange(len(texts)))
-        test = balanced_choice(pool.targets, SNIPPET_TEST, generator(0, Stream.TEST), 2, "test")  # type: ignore[arg-type]
+        targets = torch.tensor(labels)
+        pool = LazyPool(texts, targets, torch.arange(len(texts)))
+        test = balanced_choice(targets, SNIPPET_TEST, generator(0, Stream.TEST), 2, "test")
         rest = without(len(pool), test)
         return pool.subset(rest), pool.subset(test), "movie snippets (Hutto and Gilbert, 2014)"
 

@@ -112,9 +112,18 @@ def without(total: int, *taken: Tensor) -> Tensor:
 
 
 def semi_supervised(
-    train: Pool, test: Pool, *, labels: int, validation: int | Tensor, classes: int | None, seed: int,
-    source: str, include_labelled: bool = False, extra_unlabelled: Pool | None = None, label_share: float = 0.0,
-) -> TaskData:  # fmt: skip
+    train: Pool,
+    test: Pool,
+    *,
+    labels: int,
+    validation: int | Tensor,
+    classes: int | None,
+    seed: int,
+    source: str,
+    include_labelled: bool = False,
+    extra_unlabelled: Pool | None = None,
+    label_share: float = 0.0,
+) -> TaskData:
     """Draws validation (the same for every seed) and labelled rows (by seed); the rest is unlabelled.
 
     Args:
@@ -150,9 +159,19 @@ def semi_supervised(
 
 
 def partly_labelled(
-    pool: Pool, tested: Tensor | None, *, labels: int, validation: int, test_share: float, classes: int | None, seed: int,
-    include_labelled: bool, source: str, warnings: tuple[str, ...] = (), remedy: str = "leave some labels blank",
-) -> TaskData:  # fmt: skip
+    pool: Pool,
+    tested: Tensor | None,
+    *,
+    labels: int,
+    validation: int,
+    test_share: float,
+    classes: int | None,
+    seed: int,
+    include_labelled: bool,
+    source: str,
+    warnings: tuple[str, ...] = (),
+    remedy: str = "leave some labels blank",
+) -> TaskData:
     """Splits a data set of which some examples have a label: no class need be as large as another.
 
     The test and validation examples have labels and are the same for every seed; they leave every class at least one label.
@@ -202,7 +221,7 @@ def _joined(left: Pool, right: Pool) -> Pool:
     if isinstance(left.inputs, Tensor) and isinstance(right.inputs, Tensor):
         inputs = torch.cat([left.inputs, right.inputs])
     else:
-        inputs = Chain(left.inputs, right.inputs)  # type: ignore[arg-type]
+        inputs = Chain(left.inputs, right.inputs)
     targets = None if left.targets is None else torch.cat([left.targets, unknown])
     return dataclasses.replace(left, inputs=inputs, targets=targets, ids=torch.cat([left.ids, right.ids]))
 
@@ -210,7 +229,7 @@ def _joined(left: Pool, right: Pool) -> Pool:
 class Chain(Sequence[Any]):
     """Two sequences as one; nothing is read before it is asked for."""
 
-    def __init__(self, left: Sequence[Any], right: Sequence[Any]) -> None:
+    def __init__(self, left: Tensor | Sequence[Any], right: Tensor | Sequence[Any]) -> None:
         self.left, self.right = left, right
 
     def __len__(self) -> int:

@@ -48,7 +48,7 @@ class TextTask(Task):
     def fit_augmentation(self, pool: Pool) -> None:
         """Scores words on a sample of the unlabelled texts; strong views need it."""
         order = torch.randperm(len(pool), generator=generator(0, Stream.CORPUS))[:CORPUS]
-        fitted = TfIdfReplacement.fit(pool.take(order), self.replace)  # type: ignore[arg-type]
+        fitted = TfIdfReplacement.fit(list(pool.take(order)), self.replace)
         self._versions = Versions(fitted, self.crop, self.copies)
 
     def distinct_inputs(self, data: TaskData, unlabelled: bool) -> list[str] | None:

@@ -38,10 +38,19 @@ class BatchSource:
     """
 
     def __init__(
-        self, task: Task, method: Method, labelled: Pool, unlabelled: Pool, holdout: Pool, sizes: BatchSizes,
-        holdout_view: ViewKind, steps: int, seed: int, device: torch.device,
+        self,
+        task: Task,
+        method: Method,
+        labelled: Pool,
+        unlabelled: Pool,
+        holdout: Pool,
+        sizes: BatchSizes,
+        holdout_view: ViewKind,
+        steps: int,
+        seed: int,
+        device: torch.device,
         needs_unlabelled: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.task, self.method, self.device, self.seed, self.steps = task, method, device, seed, steps
         self.labelled, self.unlabelled, self.holdout_pool = labelled, unlabelled, holdout
         self.holdout_view, self.needs_unlabelled = holdout_view, needs_unlabelled

@@ -29,9 +29,16 @@ class Trajectories:
     """
 
     def __init__(
-        self, folder: Path, task: Task, module: nn.Module, pool: Pool, seed: int, device: torch.device, resume_step: int,
+        self,
+        folder: Path,
+        task: Task,
+        module: nn.Module,
+        pool: Pool,
+        seed: int,
+        device: torch.device,
+        resume_step: int,
         say: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.task, self.module, self.device = folder / LABELS, task, module, device
         rng = torch.Generator().manual_seed(derive_seed(seed, Stream.TRAJECTORIES))
         self.pool = pool.subset(torch.randperm(len(pool), generator=rng)[:EXAMPLES].sort().values)

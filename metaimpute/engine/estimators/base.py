@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ...errors import UserError
 from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
@@ -25,7 +26,13 @@ from ..unroll import Batches, BilevelMap, run
 
 About = Literal["steps", "memory", "start"]
 estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
-register_estimator = estimators.register
+EstimatorClass = TypeVar("EstimatorClass", bound=Callable[..., "Estimator"])
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def register_estimator(name: str) -> Callable[[EstimatorClass], EstimatorClass]:
+    """Decorator that files an estimator under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return estimators.register(name)
 
 
 class EstimatorError(UserError, ValueError):
@@ -181,18 +188,21 @@ class Estimator:
         if self.max_steps is not None and steps > self.max_steps:
             raise EstimatorError(
                 f"'{self.name}' is defined for {self.max_steps} inner step, not {steps}; for any number there are "
-                f"{_names(lambda other: other.max_steps is None and other.exact)}", "steps",
-            )  # fmt: skip
+                f"{_names(lambda other: other.max_steps is None and other.exact)}",
+                "steps",
+            )
         if wrt_start and not self.start_path:
             raise EstimatorError(
                 f"'{self.name}' gives no gradient with respect to the start (path: full); these do: "
-                f"{_names(lambda other: other.start_path and other.exact)}", "start",
-            )  # fmt: skip
+                f"{_names(lambda other: other.start_path and other.exact)}",
+                "start",
+            )
         if not self.uses_memory and not isinstance(memory, Store | None):
             raise EstimatorError(
                 f"'{self.name}' stores no graph of an unroll, so memory '{memory}' is not for it; it is for "
-                f"{_names(lambda other: other.uses_memory)}", "memory",
-            )  # fmt: skip
+                f"{_names(lambda other: other.uses_memory)}",
+                "memory",
+            )
 
     def named_parameters(self) -> tuple[str, ...]:
         """Parameters of the model that an option names, so that a wrong name is found before training."""
@@ -200,9 +210,19 @@ class Estimator:
 
     @contextmanager
     def checked(
-        self, inner_loss: Loss, outer_loss: Loss, theta_0: Tree, c: Tree, batches: Batches, optimizer: InnerOptimizer,
-        steps: int, memory: MemoryPolicy | None, seed: int | None, wrt_start: bool, ledger: Ledger | None,
-    ) -> Iterator[BilevelMap]:  # fmt: skip
+        self,
+        inner_loss: Loss,
+        outer_loss: Loss,
+        theta_0: Tree,
+        c: Tree,
+        batches: Batches,
+        optimizer: InnerOptimizer,
+        steps: int,
+        memory: MemoryPolicy | None,
+        seed: int | None,
+        wrt_start: bool,
+        ledger: Ledger | None,
+    ) -> Iterator[BilevelMap]:
         """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
         require_tensors("theta_0", theta_0)
@@ -229,9 +249,18 @@ class Estimator:
             optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
             with said_in_words(self.name):
                 yield BilevelMap(
-                    inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start,
+                    inner_loss,
+                    outer_loss,
+                    theta_0,
+                    c,
+                    batches,
+                    optimizer,
+                    steps,
+                    memory or Store(),
+                    seed,
+                    wrt_start,
                     ledger or Ledger(),
-                )  # fmt: skip
+                )
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
         """The outer loss and ``theta_k`` of the steps that the estimator differentiates, without a derivative."""

@@ -33,7 +33,7 @@ from ..pytree import (
     tensors,
     with_tensors,
     zeros_like,
-)  # fmt: skip
+)
 from ..unroll import BilevelMap
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
 

@@ -82,9 +82,17 @@ def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any])
     if of_outer is not None:
         held["outer"] = features_of(problem, of_outer, OUTER_STREAM, theta, problem.batches.outer)
     return BilevelMap(
-        small_inner, small_outer, head, held, Batches(list(enumerate(batches)), problem.batches.outer), problem.optimizer,
-        problem.steps, problem.memory, problem.seed, problem.wrt_start,
-    )  # fmt: skip
+        small_inner,
+        small_outer,
+        head,
+        held,
+        Batches(list(enumerate(batches)), problem.batches.outer),
+        problem.optimizer,
+        problem.steps,
+        problem.memory,
+        problem.seed,
+        problem.wrt_start,
+    )
 
 
 def plain(problem: BilevelMap, names: tuple[str, ...]) -> tuple[Tensor, Tree]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,12 @@ LeafInit = Callable[[Tensor], Tree]
 LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], tuple[Tensor, Tree]]
 
 optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer")
-register_optimizer = optimizers.register
+Rule = TypeVar("Rule", bound=Callable[..., "InnerOptimizer"])
+
+
+def register_optimizer(name: str) -> Callable[[Rule], Rule]:
+    """Decorator that files an inner optimiser under ``name``: a function of options that returns one."""
+    return optimizers.register(name)
 
 
 class UnsupportedOptimizer(UserError, ValueError):
@@ -163,4 +168,5 @@ def hyper_tensors(hyper: Hyper) -> Hyper:
 
 
 def hyper_as_leaves(hyper: Hyper) -> Hyper:
-    return tree_map(lambda v: v.detach().requires_grad_() if differentiable(v) else v, dict(hyper))
+    leaves: Hyper = tree_map(lambda v: v.detach().requires_grad_() if differentiable(v) else v, dict(hyper))
+    return leaves

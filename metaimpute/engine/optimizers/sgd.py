@@ -22,9 +22,14 @@ from .base import (
 
 @register_optimizer("sgd")
 def sgd(
-    lr: Any, momentum: Any = 0.0, *, dampening: Any = 0.0, weight_decay: Any = 0.0, nesterov: bool = False,
+    lr: Any,
+    momentum: Any = 0.0,
+    *,
+    dampening: Any = 0.0,
+    weight_decay: Any = 0.0,
+    nesterov: bool = False,
     maximize: bool = False,
-) -> InnerOptimizer:  # fmt: skip
+) -> InnerOptimizer:
     """Stochastic gradient descent with optional momentum.
 
     ``g <- g + weight_decay * p``; ``b <- momentum * b + (1 - dampening) * g`` (first step: ``b = g``);
