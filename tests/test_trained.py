@@ -31,7 +31,7 @@ def test_it_is_the_command(tmp_path: Path) -> None:
     other = Result.read(tmp_path / "command")
     same = ("test_last", "validation_last", "evaluations", "weights_sha256", "overrides", "profile_reason", "seed")
     assert {key: run.result[key] for key in same} == {key: other[key] for key in same}
-    assert run.folder == Path("python") and Result.read(run.folder) == run.result or run.result.steps == 12
+    assert (run.folder == Path("python") and Result.read(run.folder) == run.result) or run.result.steps == 12
     assert (tmp_path / "python" / "metrics.jsonl").read_text() == (tmp_path / "command" / "metrics.jsonl").read_text()
     assert run.recipe.train.steps == 12 and run.recipe.train.seed == 3
     assert [row["step"] for row in run.metrics if "loss" in row or "base_loss" in row or "lr" in row] == [4, 8, 12]
@@ -53,7 +53,9 @@ def test_what_is_said_and_measured_reaches_the_caller() -> None:
     metaimpute.train("two_moons", set=SHORT, say=said.append, report=lambda step, values: measured.append(step))
     assert measured == [4, 6, 8, 12, 12]
     with pytest.warns(UserWarning, match="hypergradient|look-ahead|hold-out"):
-        metaimpute.train("two_moons", set={**SHORT, "train.log_every": 1, "problem.inner.lr": 1e-9, "problem.inner.rate": "fixed"})
+        metaimpute.train(
+            "two_moons", set={**SHORT, "train.log_every": 1, "problem.inner.lr": 1e-9, "problem.inner.rate": "fixed"}
+        )
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from .errors import MISSING, USAGE, fail, plain_errors
+from ..errors import MISSING, UNREAD, USAGE
+from .errors import fail, plain_errors
 from .options import imports
 from .output import echo, screen
 
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--profile", type=click.Choice(["auto", "paper", "sample"]), default="auto", show_default=True,
-              help="paper: the paper's model and schedule. sample: small real data, minutes on a CPU.")  # fmt: skip
+@click.option(
+    "--profile",
+    type=click.Choice(["auto", "paper", "sample"]),
+    default="auto",
+    show_default=True,
+    help="paper: the paper's model and schedule. sample: small real data, minutes on a CPU.",
+)
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. train.steps=200. Repeatable."
 )
@@ -39,7 +45,7 @@ def run(
         from ..rundir.begin import beginning
         from ..rundir.layout import RESULT
         from ..terminal import cell
-        from ..training.session import Session
+        from ..training.session import Interrupted, Session
 
         console = screen(soft_wrap=not sys.stdout.isatty())
         began = beginning(recipe, cast("Profile", profile), sets, seed, out, resume)
@@ -53,7 +59,12 @@ def run(
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is not None:
                 session.resume()
-            result = session.run()
+            try:
+                result = session.run()
+            except Interrupted as stopped:
+                if progress.unread:
+                    fail(UNREAD, stopped)
+                raise
         console.print(result_table([[result]]))
         console.print(cell(f"wrote {folder / RESULT}"))
 

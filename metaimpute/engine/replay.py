@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .ambient import CannotDifferentiate, double_differentiable, holder
 from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
 from .repetition import rebuilding, require_same_end
@@ -39,7 +40,7 @@ class Step:
         return self.take(t, carry, closure)
 
 
-class BadMemoryPolicy(ValueError):
+class BadMemoryPolicy(UserError, ValueError):
     """A memory policy that cannot be read, has an impossible argument, or a budget that cannot be met."""
 
 

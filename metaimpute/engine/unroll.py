@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..streams import Stream
 from .ambient import double_differentiable, outside_transforms
 from .arguments import list_of_batches, require_tensors, unchanged
 from .compiled import Compiled
 from .losses import Loss, StructuredLoss, scalar
-from .memory import Auto, BadMemoryPolicy, MemoryPolicy, Store, parse_memory
+from .memory import Auto, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
 from .optimizers import Hyper, InnerOptimizer, apply_updates
@@ -30,9 +31,9 @@ from .pytree import (
     with_tensors,
 )
 from .repetition import Ledger, rebuilding
-from .replay import Step
+from .replay import BadMemoryPolicy, Step
 
-OUTER_STREAM = -1
+OUTER_STREAM = Stream.OUTER
 TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
 
 

@@ -32,20 +32,20 @@ class Combination:
         """Probabilities ``[n, classes]`` or values ``[n]`` from each member's."""
         parts = [predictions[name] for name in self.names]
         if parts[0].ndim == 1:
-            return sum(weight * part for weight, part in zip(self.weights, parts, strict=True))
+            return np.asarray(self.weights @ np.stack(parts))
         sharp = [sharpened(part, power) for part, power in zip(parts, self.powers, strict=True)]
-        return sharpened(sum(weight * part for weight, part in zip(self.weights, sharp, strict=True)), self.power)
+        return sharpened(np.tensordot(self.weights, np.stack(sharp), 1), self.power)
 
 
 def sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
     """Probabilities raised to a power, of sum 1 again (a temperature of ``1 / power``)."""
     found = np.exp(power * np.log(np.maximum(probabilities, LEAST)))
-    return found / found.sum(1, keepdims=True)
+    return np.asarray(found / found.sum(1, keepdims=True))
 
 
 def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Of each row, ``[n]``."""
-    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], LEAST))
+    return np.asarray(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], LEAST)))
 
 
 def best_power(probabilities: np.ndarray, labels: np.ndarray) -> float:

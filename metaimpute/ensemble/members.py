@@ -50,8 +50,8 @@ class Member(Protocol):
     """Base of all members.
 
     Attributes:
-        for_classes, for_values: what it predicts. most: labelled rows that it can take. prior: its weight before anything is seen,
-            relative to the others'.
+        for_classes, for_values: what it predicts. most: labelled rows that it can take.
+        prior: its weight before anything is seen, relative to the others'.
     """
 
     for_classes: ClassVar[bool]
@@ -132,7 +132,7 @@ class ExtraTrees(_Standard):
         self.classes = rows.classes
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        return _aligned(self.model, rows, self.classes) if self.classes else self.model.predict(rows)
+        return _aligned(self.model, rows, self.classes) if self.classes else np.asarray(self.model.predict(rows))
 
 
 @register_member("kernel")
@@ -218,7 +218,7 @@ class Ridge:
         self.model = RidgeCV(np.logspace(-3, 4, 15)).fit(rows.labelled, rows.labels)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        return self.model.predict(rows)
+        return np.asarray(self.model.predict(rows))
 
 
 @register_member("gaussian_process")
@@ -238,4 +238,4 @@ class GaussianProcess:
             self.model = model.fit(rows.labelled, rows.labels)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        return self.model.predict(rows)
+        return np.asarray(self.model.predict(rows))

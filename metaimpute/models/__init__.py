@@ -8,6 +8,19 @@ from .text import BertBase, MiniLM, TextClassifier, TextModel
 from .wrn import WRN, WideResNet
 
 __all__ = [
-    "MLP", "TCDCN", "WRN", "BertBase", "DecathlonResNet", "MiniLM", "Model", "ResNet26", "SmallCNN", "TextClassifier",
-    "TextModel", "WideResNet", "check_accepts", "models", "register_model",
-]  # fmt: skip
+    "MLP",
+    "TCDCN",
+    "WRN",
+    "BertBase",
+    "DecathlonResNet",
+    "MiniLM",
+    "Model",
+    "ResNet26",
+    "SmallCNN",
+    "TextClassifier",
+    "TextModel",
+    "WideResNet",
+    "check_accepts",
+    "models",
+    "register_model",
+]

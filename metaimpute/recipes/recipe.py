@@ -18,12 +18,13 @@ from ..engine import (
     estimators,
     get_estimator,
     parse_memory,
-)  # fmt: skip
+)
 from ..engine.registry import Registry, UnknownName
 from ..methods import Method, MethodError, methods
 from ..models import Model, check_accepts, models
 from ..plugins import load_installed
 from ..problems import BilevelProblem, ProblemError, problems
+from ..problems.base import require_complete
 from ..tasks import Missing, Task, TaskError, tasks
 from .schema import CONDUCT, About, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
@@ -32,6 +33,7 @@ from .validation import options as options_of
 from .validation import settings
 
 Profile = Literal["auto", "paper", "sample"]
+Concrete = Literal["paper", "sample"]
 IMPOSSIBLE_PATH = (OSError, RuntimeError)  # a name too long; ~ of nobody
 SECTIONS = ("task", "model", "method", "problem", "train")
 KEYS_OF = {"steps": ("inner", "steps"), "memory": ("memory",), "start": ("path",), None: ("estimator",)}
@@ -39,7 +41,8 @@ KEYS_OF = {"steps": ("inner", "steps"), "memory": ("memory",), "start": ("path",
 
 def _of_every_problem(old: Any, new: Any) -> frozenset[str]:
     """Keys that outlive a change of problem: those of every problem, and options that both have, such as a form's."""
-    known = [{f.name for f in dataclasses.fields(problems.get(n))} for n in (old, new) if n in problems]  # type: ignore[arg-type]
+    entries: list[Any] = [problems.get(name) for name in (old, new) if name in problems]
+    known = [{option.name for option in dataclasses.fields(entry)} for entry in entries]
     return frozenset(ProblemSpec.model_fields) | (frozenset(known[0] & known[1]) if len(known) == 2 else frozenset())
 
 
@@ -60,7 +63,7 @@ class Recipe:
     """A validated recipe under one profile: components ready to be loaded and trained."""
 
     path: str
-    profile: str
+    profile: Concrete
     about: About
     task: Task
     model: Model
@@ -109,9 +112,7 @@ class Recipe:
             raise self.task_error(error) from None
 
 
-def load(
-    path: Path, profile: Literal["paper", "sample"], sets: tuple[str, ...] = (), seed: int | None = None
-) -> Recipe:
+def load(path: Path, profile: Concrete, sets: tuple[str, ...] = (), seed: int | None = None) -> Recipe:
     """Reads, merges and validates a recipe under a profile.
 
     Args:
@@ -166,7 +167,7 @@ def _system_overrides(sets: tuple[str, ...]) -> list[str]:
     return [text for key, text in last.items() if key not in conduct and key.split(".")[0] != "about"]
 
 
-def validate(source: Source, path: str, profile: str, task: Task | None = None) -> Recipe:
+def validate(source: Source, path: str, profile: Concrete, task: Task | None = None) -> Recipe:
     """Checks every key, type and combination, and builds the components.
 
     Args:
@@ -208,9 +209,12 @@ def validate(source: Source, path: str, profile: str, task: Task | None = None) 
 
 
 def _component(
-    registry: Registry[Any], source: Source, section: str, value: dict[str, Any] | None = None,
+    registry: Registry[Any],
+    source: Source,
+    section: str,
+    value: dict[str, Any] | None = None,
     also_valid: tuple[str, ...] = (),
-) -> Any:  # fmt: skip
+) -> Any:
     """An instance of the entry named in a section, its options checked against the entry's fields."""
     options = dict(source.data[section] if value is None else value)
     name = options.pop("name", None)
@@ -247,9 +251,14 @@ def _estimator(source: Source, spec: ProblemSpec) -> Estimator:
 
 
 def _compatible(
-    source: Source, task: Task, model: Model, method: Method, problem: BilevelProblem, spec: ProblemSpec,
+    source: Source,
+    task: Task,
+    model: Model,
+    method: Method,
+    problem: BilevelProblem,
+    spec: ProblemSpec,
     estimator: Estimator,
-) -> None:  # fmt: skip
+) -> None:
     """Refuses combinations that cannot work, each with its reason, before anything is loaded."""
     try:
         check_accepts(model, task.input_kind)
@@ -295,6 +304,7 @@ def _compatible(
     if spec.memory.strip() != "store" and spec.backend == "higher":
         raise source.fail(("problem", "memory"), "backend 'higher' stores every step")
     try:
+        require_complete(problem)
         problem.check(method, task.output)
     except ProblemError as error:
         raise source.fail(("problem",), str(error)) from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-from ..recipes.profiles import Concrete, choose
+from ..recipes.profiles import choose
 from ..recipes.recipe import Recipe
 from ..recipes.shipped import locate
 from ..recipes.source import RecipeError
@@ -51,7 +51,7 @@ def beginning(
         raise RecipeError("name a recipe, e.g. metaimpute run recipes/imdb_uda.yaml")
     path = locate(recipe)
     chosen, why = choose(path, profile, sets, seed)
-    begun = Begun(str(path), cast("Concrete", chosen.profile), why)
+    begun = Begun(str(path), chosen.profile, why)
     return Beginning(chosen, why, new_folder(path, chosen, out), begun)
 
 

@@ -20,7 +20,9 @@ CLASSIFIERS = [name for name in members if members.get(name).for_classes]
 REGRESSORS = [name for name in members if members.get(name).for_values]
 
 
-def split(X: np.ndarray, y: np.ndarray, count: int, seed: int = 0, classes: int = 0) -> tuple[Rows, np.ndarray, np.ndarray]:
+def split(
+    X: np.ndarray, y: np.ndarray, count: int, seed: int = 0, classes: int = 0
+) -> tuple[Rows, np.ndarray, np.ndarray]:
     """``count`` labelled rows (of each class, if there are classes); the others, and their truth."""
     rng = np.random.default_rng(seed)
     X = StandardScaler().fit_transform(X)
@@ -131,7 +133,9 @@ def test_the_kernel_answers_a_row_alone_as_among_others() -> None:
     member = Kernel()
     member.fit(rows)
     whole = member.predict(others)
-    np.testing.assert_allclose(np.concatenate([member.predict(others[i : i + 1]) for i in range(9)]), whole[:9], rtol=1e-9)
+    np.testing.assert_allclose(
+        np.concatenate([member.predict(others[i : i + 1]) for i in range(9)]), whole[:9], rtol=1e-9
+    )
 
 
 def test_label_spreading_uses_unlabelled_rows() -> None:
@@ -177,7 +181,9 @@ def test_a_member_that_is_wrong_loses_its_weight_and_a_few_rows_decide_little() 
 def test_values_are_averaged_and_a_hopeless_member_is_dropped() -> None:
     labels = np.linspace(0, 1, 30)
     rng = np.random.default_rng(0)
-    found = combine_values({"a": labels + rng.normal(0, 0.1, 30), "b": labels + rng.normal(0, 0.1, 30), "c": labels + 9.0}, labels)
+    found = combine_values(
+        {"a": labels + rng.normal(0, 0.1, 30), "b": labels + rng.normal(0, 0.1, 30), "c": labels + 9.0}, labels
+    )
     assert found.weights[2] == 0 and found.weights.sum() == pytest.approx(1)
     mean = found({"a": np.ones(2), "b": np.ones(2) * 3, "c": np.ones(2) * 1e9})
     assert (mean > 1).all() and (mean < 3).all()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
+from ...errors import UserError
 from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
 from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
@@ -24,10 +26,16 @@ from ..unroll import Batches, BilevelMap, run
 
 About = Literal["steps", "memory", "start"]
 estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
-register_estimator = estimators.register
+EstimatorClass = TypeVar("EstimatorClass", bound=Callable[..., "Estimator"])
 
 
-class EstimatorError(ValueError):
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def register_estimator(name: str) -> Callable[[EstimatorClass], EstimatorClass]:
+    """Decorator that files an estimator under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return estimators.register(name)
+
+
+class EstimatorError(UserError, ValueError):
     """A bilevel problem that this estimator cannot treat, with the reason and a way out.
 
     Attributes:
@@ -180,24 +188,41 @@ class Estimator:
         if self.max_steps is not None and steps > self.max_steps:
             raise EstimatorError(
                 f"'{self.name}' is defined for {self.max_steps} inner step, not {steps}; for any number there are "
-                f"{_names(lambda other: other.max_steps is None and other.exact)}", "steps",
-            )  # fmt: skip
+                f"{_names(lambda other: other.max_steps is None and other.exact)}",
+                "steps",
+            )
         if wrt_start and not self.start_path:
             raise EstimatorError(
                 f"'{self.name}' gives no gradient with respect to the start (path: full); these do: "
-                f"{_names(lambda other: other.start_path and other.exact)}", "start",
-            )  # fmt: skip
+                f"{_names(lambda other: other.start_path and other.exact)}",
+                "start",
+            )
         if not self.uses_memory and not isinstance(memory, Store | None):
             raise EstimatorError(
                 f"'{self.name}' stores no graph of an unroll, so memory '{memory}' is not for it; it is for "
-                f"{_names(lambda other: other.uses_memory)}", "memory",
-            )  # fmt: skip
+                f"{_names(lambda other: other.uses_memory)}",
+                "memory",
+            )
+
+    def named_parameters(self) -> tuple[str, ...]:
+        """Parameters of the model that an option names, so that a wrong name is found before training."""
+        return ()
 
     @contextmanager
     def checked(
-        self, inner_loss: Loss, outer_loss: Loss, theta_0: Tree, c: Tree, batches: Batches, optimizer: InnerOptimizer,
-        steps: int, memory: MemoryPolicy | None, seed: int | None, wrt_start: bool, ledger: Ledger | None,
-    ) -> Iterator[BilevelMap]:  # fmt: skip
+        self,
+        inner_loss: Loss,
+        outer_loss: Loss,
+        theta_0: Tree,
+        c: Tree,
+        batches: Batches,
+        optimizer: InnerOptimizer,
+        steps: int,
+        memory: MemoryPolicy | None,
+        seed: int | None,
+        wrt_start: bool,
+        ledger: Ledger | None,
+    ) -> Iterator[BilevelMap]:
         """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
         require_tensors("theta_0", theta_0)
@@ -224,9 +249,18 @@ class Estimator:
             optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
             with said_in_words(self.name):
                 yield BilevelMap(
-                    inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start,
+                    inner_loss,
+                    outer_loss,
+                    theta_0,
+                    c,
+                    batches,
+                    optimizer,
+                    steps,
+                    memory or Store(),
+                    seed,
+                    wrt_start,
                     ledger or Ledger(),
-                )  # fmt: skip
+                )
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
         """The outer loss and ``theta_k`` of the steps that the estimator differentiates, without a derivative."""
