@@ -27,7 +27,7 @@ TREES = 300
 WIDTHS, RIDGES, SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0), (0.01, 0.1, 1.0), (2.0, 4.0, 8.0, 16.0, 32.0)
 KERNEL_ROWS = 1500  # labelled rows up to which a matrix of their pairs is solved with
 SPREAD_OVER = 5000  # unlabelled rows at most that labels are spread over
-NEIGHBOURS = 7
+NEIGHBOURS, CLAMPING = 10, 0.9  # of the graph; the share that a row takes from its neighbours
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _row_space(rows: np.ndarray) -> np.ndarray:
     if len(rows) >= rows.shape[1]:
         return np.eye(rows.shape[1])
     _, size, basis = np.linalg.svd(rows, full_matrices=False)
-    return basis[size > 1e-9 * size.max(initial=1e-30)].T
+    return np.asarray(basis[size > 1e-9 * size.max(initial=1e-30)].T)
 
 
 def _linear(inputs: np.ndarray, labels: np.ndarray) -> Any:
@@ -100,7 +100,7 @@ def _linear(inputs: np.ndarray, labels: np.ndarray) -> Any:
         return _Constant(int(labels[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(max_iter=300).fit(inputs, labels)
+        return LogisticRegression(max_iter=1000).fit(inputs, labels)
 
 
 class _Constant:
@@ -116,6 +116,8 @@ class _Constant:
 def _aligned(model: Any, rows: np.ndarray, classes: int) -> np.ndarray:
     """Probabilities with a column for every class, also for those that had no row."""
     found = np.zeros((len(rows), classes))
+    if not len(rows):
+        return found
     found[:, np.asarray(model.classes_, dtype=int)] = model.predict_proba(rows)
     return found
 
@@ -184,6 +186,7 @@ class Spreading(_Standard):
 
     def fit(self, rows: Rows) -> None:
         self.classes = rows.classes
+        self.shares = np.bincount(rows.labels, minlength=rows.classes) / len(rows.labels)
         if len(np.unique(rows.labels)) < 2:
             self.model: Any = _Constant(int(rows.labels[0]))
             return
@@ -197,8 +200,9 @@ class Spreading(_Standard):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # of a row that no label reaches: 0 / 0
-            self.model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.2, max_iter=50).fit(every, labels)
-        self.shares = np.bincount(rows.labels, minlength=rows.classes) / len(rows.labels)
+            self.model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=CLAMPING, max_iter=200).fit(
+                every, labels
+            )
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):

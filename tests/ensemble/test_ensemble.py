@@ -110,7 +110,7 @@ def test_the_row_space_holds_the_penalised_solution() -> None:
     member.fit(Rows(X, y, X, 3, 0))
     fresh = rng.normal(size=(7, 200))
     whole = LogisticRegression(max_iter=5000, tol=1e-10).fit(X, y).predict_proba(fresh)
-    np.testing.assert_allclose(member.predict(fresh), whole, atol=2e-3)
+    np.testing.assert_allclose(member.predict(fresh), whole, atol=5e-3)
     assert member.basis.shape == (200, 12)
 
 
