@@ -64,6 +64,18 @@ System = Callable[[Asked, np.ndarray, np.ndarray, Any], Answer]
 # scikit-learn --------------------------------------------------------------------------------------------------------
 
 
+def most_frequent(labels: np.ndarray, seed: int) -> Any:
+    from sklearn.dummy import DummyClassifier
+
+    return DummyClassifier(strategy="most_frequent")
+
+
+def mean_value(labels: np.ndarray, seed: int) -> Any:
+    from sklearn.dummy import DummyRegressor
+
+    return DummyRegressor()
+
+
 def logistic_regression(labels: np.ndarray, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
 
@@ -196,7 +208,7 @@ BRIEFLY = {TFIDF: ("logistic regression", "self-training"), MINILM4: ("logistic 
 
 def systems(form: str, values: bool) -> dict[str, System]:
     """The systems of a task by name; features that are not the only ones follow a comma."""
-    found: dict[str, System] = {}
+    found: dict[str, System] = {"constant": partial(fitted, mean_value if values else most_frequent, FEATURES[form][0])}
     for features in FEATURES[form]:
         after = "" if form == "table" else f", {features}"
         for name, make in (REGRESSORS if values else CLASSIFIERS).items():
@@ -213,8 +225,8 @@ def systems(form: str, values: bool) -> dict[str, System]:
 
 def setfit(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) -> Answer:
     """SetFit (Tunstall et al., 2022) on MiniLM with its own settings, an optional extra."""
-    if importlib.util.find_spec("setfit") is None:
-        raise Unavailable("SetFit: pip install setfit")
+    if None in (importlib.util.find_spec("setfit"), importlib.util.find_spec("accelerate")):
+        raise Unavailable("SetFit: pip install setfit accelerate")
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
