@@ -249,7 +249,7 @@ def plot(found: list[Found], target: Path) -> None:
         fontsize=7,
     )
     axis.set_ylim(len(columns) - 0.5, -0.5)
-    axis.set_xlim(max(axis.get_xlim()[0], -30), min(axis.get_xlim()[1], 30))
+    axis.set_xlim(max(axis.get_xlim()[0], -30), min(axis.get_xlim()[1], 40))
     axis.tick_params(axis="x", labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
     for label, color in ((f"{OURS}, 95% interval of the mean", "C3"), ("mean of four", "C0"), ("other rivals", "0.7")):
