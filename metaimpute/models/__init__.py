@@ -1,6 +1,8 @@
 """Networks, one file per family; importing this package registers all of them."""
 
 from .base import Model, check_accepts, models, register_model
+from .image_encoder import TimmEncoder
+from .image_features import FeatureClassifier, FeatureModel
 from .resnet import DecathlonResNet, ResNet26
 from .small import MLP, SmallCNN
 from .tcdcn import TCDCN
@@ -8,6 +10,6 @@ from .text import BertBase, MiniLM, TextClassifier, TextModel
 from .wrn import WRN, WideResNet
 
 __all__ = [
-    "MLP", "TCDCN", "WRN", "BertBase", "DecathlonResNet", "MiniLM", "Model", "ResNet26", "SmallCNN", "TextClassifier",
-    "TextModel", "WideResNet", "check_accepts", "models", "register_model",
+    "MLP", "TCDCN", "WRN", "BertBase", "DecathlonResNet", "FeatureClassifier", "FeatureModel", "MiniLM", "Model", "ResNet26",
+    "SmallCNN", "TextClassifier", "TextModel", "TimmEncoder", "WideResNet", "check_accepts", "models", "register_model",
 ]  # fmt: skip
