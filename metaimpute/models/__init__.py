@@ -3,6 +3,7 @@
 from .base import Model, check_accepts, models, register_model
 from .image_encoder import TimmEncoder
 from .image_features import FeatureClassifier, FeatureModel
+from .image_patches import PatchClassifier, PatchFeatures
 from .resnet import DecathlonResNet, ResNet26
 from .small import MLP, SmallCNN
 from .tcdcn import TCDCN
@@ -10,6 +11,7 @@ from .text import BertBase, MiniLM, TextClassifier, TextModel
 from .wrn import WRN, WideResNet
 
 __all__ = [
-    "MLP", "TCDCN", "WRN", "BertBase", "DecathlonResNet", "FeatureClassifier", "FeatureModel", "MiniLM", "Model", "ResNet26",
-    "SmallCNN", "TextClassifier", "TextModel", "TimmEncoder", "WideResNet", "check_accepts", "models", "register_model",
+    "MLP", "TCDCN", "WRN", "BertBase", "DecathlonResNet", "FeatureClassifier", "FeatureModel", "MiniLM", "Model",
+    "PatchClassifier", "PatchFeatures", "ResNet26", "SmallCNN", "TextClassifier", "TextModel", "TimmEncoder", "WideResNet",
+    "check_accepts", "models", "register_model",
 ]  # fmt: skip
