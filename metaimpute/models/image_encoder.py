@@ -43,6 +43,11 @@ def lite0_file() -> Path | None:
     return next(iter(sorted(folder.glob("efficientnet-lite0-*.pth"))), None)
 
 
+def packaged_encoder() -> bool:
+    """Whether the default encoder and its weights are installed, so that nothing has to be fetched."""
+    return importlib.util.find_spec("timm") is not None and lite0_file() is not None
+
+
 def load_lite0(encoder: nn.Module, path: Path) -> None:
     """Puts the package's weights into timm's architecture; both have the same layers in the same order, under other names.
 
