@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py").read_text())[1]
@@ -30,6 +31,29 @@ DOCS = [
 ]
 BENCH = ["matplotlib>=3.8", "torchopt>=0.7"]
 
+
+class WithRecipes(build_py):
+    """Puts the recipes into the built package; an editable install finds them beside it, where they are."""
+
+    def recipes(self):
+        """Each recipe and where it goes."""
+        folder = Path(self.build_lib, "metaimpute", "recipe_files")
+        return {str(path): str(folder / path.name) for path in sorted(Path("recipes").glob("*.yaml"))}
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for source, target in self.recipes().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target)
+
+    def get_source_files(self):
+        return [*super().get_source_files(), *self.recipes()]
+
+    def get_outputs(self, include_bytecode=1):
+        return [*super().get_outputs(include_bytecode), *([] if self.editable_mode else self.recipes().values())]
+
+
 setup(
     name="metaimpute",
     version=VERSION,
@@ -38,11 +62,11 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["metaimpute", "metaimpute.*"]), "metaimpute.recipe_files"],
-    package_dir={"metaimpute.recipe_files": "recipes"},
+    cmdclass={"build_py": WithRecipes},
+    packages=find_packages(include=["metaimpute", "metaimpute.*"]),
+    package_dir={"": "."},  # said, so that an editable install is a path that type checkers follow, not an import hook
     package_data={
         "metaimpute": ["py.typed"],
-        "metaimpute.recipe_files": ["*.yaml"],
         "metaimpute.reporting.page": ["page.html", "page.css"],
     },
     install_requires=[

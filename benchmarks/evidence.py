@@ -4,11 +4,11 @@
     python benchmarks/evidence.py "digits, Mean Teacher" --jobs 2  # one of them
     python benchmarks/evidence.py --table                          # the tables again, from what has been measured
 
-The weight of the unlabelled loss and the learning rate are chosen for the base method, and of every arm one setting among three
-values, on validation rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws labels, weights,
-batches and noise anew, and every arm sees the same draw. Writes ``benchmarks/results/evidence/TASK.json`` (arms with their
-settings, every seed's test error, what the look-ahead did) and ``benchmarks/results/evidence.md``. The same command goes on
-after an interruption.
+The weight of the unlabelled loss and the learning rate are chosen for the base method, and of every arm one setting among
+three values, on validation rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws
+labels, weights, batches and noise anew, and every arm sees the same draw. Writes ``benchmarks/results/evidence/TASK.json``
+(arms with their settings, every seed's test error, what the look-ahead did) and ``benchmarks/results/evidence.md``. The same
+command goes on after an interruption.
 """
 
 from __future__ import annotations

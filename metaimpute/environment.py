@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from typing_extensions import TypedDict  # typing's own is not enough for pydantic before Python 3.12
 
+from .errors import UserError
+
 PACKAGES = ("metaimpute", "torch", "torchvision", "higher", "transformers", "datasets", "scikit-learn", "numpy")
 
 
@@ -27,7 +29,7 @@ class Environment(TypedDict):
     command: str
 
 
-class NoDevice(ValueError):
+class NoDevice(UserError, ValueError):
     """A device that torch does not know or does not have. Ends a command with exit code 2."""
 
 

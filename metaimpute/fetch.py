@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .models import models
-from .models.text import BERT, BERT_REVISION
+from .models.text import BERT, BERT_REVISION, BertBase
 from .tasks.aflw import AFLW, find_aflw
 from .tasks.base import Missing, MissingData, Task
 from .tasks.cifar import Cifar10, Cifar100
@@ -92,9 +91,11 @@ def _get_images(name: str, layout: str, found: Callable[[], Path | None]) -> Cal
 
         target = cache_folder()
         _download(
-            name, lambda: getattr(datasets, name)(str(target), download=True), f"put {target / layout} there by hand",
+            name,
+            lambda: getattr(datasets, name)(str(target), download=True),
+            f"put {target / layout} there by hand",
             "its home page",
-        )  # fmt: skip
+        )
         return found()
 
     return get
@@ -121,5 +122,5 @@ SOURCES: dict[str, Source] = {
     "aflw": _by_hand(find_aflw, AFLW),
     "imagenet72": _by_hand(ImageNet72().found, ImageNet72),
     "tiny_imagenet": _by_hand(TinyImageNet().found, TinyImageNet),
-    "bert-base-uncased": Source(lambda: models.get("bert-base-uncased")().weights_folder(), _get_bert),  # type: ignore[attr-defined]
+    "bert-base-uncased": Source(lambda: BertBase().weights_folder(), _get_bert),
 }

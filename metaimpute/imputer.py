@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
+from typing_extensions import Self
 
 from .batches.outputs import Classes, Output, Quantities
 from .recipes.recipe import Recipe, validate
@@ -34,10 +35,21 @@ class _Imputer(BaseEstimator):
     _inner: ClassVar[dict[str, Any]]
 
     def __init__(
-        self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        method: str = "fixmatch",
+        problem: str = "l2i",
+        *,
+        estimator: str = "mixed",
+        width: int = 128,
+        depth: int = 2,
+        steps: int = 500,
+        batch_size: int = 32,
+        unlabelled_batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        settings: dict[str, Any] | None = None,
+        random_state: Any = None,
+        device: str = "auto",
+    ) -> None:
         self.method = method
         self.problem = problem
         self.estimator = estimator
@@ -59,14 +71,21 @@ class _Imputer(BaseEstimator):
         if self.method == "mean_teacher":
             method |= {"weight": 1.0, "ramp": 0.4}
         data: dict[str, Any] = {
-            "task": {"name": "arrays"}, "model": {"name": "mlp", "width": self.width, "depth": self.depth},
-            "method": method, "problem": problem,
+            "task": {"name": "arrays"},
+            "model": {"name": "mlp", "width": self.width, "depth": self.depth},
+            "method": method,
+            "problem": problem,
             "train": {
-                "steps": self.steps, "batch": self.batch_size, "unlabelled_batch": self.unlabelled_batch_size, "seed": seed,
+                "steps": self.steps,
+                "batch": self.batch_size,
+                "unlabelled_batch": self.unlabelled_batch_size,
+                "seed": seed,
                 "optimizer": {"name": "adamw", "lr": self.learning_rate, "weight_decay": 0.01},
-                "schedule": {"name": "cosine"}, "ema": 0.99, "device": self.device,
+                "schedule": {"name": "cosine"},
+                "ema": 0.99,
+                "device": self.device,
             },
-        }  # fmt: skip
+        }
         name = type(self).__name__
         source = Source(data, {}, name)
         for section in self.settings or {}:
@@ -123,7 +142,8 @@ class _Imputer(BaseEstimator):
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "module_")
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        checked: np.ndarray = validate_data(self, X, dtype=np.float64, reset=False)
+        return checked
 
 
 class MetaImputer(ClassifierMixin, _Imputer):
@@ -156,18 +176,39 @@ class MetaImputer(ClassifierMixin, _Imputer):
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 0.01, "rate": "trust(0.05)"}
 
     def __init__(
-        self, method: str = "fixmatch", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        missing_label: Any = MISSING, settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        method: str = "fixmatch",
+        problem: str = "l2i",
+        *,
+        estimator: str = "mixed",
+        width: int = 128,
+        depth: int = 2,
+        steps: int = 500,
+        batch_size: int = 32,
+        unlabelled_batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        missing_label: Any = MISSING,
+        settings: dict[str, Any] | None = None,
+        random_state: Any = None,
+        device: str = "auto",
+    ) -> None:
         super().__init__(
-            method, problem, estimator=estimator, width=width, depth=depth, steps=steps, batch_size=batch_size,
-            unlabelled_batch_size=unlabelled_batch_size, learning_rate=learning_rate, settings=settings,
-            random_state=random_state, device=device,
-        )  # fmt: skip
+            method,
+            problem,
+            estimator=estimator,
+            width=width,
+            depth=depth,
+            steps=steps,
+            batch_size=batch_size,
+            unlabelled_batch_size=unlabelled_batch_size,
+            learning_rate=learning_rate,
+            settings=settings,
+            random_state=random_state,
+            device=device,
+        )
         self.missing_label = missing_label
 
-    def fit(self, X: Any, y: Any) -> MetaImputer:
+    def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with labels ``y [n]``, some of them missing."""
         X, labels = _rows_and_labels(self, X, y)
         known = ~missing(labels, self.missing_label)
@@ -175,6 +216,7 @@ class MetaImputer(ClassifierMixin, _Imputer):
         _check_classes(given)
         if self.missing_label is not None:
             ask_what_means_none(given, len(labels))
+        self.classes_: np.ndarray
         self.classes_, numbers = np.unique(given, return_inverse=True)
         if len(self.classes_) < 2:
             shown = f"one class only ({self.classes_[0]})" if len(self.classes_) else "no label"
@@ -194,7 +236,8 @@ class MetaImputer(ClassifierMixin, _Imputer):
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each row ``[n]``."""
         most_probable = self.predict_proba(X).argmax(1)
-        return self.classes_[most_probable]
+        labels: np.ndarray = self.classes_[most_probable]
+        return labels
 
 
 class MetaImputerRegressor(RegressorMixin, _Imputer):
@@ -210,17 +253,37 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}
 
     def __init__(
-        self, method: str = "mean_teacher", problem: str = "l2i", *, estimator: str = "mixed", width: int = 128, depth: int = 2,
-        steps: int = 500, batch_size: int = 32, unlabelled_batch_size: int = 128, learning_rate: float = 1e-3,
-        settings: dict[str, Any] | None = None, random_state: Any = None, device: str = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        method: str = "mean_teacher",
+        problem: str = "l2i",
+        *,
+        estimator: str = "mixed",
+        width: int = 128,
+        depth: int = 2,
+        steps: int = 500,
+        batch_size: int = 32,
+        unlabelled_batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        settings: dict[str, Any] | None = None,
+        random_state: Any = None,
+        device: str = "auto",
+    ) -> None:
         super().__init__(
-            method, problem, estimator=estimator, width=width, depth=depth, steps=steps, batch_size=batch_size,
-            unlabelled_batch_size=unlabelled_batch_size, learning_rate=learning_rate, settings=settings,
-            random_state=random_state, device=device,
-        )  # fmt: skip
+            method,
+            problem,
+            estimator=estimator,
+            width=width,
+            depth=depth,
+            steps=steps,
+            batch_size=batch_size,
+            unlabelled_batch_size=unlabelled_batch_size,
+            learning_rate=learning_rate,
+            settings=settings,
+            random_state=random_state,
+            device=device,
+        )
 
-    def fit(self, X: Any, y: Any) -> MetaImputerRegressor:
+    def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with values ``y [n]``, some of them missing."""
         X, labels = _rows_and_labels(self, X, y)
         known = ~missing(labels, None)
@@ -247,7 +310,8 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
     def predict(self, X: Any) -> np.ndarray:
         """Values ``[n]``."""
         raw = self._raw(self._checked(X))
-        return self.output_.original(raw.double())[:, 0].numpy()
+        values: Tensor = self.output_.original(raw.double())
+        return values[:, 0].numpy()
 
 
 def _rows_and_labels(estimator: _Imputer, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 A module registers what it defines (``@register_problem`` and so on) when it is imported. Nothing else in a recipe names
 code: a recipe that needs a module says so to the reader, who names it. An installed package is found through the entry
-point group ``metaimpute.plugins``; each entry point names a module to import.
+point group ``metaimpute.plugins``; each entry point names a module to import. Those of the group ``metaimpute.commands`` name
+commands of click, which are imported when they are called.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-GROUP = "metaimpute.plugins"
+from .errors import UserError
+
+GROUP, COMMANDS = "metaimpute.plugins", "metaimpute.commands"
 _given: list[str] = []
 
 
-class PluginError(RuntimeError):
+class PluginError(UserError, RuntimeError):
     """A module that cannot be imported, with the reason. Ends a command with exit code 2."""
 
 
@@ -94,10 +97,19 @@ def load_installed() -> tuple[str, ...]:
         try:
             point.load()
         except Exception as error:
-            package = point.dist.name if point.dist is not None else "?"
-            failed.append(f"plugin '{point.name}' of package {package} was left out: {type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            failed.append(f"plugin '{point.name}' of package {package_of(point)} was left out: {reason}")
     return tuple(failed)
 
 
-def _points() -> list[EntryPoint]:
-    return sorted(entry_points(group=GROUP), key=lambda point: point.name)
+def installed_commands() -> dict[str, EntryPoint]:
+    """Commands that installed packages add, by name, not yet imported."""
+    return {point.name: point for point in _points(COMMANDS)}
+
+
+def package_of(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "?"
+
+
+def _points(group: str = GROUP) -> list[EntryPoint]:
+    return sorted(entry_points(group=group), key=lambda point: point.name)

@@ -45,6 +45,8 @@ OPTIONS = [
     *(f"train.{key}" for key in TrainSpec.model_fields), *(f"train.optimizer.{key}" for key in OptimizerSpec.model_fields),
     *(f"train.schedule.{key}" for key in ScheduleSpec.model_fields), *(f"problem.{key}" for key in ProblemSpec.model_fields),
     *(f"problem.inner.{key}" for key in InnerSpec.model_fields), *(f"problem.outer.{key}" for key in OptimizerSpec.model_fields),
+    *(f"problem.inner.{key}" for key in ("optimizer", "momentum", "betas", "eps", "amsgrad", "nesterov", "no_such")),
+    *(f"train.optimizer.{key}" for key in ("eps", "amsgrad", "dampening", "foreach", "no_such")),
     *(f"{section}.name" for section in SECTIONS), "task.labels", "task.label_share", "task.validation", "task.file", "task.test",
     "task.kind", "task.id", "task.ignore", "task.test_share", "model.width", "model.depth", "model.dropout", "method.weight",
     "method.threshold", "method.temperature", "method.ramp", "about.title", "about.overrides", "about.paper", "profiles.sample",

@@ -14,6 +14,7 @@ import metaimpute
 
 ROOT = Path(metaimpute.__file__).parent
 FLOORS: tuple[set[str], ...] = (
+    {"errors", "streams"},
     {"engine", "environment", "plugins", "ranges", "terminal"},
     {"batches"},
     {"methods", "tasks"},
@@ -22,7 +23,7 @@ FLOORS: tuple[set[str], ...] = (
     {"rundir"},
     {"training"},
     {"bench", "imputer", "inference", "reporting", "testing"},
-    {"study"},
+    {"study", "trained"},
     {"cli"},
     {"__main__", "__init__"},
 )
@@ -90,9 +91,9 @@ def test_upward_imports_and_those_across_a_floor_are_seen() -> None:
     assert imported_rooms(code, text) == {"training", "study", "cli"}
 
 
-def test_the_engine_imports_nothing_else_of_the_package() -> None:
+def test_the_engine_imports_nothing_else_of_the_package_but_the_ground() -> None:
     for path in (ROOT / "engine").rglob("*.py"):
-        assert imported_rooms(path) <= {"engine"}, path
+        assert imported_rooms(path) <= {"engine", "errors", "streams"}, path
 
 
 def test_help_does_not_import_torch() -> None:
@@ -100,10 +101,3 @@ def test_help_does_not_import_torch() -> None:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert time.perf_counter() - started < 10  # far from the goal of 1 s, but never the seconds that torch takes
-
-
-def test_public_names_resolve() -> None:
-    for name in metaimpute.__all__:
-        assert getattr(metaimpute, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = metaimpute.nothing

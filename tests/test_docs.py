@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import html
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from pydantic import BaseModel
 
 from metaimpute import plugins
 from metaimpute.cli import main
-from metaimpute.engine import estimators
+from metaimpute.engine import estimators, optimizers
 from metaimpute.engine.registry import Registry
 from metaimpute.methods import methods
 from metaimpute.models import models
@@ -105,6 +106,7 @@ def test_python_blocks_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "commands", dict(main.commands))  # a page may add one
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     namespace: dict[str, object] = {"__name__": "a_page"}
     shown = blocks(page)
@@ -203,6 +205,13 @@ def test_the_recipe_page_has_every_option_of_every_component(kind: str) -> None:
                 value = field.default if field.default is not dataclasses.MISSING else factory()
                 expected[field.name] = shown_default(list(value) if isinstance(value, tuple) else value)
         assert written[f"{kind} {name}"] == expected, name
+
+
+@pytest.mark.parametrize("name", [n for n in optimizers if optimizers.get(n).__module__.startswith("metaimpute.")])
+def test_the_recipe_page_has_every_option_of_every_inner_optimizer(name: str) -> None:
+    parameters = list(inspect.signature(optimizers.get(name)).parameters.values())[1:]
+    defaults = {p.name: list(p.default) if isinstance(p.default, tuple) else p.default for p in parameters}
+    assert tables()[f"optimizer {name}"] == {key: shown_default(value) for key, value in defaults.items()}
 
 
 # troubleshooting ---------------------------------------------------------------------------------------------------

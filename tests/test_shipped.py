@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import setuptools
@@ -26,14 +24,29 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
-def test_every_recipe_goes_into_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
-    runpy.run_path(str(ROOT / "setup.py"))
-    name = f"metaimpute.{shipped.INSTALLED.name}"
-    assert name in given["packages"] and (ROOT / given["package_dir"][name]).samefile(shipped.CHECKOUT)
-    packed = {path.stem for glob in given["package_data"][name] for path in shipped.CHECKOUT.glob(glob)}
-    assert packed == NAMES == set(shipped.shipped_recipes())
+def test_every_recipe_goes_into_the_package_that_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    built = setuptools.distutils.core.run_setup("setup.py", stop_after="init")
+    command = built.get_command_obj("build_py")
+    command.build_lib = str(tmp_path)
+    command.ensure_finalized()
+    command.run()
+    folder = tmp_path / shipped.INSTALLED.relative_to(ROOT)
+    assert {path.stem for path in folder.iterdir()} == NAMES == set(shipped.shipped_recipes())
+    assert {
+        Path(name).stem for name in command.get_source_files() if name.startswith("recipes")
+    } == NAMES  # for an sdist
+    assert {str(path) for path in folder.iterdir()} <= set(command.get_outputs())
+
+
+def test_an_editable_install_is_a_path_and_copies_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    built = setuptools.distutils.core.run_setup("setup.py", stop_after="init")
+    command = built.get_command_obj("build_py")
+    command.build_lib, command.editable_mode = str(tmp_path), True
+    command.ensure_finalized()
+    assert set(command.distribution.package_dir) == {""}  # with more or none setuptools makes an import hook
+    assert not [name for name in command.get_outputs() if name.endswith(".yaml")]
 
 
 def test_an_installed_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,15 @@ from .motion import LabelMotion
 from .outputs import Classes, Output, Values
 
 __all__ = [
-    "VIEW_KINDS", "Batch", "Classes", "Imputation", "InputKind", "LabelMotion", "Labelled", "Output", "Unlabelled", "Values",
+    "VIEW_KINDS",
+    "Batch",
+    "Classes",
+    "Imputation",
+    "InputKind",
+    "LabelMotion",
+    "Labelled",
+    "Output",
+    "Unlabelled",
+    "Values",
     "ViewKind",
-]  # fmt: skip
+]

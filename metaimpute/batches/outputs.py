@@ -177,7 +177,7 @@ class Quantities(Standardized):
         return (off * off.new_tensor(self.std) if self.std else off).square().mean(-1)
 
     def overall(self, mean: float) -> float:
-        return mean**0.5
+        return float(mean**0.5)
 
     def agreement(self, labels: Tensor, targets: Tensor) -> Tensor:
         return -self.error(labels, targets).sqrt()
@@ -203,8 +203,9 @@ class Landmarks(Standardized):
 
     def error(self, raw: Tensor, targets: Tensor) -> Tensor:
         true = self.points(targets)
-        eyes = (true[:, 0] - true[:, 1]).norm(dim=-1)
-        return 100.0 * (self.points(raw) - true).norm(dim=-1).mean(-1) / eyes.clamp_min(1e-6)
+        eyes: Tensor = (true[:, 0] - true[:, 1]).norm(dim=-1)
+        off: Tensor = (self.points(raw) - true).norm(dim=-1)
+        return 100.0 * off.mean(-1) / eyes.clamp_min(1e-6)
 
     def measures(self, raw: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """``failure_rate``: 100 for a face with an error above 10 percent, else 0."""

@@ -85,10 +85,20 @@ def ours(
 
     def work() -> Tensor:
         found = hypergradient(
-            inner, outer, problem.model.params, problem.weights, problem.batches, rule, chosen, steps=steps,
-            memory=policy, seed=0, wrt_start=False,
-        )  # fmt: skip
-        return found.grad_c
+            inner,
+            outer,
+            problem.model.params,
+            problem.weights,
+            problem.batches,
+            rule,
+            chosen,
+            steps=steps,
+            memory=policy,
+            seed=0,
+            wrt_start=False,
+        )
+        weights: Tensor = found.grad_c
+        return weights
 
     return work
 
@@ -114,11 +124,21 @@ def configurations(
 
 
 def sweep(
-    model: str, steps: Iterable[int], *, estimators: Iterable[str] = ESTIMATORS, memories: Iterable[str] = MEMORIES,
-    backends: Iterable[str] = ("func",), peers: Iterable[str] = (), batch: int = 16, optimizer: str = "sgd",
-    lr: float = 0.05, repeats: int = 3, device: str = "cpu", shape: tuple[int, ...] | None = None,
+    model: str,
+    steps: Iterable[int],
+    *,
+    estimators: Iterable[str] = ESTIMATORS,
+    memories: Iterable[str] = MEMORIES,
+    backends: Iterable[str] = ("func",),
+    peers: Iterable[str] = (),
+    batch: int = 16,
+    optimizer: str = "sgd",
+    lr: float = 0.05,
+    repeats: int = 3,
+    device: str = "cpu",
+    shape: tuple[int, ...] | None = None,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Measures every configuration and returns rows, what was skipped and why, and the machine.
 
     Raises:
@@ -164,10 +184,17 @@ def sweep(
             costs = (*wall, work_flops, peak, None if peak is None else peak / max(1, plain_peak))
             rows.append(Row(label, backend, estimator, memory, k, *costs, *accuracy(found, truth)))
     return {
-        "benchmark": "hypergradient", "model": model, "parameters": sum(p.numel() for p in problem.module.parameters()),
-        "batch": batch, "optimizer": optimizer, "lr": lr, "repeats": repeats, "machine": machine(device),
-        "rows": [asdict(row) for row in rows], "skipped": skipped,
-    }  # fmt: skip
+        "benchmark": "hypergradient",
+        "model": model,
+        "parameters": sum(p.numel() for p in problem.module.parameters()),
+        "batch": batch,
+        "optimizer": optimizer,
+        "lr": lr,
+        "repeats": repeats,
+        "machine": machine(device),
+        "rows": [asdict(row) for row in rows],
+        "skipped": skipped,
+    }
 
 
 def accuracy(found: Tensor, truth: Tensor) -> tuple[float, float]:
@@ -192,10 +219,15 @@ def table(result: dict[str, Any]) -> Table:
     last = None
     for row in sorted(result["rows"], key=lambda r: (r["steps"], r["wall"])):
         view.add_row(
-            str(row["steps"]) if row["steps"] != last else "", cell(row["system"]), f"{row['wall']:.2f}",
-            f"{row['wall_low']:.2f}-{row['wall_high']:.2f}", *_counted(row), f"{row['error']:.1e}", f"{row['cosine']:+.4f}",
+            str(row["steps"]) if row["steps"] != last else "",
+            cell(row["system"]),
+            f"{row['wall']:.2f}",
+            f"{row['wall_low']:.2f}-{row['wall_high']:.2f}",
+            *_counted(row),
+            f"{row['error']:.1e}",
+            f"{row['cosine']:+.4f}",
             end_section=False,
-        )  # fmt: skip
+        )
         last = row["steps"]
     return view
 
@@ -232,9 +264,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
     exact = {k: sorted((r for r in rows if _is_exact(r)), key=lambda r: -r["wall"]) for k, rows in shown.items()}
     height = 1.0 + 0.2 * max(map(len, exact.values()))
     figure, axes = plt.subplots(
-        2, len(steps), figsize=(4.6 * len(steps), 3.4 + height), layout="constrained", squeeze=False,
+        2,
+        len(steps),
+        figsize=(4.6 * len(steps), 3.4 + height),
+        layout="constrained",
+        squeeze=False,
         height_ratios=[3.2, height],
-    )  # fmt: skip
+    )
     for column, k in enumerate(steps):
         _draw_front(axes[0][column], shown[k])
         _draw_exact(axes[1][column], exact[k])
@@ -255,7 +291,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def _near(left: dict[str, Any], right: dict[str, Any]) -> bool:
     """Whether two points of the plot are too close for labels of their own."""
     error = max(right["error"], 1e-9) / max(left["error"], 1e-9)
-    return right["wall"] / left["wall"] < 1.6 and 1e-2 < error < 1e2
+    return bool(right["wall"] / left["wall"] < 1.6 and 1e-2 < error < 1e2)
 
 
 def _draw_front(ax: Any, rows: list[dict[str, Any]]) -> None:
@@ -283,9 +319,15 @@ def _draw_front(ax: Any, rows: list[dict[str, Any]]) -> None:
         place = (group[0]["wall"], min(errors) if below else max(errors))
         colour = "C3" if all(r["backend"] not in OURS for r in group) else "0.1"
         ax.annotate(
-            "\n".join(r["system"] for r in group), place, fontsize=7, xytext=(0, -6 if below else 6), color=colour,
-            textcoords="offset points", ha="center", va="top" if below else "bottom",
-        )  # fmt: skip
+            "\n".join(r["system"] for r in group),
+            place,
+            fontsize=7,
+            xytext=(0, -6 if below else 6),
+            color=colour,
+            textcoords="offset points",
+            ha="center",
+            va="top" if below else "bottom",
+        )
     found = [r for r in rows if _is_exact(r)]
     if found:
         low = min(r["wall"] for r in found), min(max(r["error"], 1e-9) for r in found)

@@ -51,7 +51,8 @@ def ratio(times: list[float], unit: list[float]) -> tuple[float, float, float]:
 def peak_bytes(work: Work) -> int:
     """The most bytes of tensors alive at once that the work created."""
     gc.collect()
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         work()
     return live.peak
 
@@ -60,7 +61,7 @@ def flops(work: Work) -> int:
     """Floating-point operations of the work's matrix products and convolutions, by torch's counter."""
     with FlopCounterMode(display=False) as counter:
         work()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def processor() -> str:
@@ -76,6 +77,11 @@ def processor() -> str:
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What a reader needs to judge a timing."""
     return {
-        "cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": device,
-        "torch": torch.__version__, "python": platform.python_version(), "system": platform.system(),
-    }  # fmt: skip
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }

@@ -217,9 +217,16 @@ def judge(problem: BilevelMap, name: str, expected: Tree, direction: Tree) -> tu
             wanted: Any = dot(expected, direction)
         else:
             result = get_estimator(name.split(",")[0]).estimate(
-                problem.inner_loss, problem.outer_loss, problem.theta_0, problem.c, problem.batches, problem.optimizer, 1,
-                seed=problem.seed, wrt_start="labels" not in name,
-            )  # fmt: skip
+                problem.inner_loss,
+                problem.outer_loss,
+                problem.theta_0,
+                problem.c,
+                problem.batches,
+                problem.optimizer,
+                1,
+                seed=problem.seed,
+                wrt_start="labels" not in name,
+            )
             found, wanted = result.grad_c, expected
     except ValueError as refusal:
         return "refused", str(refusal)
@@ -257,11 +264,14 @@ def sweep(most: int = 40, only: str = "", say: Callable[[str], None] = lambda li
             say(f"{name}: {bad}")
     rows = [
         {
-            "operator": name, "samples": t.samples, "unusable": t.unusable, "reasons": list(t.reasons),
+            "operator": name,
+            "samples": t.samples,
+            "unusable": t.unusable,
+            "reasons": list(t.reasons),
             **{estimator: dict(counts) for estimator, counts in t.outcomes.items()},
         }
         for name, t in tallies.items()
-    ]  # fmt: skip
+    ]
     return {"machine": machine(), "samples_at_most": most, "tolerance": TOLERANCE, "rows": rows}
 
 

@@ -126,7 +126,7 @@ def by_betty(problem: WeightedExamples, optimizer: str, lr: float, steps: int) -
                 inner().backward()
                 stock.step()
             vector = torch.autograd.grad(outer(), list(module.parameters()))
-            found = darts(vector, Inner(module, inner), Outer(weights))
+            found: list[Tensor] = darts(vector, Inner(module, inner), Outer(weights))
         return lr * found[0]
 
     return work

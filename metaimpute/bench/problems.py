@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from ..engine import Batches, Factored, FunctionalModel, StructuredLoss
 from ..engine.registry import describe_choices
+from ..errors import UserError
 from ..models.small import MLP, SmallCNN
 from ..models.wrn import WideResNet
 
 CLASSES = 10
 
 
-class BenchError(ValueError):
+class BenchError(UserError, ValueError):
     """A benchmark that cannot be set up as asked."""
 
 
@@ -34,11 +35,16 @@ class TextClassifier(nn.Module):
         self.head = nn.Linear(width, CLASSES)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.encoder(self.embed(tokens)).mean(1))
+        found: Tensor = self.head(self.encoder(self.embed(tokens)).mean(1))
+        return found
 
 
 def images(side: int, channels: int) -> Callable[[int], Tensor]:
-    return lambda n: torch.randn(n, channels, side, side)
+    return rows((channels, side, side))
+
+
+def rows(shape: tuple[int, ...]) -> Callable[[int], Tensor]:
+    return lambda n: torch.randn(n, *shape)
 
 
 BUILT_IN: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
@@ -108,8 +114,7 @@ def build(
     if ":" in name:
         if shape is None:
             raise BenchError(f"--model {name} needs --input, the shape of one example, e.g. --input 3,32,32")
-        make: Callable[[], nn.Module] = _imported(name)
-        sample = lambda n: torch.randn(n, *shape)  # noqa: E731
+        make, sample = _imported(name), rows(shape)
     elif name in BUILT_IN:
         make, sample = BUILT_IN[name]
     else:
@@ -135,6 +140,7 @@ def build(
 def _imported(name: str) -> Callable[[], nn.Module]:
     place, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(place), attribute)
+        found: Callable[[], nn.Module] = getattr(importlib.import_module(place), attribute)
+        return found
     except (ImportError, AttributeError) as error:
         raise BenchError(f"--model {name}: {error}") from None

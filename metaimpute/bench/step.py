@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.table import Table
@@ -30,9 +30,9 @@ class Config:
     method: str
     problem: str
     estimator: str = "exact"
-    schedule: str = "algorithm1"
-    psi: str = "kept"
-    inner: str = "all"
+    schedule: Literal["algorithm1", "fused"] = "algorithm1"
+    psi: Literal["kept", "recomputed"] = "kept"
+    inner: Literal["all", "unlabelled"] = "all"
     limit: float | None = None
 
     @property
@@ -93,11 +93,10 @@ class Bench:
         options = {"threshold": 0.0} if config.method == "fixmatch" else {}
         method = methods.get(config.method)(**options).bind(output)
         problem = problems.get(config.problem)()
-        problem.bind(Context(model, method, output, Sizes(n, m, CLASSES), inner=config.inner))  # type: ignore[arg-type]
+        problem.bind(Context(model, method, output, Sizes(n, m, CLASSES), inner=config.inner))
         estimator, _, memory = config.estimator.partition("/")
-        settings = OuterSettings(
-            get_estimator(estimator), sgd(0.1), parse_memory(memory or "store"), schedule=config.schedule, psi=config.psi,  # type: ignore[arg-type]
-        )  # fmt: skip
+        kept = parse_memory(memory or "store")
+        settings = OuterSettings(get_estimator(estimator), sgd(0.1), kept, schedule=config.schedule, psi=config.psi)
         base = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9)
         return Algorithm1(model, method, problem, settings, base, None, None, seed=0), batch, holdout
 
@@ -136,26 +135,46 @@ def sweep(
         for name, config in configs.items():
             wall = ratio(times[name], times[base])
             rows.append(
-                {**asdict(config), "name": name, "mu": mu, "wall": wall[0], "wall_low": wall[1], "wall_high": wall[2],
-                 "peak": peaks[name], "peak_ratio": peaks[name] / peaks[base]}
-            )  # fmt: skip
+                {
+                    **asdict(config),
+                    "name": name,
+                    "mu": mu,
+                    "wall": wall[0],
+                    "wall_low": wall[1],
+                    "wall_high": wall[2],
+                    "peak": peaks[name],
+                    "peak_ratio": peaks[name] / peaks[base],
+                }
+            )
     return {
-        "benchmark": "step", "model": "WRN-16-2", "batch": batch, "repeats": repeats, "machine": machine(), "rows": rows,
-    }  # fmt: skip
+        "benchmark": "step",
+        "model": "WRN-16-2",
+        "batch": batch,
+        "repeats": repeats,
+        "machine": machine(),
+        "rows": rows,
+    }
 
 
 def table(result: dict[str, Any]) -> Table:
     """Measured cost beside the limit."""
-    view = Table(title=f"{result['model']}, batch {result['batch']}: one training step in units of the base method's step",
-                 title_justify="left")  # fmt: skip
+    view = Table(
+        title=f"{result['model']}, batch {result['batch']}: one training step in units of the base method's step",
+        title_justify="left",
+    )
     view.add_column("step")
     for column in ("mu", "wall", "range", "limit", "over limit", "peak MiB", "x base"):
         view.add_column(column, justify="right")
     for row in result["rows"]:
         limit = row["limit"]
         view.add_row(
-            row["name"], str(row["mu"]), f"{row['wall']:.2f}", f"{row['wall_low']:.2f}-{row['wall_high']:.2f}",
-            "-" if limit is None else f"{limit:.2f}", "-" if limit is None else f"{row['wall'] / limit - 1:+.0%}",
-            f"{row['peak'] / 2**20:.1f}", f"{row['peak_ratio']:.2f}",
-        )  # fmt: skip
+            row["name"],
+            str(row["mu"]),
+            f"{row['wall']:.2f}",
+            f"{row['wall_low']:.2f}-{row['wall_high']:.2f}",
+            "-" if limit is None else f"{limit:.2f}",
+            "-" if limit is None else f"{row['wall'] / limit - 1:+.0%}",
+            f"{row['peak'] / 2**20:.1f}",
+            f"{row['peak_ratio']:.2f}",
+        )
     return view

@@ -9,6 +9,7 @@ from .bench import bench
 from .errors import Plain
 from .init import init
 from .lists import data, list_
+from .options import imports
 from .predict import impute, predict
 from .report import compare, report
 from .run import check, run
@@ -16,6 +17,7 @@ from .study import study
 
 
 @click.group(cls=Plain, context_settings={"help_option_names": ["-h", "--help"]})
+@imports
 @click.version_option(__version__, prog_name="metaimpute")
 def main() -> None:
     """Learn with few labels by differentiating through training.

@@ -74,9 +74,18 @@ def _numbers(context: Any, parameter: Any, text: str | None) -> tuple[int, ...] 
 @click.option(
     "--plot", "picture", type=click.Path(path_type=Path), help="Write the cost-versus-accuracy plot (PNG or SVG)."
 )
-def hypergradient(model: str, shape: tuple[int, ...] | None, steps: tuple[int, ...], backends: tuple[str, ...],
-                  peers: tuple[str, ...], threads: int, device: str, out: Path | None, picture: Path | None,
-                  **options: Any) -> None:  # fmt: skip
+def hypergradient(
+    model: str,
+    shape: tuple[int, ...] | None,
+    steps: tuple[int, ...],
+    backends: tuple[str, ...],
+    peers: tuple[str, ...],
+    threads: int,
+    device: str,
+    out: Path | None,
+    picture: Path | None,
+    **options: Any,
+) -> None:
     """Cost and accuracy of hypergradient estimators on a model."""
     with plain_errors():
         import torch

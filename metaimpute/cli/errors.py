@@ -1,4 +1,4 @@
-"""A user's mistake is one line and an exit code: 2 usage, 3 missing data, 4 diverged, 130 interrupted, 1 a bug of ours."""
+"""A user's mistake is one line and its own exit code (:mod:`metaimpute.errors`); anything else is a bug of ours, and 1."""
 
 from __future__ import annotations
 
@@ -11,36 +11,35 @@ from typing import Any, NoReturn
 
 import click
 
+from ..errors import INTERNAL, INTERRUPTED, USAGE, UserError
+from ..plugins import installed_commands, package_of
 from ..terminal import argument, spelled
 from .output import echo, end_unread, prepare_streams, silence, unread
-
-INTERNAL, USAGE, MISSING, DIVERGED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """A user's mistake ends in one line on stderr and its exit code, never in a traceback."""
+    """A user's mistake ends in one line on stderr and its exit code, never in a traceback.
+
+    SIGTERM and SIGHUP end a command as Ctrl-C does.
+    """
     with _interrupted_at_once():
-        mistakes, missing, diverged, interrupted = _kinds()
+        _import_what_takes_long()
     try:
-        yield
-        sys.stdout.flush()
-    except mistakes as error:
-        fail(USAGE, error)
-    except missing as error:
-        fail(MISSING, error)
-    except diverged as error:
-        fail(DIVERGED, f"training diverged: {error}")
+        with _terminated_like_interrupted():
+            yield
+            sys.stdout.flush()
+    except UserError as error:
+        fail(error.exit_code, f"{error.prefix}{error}")
     except click.ClickException:
         raise
-    except interrupted as error:
+    except KeyboardInterrupt as error:
         fail(INTERRUPTED, str(error) or "interrupted")
     except OSError as error:
         if unread(error):
             end_unread()
-        where = f"{error.filename}: " if error.filename else ""
         hint = "; a run directory cannot be a file" if isinstance(error, FileExistsError | NotADirectoryError) else ""
-        fail(USAGE, f"{where}{error.strerror or error}{hint}")
+        fail(USAGE, f"{_reason(error)}{hint}")
     except Exception as error:
         if os.environ.get("METAIMPUTE_DEBUG"):
             raise
@@ -48,61 +47,60 @@ def plain_errors() -> Iterator[None]:
         fail(INTERNAL, f"internal: {type(error).__name__}: {first} (METAIMPUTE_DEBUG=1 shows where)")
 
 
-def _kinds() -> tuple[tuple[type[BaseException], ...], ...]:
-    """Errors that are a user's mistake, missing data, divergence and an interruption."""
+def _reason(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _import_what_takes_long() -> None:
+    """Everything that a run needs, torch first, with what others would print on the way turned off."""
     import warnings
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     warnings.filterwarnings("ignore", message="Image size .* decompression bomb", module="PIL")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from ..engine import (
-        BadMemoryPolicy,
-        CannotDifferentiate,
-        EstimatorError,
-        HeadNotFound,
-        NotRepeatable,
-        NotScalar,
-        UnsupportedOptimizer,
-    )
-    from ..engine.registry import UnknownName
-    from ..environment import NoDevice
-    from ..inference import NotExported
-    from ..methods import MethodError
-    from ..plugins import PluginError
-    from ..problems import ProblemError
-    from ..recipes.source import RecipeError
-    from ..rundir.checkpoint import NoCheckpoint
-    from ..rundir.files import Busy, NotOurs, Unwritable
-    from ..tasks import MissingData, TaskError
-    from ..training.algorithm import Diverged
-    from ..training.session import Interrupted
+    from .. import inference  # noqa: F401
+    from ..training import session  # noqa: F401
 
-    mistakes = (
-        RecipeError, TaskError, MethodError, ProblemError, EstimatorError, HeadNotFound, UnsupportedOptimizer, UnknownName,
-        BadMemoryPolicy, CannotDifferentiate, NotRepeatable, NoCheckpoint,
-        NotExported, NotScalar, PluginError, Busy, NotOurs, Unwritable, NoDevice,
-    )  # fmt: skip
-    return mistakes, (MissingData,), (Diverged,), (Interrupted, KeyboardInterrupt)
+
+def _stops() -> dict[int, Any]:
+    """The signals that ask a process to end, with their handlers, but for those that are ignored, as nohup has it."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP: not on Windows
+    found = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None)) is not None}
+    return {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
 
 @contextlib.contextmanager
-def _interrupted_at_once() -> Iterator[None]:
-    """Ctrl-C ends the process on the spot; an import that is interrupted in C code may raise anything, or go on."""
+def _handled(handlers: dict[int, Any]) -> Iterator[None]:
+    """Other handlers of signals for a block; outside the main thread, which alone may set them, nothing changes."""
+    before = {}
+    with contextlib.suppress(ValueError):
+        for number, handler in handlers.items():
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupted_at_once() -> contextlib.AbstractContextManager[None]:
+    """A signal ends the process on the spot; an import that is interrupted in C code may raise anything, or go on."""
 
     def leave(number: int, frame: Any) -> None:
         os.write(2, b"error: interrupted\n")
         os._exit(INTERRUPTED)
 
-    try:
-        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        before = signal.signal(signal.SIGINT, leave) if ours else None
-    except ValueError:  # not the main thread
-        before = None
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+    ours = (signal.default_int_handler, signal.SIG_DFL, _interrupt)
+    return _handled({number: leave for number, handler in _stops().items() if handler in ours})
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _terminated_like_interrupted() -> contextlib.AbstractContextManager[None]:
+    return _handled({number: _interrupt for number, handler in _stops().items() if handler is signal.SIG_DFL})
 
 
 def fail(code: int, message: object) -> NoReturn:
@@ -116,13 +114,47 @@ def fail(code: int, message: object) -> NoReturn:
 
 
 class Plain(click.Group):
-    """The group of commands: what click itself says of a call is spelled out too, and Ctrl-C ends it as it does a run."""
+    """The group of commands: what click itself says of a call is spelled out too, and Ctrl-C ends it as it does a run.
+
+    Beside its own it has those of installed packages (:mod:`metaimpute.plugins`), and what a module that ``--import`` names has
+    added to it.
+    """
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """As click has it, but for a name that another command has.
+
+        Raises:
+            ValueError: for such a name.
+        """
+        name = name or cmd.name
+        if name in self.commands:
+            raise ValueError(f"command '{name}' is there already")
+        super().add_command(cmd, name)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        found = super().get_command(context, name)
+        if found is not None or (point := installed_commands().get(name)) is None:
+            return found
+        try:
+            command = point.load()
+        except Exception as error:
+            fail(USAGE, f"command '{name}' of package {package_of(point)}: {type(error).__name__}: {error}")
+        if not isinstance(command, click.Command):
+            fail(USAGE, f"command '{name}' of package {package_of(point)}: {point.value} is no command of click")
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_commands(context, formatter)
+        others = [(name, f"from {package_of(point)}") for name, point in installed_commands().items()]
+        if rows := [row for row in others if row[0] not in self.commands]:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(rows)
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         try:
             return super().main(*arguments, **options)
-        except OSError as error:  # of help that cannot be written
-            fail(USAGE, error.strerror or error)
+        except OSError as error:  # of help that cannot be written, or of a plugin's command
+            fail(USAGE, _reason(error))
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         with _spelled():
@@ -133,6 +165,8 @@ class Plain(click.Group):
         try:
             with _spelled():
                 return super().invoke(context)
+        except UserError as error:  # of a plugin's command
+            fail(error.exit_code, f"{error.prefix}{error}")
         except KeyboardInterrupt:
             fail(INTERRUPTED, "interrupted")
 
@@ -145,7 +179,7 @@ def _spelled() -> Iterator[None]:
         raise  # its message is the help page
     except click.ClickException as error:
         hint = _named_like_an_option() if isinstance(error, click.NoSuchOption) else ""
-        error.message = spelled(error.message + hint)  # type: ignore[misc]
+        error.message = spelled(error.message + hint)  # type: ignore[misc]  # click calls it final
         raise
 
 

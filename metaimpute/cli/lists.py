@@ -106,9 +106,13 @@ def list_(kind: str) -> None:
             table = recipe_table(about_recipes(Path("recipes")), console.width)
         else:
             registry: Any = {
-                "tasks": tasks, "models": models, "methods": methods, "problems": problems,
-                "estimators": engine.estimators, "optimizers": engine.optimizers,
-            }[kind]  # fmt: skip
+                "tasks": tasks,
+                "models": models,
+                "methods": methods,
+                "problems": problems,
+                "estimators": engine.estimators,
+                "optimizers": engine.optimizers,
+            }[kind]
             table.add_column("name")
             table.add_column("what it is", overflow="fold")
             for name in registry:

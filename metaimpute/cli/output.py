@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ..errors import UNREAD
 from ..terminal import spelled
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-UNREAD = 141  # as of a process that SIGPIPE ends
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal
 
 

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path),
+    "--out",
+    type=click.Path(path_type=Path),
     help="The page (*.html), or a folder for page and figures. Default: report.html in the run's folder, or here for several.",
-)  # fmt: skip
+)
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """Compare finished RUNS (directories, or folders of them): a table here, and one HTML page that needs no network.
 

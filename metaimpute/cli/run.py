@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from .errors import MISSING, USAGE, fail, plain_errors
+from ..errors import MISSING, UNREAD, USAGE
+from .errors import fail, plain_errors
 from .options import imports
 from .output import echo, screen
 
 if TYPE_CHECKING:
-    from ..recipes.profiles import Concrete
-    from ..recipes.recipe import Recipe
+    from ..recipes.recipe import Profile, Recipe
     from ..tasks import Missing
 
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--profile", type=click.Choice(["auto", "paper", "sample"]), default="auto", show_default=True,
-              help="paper: the paper's model and schedule. sample: small real data, minutes on a CPU.")  # fmt: skip
+@click.option(
+    "--profile",
+    type=click.Choice(["auto", "paper", "sample"]),
+    default="auto",
+    show_default=True,
+    help="paper: the paper's model and schedule. sample: small real data, minutes on a CPU.",
+)
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. train.steps=200. Repeatable."
 )
@@ -36,63 +41,32 @@ def run(
 ) -> None:
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors():
-        from ..recipes.profiles import choose
-        from ..recipes.shipped import locate
-        from ..recipes.source import RecipeError
         from ..reporting.console import TrainingProgress, result_table
-        from ..rundir.layout import RESULT, WRITTEN_OVER, is_run
-        from ..rundir.origin import Begun, read_begun, recipe_of
-        from ..terminal import argument, cell, spelled
-        from ..training.session import Session
+        from ..rundir.begin import beginning
+        from ..rundir.layout import RESULT
+        from ..terminal import cell
+        from ..training.session import Interrupted, Session
 
         console = screen(soft_wrap=not sys.stdout.isatty())
-        if resume is not None:
-            if recipe is not None or sets or seed is not None or out is not None or profile != "auto":
-                raise RecipeError(
-                    "--resume continues a run as it was; leave out RECIPE, --profile, --set, --seed and --out"
-                )
-            chosen, why, folder, begun = recipe_of(resume), read_begun(resume).why, resume, None
-        elif recipe is None:
-            raise RecipeError("name a recipe, e.g. metaimpute run recipes/imdb_uda.yaml")
-        else:
-            recipe = locate(recipe)
-            chosen, why = choose(recipe, profile, sets, seed)
-            begun = Begun(str(recipe), cast("Concrete", chosen.profile), why)
-            folder = out or _free_folder(
-                Path("runs") / f"{spelled(recipe.stem)}-{chosen.problem.name}-seed{chosen.train.seed}"
-            )
-            if out is not None and is_run(out):
-                raise RecipeError(
-                    f"{out} already holds a run; continue it with --resume {argument(out)} or choose another --out"
-                )
-            held = [] if out is None else [name for name in WRITTEN_OVER if (out / name).exists()]
-            taken = next((name for name in held if not (out / name).is_symlink()), None)  # type: ignore[operator]
-            if taken is not None:
-                raise RecipeError(
-                    f"{out} is no run, and holds {taken}, which a run would write over; choose another --out"
-                )
-        console.print(cell(f"profile {chosen.profile}: {why}"))
+        began = beginning(recipe, cast("Profile", profile), sets, seed, out, resume)
+        chosen, folder = began.recipe, began.folder
+        console.print(cell(f"profile {chosen.profile}: {began.why}"))
         with TrainingProgress(console, chosen.train.steps, chosen.task.output.metric) as progress:
-            session = Session(chosen, folder, why=why, begun=begun, say=progress.say, report=progress.report)
+            session = Session(
+                chosen, folder, why=began.why, begun=began.begun, say=progress.say, report=progress.report
+            )
             progress.when_unread(session.stop)
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is not None:
                 session.resume()
-            result = session.run()
+            try:
+                result = session.run()
+            except Interrupted as stopped:
+                if progress.unread:
+                    fail(UNREAD, stopped)
+                raise
         console.print(result_table([[result]]))
         console.print(cell(f"wrote {folder / RESULT}"))
-
-
-def _free_folder(wanted: Path) -> Path:
-    """``wanted``, made, or one with a number appended when a run is already there."""
-    folder, number = wanted, 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = wanted.with_name(f"{wanted.name}-{number}")
 
 
 @click.command()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
-from .errors import DIVERGED, INTERNAL, INTERRUPTED, fail, plain_errors
+from ..errors import DIVERGED, INTERNAL, INTERRUPTED
+from .errors import fail, plain_errors
 from .options import imports
 from .output import echo, screen
 
@@ -26,8 +23,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder; default runs/STUDY.")
-@click.option("--jobs", type=click.IntRange(0, 256), default=1, show_default=True,
-              help="Worker processes; 0 runs everything in this one.")  # fmt: skip
+@click.option(
+    "--jobs",
+    type=click.IntRange(0, 256),
+    default=1,
+    show_default=True,
+    help="Worker processes; 0 runs everything in this one.",
+)
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of each run; default the recipe's, else cores / jobs."
 )
@@ -107,28 +109,11 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
             raise KeyboardInterrupt from None
 
     try:
-        with bar, _terminated_like_interrupted():
+        with bar:
             carry_out(progress, jobs, report)
     except KeyboardInterrupt:
         return True
     return False
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    def ask(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
-    before = {number: signal.getsignal(number) for number in numbers}
-    heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    for number in heeded:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in heeded.items():
-            signal.signal(number, handler)
 
 
 def _write(found: Study, progress: Progress, folder: Path, console: Console) -> None:

@@ -22,8 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from ..errors import UserError
 
-class CannotDifferentiate(ValueError):
+
+class CannotDifferentiate(UserError, ValueError):
     """A situation in which torch would give no derivative, or a wrong one, with the way out."""
 
 
@@ -93,13 +95,14 @@ def double_differentiable(part_of: object | None = None) -> Iterator[None]:
         with torch.inference_mode(False), forward_ad._set_fwd_grad_enabled(True), sdpa_kernel(SDPBackend.MATH):
             torch.backends.mha.set_fastpath_enabled(False)
             torch.set_autocast_cache_enabled(False)
-            reentrant = checkpoint.CheckpointFunction
+            place: Any = checkpoint  # a module in which a class is replaced for a while
+            reentrant = place.CheckpointFunction
             if not isinstance(reentrant, _NoReentrantCheckpoints):
-                checkpoint.CheckpointFunction = _NoReentrantCheckpoints(reentrant)  # type: ignore[misc,assignment]
+                place.CheckpointFunction = _NoReentrantCheckpoints(reentrant)
             try:
                 yield
             finally:
-                checkpoint.CheckpointFunction = reentrant  # type: ignore[misc]
+                place.CheckpointFunction = reentrant
                 torch.set_autocast_cache_enabled(cached)
                 torch.backends.mha.set_fastpath_enabled(fast_path)
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .losses import Loss, StructuredLoss, scalar
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer, apply_updates
@@ -28,7 +29,7 @@ VARIANTS = 64  # of one step: first or later, with or without a graph, recorded 
 Stepped = tuple[Tree, Tree, Tensor, list[Tensor | None]]
 
 
-class CannotCompile(ValueError):
+class CannotCompile(UserError, ValueError):
     """An inner step that torch.compile cannot turn into one program, with torch's reason."""
 
 
@@ -108,8 +109,7 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
     traced: list[tuple[Tree, Tree, Any]] = []
     failed: list[Exception] = []
 
-    @torch._dynamo.assume_constant_result
-    def used() -> tuple[bool, ...]:
+    def dependence() -> tuple[bool, ...]:
         """Which of theta's tensors the loss depends on; the others do not move, as in torch.optim. Asked at each compilation."""
         theta, c, batch = traced[-1]
         try:
@@ -126,6 +126,8 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
             failed.append(error)
             raise RuntimeError("the loss failed") from None  # torch would write its own words into the loss's exception
         return tuple(slope is not None for slope in found)
+
+    used: Callable[[], tuple[bool, ...]] = torch._dynamo.assume_constant_result(dependence)
 
     def step(
         update: Callable[..., Any], constant: bool, theta: Tree, state: Tree, c: Tree, hyper: Hyper, batch: Any
@@ -157,7 +159,8 @@ def _program(loss: Loss, backend: str) -> Callable[..., Stepped]:
         traced.append((theta, c, batch))
         try:
             with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-                return compiled(update, constant, theta, state, c, hyper, batch)
+                found: Stepped = compiled(update, constant, theta, state, c, hyper, batch)
+                return found
         except exc.FailOnRecompileLimitHit as error:
             raise CannotCompile(
                 f"the inner step was compiled {VARIANTS} times, each for another shape, mode or Python number; "

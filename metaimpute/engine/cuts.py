@@ -17,9 +17,14 @@ from torch.overrides import TorchFunctionMode
 from .ambient import changing_nothing
 
 _CUTTING = {
-    torch.Tensor.detach: "detach()", torch.detach: "detach()", torch.Tensor.detach_: "detach_()", torch.Tensor.item: "item()",
-    torch.Tensor.tolist: "tolist()", torch.Tensor.__float__: "float()", torch.Tensor.numpy: "numpy()",
-}  # fmt: skip
+    torch.Tensor.detach: "detach()",
+    torch.detach: "detach()",
+    torch.Tensor.detach_: "detach_()",
+    torch.Tensor.item: "item()",
+    torch.Tensor.tolist: "tolist()",
+    torch.Tensor.__float__: "float()",
+    torch.Tensor.numpy: "numpy()",
+}
 
 
 def _state_of_others() -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
+from ..errors import UserError
 from .ambient import CannotDifferentiate, exclusive
 from .references import Ways, other_ways, require_no_other_way
 from .registry import describe_choices
@@ -26,7 +27,7 @@ from .replica import Twin, in_place, parts_of
 Params = dict[str, Tensor]
 
 
-class HeadNotFound(ValueError):
+class HeadNotFound(UserError, ValueError):
     """The model's output is not the output of a linear layer, so last-layer estimators do not apply."""
 
 
@@ -253,10 +254,11 @@ class FunctionalModel:
                 f"the model's output is not that of its last linear layer ({names[0]}), used once and left as it is; "
                 "name it with head=, or use an estimator that needs none"
             )
-        return seen["features"]
+        features: Tensor = seen["features"]
+        return features
 
     def readout(self, params: Params, features: Tensor) -> Tensor:
         """The last linear layer applied to ``features``, shape ``[batch, outputs]``."""
         names = self.head
-        bias = params[names[1]] if len(names) == 2 else self.module.get_submodule(self._head or "").bias
-        return nn.functional.linear(features, params[names[0]], bias)  # type: ignore[arg-type]
+        bias: Any = params[names[1]] if len(names) == 2 else self.module.get_submodule(self._head or "").bias
+        return nn.functional.linear(features, params[names[0]], bias)

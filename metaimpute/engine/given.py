@@ -17,20 +17,10 @@ from torch import Tensor
 from .ambient import CannotDifferentiate
 from .arguments import unchanged
 from .compiled import Compiled
-from .losses import Factored, Loss, NotScalar, Split, StructuredLoss
+from .losses import Factored, Loss, LossWithAux, NotScalar, Split, StructuredLoss
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer
-from .pytree import (
-    Tree,
-    as_leaves,
-    detach,
-    differentiable,
-    filled,
-    leaves_of,
-    tensors,
-    tree_map,
-    zeros_like,
-)  # fmt: skip
+from .pytree import Tree, as_leaves, detach, differentiable, filled, leaves_of, tensors, tree_map, zeros_like
 from .repetition import rebuilding
 
 
@@ -141,7 +131,7 @@ class Watch:
     has_aux: bool = False
     aux: Aux = field(default_factory=Aux)
 
-    def loss(self, loss: Loss, which: str) -> Loss:
+    def loss(self, loss: LossWithAux, which: str) -> Loss:
         """The loss, watched, in its own kind."""
 
         def member(function: Callable[..., Any] | None, place: int | None, kind: str = "loss") -> Any:
@@ -154,7 +144,8 @@ class Watch:
                 return loss
             loss = loss.loss
         if not isinstance(loss, StructuredLoss):
-            return member(loss, 1)
+            plain: Loss = member(loss, 1)
+            return plain
         split, factored = loss.split, loss.factored
         if split is not None:
             split = Split(member(split.free, None), member(split.coupled, 1))
@@ -162,9 +153,10 @@ class Watch:
             apart = factored.features if isinstance(factored.features, tuple) else (factored.features,)
             seen: Any = tuple(member(one, None, "features") for one in apart)
             factored = Factored(
-                seen if isinstance(factored.features, tuple) else seen[0], member(factored.readout, 2),
+                seen if isinstance(factored.features, tuple) else seen[0],
+                member(factored.readout, 2),
                 member(factored.label_rows, 0, "rows"),
-            )  # fmt: skip
+            )
         return replace(loss, whole=member(loss.whole, 1), split=split, factored=factored)
 
 

@@ -50,6 +50,14 @@ def hypergradient(
     if solve is not None:
         how = with_solver(how, solve)
     return how.estimate(
-        inner_loss, outer_loss, theta, coupling, batches, optimizer,
-        len(list_of_batches(batches.inner)) if steps is None else steps, parse_memory(memory), seed=seed, wrt_start=wrt_start,
-    )  # fmt: skip
+        inner_loss,
+        outer_loss,
+        theta,
+        coupling,
+        batches,
+        optimizer,
+        len(list_of_batches(batches.inner)) if steps is None else steps,
+        parse_memory(memory),
+        seed=seed,
+        wrt_start=wrt_start,
+    )

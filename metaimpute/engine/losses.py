@@ -16,9 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from ..errors import UserError
 from .pytree import Tree
 
 Loss = Callable[[Tree, Tree, Any], Tensor]
+LossWithAux = Callable[[Tree, Tree, Any], Tensor | tuple[Tensor, Any]]
 Features = Callable[[Tree, Any], Tree]
 Marked = TypeVar("Marked", bound=Callable[..., Tensor])
 
@@ -124,7 +126,7 @@ class StructuredLoss:
         return self.whole(theta, c, batch)
 
 
-class NotScalar(ValueError):
+class NotScalar(UserError, ValueError):
     """An inner or outer loss that does not return one number."""
 
 

@@ -179,7 +179,7 @@ class Auto:
         if not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
             return Store().scan(step, carry, steps, closure)
         shapes = tuple((tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in leaves)
-        key = (getattr(step, "kind", None), shapes)
+        key = (step.kind, shapes)
         if key not in self._measured:
             if steps < 2:
                 return Store().scan(step, carry, steps, closure)

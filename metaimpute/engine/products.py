@@ -87,9 +87,17 @@ class _NotTrusted(Exception):
 
 
 def product(
-    problem: BilevelMap, t: int, theta: Tree, c: Tree, along_theta: Tree, along_c: Tree = None, *,
-    wrt_theta: bool = True, wrt_c: bool = True, point: str = TAKEN,
-) -> Product:  # fmt: skip
+    problem: BilevelMap,
+    t: int,
+    theta: Tree,
+    c: Tree,
+    along_theta: Tree,
+    along_c: Tree = None,
+    *,
+    wrt_theta: bool = True,
+    wrt_c: bool = True,
+    point: str = TAKEN,
+) -> Product:
     """Derivatives of ``grad_theta L`` and ``grad_c L`` of step ``t`` along a direction, in the shapes of ``theta`` and ``c``.
 
     Args:
@@ -116,9 +124,16 @@ def product(
 
 
 def _forward_over_reverse(
-    problem: BilevelMap, t: int, theta: Tree, c: Tree, along_theta: Tree, along_c: Tree, wrt_theta: bool, wrt_c: bool,
+    problem: BilevelMap,
+    t: int,
+    theta: Tree,
+    c: Tree,
+    along_theta: Tree,
+    along_c: Tree,
+    wrt_theta: bool,
+    wrt_c: bool,
     point: str,
-) -> Product:  # fmt: skip
+) -> Product:
     with forward_mode():
         leaves, dual = _dual(theta, along_theta, requires_grad=wrt_theta)
         if along_c is None:
@@ -138,9 +153,16 @@ def _forward_over_reverse(
 
 
 def _reverse_over_reverse(
-    problem: BilevelMap, t: int, theta: Tree, c: Tree, along_theta: Tree, along_c: Tree, wrt_theta: bool, wrt_c: bool,
+    problem: BilevelMap,
+    t: int,
+    theta: Tree,
+    c: Tree,
+    along_theta: Tree,
+    along_c: Tree,
+    wrt_theta: bool,
+    wrt_c: bool,
     point: str,
-) -> Product:  # fmt: skip
+) -> Product:
     at, c = as_leaves(theta), as_leaves(c)
     loss = problem.inner(t, at, c, point)
     require_second_derivative(loss, ())

@@ -20,9 +20,25 @@ Tree = Any
 A = TypeVar("A")
 
 __all__ = [
-    "Tree", "as_leaves", "cosine", "differentiable", "detach", "dot", "filled", "gradient", "leaf_of", "leaves_of", "map_tensors",
-    "none_as_zeros", "norm", "tensors", "tree_map", "vjp_through", "with_tensors", "zeros_like",
-]  # fmt: skip
+    "Tree",
+    "as_leaves",
+    "cosine",
+    "differentiable",
+    "detach",
+    "dot",
+    "filled",
+    "gradient",
+    "leaf_of",
+    "leaves_of",
+    "map_tensors",
+    "none_as_zeros",
+    "norm",
+    "tensors",
+    "tree_map",
+    "vjp_through",
+    "with_tensors",
+    "zeros_like",
+]
 
 
 def differentiable(leaf: object) -> bool:
@@ -111,7 +127,8 @@ def leaf_of(tensor: Tensor) -> Tensor:
     if not has_tangent(tensor):
         return tensor.detach().requires_grad_()
     found = forward_ad.unpack_dual(tensor)
-    return forward_ad.make_dual(found.primal.detach().requires_grad_(), found.tangent)
+    dual: Tensor = forward_ad.make_dual(found.primal.detach().requires_grad_(), found.tangent)
+    return dual
 
 
 def zeros_like(tree: Tree) -> Tree:
@@ -170,11 +187,7 @@ def gradient(
 
 def vjp_through(outputs: Tree, cotangents: Tree, inputs: Tree) -> Tree:
     """``cotangents^T d outputs / d inputs`` by reverse mode; zeros where an input has no influence."""
-    pairs = [
-        (out, cot)
-        for out, cot in zip(tensors(outputs), tensors(cotangents), strict=True)
-        if out.requires_grad
-    ]  # fmt: skip
+    pairs = [(out, cot) for out, cot in zip(tensors(outputs), tensors(cotangents), strict=True) if out.requires_grad]
     leaves = tensors(inputs)
     if not pairs:
         return zeros_like(inputs)

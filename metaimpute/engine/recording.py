@@ -8,7 +8,7 @@ with memory ``recompute`` need not: that policy keeps the parameters of every st
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from .estimators.base import said_in_words
 from .estimators.exact import Exact
 from .estimators.implicit import Solver
 from .given import Watch, require_closed_program, require_closed_rule
-from .losses import Loss
+from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, Recompute, Store, parse_memory
 from .optimizers import InnerOptimizer
 from .pytree import Tree, detach, tensors
@@ -45,6 +45,7 @@ class Taken:
 
 
 Versions = tuple[tuple[Tensor, int], ...]
+Value = TypeVar("Value")  # a scalar tensor, or the pair of it and the outer loss's aux
 
 
 def versions(tree: Tree) -> Versions:
@@ -53,7 +54,7 @@ def versions(tree: Tree) -> Versions:
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(Generic[Value]):
     """Inner steps taken so far. A step gives a new recording and leaves this one, so that paths may part.
 
     Attributes:
@@ -64,7 +65,7 @@ class Recording:
 
     start: Tree
     coupling: Tree
-    inner_loss: Loss
+    inner_loss: LossWithAux
     optimizer: InnerOptimizer
     estimator: Estimator
     memory: MemoryPolicy
@@ -79,7 +80,7 @@ class Recording:
     _ledgers: tuple[Ledger, ...] = field(default=(), repr=False)
     _versions: Versions = field(default=(), repr=False)
 
-    def step(self, batch: Any = None) -> Recording:
+    def step(self, batch: Any = None) -> Recording[Value]:
         """The recording with one more inner step on ``batch``.
 
         Raises:
@@ -96,23 +97,43 @@ class Recording:
             theta, c, data = ordinary((detach(self.params), detach(self.coupling), batch))
             rule = self.optimizer.with_hyper(**ordinary(detach(self.optimizer.hyper)))
             problem = BilevelMap(
-                watch.loss(loss, "inner"), _no_loss, theta, c, Batches([data], None), rule, t + 1, Store(), self.seed, False
-            )  # fmt: skip
+                watch.loss(loss, "inner"),
+                _no_loss,
+                theta,
+                c,
+                Batches([data], None),
+                rule,
+                t + 1,
+                Store(),
+                self.seed,
+                False,
+            )
             with said_in_words(self.estimator.name):
                 # 'exact' differentiates twice, and torch has other formulas for a gradient that is to be differentiated
                 end = run(
-                    problem, theta, c, rule.hyper, mode="full" if self.estimator.uses_memory else "none", start=t, stop=t + 1,
+                    problem,
+                    theta,
+                    c,
+                    rule.hyper,
+                    mode="full" if self.estimator.uses_memory else "none",
+                    start=t,
+                    stop=t + 1,
                     state=self.state,
-                )  # fmt: skip
+                )
         carry = detach((end.params, end.state))
         return replace(
-            self, params=carry[0], state=carry[1], losses=(*self.losses, end.losses[0]),
-            batches=(*self.batches, batch), aux=watch.aux.last,
-            _carries=(*self._carries, carry) if self._keeps_carries else (), _ledgers=(*self._ledgers, problem.ledger),
+            self,
+            params=carry[0],
+            state=carry[1],
+            losses=(*self.losses, end.losses[0]),
+            batches=(*self.batches, batch),
+            aux=watch.aux.last,
+            _carries=(*self._carries, carry) if self._keeps_carries else (),
+            _ledgers=(*self._ledgers, problem.ledger),
             _versions=(*self._versions, *versions(batch)),
-        )  # fmt: skip
+        )
 
-    def value(self, outer_loss: Loss, outer_batch: Any = None) -> Any:
+    def value(self, outer_loss: LossWithAux, outer_batch: Any = None) -> Value:
         """The outer loss at :attr:`params` as a differentiable value; see :func:`~metaimpute.engine.after_training`.
 
         Raises:
@@ -129,11 +150,22 @@ class Recording:
             ledger.values.update(step.values)
             ledger.modes.update(step.modes)
         memory = Taken(self._carries) if self._keeps_carries else self.memory
-        return value_of(
-            self.estimator, self.inner_loss, outer_loss, self.start, self.coupling, self.optimizer,
-            Batches(list(self.batches), outer_batch), len(self.batches), memory, self.seed, self.has_aux, ledger,
+        found: Value = value_of(
+            self.estimator,
+            self.inner_loss,
+            outer_loss,
+            self.start,
+            self.coupling,
+            self.optimizer,
+            Batches(list(self.batches), outer_batch),
+            len(self.batches),
+            memory,
+            self.seed,
+            self.has_aux,
+            ledger,
             self.params,
-        )  # fmt: skip
+        )
+        return found
 
     @property
     def _keeps_carries(self) -> bool:
@@ -152,6 +184,7 @@ def _no_loss(*_: Any) -> Tensor:
     return torch.zeros(())
 
 
+@overload
 def begin(
     params: Tree,
     coupling: Tree,
@@ -162,9 +195,40 @@ def begin(
     memory: str | MemoryPolicy = "store",
     backend: str = "func",
     seed: int | None = None,
+    aux: Literal[False] = False,
+    solve: Solver | None = None,
+) -> Recording[Tensor]: ...
+
+
+@overload
+def begin(
+    params: Tree,
+    coupling: Tree,
+    inner_loss: LossWithAux,
+    *,
+    optimizer: InnerOptimizer,
+    estimator: str | Estimator = "exact",
+    memory: str | MemoryPolicy = "store",
+    backend: str = "func",
+    seed: int | None = None,
+    aux: Literal[True],
+    solve: Solver | None = None,
+) -> Recording[tuple[Tensor, Any]]: ...
+
+
+def begin(
+    params: Tree,
+    coupling: Tree,
+    inner_loss: LossWithAux,
+    *,
+    optimizer: InnerOptimizer,
+    estimator: str | Estimator = "exact",
+    memory: str | MemoryPolicy = "store",
+    backend: str = "func",
+    seed: int | None = None,
     aux: bool = False,
     solve: Solver | None = None,
-) -> Recording:
+) -> Recording[Any]:
     """Inner steps that the caller takes: ``recording = recording.step(batch)``, in the end ``recording.value(outer_loss)``.
 
     The value is that of :func:`~metaimpute.engine.after_training` with the same batches and seed, to the bit, at its price: the
@@ -189,6 +253,14 @@ def begin(
     if seed is None:
         seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
     return Recording(
-        params, coupling, inner_loss, optimizer, how, parse_memory(memory), seed, aux, detach(params),
+        params,
+        coupling,
+        inner_loss,
+        optimizer,
+        how,
+        parse_memory(memory),
+        seed,
+        aux,
+        detach(params),
         _versions=versions((params, coupling, optimizer.hyper)),
-    )  # fmt: skip
+    )

@@ -7,10 +7,13 @@ import difflib
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from ..errors import UserError
+
 T = TypeVar("T")
+E = TypeVar("E")
 
 
-class UnknownName(LookupError):
+class UnknownName(UserError, LookupError):
     """A name that no registry entry carries; the message lists the nearest valid choice."""
 
 
@@ -33,14 +36,15 @@ class Registry(Generic[T]):
         self.kind = kind
         self._entries: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[Any], Any]:
+    def register(self, name: str) -> Callable[[E], E]:
         """Decorator that files a class or function under ``name``; classes become dataclasses, whose fields are options.
 
         Raises:
             ValueError: when another entry already has the name.
         """
 
-        def add(entry: Any) -> Any:
+        def add(given: E) -> E:
+            entry: Any = given  # a class is made a dataclass in place
             if name in self._entries and self._entries[name] is not entry:
                 known = self._entries[name]
                 same_place = (
@@ -50,10 +54,10 @@ class Registry(Generic[T]):
                     raise ValueError(f"{self.kind} '{name}' is already registered by {known!r}")
             if isinstance(entry, type) and "__dataclass_fields__" not in vars(entry):
                 parents = [getattr(base, "__dataclass_params__", None) for base in entry.__mro__[1:]]
-                entry = dataclasses.dataclass(frozen=any(p is not None and p.frozen for p in parents))(entry)
+                dataclasses.dataclass(frozen=any(p is not None and p.frozen for p in parents))(entry)
             entry.name = name
             self._entries[name] = entry
-            return entry
+            return given
 
         return add
 

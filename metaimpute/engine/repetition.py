@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..errors import UserError
 from .pytree import Tree, tensors
 
 _MISSING: Any = object()
 
 
-class NotRepeatable(ValueError):
+class NotRepeatable(UserError, ValueError):
     """A loss that gave another value when evaluated again at the same point, so that its derivative is another function's."""
 
 

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .ambient import CannotDifferentiate, double_differentiable, holder
 from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
 from .repetition import rebuilding, require_same_end
 
-Step = Callable[[int, Tree, Tree], Tree]
+
+def _nothing() -> None:
+    pass
 
 
-class BadMemoryPolicy(ValueError):
+@dataclass(frozen=True)
+class Step:
+    """One inner step as a memory policy sees it: ``step(t, carry, closure) -> carry``, and what a policy has to know of it.
+
+    Attributes:
+        take: the step itself. kind: steps of one kind and shapes need the same memory. must_be_closed: whether it may depend on
+            no other tensor that requires a gradient than the carry and the closure. verify: checks, after a reverse pass, that
+            the steps rebuilt were the steps taken.
+    """
+
+    take: Callable[[int, Tree, Tree], Tree]
+    kind: Hashable = None
+    must_be_closed: bool = True
+    verify: Callable[[], None] = _nothing
+
+    def __call__(self, t: int, carry: Tree, closure: Tree) -> Tree:
+        return self.take(t, carry, closure)
+
+
+class BadMemoryPolicy(UserError, ValueError):
     """A memory policy that cannot be read, has an impossible argument, or a budget that cannot be met."""
 
 
@@ -120,8 +142,6 @@ class Replay:
         self.end: Tree = None
         self.rejoin: Tree = None  # the carry after the last group, from which a second reverse pass rebuilds the tail
         self.devices = [leaf.device for leaf in tensors(self.start_structure)]
-        self.must_be_closed = getattr(step, "must_be_closed", True)
-        self.verify = getattr(step, "verify", lambda: None)  # that steps rebuilt repeat the steps taken
         self.part_of = holder()
         self.autocast = [
             (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
@@ -160,7 +180,7 @@ class Replay:
             end = at
             for t in range(start, stop):
                 end = self.step(t, end, closure)
-        if self.must_be_closed:
+        if self.step.must_be_closed:
             require_closed(end, (at, closure))
         return at, closure, end
 
@@ -239,7 +259,7 @@ class Replay:
                     require_same_end(recorded[2], self.taken[stop])
                 cotangent = pull(recorded, cotangent, stop == 0)
                 del carry, recorded
-        self.verify()
+        self.step.verify()
         return cotangent, total or []
 
 

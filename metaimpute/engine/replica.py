@@ -144,9 +144,12 @@ class _Rebinding:
         if all(a is b for a, b in zip(found, values, strict=True)):
             return function
         made = types.FunctionType(
-            function.__code__, function.__globals__, function.__name__, function.__defaults__,
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
             tuple(types.CellType(value) for value in found),
-        )  # fmt: skip
+        )
         made.__kwdefaults__, made.__dict__ = function.__kwdefaults__, dict(function.__dict__)
         return made
 
@@ -250,10 +253,11 @@ def in_place(module: nn.Module, values: Mapping[int, Tensor]) -> Iterator[None]:
     taken: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for part in module.modules():
-            for name, p in part._parameters.items():
+            places: dict[str, Any] = part._parameters  # for plain tensors too
+            for name, p in places.items():
                 if p is not None and id(p) in values:
-                    taken.append((part._parameters, name, p))
-                    part._parameters[name] = values[id(p)]  # type: ignore[assignment]
+                    taken.append((places, name, p))
+                    places[name] = values[id(p)]
         yield
     finally:
         for held, name, p in taken:

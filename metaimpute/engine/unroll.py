@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..streams import Stream
 from .ambient import double_differentiable, outside_transforms
 from .arguments import list_of_batches, require_tensors, unchanged
 from .compiled import Compiled
 from .losses import Loss, StructuredLoss, scalar
-from .memory import Auto, BadMemoryPolicy, MemoryPolicy, Store, parse_memory
+from .memory import Auto, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
 from .optimizers import Hyper, InnerOptimizer, apply_updates
@@ -30,8 +31,9 @@ from .pytree import (
     with_tensors,
 )
 from .repetition import Ledger, rebuilding
+from .replay import BadMemoryPolicy, Step
 
-OUTER_STREAM = -1
+OUTER_STREAM = Stream.OUTER
 TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
 
 
@@ -159,7 +161,7 @@ def run(
     first: dict[int, Tree] = {}
     moved: dict[int, list[bool]] = {}
 
-    def step(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
+    def take(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
         (theta, state), (c, hyper), t = carry, closure, start + number
         if isinstance(problem.inner_loss, Compiled):
             with fixed_rng(derive_seed(problem.seed, t), shared_generator=True):
@@ -199,12 +201,9 @@ def run(
     whole = (
         problem.inner_loss.whole if isinstance(problem.inner_loss, StructuredLoss | Compiled) else problem.inner_loss
     )
-    step.kind = (  # type: ignore[attr-defined]  # what a measurement of this step may be kept for
-        getattr(whole, "__code__", type(whole)), problem.optimizer.label,
-        tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1]))),
-    )  # fmt: skip
-    step.must_be_closed = closed  # type: ignore[attr-defined]
-    step.verify = problem.ledger.verify  # type: ignore[attr-defined]
+    shapes = tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1])))
+    kind = (getattr(whole, "__code__", type(whole)), problem.optimizer.label, shapes)
+    step = Step(take, kind, must_be_closed=closed, verify=problem.ledger.verify)
     if isinstance(problem.inner_loss, Compiled) and isinstance(problem.memory, Auto):
         raise BadMemoryPolicy("memory 'auto' cannot measure inside a compiled step; use checkpoint(n) or recompute")
     with torch.set_grad_enabled(mode != "none"):

@@ -8,7 +8,7 @@ is ``log_lr.exp()``, a coupling that a network makes, a sum over tasks. (A solve
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
 from .estimators.implicit import Solver, with_solver
 from .given import Watch, only, require_closed_program, require_closed_rule, with_fixed
-from .losses import Loss
+from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer, hyper_tensors
 from .pytree import Tree, detach, differentiable, leaves_of, tensors
@@ -94,10 +94,20 @@ def require_plain(params: Tree, coupling: Tree, optimizer: InnerOptimizer) -> No
 
 
 def value_of(
-    how: Estimator, inner_loss: Loss, outer_loss: Loss, params: Tree, coupling: Tree, optimizer: InnerOptimizer,
-    batches: Batches, steps: int, memory: MemoryPolicy, seed: int | None, aux: bool, ledger: Ledger | None = None,
+    how: Estimator,
+    inner_loss: LossWithAux,
+    outer_loss: LossWithAux,
+    params: Tree,
+    coupling: Tree,
+    optimizer: InnerOptimizer,
+    batches: Batches,
+    steps: int,
+    memory: MemoryPolicy,
+    seed: int | None,
+    aux: bool,
+    ledger: Ledger | None = None,
     reached: Tree = None,
-) -> Any:  # fmt: skip
+) -> Any:
     """The value, made by an estimator.
 
     Args:
@@ -153,9 +163,49 @@ def value_of(
     return (value, watch.aux.last) if aux else value
 
 
+@overload
 def after_training(
     inner_loss: Loss,
     outer_loss: Loss,
+    params: Tree,
+    coupling: Tree = None,
+    *,
+    optimizer: InnerOptimizer,
+    steps: int = 1,
+    batches: Any = None,
+    outer_batch: Any = None,
+    estimator: str | Estimator = "exact",
+    memory: str | MemoryPolicy = "store",
+    backend: str = "func",
+    seed: int | None = None,
+    aux: Literal[False] = False,
+    solve: Solver | None = None,
+) -> Tensor: ...
+
+
+@overload
+def after_training(
+    inner_loss: LossWithAux,
+    outer_loss: LossWithAux,
+    params: Tree,
+    coupling: Tree = None,
+    *,
+    optimizer: InnerOptimizer,
+    steps: int = 1,
+    batches: Any = None,
+    outer_batch: Any = None,
+    estimator: str | Estimator = "exact",
+    memory: str | MemoryPolicy = "store",
+    backend: str = "func",
+    seed: int | None = None,
+    aux: Literal[True],
+    solve: Solver | None = None,
+) -> tuple[Tensor, Any]: ...
+
+
+def after_training(
+    inner_loss: LossWithAux,
+    outer_loss: LossWithAux,
     params: Tree,
     coupling: Tree = None,
     *,
@@ -201,6 +251,15 @@ def after_training(
     if isinstance(batches, torch.utils.data.DataLoader):
         inner = list_of_batches(batches)
     return value_of(
-        how, inner_loss, outer_loss, params, coupling, optimizer, Batches(inner, outer_batch), steps, parse_memory(memory),
-        seed, aux,
-    )  # fmt: skip
+        how,
+        inner_loss,
+        outer_loss,
+        params,
+        coupling,
+        optimizer,
+        Batches(inner, outer_batch),
+        steps,
+        parse_memory(memory),
+        seed,
+        aux,
+    )

@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
+from ..batches import ViewKind
 from ..batches.outputs import Classes, Standardized
 from ..engine import derive_seed, fixed_rng
 from ..environment import pick_device
+from ..errors import UserError
 from ..recipes.recipe import Recipe
 from ..recipes.source import one_line
 from ..rundir.export import digest
@@ -23,16 +25,16 @@ from ..rundir.layout import WEIGHTS
 from ..rundir.origin import recipe_of
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile
+from ..streams import Stream
 from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
 from ..terminal import argument
-from ..training.assemble import INIT
 from ..training.evaluation import class_names, predictions
 from .predictions import Predictions, in_units
 
 VIEWS = 8
 
 
-class NotExported(RuntimeError):
+class NotExported(UserError, RuntimeError):
     """A run directory without a finished network. Ends a command with exit code 2."""
 
 
@@ -51,11 +53,9 @@ class Predictor:
     device: torch.device
     label_names: list[str]
 
-    def raw(self, examples: Any, kind: str = "none", seed: int = 0) -> Tensor:
+    def raw(self, examples: Any, kind: ViewKind = "none", seed: int = 0) -> Tensor:
         """The network's outputs ``[n, outputs]`` for raw examples: logits, or standardised values."""
-        return predictions(
-            self.module, self.task, examples, self.recipe.train.eval_batch, self.device, kind, seed  # type: ignore[arg-type]
-        )  # fmt: skip
+        return predictions(self.module, self.task, examples, self.recipe.train.eval_batch, self.device, kind, seed)
 
     def predict_proba(self, examples: Any) -> Tensor:
         """Probabilities ``[n, classes]`` for raw examples.
@@ -154,7 +154,7 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         raise MissingData(missing)
     task, where = recipe.task, pick_device(device)
     _restore(task, folder)
-    with fixed_rng(derive_seed(recipe.train.seed, INIT)):  # a frozen part with random weights is drawn as it was
+    with fixed_rng(derive_seed(recipe.train.seed, Stream.INIT)):  # a frozen part with random weights is drawn as it was
         module = recipe.model.build(task.input_shape, task.output.size)
         task.prepare_inputs = recipe.model.preprocess(where)
     try:

@@ -12,6 +12,17 @@ from .uda import UDA
 from .vat import VAT
 
 __all__ = [
-    "UDA", "VAT", "FixMatch", "MeanTeacher", "Method", "MethodError", "MixMatch", "MixUp", "PiModel", "PseudoLabel",
-    "Supervised", "methods", "register_method",
-]  # fmt: skip
+    "UDA",
+    "VAT",
+    "FixMatch",
+    "MeanTeacher",
+    "Method",
+    "MethodError",
+    "MixMatch",
+    "MixUp",
+    "PiModel",
+    "PseudoLabel",
+    "Supervised",
+    "methods",
+    "register_method",
+]

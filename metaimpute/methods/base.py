@@ -13,26 +13,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Imputation, InputKind, Unlabelled, ViewKind
 from ..batches.outputs import Classes, Output
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, filled, leaves_of
 from ..engine.registry import Registry
+from ..errors import UserError
 from ..ranges import NonNegative, Share
 
 Predict = Callable[[Tree, Tree], Tensor]
 State = dict[str, Tree]
 
 methods: Registry[Callable[..., Method]] = Registry("method")
-register_method = methods.register
+MethodClass = TypeVar("MethodClass", bound=Callable[..., "Method"])
 
 
-class MethodError(ValueError):
+@dataclass_transform(field_specifiers=(field,))
+def register_method(name: str) -> Callable[[MethodClass], MethodClass]:
+    """Decorator that files a method under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return methods.register(name)
+
+
+class MethodError(UserError, ValueError):
     """A method that does not apply to the task, with the reason. Ends a command with exit code 2."""
 
 
@@ -104,6 +112,11 @@ class Method:
         """Views of each unlabelled example a step needs. 1: ``strong`` is ``weak``; above 2: ``more`` holds the others."""
         return 2
 
+    @property
+    def least_confidence(self) -> float | None:
+        """Option ``threshold``: the confidence from which an imputed label counts; None where a method asks for none."""
+        return None
+
     # state -----------------------------------------------------------------------------------------------------------
 
     def init_state(self, params: Tree) -> State:
@@ -153,7 +166,8 @@ class Method:
         """The method whose psi sharpens nothing: itself, unless it has a ``temperature``."""
         if getattr(self, "temperature", 1.0) == 1.0:
             return self
-        return replace(self, temperature=1.0).bind(self.output)  # type: ignore[call-arg]
+        without: dict[str, Any] = {"temperature": 1.0}
+        return replace(self, **without).bind(self.output)
 
     # losses ----------------------------------------------------------------------------------------------------------
 

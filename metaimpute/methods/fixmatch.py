@@ -29,6 +29,10 @@ class FixMatch(Method):
     weight: NonNegative = 1.0
     threshold: Share = 0.95
 
+    @property
+    def least_confidence(self) -> float:
+        return self.threshold
+
     def bind(self, output: Output) -> Method:
         if not isinstance(output, Classes):
             raise MethodError("fixmatch takes the arg max of class probabilities; a regression task has none")

@@ -24,6 +24,10 @@ class PseudoLabel(Method):
     ramp: Share = 0.4
     threshold: Share = 0.95
 
+    @property
+    def least_confidence(self) -> float:
+        return self.threshold
+
     def impute(self, predict: Predict, params: Tree, unlabelled: Unlabelled, state: State) -> Imputation:
         labels = self.psi(predict, params, unlabelled)
         if not isinstance(self.output, Classes):

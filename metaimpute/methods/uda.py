@@ -37,6 +37,10 @@ class UDA(Method):
     threshold: Share = 0.0
     tsa: Literal["none", "linear", "log", "exp"] = "linear"
 
+    @property
+    def least_confidence(self) -> float:
+        return self.threshold
+
     def bind(self, output: Output) -> Method:
         if not isinstance(output, Classes):
             raise MethodError("uda compares class distributions; a regression task has none")

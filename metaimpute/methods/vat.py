@@ -23,7 +23,8 @@ def unit_rows(rows: Tensor) -> Tensor:
     """Each example scaled to Euclidean norm 1; zero where it is zero. Scaled by its largest entry first, against underflow."""
     flat, tiny = rows.flatten(1), torch.finfo(rows.dtype).tiny
     flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny)
-    return (flat / flat.norm(dim=1, keepdim=True).clamp_min(tiny)).view_as(rows)
+    length: Tensor = flat.norm(dim=1, keepdim=True)
+    return (flat / length.clamp_min(tiny)).view_as(rows)
 
 
 def curvature_product(call: Callable[[Tensor], Tensor], inputs: Tensor, direction: Tensor) -> Tensor:

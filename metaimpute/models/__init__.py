@@ -11,7 +11,24 @@ from .text import BertBase, MiniLM, TextClassifier, TextModel
 from .wrn import WRN, WideResNet
 
 __all__ = [
-    "MLP", "TCDCN", "WRN", "BertBase", "DecathlonResNet", "FeatureClassifier", "FeatureModel", "MiniLM", "Model",
-    "PatchClassifier", "PatchFeatures", "ResNet26", "SmallCNN", "TextClassifier", "TextModel", "TimmEncoder", "WideResNet",
-    "check_accepts", "models", "register_model",
-]  # fmt: skip
+    "MLP",
+    "TCDCN",
+    "WRN",
+    "BertBase",
+    "DecathlonResNet",
+    "FeatureClassifier",
+    "FeatureModel",
+    "MiniLM",
+    "Model",
+    "PatchClassifier",
+    "PatchFeatures",
+    "ResNet26",
+    "SmallCNN",
+    "TextClassifier",
+    "TextModel",
+    "TimmEncoder",
+    "WideResNet",
+    "check_accepts",
+    "models",
+    "register_model",
+]

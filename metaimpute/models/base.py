@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
+from typing_extensions import dataclass_transform
 
 from ..batches import InputKind
 from ..engine.pytree import Tree
@@ -15,7 +16,13 @@ from ..engine.registry import Registry
 from ..tasks.base import Missing, TaskError
 
 models: Registry[Callable[..., Model]] = Registry("model")
-register_model = models.register
+ModelClass = TypeVar("ModelClass", bound=Callable[..., "Model"])
+
+
+@dataclass_transform(field_specifiers=(field,))
+def register_model(name: str) -> Callable[[ModelClass], ModelClass]:
+    """Decorator that files a model under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return models.register(name)
 
 
 @dataclass
@@ -69,5 +76,5 @@ def check_accepts(model: Model, kind: InputKind) -> None:
     """Raises:
     TaskError: when the model does not take the task's inputs."""
     if kind not in model.accepts:
-        fitting = [name for name in models if kind in models.get(name).accepts]  # type: ignore[attr-defined]
+        fitting = [name for name in models if kind in getattr(models.get(name), "accepts", ())]
         raise TaskError(f"model '{model.name}' does not take {kind} inputs; these do: {', '.join(fitting)}")

@@ -131,9 +131,11 @@ class EncoderClassifier(FeatureClassifier):
     def features(self, images: Tensor) -> Tensor:
         images = self.prepare.resized(images)
         if self.encoder is not None:
-            return self.encoder(images)
+            found: Tensor = self.encoder(images)
+            return found
         with torch.no_grad():
-            return self._outside[0].to(images.device)(images)
+            kept: Tensor = self._outside[0].to(images.device)(images)
+            return kept
 
 
 @register_model("timm")

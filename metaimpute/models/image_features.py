@@ -62,7 +62,8 @@ class FeatureClassifier(nn.Module):
         self.train(was_training)
 
     def forward(self, inputs: Tree) -> Tensor:
-        return self.classifier(self.dropout((self.pooled(inputs) - self.mean) / self.spread))
+        outputs: Tensor = self.classifier(self.dropout((self.pooled(inputs) - self.mean) / self.spread))
+        return outputs
 
 
 @dataclass

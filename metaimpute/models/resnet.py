@@ -68,7 +68,8 @@ class DecathlonResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.bn(self.blocks(self.stem(x)))).mean((2, 3)))
+        found: Tensor = self.head(F.relu(self.bn(self.blocks(self.stem(x)))).mean((2, 3)))
+        return found
 
 
 @register_model("resnet26")
@@ -95,7 +96,7 @@ class ResNet26(Model):
             return DecathlonResNet(input_shape[0], outputs, self.width)
         if self.width != 32:
             raise TaskError("model 'resnet26': width belongs to the variant decathlon; bottleneck has one size")
-        net = ResNet(Bottleneck, [2, 2, 2, 2], num_classes=outputs)
+        net: nn.Module = ResNet(Bottleneck, [2, 2, 2, 2], num_classes=outputs)
         if input_shape[0] != 3:
             net.conv1 = nn.Conv2d(input_shape[0], 64, 7, 2, 3, bias=False)
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -71,11 +71,13 @@ class TextClassifier(nn.Module):
             attention_mask=inputs["attention_mask"],
         )
         if self.pooling == "cls":
-            return found.pooler_output
+            pooled: Tensor = found.pooler_output
+            return pooled
         return token_mean(found.last_hidden_state, inputs["attention_mask"])
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.classifier(self.dropout((self.pooled(inputs) - self.mean) / self.spread))
+        found: Tensor = self.classifier(self.dropout((self.pooled(inputs) - self.mean) / self.spread))
+        return found
 
 
 class PassThrough(nn.Module):
@@ -273,9 +275,14 @@ class TextModel(Model):
         folder = self.weights_folder()
         files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder else []
         return {
-            "version": 1, "weights": [fingerprint(file) for file in files], "length": self.length, "layers": self.layers,
-            "pooling": self.pooling, "device": self._device, "torch": torch.__version__,
-        }  # fmt: skip
+            "version": 1,
+            "weights": [fingerprint(file) for file in files],
+            "length": self.length,
+            "layers": self.layers,
+            "pooling": self.pooling,
+            "device": self._device,
+            "torch": torch.__version__,
+        }
 
 
 BERT = "google-bert/bert-base-uncased"

@@ -36,7 +36,7 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = F.leaky_relu(self.bn1(x), SLOPE)
         kept = active if self.activate_before else x
-        out = self.conv2(F.leaky_relu(self.bn2(self.conv1(active)), SLOPE))
+        out: Tensor = self.conv2(F.leaky_relu(self.bn2(self.conv1(active)), SLOPE))
         return out + (kept if self.shortcut is None else self.shortcut(kept))
 
 
@@ -64,7 +64,8 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.leaky_relu(self.bn(self.blocks(self.stem(x))), SLOPE)
-        return self.head(out.mean((2, 3)))
+        found: Tensor = self.head(out.mean((2, 3)))
+        return found
 
 
 @register_model("wrn")

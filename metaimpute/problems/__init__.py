@@ -6,6 +6,16 @@ from .l2i_learnable import L2ILearnable
 from .none import NoProblem
 
 __all__ = [
-    "L2I", "BilevelProblem", "Context", "HoldoutSupervision", "L2ILearnable", "NoProblem", "ProblemError",
-    "RandomDirection", "Sizes", "ZeroHypergradient", "problems", "register_problem",
-]  # fmt: skip
+    "L2I",
+    "BilevelProblem",
+    "Context",
+    "HoldoutSupervision",
+    "L2ILearnable",
+    "NoProblem",
+    "ProblemError",
+    "RandomDirection",
+    "Sizes",
+    "ZeroHypergradient",
+    "problems",
+    "register_problem",
+]

@@ -13,27 +13,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Labelled
 from ..batches.outputs import Output
 from ..engine.functional import FunctionalModel, HeadNotFound
 from ..engine.losses import Factored, StructuredLoss
-from ..engine.pytree import Tree, detach
+from ..engine.pytree import Tree, detach, tensors, with_tensors
 from ..engine.registry import Registry
+from ..errors import UserError
 from ..methods.base import Method
 from .forms import FormName
 
 Learns = Literal["nothing", "network", "labels", "own"]
 
 problems: Registry[Callable[..., BilevelProblem]] = Registry("problem")
-register_problem = problems.register
+ProblemClass = TypeVar("ProblemClass", bound=Callable[..., "BilevelProblem"])
 
 
-class ProblemError(ValueError):
+@dataclass_transform(field_specifiers=(field,))
+def register_problem(name: str) -> Callable[[ProblemClass], ProblemClass]:
+    """Decorator that files a bilevel problem under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return problems.register(name)
+
+
+class ProblemError(UserError, ValueError):
     """A problem that does not fit the method, task or options, with the reason. Ends a command with exit code 2."""
 
 
@@ -70,16 +78,20 @@ class Context:
 class BilevelProblem:
     """Base of all bilevel problems. Options are the fields of the concrete class.
 
-    What ``meta`` is depends on :attr:`learns`:
+    What ``meta`` is depends on :attr:`learns`, and so does what has to be defined beside :meth:`inner_loss`:
 
     * ``"network"``: the network's own parameters; the hypergradient is applied to them.
-    * ``"labels"``: fresh leaf variables of each batch (:meth:`batch_meta`), moved once, then trained on.
+    * ``"labels"``: fresh leaf variables of each batch (:meth:`batch_meta`), moved once (:meth:`move`), then trained on
+      (:meth:`trained_loss`).
     * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own.
-    * ``"nothing"``: no bilevel stage.
+    * ``"nothing"``: no bilevel stage, and no loss to define.
+
+    All else has a default.
 
     Attributes:
-        needs_estimate: whether an estimator works for it. controls_at: the parameters that :meth:`control` is given, of the
-            look-ahead's start or of its end. remasks: whether confidence masks are taken anew after the base step.
+        needs_estimate: whether what it learns is to have an estimate; without one it defines :meth:`control`.
+        controls_at: the parameters that :meth:`control` is given, of the look-ahead's start or of its end.
+        remasks: whether confidence masks are taken anew after the base step.
     """
 
     name: ClassVar[str] = ""
@@ -107,6 +119,11 @@ class BilevelProblem:
         """Whether the inner loss at the base step's labels is the base step's loss, so that a fused step may share it."""
         return False
 
+    @property
+    def estimates(self) -> bool:
+        """Whether an estimator works for it in training."""
+        return self.needs_estimate and self.learns != "nothing"
+
     # for use inside the four functions ------------------------------------------------------------------------------
 
     @property
@@ -115,7 +132,8 @@ class BilevelProblem:
 
     def predict(self, params: Tree, inputs: Tree) -> Tensor:
         """Raw outputs of the network under ``params``, ``[n, outputs]``."""
-        return self.context.model(params, inputs)
+        found: Tensor = self.context.model(params, inputs)
+        return found
 
     def supervised(self, params: Tree, labelled: Labelled) -> Tensor:
         """Mean task loss of a labelled batch, a scalar."""
@@ -124,12 +142,28 @@ class BilevelProblem:
     # what the problem learns ----------------------------------------------------------------------------------------
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
-        """Initial values of what an ``"own"`` problem learns."""
-        raise ProblemError(f"problem '{self.name}' learns something of its own, so it must define init_meta(sizes)")
+        """Initial values of what an ``"own"`` problem learns; what is random in them is drawn from torch's global generator."""
+        raise _undefined(self, "init_meta")
 
     def batch_meta(self, params: Tree, batch: Batch) -> dict[str, Tensor]:
         """Initial leaf variables of a ``"labels"`` problem for one batch."""
-        raise ProblemError(f"problem '{self.name}' learns labels, so it must define batch_meta(params, batch)")
+        raise _undefined(self, "batch_meta")
+
+    def move(self, meta: Tree, gradient: Tree) -> Tree:
+        """The variables of a ``"labels"`` problem after their one step, without a graph.
+
+        Args:
+            gradient: shaped like ``meta``: what :meth:`control` gives, times ``problem.weight``.
+
+        Default: ``meta - gradient``, so that ``problem.weight`` is the step size.
+        """
+        pairs = zip(tensors(meta), tensors(gradient), strict=True)
+        return detach(with_tensors(meta, [leaf - slope for leaf, slope in pairs]))
+
+    def label_change(self, before: Tree, after: Tree) -> Tensor:
+        """How far :meth:`move` has moved them, a scalar, for the log; default: the mean absolute difference of all entries."""
+        pairs = zip(tensors(before), tensors(after), strict=True)
+        return torch.cat([(end - start).abs().flatten() for start, end in pairs]).mean()
 
     # the bilevel problem --------------------------------------------------------------------------------------------
 
@@ -143,7 +177,7 @@ class BilevelProblem:
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
         """What a training step lowers, a scalar. Every problem that learns something defines it."""
-        raise ProblemError(f"problem '{self.name}' does not define inner_loss(params, c, batch)")
+        raise _undefined(self, "inner_loss")
 
     def outer_loss(self, params: Tree, c: Tree, holdout: Labelled) -> Tensor:
         """Default: the mean task loss on the hold-out batch, C_H."""
@@ -169,8 +203,8 @@ class BilevelProblem:
         """What is applied in the hypergradient's place; experiments' controls override this.
 
         Args:
-            hypergradient: None where the problem needs no estimate. params: the network's, or those at the look-ahead's end
-                where :attr:`controls_at` says so.
+            hypergradient: shaped like ``meta``, as the answer is; None where the problem needs no estimate.
+            params: the network's, or those at the look-ahead's end where :attr:`controls_at` says so.
         """
         return hypergradient
 
@@ -179,11 +213,19 @@ class BilevelProblem:
         return detach(c)
 
     def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
-        """Loss of the training step that a ``"labels"`` problem takes on the labels it has just moved."""
-        raise ProblemError(f"problem '{self.name}' does not define trained_loss(params, meta, batch)")
+        """Loss of the training step that a ``"labels"`` problem takes on the labels it has just moved.
+
+        Default: the inner loss at them.
+        """
+        return self.inner_loss(params, self.couple(meta, batch), batch)
 
     def measure(self, meta: Any) -> dict[str, float]:
-        """Extra numbers to log about what is learned."""
+        """Extra numbers to log about what is learned.
+
+        Args:
+            meta: the tensors of an ``"own"`` problem, the moved variables of a ``"labels"`` problem, else the network's
+                parameters.
+        """
         return {}
 
     def _head(self) -> tuple[str, ...]:
@@ -191,3 +233,48 @@ class BilevelProblem:
             return self.context.model.head
         except HeadNotFound:
             return ()
+
+
+_SIGNATURES = {
+    "init_meta": "init_meta(sizes)",
+    "batch_meta": "batch_meta(params, batch)",
+    "inner_loss": "inner_loss(params, c, batch)",
+    "control": "control(hypergradient, params, holdout, rng)",
+}
+_OF_KIND = {"own": "something of its own", "nothing": "nothing"}
+
+
+def _undefined(problem: BilevelProblem, method: str) -> ProblemError:
+    learned = _OF_KIND.get(problem.learns, problem.learns)
+    estimated = "" if problem.needs_estimate else " without an estimate"
+    return ProblemError(
+        f"problem '{problem.name}' learns {learned}{estimated}, so it must define {_SIGNATURES[method]}"
+    )
+
+
+def require_complete(problem: BilevelProblem) -> None:
+    """Whether a problem's class defines what its kind needs, before anything is loaded.
+
+    Raises:
+        ProblemError: naming the first method that is missing, or a kind that there is not.
+    """
+    if problem.learns not in get_args(Learns):
+        raise ProblemError(
+            f"problem '{problem.name}' learns '{problem.learns}'; write one of: {', '.join(get_args(Learns))}"
+        )
+
+    def inherits(method: str) -> bool:
+        return getattr(type(problem), method) is getattr(BilevelProblem, method)
+
+    if problem.learns == "nothing":
+        return
+    needed = {"own": ["init_meta"], "labels": ["batch_meta"]}.get(problem.learns, [])
+    if not problem.needs_estimate:
+        needed.append("control")
+    estimated = problem.needs_estimate and inherits("structured_inner")
+    trained = problem.learns == "labels" and inherits("trained_loss")
+    if estimated or trained:
+        needed.append("inner_loss")
+    for method in needed:
+        if inherits(method):
+            raise _undefined(problem, method)

@@ -70,12 +70,13 @@ class L2I(BilevelProblem):
         )
 
     @property
-    def remasks(self) -> bool:  # type: ignore[override]
+    def remasks(self) -> bool:  # type: ignore[override]  # an option's, not the class's
         return self.form.mask == "recomputed"
 
     def labels(self, c: Tree) -> Tensor:
         """Imputed labels ``[n, outputs]`` as a function of the coupling."""
-        return c
+        found: Tensor = c
+        return found
 
     def couple(self, meta: Tree, batch: Batch) -> Tree:
         return self.psi(meta, batch)
@@ -155,7 +156,8 @@ class L2I(BilevelProblem):
             loss = self._unlabelled_part(raw[first:], Imputation(labels[given:], imputed.weights), batch)
             if given:
                 loss = loss + self._labelled_part(raw[:first], labels[:given], batch)
-            return gradient(loss, raw, create_graph=True)
+            found: Tensor = gradient(loss, raw, create_graph=True)
+            return found
 
         return LabelRows(labels, weights, features, None if as_printed else residual)
 

@@ -55,6 +55,10 @@ class L2ILearnable(L2I):
         """``z - eta_z * gradient``."""
         return {"labels": (meta["labels"] - self.label_lr * gradient["labels"]).detach()}
 
+    def label_change(self, before: Tree, after: Tree) -> Tensor:
+        """Of the labels themselves, which for classes are not the leaf variables."""
+        return (self.labels(after["labels"]) - self.labels(before["labels"])).abs().mean()
+
     def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
         raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
         if self.form.trained == "inner":

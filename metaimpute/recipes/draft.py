@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..batches.outputs import Classes
+from ..batches.outputs import Classes, Standardized
 from ..models.image_encoder import REMEDY, packaged_encoder
 from ..tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
 from ..tasks.doubts import Doubt
@@ -120,7 +120,8 @@ def _counts(task: OwnData, data: TaskData) -> Facts:
         counts = torch.bincount(targets, minlength=len(names)).tolist()
         labels = f"{len(names)} classes: " + shortened([f"{n} {c}" for n, c in zip(names, counts, strict=True)], 12)
     else:
-        mean, std = task.output.mean[0], task.output.std[0]  # type: ignore[attr-defined]
+        assert isinstance(task.output, Standardized)
+        mean, std = task.output.mean[0], task.output.std[0]
         labels = f"values of {names[0]}, {mean:.4g} on average, standard deviation {std:.4g}"
     return [
         ("labels to train on", f"{len(data.labelled):,}; {labels}"),

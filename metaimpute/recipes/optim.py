@@ -12,10 +12,18 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..ranges import BelowOne, NonNegative, Positive, Rate, Share
+from .signature import Open, checked, options_of
+
+KINDS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+NOT_FOR_TRAINING = {"capturable", "differentiable"}  # of graphs of steps, which a run does not make
 
 
-class OptimizerSpec(BaseModel):
-    """An optimiser of ``torch.optim``.
+class OptimizerSpec(Open):
+    """An optimiser of ``torch.optim``. Every other option of its constructor may stand beside these keys.
 
     Attributes:
         head_lr: learning rate of the last linear layer, where it differs from ``lr``.
@@ -24,8 +32,6 @@ class OptimizerSpec(BaseModel):
         decay_biases: whether parameters of a network with fewer than two dimensions decay too, which are its biases and the
             scales and shifts of normalisation layers. BERT and UDA (Xie et al., NeurIPS 2020) leave them out.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Rate = 1e-3
@@ -40,6 +46,18 @@ class OptimizerSpec(BaseModel):
     def _nesterov(self) -> OptimizerSpec:
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError("nesterov needs sgd with a momentum above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _options(self) -> OptimizerSpec:
+        if self.options:
+            types, fields = options_of(KINDS[self.name]), type(self).model_fields
+            own = {name: kind for name, kind in types.items() if name not in {*fields, *NOT_FOR_TRAINING}}
+            self.keep(checked(self.options, own, fields, self.name))
+            try:
+                self.build([torch.zeros(1, requires_grad=True)])
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(str(error).splitlines()[0]) from None
         return self
 
     def build(self, module: nn.Module | list[torch.Tensor], head: tuple[str, ...] = ()) -> torch.optim.Optimizer:
@@ -58,12 +76,12 @@ class OptimizerSpec(BaseModel):
                 groups.append({"params": [p for n, p in named if n in head], "lr": self.head_lr})
             if not self.decay_biases:
                 groups = [part for group in groups for part in _without_decay_of_biases(group)]
-        if self.name == "sgd":
-            return torch.optim.SGD(
-                groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-            )
-        kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
-        return kind(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        own = {"momentum": self.momentum, "nesterov": self.nesterov} if self.name == "sgd" else {"betas": self.betas}
+        build: Any = KINDS[self.name]
+        optimizer: torch.optim.Optimizer = build(
+            groups, lr=self.lr, weight_decay=self.weight_decay, **own, **self.options
+        )
+        return optimizer
 
 
 def _without_decay_of_biases(group: dict[str, Any]) -> list[dict[str, Any]]:

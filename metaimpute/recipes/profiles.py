@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from ..environment import accelerator
-from .recipe import Recipe, load
+from .recipe import Concrete, Recipe, load
 from .source import RecipeError, Source, read
-
-Concrete = Literal["paper", "sample"]
 
 
 def profiles_of(source: Source) -> list[Concrete]:

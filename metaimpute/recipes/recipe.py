@@ -14,17 +14,17 @@ from ..engine import (
     BadMemoryPolicy,
     Estimator,
     EstimatorError,
-    Store,
     UnsupportedOptimizer,
     estimators,
     get_estimator,
     parse_memory,
-)  # fmt: skip
+)
 from ..engine.registry import Registry, UnknownName
 from ..methods import Method, MethodError, methods
 from ..models import Model, check_accepts, models
 from ..plugins import load_installed
 from ..problems import BilevelProblem, ProblemError, problems
+from ..problems.base import require_complete
 from ..tasks import Missing, Task, TaskError, tasks
 from .schema import CONDUCT, About, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
@@ -33,13 +33,16 @@ from .validation import options as options_of
 from .validation import settings
 
 Profile = Literal["auto", "paper", "sample"]
+Concrete = Literal["paper", "sample"]
 IMPOSSIBLE_PATH = (OSError, RuntimeError)  # a name too long; ~ of nobody
 SECTIONS = ("task", "model", "method", "problem", "train")
+KEYS_OF = {"steps": ("inner", "steps"), "memory": ("memory",), "start": ("path",), None: ("estimator",)}
 
 
 def _of_every_problem(old: Any, new: Any) -> frozenset[str]:
     """Keys that outlive a change of problem: those of every problem, and options that both have, such as a form's."""
-    known = [{f.name for f in dataclasses.fields(problems.get(n))} for n in (old, new) if n in problems]  # type: ignore[arg-type]
+    entries: list[Any] = [problems.get(name) for name in (old, new) if name in problems]
+    known = [{option.name for option in dataclasses.fields(entry)} for entry in entries]
     return frozenset(ProblemSpec.model_fields) | (frozenset(known[0] & known[1]) if len(known) == 2 else frozenset())
 
 
@@ -60,7 +63,7 @@ class Recipe:
     """A validated recipe under one profile: components ready to be loaded and trained."""
 
     path: str
-    profile: str
+    profile: Concrete
     about: About
     task: Task
     model: Model
@@ -111,9 +114,7 @@ class Recipe:
             raise self.task_error(error) from None
 
 
-def load(
-    path: Path, profile: Literal["paper", "sample"], sets: tuple[str, ...] = (), seed: int | None = None
-) -> Recipe:
+def load(path: Path, profile: Concrete, sets: tuple[str, ...] = (), seed: int | None = None) -> Recipe:
     """Reads, merges and validates a recipe under a profile.
 
     Args:
@@ -168,7 +169,7 @@ def _system_overrides(sets: tuple[str, ...]) -> list[str]:
     return [text for key, text in last.items() if key not in conduct and key.split(".")[0] != "about"]
 
 
-def validate(source: Source, path: str, profile: str, task: Task | None = None) -> Recipe:
+def validate(source: Source, path: str, profile: Concrete, task: Task | None = None) -> Recipe:
     """Checks every key, type and combination, and builds the components.
 
     Args:
@@ -210,9 +211,12 @@ def validate(source: Source, path: str, profile: str, task: Task | None = None) 
 
 
 def _component(
-    registry: Registry[Any], source: Source, section: str, value: dict[str, Any] | None = None,
+    registry: Registry[Any],
+    source: Source,
+    section: str,
+    value: dict[str, Any] | None = None,
     also_valid: tuple[str, ...] = (),
-) -> Any:  # fmt: skip
+) -> Any:
     """An instance of the entry named in a section, its options checked against the entry's fields."""
     options = dict(source.data[section] if value is None else value)
     name = options.pop("name", None)
@@ -249,9 +253,14 @@ def _estimator(source: Source, spec: ProblemSpec) -> Estimator:
 
 
 def _compatible(
-    source: Source, task: Task, model: Model, method: Method, problem: BilevelProblem, spec: ProblemSpec,
+    source: Source,
+    task: Task,
+    model: Model,
+    method: Method,
+    problem: BilevelProblem,
+    spec: ProblemSpec,
     estimator: Estimator,
-) -> None:  # fmt: skip
+) -> None:
     """Refuses combinations that cannot work, each with its reason, before anything is loaded."""
     try:
         check_accepts(model, task.input_kind)
@@ -266,11 +275,6 @@ def _compatible(
         memory = parse_memory(spec.memory)
     except BadMemoryPolicy as error:
         raise source.fail(("problem", "memory"), str(error)) from None
-    if not estimator.uses_memory and not isinstance(memory, Store) and problem.needs_estimate:
-        raise source.fail(
-            ("problem", "memory"),
-            f"estimator '{estimator.name}' keeps no graph; memory is for exact, truncated, head",
-        )
     try:
         spec.inner.build()
     except UnknownName as error:
@@ -279,21 +283,15 @@ def _compatible(
         raise source.fail(("problem", "inner"), str(error)) from None
     if problem.learns == "nothing":
         return
-    steps = spec.inner.steps
-    if estimator.max_steps is not None and steps > estimator.max_steps:
-        raise source.fail(
-            ("problem", "inner", "steps"),
-            f"estimator '{estimator.name}' is defined for {estimator.max_steps} inner step; use head, mixed or exact",
-        )
     if spec.path == "full" and problem.learns != "network":
         raise source.fail(
             ("problem", "path"),
             f"'full' differentiates the network's start, but '{problem.name}' learns {problem.learns}; use path: labels",
         )
-    if spec.path == "full" and not estimator.start_path:
-        raise source.fail(
-            ("problem", "path"), f"estimator '{estimator.name}' has no gradient for path 'full'; use exact or mixed"
-        )
+    try:
+        estimator.check(spec.inner.steps, memory if problem.needs_estimate else None, spec.path == "full")
+    except EstimatorError as error:
+        raise source.fail(("problem", *KEYS_OF[error.about]), str(error)) from None
     if spec.schedule == "fused" and problem.learns == "labels":
         raise source.fail(
             ("problem", "schedule"), f"'{problem.name}' trains on the moved labels in a second step; use algorithm1"
@@ -308,6 +306,7 @@ def _compatible(
     if spec.memory.strip() != "store" and spec.backend == "higher":
         raise source.fail(("problem", "memory"), "backend 'higher' stores every step")
     try:
+        require_complete(problem)
         problem.check(method, task.output)
     except ProblemError as error:
         raise source.fail(("problem",), str(error)) from None

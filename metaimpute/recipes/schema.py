@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..engine import InnerOptimizer, UnsupportedOptimizer, clip_norm, clip_value, optimizers, scheduled
+from ..engine import (
+    InnerOptimizer,
+    Transform,
+    UnsupportedOptimizer,
+    chain,
+    clip,
+    clip_by_global_norm,
+    optimizers,
+    scale_by_schedule,
+)
 from ..problems.forms import FormName
 from ..ranges import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
 from .optim import OptimizerSpec, ScheduleSpec
 from .rates import parse_rate
+from .signature import Open, checked, options_of, takes_any
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class InnerSpec(Strict):
-    """The look-ahead's optimiser: a registered name, its learning rate and options, and the number of steps.
+RANGES: dict[str, Any] = {  # of inner optimisers' hyperparameters, which may be tensors in Python and are numbers here
+    "momentum": BelowOne,
+    "betas": tuple[BelowOne, BelowOne],
+    "alpha": BelowOne,
+    "eps": Positive,
+    "eps_root": NonNegative,
+    "dampening": NonNegative,
+    "lr_decay": NonNegative,
+    "initial_accumulator_value": NonNegative,
+    "weight_decay": NonNegative,
+}
 
-    ``rate``: how the learning rate goes on from ``lr``: ``fixed``, ``learned``, ``line_search`` or ``trust(change)``.
-    ``clip_norm`` and ``clip_value`` clip the inner gradient; ``schedule`` holds one factor of the learning rate per step.
+
+class InnerSpec(Open):
+    """The look-ahead's optimiser: a registered name, its learning rate, and the number of steps.
+
+    Its options stand beside these keys, as its signature has them. ``rate``: how the learning rate goes on from ``lr``:
+    ``fixed``, ``learned``, ``line_search`` or ``trust(change)``. ``clip_norm`` and ``clip_value`` clip the inner gradient;
+    ``schedule`` holds one factor of the learning rate per step.
     """
 
     optimizer: str = "sgd"
@@ -31,11 +54,6 @@ class InnerSpec(Strict):
     rate: str = "fixed"
     steps: Annotated[int, Field(ge=1, le=100_000)] = 1
     weight_decay: NonNegative = 0.0
-    momentum: BelowOne | None = None
-    betas: tuple[BelowOne, BelowOne] | None = None
-    alpha: BelowOne | None = None
-    eps: Positive | None = None
-    eps_root: NonNegative | None = None
     clip_norm: Positive | None = None
     clip_value: Positive | None = None
     schedule: list[NonNegative] | None = None
@@ -46,32 +64,38 @@ class InnerSpec(Strict):
         parse_rate(value)
         return value
 
+    @model_validator(mode="after")
+    def _options(self) -> InnerSpec:
+        if self.optimizer in optimizers:  # else that is what is said
+            factory = optimizers.get(self.optimizer)
+            types, fields = options_of(factory, RANGES), type(self).model_fields
+            own = {name: kind for name, kind in types.items() if name not in fields}
+            beside = {name: field for name, field in fields.items() if name != "weight_decay" or name in types}
+            given = self.options
+            if self.weight_decay and "weight_decay" not in types and not takes_any(factory):
+                given["weight_decay"] = self.weight_decay
+            self.keep(checked(given, own, beside, self.optimizer, takes_any(factory)))
+        return self
+
     def build(self) -> InnerOptimizer:
         """The inner optimiser.
 
         Raises:
-            UnsupportedOptimizer: naming an option that the optimiser does not have.
+            UnknownName: for one that is not registered. UnsupportedOptimizer: for options that do not go together.
         """
-        options = {
-            key: getattr(self, key)
-            for key in ("momentum", "betas", "alpha", "eps", "eps_root")
-            if getattr(self, key) is not None
-        }
         factory = optimizers.get(self.optimizer)
-        known = inspect.signature(factory).parameters
-        for key in options:
-            if key not in known:
-                raise UnsupportedOptimizer(f"{key}: '{self.optimizer}' has no such option")
-        rule = factory(self.lr, weight_decay=self.weight_decay, **options)
-        if self.clip_value is not None:
-            rule = clip_value(rule, self.clip_value)
+        decays = "weight_decay" in options_of(factory) or takes_any(factory)
+        rule = factory(self.lr, **({"weight_decay": self.weight_decay} if decays else {}), **self.options)
+        before: list[Transform] = []
         if self.clip_norm is not None:
-            rule = clip_norm(rule, self.clip_norm)
-        if self.schedule is not None:
-            if len(self.schedule) < self.steps:
-                raise UnsupportedOptimizer(f"schedule: {len(self.schedule)} factors for {self.steps} inner steps")
-            rule = scheduled(rule, self.schedule)
-        return rule
+            before.append(clip_by_global_norm(self.clip_norm))
+        if self.clip_value is not None:
+            before.append(clip(self.clip_value))
+        if self.schedule is None:
+            return chain(*before, rule)
+        if len(self.schedule) < self.steps:
+            raise UnsupportedOptimizer(f"schedule: {len(self.schedule)} factors for {self.steps} inner steps")
+        return chain(*before, rule, scale_by_schedule(self.schedule))
 
 
 class ProblemSpec(Strict):
@@ -102,7 +126,7 @@ class ProblemSpec(Strict):
     @field_validator("scale", mode="before")
     @classmethod
     def _scale(cls, value: Any) -> str:
-        if value == "raw" or (isinstance(value, str) and _relative(value) is not None):
+        if isinstance(value, str) and (value == "raw" or _relative(value) is not None):
             return value
         raise ValueError("write 'raw', or 'relative(rho)' with rho > 0, e.g. relative(1)")
 

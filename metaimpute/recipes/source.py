@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..engine.registry import nearest
+from ..errors import UserError
 from ..terminal import spelled
 
 Path_ = tuple[str, ...]
@@ -18,7 +19,7 @@ MERGE, TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
 MOST, DEEPEST = 20_000, 32  # values and levels of a file; aliases can make a few lines into billions
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError, ValueError):
     """A mistake in a recipe, said in one line: file, line, key, what is wrong, the nearest valid choice."""
 
 

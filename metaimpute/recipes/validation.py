@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from .signature import NO_OPTION
 from .source import RecipeError, Source
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -44,7 +45,7 @@ def readable(error: Any) -> str:
     """A pydantic error in a few words, with the value that was given."""
     text = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     given = error.get("input")
-    value = "" if isinstance(given, dict) or error["type"] == "missing" else f", not {given!r}"
+    value = "" if isinstance(given, dict) or error["type"] in ("missing", NO_OPTION) else f", not {given!r}"
     return f"{text[0].lower()}{text[1:]}{value}"
 
 

@@ -30,17 +30,26 @@ class TrainingProgress:
 
     Use as a context manager and pass :meth:`report` to a session. When nobody reads the output any more, nothing is printed
     from then on; :meth:`when_unread` says what else is to happen.
+
+    Attributes:
+        unread: whether nobody reads the output any more.
     """
 
     def __init__(self, console: Console, steps: int, metric: str) -> None:
         self.console, self.metric = console, metric
-        self._unread: Callable[[], None] = lambda: None
-        self._read = True
+        self._when_unread: Callable[[], None] = lambda: None
+        self.unread = False
         self.latest: dict[str, float] = {}
         self._bar = Progress(
-            TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.description}"), console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self._task = self._bar.add_task("", total=steps)
 
     def __enter__(self) -> TrainingProgress:
@@ -58,18 +67,18 @@ class TrainingProgress:
 
     def when_unread(self, call: Callable[[], None]) -> None:
         """What to call, once, when nobody reads the output any more; at once where that is so already."""
-        self._unread = call
-        if not self._read:
+        self._when_unread = call
+        if self.unread:
             call()
 
     def _show(self, show: Callable[[], None]) -> None:
-        if not self._read:
+        if self.unread:
             return
         try:
             show()
         except OSError:
-            self._read = False
-            self._unread()
+            self.unread = True
+            self._when_unread()
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Receives metrics after ``step`` steps; evaluations are printed, the rest feeds the bar."""
@@ -122,6 +131,10 @@ def _seeds(results: Sequence[Result]) -> str:
     return str(results[0].seed) if len(results) == 1 else f"{len(results)} seeds"
 
 
+def _last_of(measure: str) -> Callable[[Result], float | None]:
+    return lambda result: result.test_measures.get(measure, {}).get("last")
+
+
 def result_table(systems: Sequence[list[Result]]) -> Table:
     """One column per system, all of one metric; the profile stands with every number.
 
@@ -154,7 +167,7 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         count = max(r.test_checkpoints for r in firsts)
         rows.append((f"median of the last {count}", numbers(lambda r: r.test_median)))
     for measure in dict.fromkeys(name for r in firsts for name in r.test_measures):
-        last = numbers(lambda r, name=measure: r.test_measures.get(name, {}).get("last"))  # type: ignore[misc]
+        last = numbers(_last_of(measure))
         rows.append((f"test {measure.replace('_', ' ')}", last))
     if any(uneven(r) for r in firsts):
         rows.append(("balanced accuracy %", numbers(lambda r: r.balanced_accuracy)))

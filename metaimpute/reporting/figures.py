@@ -9,6 +9,7 @@ from typing import IO, Any
 import torch
 
 from ..batches.outputs import Landmarks
+from ..errors import UserError
 from ..training.evaluation import predictions
 from .console import system_name
 from .runs import Run
@@ -17,7 +18,7 @@ BEFORE, AFTER, TRUTH = "#e07b00", "#0091b3", "#1a9641"
 WATCHED = tuple(f"update_{what}_{when}" for what in ("holdout", "test") for when in ("before", "after"))
 
 
-class NoFigure(ValueError):
+class NoFigure(UserError, ValueError):
     """A figure these runs hold no data for, with the reason."""
 
 
@@ -137,7 +138,8 @@ def faces(runs: Sequence[Run], target: Path | IO[bytes], count: int = 6) -> None
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     last = runs[-1].result
-    figure.suptitle(f"{last.source}, {last.labels} labels; above each face its error, in this order", fontsize=10,
-                    parse_math=False)  # fmt: skip
+    figure.suptitle(
+        f"{last.source}, {last.labels} labels; above each face its error, in this order", fontsize=10, parse_math=False
+    )
     figure.savefig(target, dpi=150)
     plt.close(figure)

@@ -176,8 +176,11 @@ def names_of(systems: Sequence[Sequence[Run]]) -> list[str]:
     names: list[str] = []
     for name, own in zip(plain, traits, strict=True):
         alike = [other for shared, other in zip(plain, traits, strict=True) if shared == name]
-        differ = [key for key in dict.fromkeys(key for other in alike for key in other)
-                  if len({str(other.get(key)) for other in alike}) > 1]  # fmt: skip
+        differ = [
+            key
+            for key in dict.fromkeys(key for other in alike for key in other)
+            if len({str(other.get(key)) for other in alike}) > 1
+        ]
         full = ", ".join([name, *(f"{key}={_brief(own[key])}" for key in differ[:TOLD] if key in own)])
         again = sum(other == full or other.startswith(f"{full} #") for other in names)
         names.append(f"{full} #{again + 1}" if again else full)

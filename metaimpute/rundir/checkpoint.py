@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .files import refuse_link, replacing
 from .layout import CHECKPOINTS, METRICS, RESULT, STEP, checkpoint_path
 from .stored import read_metrics
@@ -18,7 +19,7 @@ from .stored import read_metrics
 KEPT = 2
 
 
-class NoCheckpoint(RuntimeError):
+class NoCheckpoint(UserError, RuntimeError):
     """A run directory without a readable checkpoint. Ends a command with exit code 2."""
 
 
@@ -61,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
         damaged = archive.testzip()  # torch.load looks at no checksum
     if damaged is not None:
         raise ValueError(f"{damaged} is not what was written")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     _check(state)
     return state
 

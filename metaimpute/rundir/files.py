@@ -10,10 +10,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import UserError
 from .layout import CHECKPOINTS, LOCK, is_replaced
 
 
-class Unwritable(RuntimeError):
+class Unwritable(UserError, RuntimeError):
     """A run directory that cannot be written to: full, read-only, not permitted. Ends a command with exit code 2."""
 
 
@@ -82,11 +83,11 @@ def remove_leftovers(folder: Path) -> None:
 HOLDER = re.compile(r"(process \d+)?")
 
 
-class Busy(RuntimeError):
+class Busy(UserError, RuntimeError):
     """A run directory that another process is training in. Ends a command with exit code 2."""
 
 
-class NotOurs(RuntimeError):
+class NotOurs(UserError, RuntimeError):
     """Something else stands where a run keeps a file that it empties or deletes. Ends a command with exit code 2."""
 
 

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..plugins import given, imported
-from ..recipes.profiles import Concrete
-from ..recipes.recipe import Recipe, load
+from ..recipes.recipe import Concrete, Recipe, load
 from ..recipes.source import RecipeError
 from ..terminal import argument
 from .files import write_text

@@ -157,8 +157,5 @@ def _check_confusion(result: Result) -> None:
 _FIELDS = {one.name: one for one in dataclasses.fields(Result) if one.name != "extra"}
 _HINTS = get_type_hints(Result, include_extras=True)
 _DEFAULTS = {name: ... if one.default is one.default_factory else None for name, one in _FIELDS.items()}  # both MISSING
-_Schema = create_model(
-    "_Schema",
-    __config__=ConfigDict(strict=True, extra="allow"),
-    **{name: (_HINTS[name], _DEFAULTS[name]) for name in _FIELDS},
-)  # type: ignore[call-overload]
+_TYPED: dict[str, Any] = {name: (_HINTS[name], _DEFAULTS[name]) for name in _FIELDS}
+_Schema = create_model("_Schema", __config__=ConfigDict(strict=True, extra="allow"), **_TYPED)

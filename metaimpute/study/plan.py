@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..engine.registry import describe_choices
-from ..recipes.profiles import Concrete, choose
-from ..recipes.recipe import Recipe
+from ..recipes.profiles import choose
+from ..recipes.recipe import Concrete, Recipe
 from ..recipes.schema import CONDUCT, Strict
 from ..recipes.shipped import locate
 from ..recipes.source import RecipeError, Source, one_line, read
@@ -120,9 +120,7 @@ def plan(source: Source, path: Path) -> Study:
         without = next(row for row in rows if row not in validated)
         raise source.fail(("metric",), f"needs validation rows, but task.validation is 0 in system '{without.system}'")
     baselines = _baselines(source, rows, spec.against)
-    return Study(
-        path, recipe, first.profile, whys[rows[0].name], rows, seeds, metric, test, baselines, recipes  # type: ignore[arg-type]
-    )  # fmt: skip
+    return Study(path, recipe, first.profile, whys[rows[0].name], rows, seeds, metric, test, baselines, recipes)
 
 
 def _recipe(source: Source, path: Path, given: str) -> Path:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..recipes.profiles import Concrete
-from ..recipes.recipe import load
+from ..recipes.recipe import Concrete, load
 from ..recipes.source import RecipeError, one_line
 from ..rundir.files import Busy
 from ..rundir.layout import FAILED, is_run

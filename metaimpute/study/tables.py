@@ -57,11 +57,15 @@ def summarize(study: Study, outcomes: Outcomes) -> list[Line]:
         beside = study.metric == "validation_last" and row.name in best
         lines.append(
             Line(
-                row, values[row.name], against, paired(values[against], values[row.name]) if fair and against else None,
-                row.name in best, _values(study, row, study.test_metric, outcomes) if beside else {},
+                row,
+                values[row.name],
+                against,
+                paired(values[against], values[row.name]) if fair and against else None,
+                row.name in best,
+                _values(study, row, study.test_metric, outcomes) if beside else {},
                 {s: o.reason for s in study.seeds if (o := outcomes[row.name, s]).status in ("diverged", "failed")},
             )
-        )  # fmt: skip
+        )
     if study.metric != "validation_last":
         return lines
     return sorted(lines, key=lambda line: statistics.mean(line.values.values()) if line.values else float("inf"))
@@ -105,8 +109,13 @@ def numbers(line: Line) -> dict[str, Any]:
     if line.difference is not None:
         d = line.difference
         found |= {
-            "difference": d.mean, "low": d.low, "high": d.high, "p": d.p, "lower": d.lower, "pairs": len(d.differences)
-        }  # fmt: skip
+            "difference": d.mean,
+            "low": d.low,
+            "high": d.high,
+            "p": d.p,
+            "lower": d.lower,
+            "pairs": len(d.differences),
+        }
     return found
 
 
@@ -139,8 +148,8 @@ def title(study: Study, outcomes: Outcomes) -> str:
 def notes(lines: Sequence[Line]) -> list[str]:
     """What stands below a table: whom differences are to, and why runs failed."""
     bases = {line.against for line in lines if line.against is not None}
-    known = [f"difference: minus {bases.pop()} on shared seeds" if len(bases) == 1 else "difference: minus the baseline at the "
-             "same point, on shared seeds"] if bases else []  # fmt: skip
+    base = next(iter(bases)) if len(bases) == 1 else "the baseline at the same point,"
+    known = [f"difference: minus {base} on shared seeds"] if bases else []
     if any(line.difference is not None and line.difference.low is None for line in lines):
         known.append(FROM_FIVE)
     return known + [f"{line.row.name}, seed {seed}: {reason}" for line in lines for seed, reason in line.failed.items()]
@@ -192,10 +201,21 @@ def tex_table(study: Study, lines: Sequence[Line], name: str) -> str:
     below = [rf"\par {tex(note)}" for note in notes(lines)]
     return "\n".join(
         [
-            r"\begin{table}", r"\centering", rf"\caption{{{tex(name)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top,
-            r"\midrule", *body, r"\bottomrule", r"\end{tabular}", *below, r"\end{table}", "",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{tex(name)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            top,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *below,
+            r"\end{table}",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def markdown(text: str) -> str:
@@ -204,10 +224,17 @@ def markdown(text: str) -> str:
 
 
 TEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
     **{sign: f"\\{sign}" for sign in "&%$#_"},
-}  # fmt: skip
+}
 
 
 def tex(text: str) -> str:

@@ -33,7 +33,7 @@ class ArrayTask(Task):
         return self.of
 
     @property
-    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # the array's
         return (self.inputs.shape[1],)
 
     def check(self) -> None:

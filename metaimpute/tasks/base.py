@@ -7,25 +7,33 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from ..batches.batch import InputKind, ViewKind
 from ..batches.motion import LabelMotion
 from ..batches.outputs import Classes, Output
 from ..engine.pytree import Tree
 from ..engine.registry import Registry
+from ..errors import MISSING, UserError
 from ..ranges import Natural
 
 LEARNT = "task.json"
 
 tasks: Registry[Callable[..., Task]] = Registry("task")
-register_task = tasks.register
+TaskClass = TypeVar("TaskClass", bound=Callable[..., "Task"])
 
 
-class TaskError(ValueError):
+@dataclass_transform(field_specifiers=(field,))
+def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
+    """Decorator that files a task under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return tasks.register(name)
+
+
+class TaskError(UserError, ValueError):
     """A task that cannot be set up as asked, e.g. fewer labels than classes. Ends a command with exit code 2."""
 
 
@@ -49,8 +57,10 @@ class Missing:
         return "" if os.environ.get("METAIMPUTE_DATA") else "; METAIMPUTE_DATA names another folder to search"
 
 
-class MissingData(RuntimeError):
+class MissingData(UserError, RuntimeError):
     """Raised by ``load`` when data or weights are absent. Ends a command with exit code 3."""
+
+    exit_code = MISSING
 
     def __init__(self, missing: Missing | Sequence[Missing]) -> None:
         self.missing = [missing] if isinstance(missing, Missing) else list(missing)

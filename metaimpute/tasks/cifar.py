@@ -27,9 +27,12 @@ class _ArraysOnly(pickle.Unpickler):
     """Reads a pickle of plain values and arrays; anything else in it is refused, not run."""
 
     allowed: ClassVar = {
-        ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.numeric", "_frombuffer"), ("numpy", "ndarray"),
-        ("numpy", "dtype"), ("_codecs", "encode"),
-    }  # fmt: skip
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core", "numpy._core")
@@ -103,9 +106,15 @@ class Cifar(ImageTask):
         names, last = self.files
         train, test = self._pool(folder, names), self._pool(folder, (last,))
         return semi_supervised(
-            train, test, labels=self.labels, validation=self.validation, classes=self.classes, seed=seed,
-            include_labelled=self.unlabelled_includes_labelled, source=f"{self.name} ({len(test):,} test images)",
-        )  # fmt: skip
+            train,
+            test,
+            labels=self.labels,
+            validation=self.validation,
+            classes=self.classes,
+            seed=seed,
+            include_labelled=self.unlabelled_includes_labelled,
+            source=f"{self.name} ({len(test):,} test images)",
+        )
 
     def _pool(self, folder: Path, names: tuple[str, ...]) -> Pool:
         parts = [read_batch(folder / name, self.label_key) for name in names]

@@ -140,9 +140,12 @@ def _question(table: Table, name: str, cells: Series, rows: list[int], why: str,
     as_words, without = (f"{option}: {json.dumps([name], ensure_ascii=False)}" for option in ("words", "ignore"))
     mend = written_otherwise(odd)
     ways = [
-        "write them as the others" if mend else "", f"{none} if that means none",
-        f"{as_words} if all cells are words" if words else "", without, "" if mend else "or mend the file",
-    ]  # fmt: skip
+        "write them as the others" if mend else "",
+        f"{none} if that means none",
+        f"{as_words} if all cells are words" if words else "",
+        without,
+        "" if mend else "or mend the file",
+    ]
     return Doubt(
         f"file: column '{safe(name)}': {counted(len(rows), int(cells.notna().sum()))} {why}: {named(odd, rows, table.where)}; "
         + ", ".join(filter(None, ways)),

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..batches import ViewKind
 from ..batches.outputs import Classes
 from ..ranges import Count, Natural
+from ..streams import Stream
 from .base import Pool, Task, TaskData, register_task
 from .image_views import cutout
 from .splits import balanced_choice, generator, semi_supervised, without
@@ -67,10 +68,11 @@ class Digits(Task):
     def load(self, seed: int) -> TaskData:
         from sklearn.datasets import load_digits
 
-        pixels, targets = load_digits(return_X_y=True)
+        pixels, digits = load_digits(return_X_y=True)
         images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16.0
-        pool = Pool(images, torch.tensor(targets), torch.arange(len(images)))
-        test = balanced_choice(pool.targets, TEST, generator(0, 0), 10, "test")  # type: ignore[arg-type]
+        targets = torch.tensor(digits)
+        pool = Pool(images, targets, torch.arange(len(images)))
+        test = balanced_choice(targets, TEST, generator(0, Stream.TEST), 10, "test")
         return semi_supervised(
             pool.subset(without(len(pool), test)), pool.subset(test), labels=self.labels, validation=self.validation,
             classes=10, seed=seed, include_labelled=self.unlabelled_includes_labelled, source="scikit-learn digits",

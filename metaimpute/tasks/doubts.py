@@ -119,7 +119,7 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
                 f"{option}: '{safe(label)}' stands in {count:,} of {len(labels):,} rows; {none} if it means that there is no "
                 f"label, {all_labels} if it is one",
                 none,
-            )  # fmt: skip
+            )
         if label in NA_WORDS:
             yield (
                 f"'{safe(label)}', in {count:,} rows, is taken as a label; {means_none(column, [label])} if it means that there "

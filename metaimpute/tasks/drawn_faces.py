@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..ranges import Count, Natural
+from ..streams import Stream
 from .base import Pool, TaskData, register_task
 from .landmarks import POINTS, SIDE, LandmarkTask
 from .splits import generator
@@ -82,7 +83,7 @@ class DrawnFaces(LandmarkTask):
 
     def load(self, seed: int) -> TaskData:
         pools = []
-        for stream, count in ((0, self.faces), (1, TEST)):
-            images, points = draw_faces(count, generator(0, 40 + stream))
+        for stream, count in ((Stream.FACES, self.faces), (Stream.TEST_FACES, TEST)):
+            images, points = draw_faces(count, generator(0, stream))
             pools.append(Pool(images, points.flatten(1), torch.arange(count)))
         return self.split(pools[0], pools[1], self.validation, seed, "drawn faces")

@@ -101,10 +101,15 @@ class FashionMNIST(ImageTask):
             raise MissingData(self.missing())
         pools = {part: _pool(folder, part) for part in PARTS}
         return semi_supervised(
-            pools["train"], pools["test"], labels=self.labels, validation=self.validation, classes=10, seed=seed,
+            pools["train"],
+            pools["test"],
+            labels=self.labels,
+            validation=self.validation,
+            classes=10,
+            seed=seed,
             include_labelled=self.unlabelled_includes_labelled,
             source=f"Fashion-MNIST ({len(pools['test']):,} test images)",
-        )  # fmt: skip
+        )
 
     def pixels(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
         return replace(VIEWS, flip=self.flip).pixels(raw, kind, generator)

@@ -180,7 +180,7 @@ class ImageFileTask(ImageTask):
     augment_probability: Share = 1.0
 
     @property
-    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # of the size asked for
         return (3, self.size, self.size)
 
     def found(self) -> Path | None:

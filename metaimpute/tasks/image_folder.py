@@ -77,10 +77,16 @@ class ImageFolder(ImageFileTask):
             paths, targets = list_images(folder / part, classes, left=left)
             pools[part] = FilePool(paths, torch.tensor(targets), torch.arange(len(paths)), read)
         data = semi_supervised(
-            pools["train"], pools["val"], labels=self.labels, label_share=self.label_share, validation=self.validation,
-            classes=len(classes), seed=seed, include_labelled=self.unlabelled_includes_labelled,
+            pools["train"],
+            pools["val"],
+            labels=self.labels,
+            label_share=self.label_share,
+            validation=self.validation,
+            classes=len(classes),
+            seed=seed,
+            include_labelled=self.unlabelled_includes_labelled,
             source=f"{readable(folder.name)} ({len(classes)} classes, {len(pools['val']):,} test images)",
-        )  # fmt: skip
+        )
         said = left.said(readable(folder.name)) if self.says_left_out else ()
         return dataclasses.replace(data, warnings=(*data.warnings, *said))
 

@@ -11,6 +11,7 @@ import torch
 
 from ..batches.outputs import Classes
 from ..ranges import Count, Natural, NonNegative
+from ..streams import Stream
 from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
 from .lazy import LazyPool
 from .locate import data_folders, find
@@ -104,7 +105,9 @@ class IMDb(TextTask):
             include_labelled=self.unlabelled_includes_labelled, source=source, extra_unlabelled=extra,
         )  # fmt: skip
         if self.unlabelled is not None and self.unlabelled < len(data.unlabelled):
-            kept = torch.randperm(len(data.unlabelled), generator=generator(seed, 4))[: self.unlabelled]
+            kept = torch.randperm(len(data.unlabelled), generator=generator(seed, Stream.FEWER_UNLABELLED))[
+                : self.unlabelled
+            ]
             data = TaskData(data.labelled, data.unlabelled.subset(kept), data.validation, data.test, source)
         self._read_translations(data.unlabelled)
         self.fit_augmentation(data.unlabelled)
@@ -119,8 +122,9 @@ class IMDb(TextTask):
     def _read_snippets(self) -> tuple[Pool, Pool, str]:
         path = find_snippets() or fetch_snippets()
         texts, labels = read_snippets(path, self.neutral)
-        pool = LazyPool(texts, torch.tensor(labels), torch.arange(len(texts)))
-        test = balanced_choice(pool.targets, SNIPPET_TEST, generator(0, 0), 2, "test")  # type: ignore[arg-type]
+        targets = torch.tensor(labels)
+        pool = LazyPool(texts, targets, torch.arange(len(texts)))
+        test = balanced_choice(targets, SNIPPET_TEST, generator(0, Stream.TEST), 2, "test")
         rest = without(len(pool), test)
         return pool.subset(rest), pool.subset(test), "movie snippets (Hutto and Gilbert, 2014)"
 

@@ -61,7 +61,7 @@ def _as_written(label: Any, named: Any) -> bool:
         try:
             return _equal(pandas.Timestamp(label), pandas.Timestamp(named))
         except (ValueError, TypeError):
-            return str(label) == named
+            return bool(str(label) == named)
     return same_number(str(label).strip(), str(named).strip())
 
 
@@ -85,7 +85,8 @@ def as_labels(y: Any) -> np.ndarray:
         kept = _mixed(y)
     elif kept := _whole_with_gaps(y):
         y = _objects(y)
-    return column_or_1d(np.asarray(y, dtype=object if kept else None), warn=True)
+    column: np.ndarray = column_or_1d(np.asarray(y, dtype=object if kept else None), warn=True)
+    return column
 
 
 def _mixed(y: list[Any] | tuple[Any, ...]) -> bool:

@@ -157,9 +157,16 @@ class LandmarkTask(Task):
     def split(self, train: Pool, test: Pool, validation: int | Tensor, seed: int, source: str) -> TaskData:
         """Pools with standardised targets."""
         data = semi_supervised(
-            train, test, labels=self.labels, label_share=self.label_share, validation=validation, classes=None, seed=seed,
-            include_labelled=self.unlabelled_includes_labelled, source=source,
-        )  # fmt: skip
+            train,
+            test,
+            labels=self.labels,
+            label_share=self.label_share,
+            validation=validation,
+            classes=None,
+            seed=seed,
+            include_labelled=self.unlabelled_includes_labelled,
+            source=source,
+        )
         known = data.labelled.targets
         assert known is not None
         std = known.std(0, correction=0).clamp_min(1.0)  # a handful of labels may agree by chance: one pixel at least

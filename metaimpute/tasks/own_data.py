@@ -115,9 +115,17 @@ class OwnData(Task):
         content = self.gather()
         classes = self.output.size if isinstance(self.output, Classes) else None
         data = partly_labelled(
-            content.pool, content.tested, labels=self.labels, validation=self.validation, test_share=self.test_share,
-            classes=classes, seed=seed, include_labelled=self.unlabelled_includes_labelled, source="", remedy=self.to_unlabel,
-        )  # fmt: skip
+            content.pool,
+            content.tested,
+            labels=self.labels,
+            validation=self.validation,
+            test_share=self.test_share,
+            classes=classes,
+            seed=seed,
+            include_labelled=self.unlabelled_includes_labelled,
+            source="",
+            remedy=self.to_unlabel,
+        )
         self._names, self._fingerprint = content.names, content.fingerprint()
         given = f"{self.test_share:.0%} of the labelled {self.things} held out" if content.tested is None else "given"
         tested = f"test: {len(data.test):,} {self.things}, {given}" if len(data.test) else "no test set"

@@ -79,7 +79,7 @@ class OwnTable(OwnData):
     _output: Quantities | None = field(default=None, init=False, repr=False)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # known once the columns are
         return (1 if self._inputs is None else self._inputs.width,)
 
     @property
@@ -164,9 +164,13 @@ class OwnTable(OwnData):
             return Pool(whole[pool.ids], targets.float() if targets.is_floating_point() else targets, pool.ids)
 
         return dataclasses.replace(
-            data, labelled=seen(data.labelled), unlabelled=seen(data.unlabelled), validation=seen(data.validation),
-            test=seen(data.test), warnings=(*left, *data.warnings),
-        )  # fmt: skip
+            data,
+            labelled=seen(data.labelled),
+            unlabelled=seen(data.unlabelled),
+            validation=seen(data.validation),
+            test=seen(data.test),
+            warnings=(*left, *data.warnings),
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -226,7 +230,8 @@ def row_keys(frame: DataFrame) -> list[int]:
     """Numbers that are equal where rows are."""
     import pandas
 
-    return pandas.util.hash_pandas_object(frame.astype(str), index=False).tolist()
+    keys: list[int] = pandas.util.hash_pandas_object(frame.astype(str), index=False).tolist()
+    return keys
 
 
 def _copies(frame: DataFrame, used: list[str], labels: list[str]) -> Iterator[str]:

@@ -155,16 +155,17 @@ def holds(cells: Series, words: Sequence[str]) -> np.ndarray:
     """Where a cell is one of the words, or the same number as one of them, ``[n]``."""
     import pandas
 
-    known = cells.notna().to_numpy()
+    known: np.ndarray = cells.notna().to_numpy()
     numbers = [float(word) for word in words if is_float(word)]
     if pandas.api.types.is_numeric_dtype(cells):
         return known & np.isin(cells.astype("float64").to_numpy(), numbers)
     text = cells.astype(str).str.strip()
-    found = text.isin(words).to_numpy(dtype=bool, copy=True)
+    found: np.ndarray = text.isin(words).to_numpy(dtype=bool, copy=True)
     if numbers:
         plain = text.str.fullmatch(NUMBER).fillna(False).to_numpy(dtype=bool)
         found[plain] |= np.isin(text[plain].astype(float).to_numpy(), numbers)
-    return known & found
+    found &= known
+    return found
 
 
 def is_float(word: str) -> bool:

@@ -113,4 +113,4 @@ def _log_chance(count: int, size: float) -> float:
 
 def names_rows(words: Series, name: str) -> bool:
     """Whether words differ in every row, as names do; in all but a few where the column is called so."""
-    return words.nunique() >= (NEARLY_ALL if name.lower() in USUAL else 1) * len(words)
+    return int(words.nunique()) >= (NEARLY_ALL if name.lower() in USUAL else 1) * len(words)

@@ -21,6 +21,8 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import Request, url2pathname, urlopen
 
+from ..errors import MISSING, UserError
+
 LONGEST = 64 * 2**20  # bytes
 SECONDS = 60
 
@@ -34,8 +36,10 @@ def default_index() -> str:
     return str(PyPI.simple_url)
 
 
-class NotFetched(RuntimeError):
-    """A file that no index has, or has with the content that was asked for."""
+class NotFetched(UserError, RuntimeError):
+    """A file that no index has, or has with the content that was asked for. Ends a command with exit code 3."""
+
+    exit_code = MISSING
 
 
 def fetch(package: str, file: str, sha256: str) -> bytes:

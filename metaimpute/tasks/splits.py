@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine.noise import derive_seed
+from ..streams import Stream
 from .base import Pool, TaskData, TaskError, check_balanced
 
 
@@ -111,9 +112,18 @@ def without(total: int, *taken: Tensor) -> Tensor:
 
 
 def semi_supervised(
-    train: Pool, test: Pool, *, labels: int, validation: int | Tensor, classes: int | None, seed: int,
-    source: str, include_labelled: bool = False, extra_unlabelled: Pool | None = None, label_share: float = 0.0,
-) -> TaskData:  # fmt: skip
+    train: Pool,
+    test: Pool,
+    *,
+    labels: int,
+    validation: int | Tensor,
+    classes: int | None,
+    seed: int,
+    source: str,
+    include_labelled: bool = False,
+    extra_unlabelled: Pool | None = None,
+    label_share: float = 0.0,
+) -> TaskData:
     """Draws validation (the same for every seed) and labelled rows (by seed); the rest is unlabelled.
 
     Args:
@@ -131,13 +141,13 @@ def semi_supervised(
     if isinstance(validation, Tensor):
         held = validation
     elif validation and classes is not None:
-        held = balanced_choice(targets, validation, generator(0, 1), classes, "validation")
+        held = balanced_choice(targets, validation, generator(0, Stream.VALIDATION), classes, "validation")
     elif validation:
         if validation >= len(train):
             raise TaskError(f"validation: {validation} asked, but there are only {len(train)} examples")
-        held = torch.randperm(len(train), generator=generator(0, 1))[:validation]
+        held = torch.randperm(len(train), generator=generator(0, Stream.VALIDATION))[:validation]
     free = without(len(train), held)
-    drawn = free[choose(targets[free], generator(seed, 2), classes, labels, label_share)]
+    drawn = free[choose(targets[free], generator(seed, Stream.LABELS), classes, labels, label_share)]
     rest = free if include_labelled else without(len(train), held, drawn)
     unlabelled = train.subset(rest)
     if extra_unlabelled is not None:
@@ -149,9 +159,19 @@ def semi_supervised(
 
 
 def partly_labelled(
-    pool: Pool, tested: Tensor | None, *, labels: int, validation: int, test_share: float, classes: int | None, seed: int,
-    include_labelled: bool, source: str, warnings: tuple[str, ...] = (), remedy: str = "leave some labels blank",
-) -> TaskData:  # fmt: skip
+    pool: Pool,
+    tested: Tensor | None,
+    *,
+    labels: int,
+    validation: int,
+    test_share: float,
+    classes: int | None,
+    seed: int,
+    include_labelled: bool,
+    source: str,
+    warnings: tuple[str, ...] = (),
+    remedy: str = "leave some labels blank",
+) -> TaskData:
     """Splits a data set of which some examples have a label: no class need be as large as another.
 
     The test and validation examples have labels and are the same for every seed; they leave every class at least one label.
@@ -178,12 +198,12 @@ def partly_labelled(
 
     if tested is None:
         asked = round(test_share * known())
-        tested = stratified_choice(usable, asked, generator(0, 0), classes, spare=1).sort().values
+        tested = stratified_choice(usable, asked, generator(0, Stream.TEST), classes, spare=1).sort().values
     hide(tested)
     if validation >= max(known(), 1):
         raise TaskError(f"validation: {validation} asked, but only {known()} examples beside the test set have a label")
-    held = hide(stratified_choice(usable, validation, generator(0, 1), classes, spare=1).sort().values)
-    drawn = stratified_choice(usable, labels or known(), generator(seed, 2), classes, least=1)
+    held = hide(stratified_choice(usable, validation, generator(0, Stream.VALIDATION), classes, spare=1).sort().values)
+    drawn = stratified_choice(usable, labels or known(), generator(seed, Stream.LABELS), classes, least=1)
     rest = without(len(pool), tested, held) if include_labelled else without(len(pool), tested, held, drawn)
     if not len(drawn):
         raise TaskError("no example has a label; a few labels of every class are needed")
@@ -201,7 +221,7 @@ def _joined(left: Pool, right: Pool) -> Pool:
     if isinstance(left.inputs, Tensor) and isinstance(right.inputs, Tensor):
         inputs = torch.cat([left.inputs, right.inputs])
     else:
-        inputs = Chain(left.inputs, right.inputs)  # type: ignore[arg-type]
+        inputs = Chain(left.inputs, right.inputs)
     targets = None if left.targets is None else torch.cat([left.targets, unknown])
     return dataclasses.replace(left, inputs=inputs, targets=targets, ids=torch.cat([left.ids, right.ids]))
 
@@ -209,7 +229,7 @@ def _joined(left: Pool, right: Pool) -> Pool:
 class Chain(Sequence[Any]):
     """Two sequences as one; nothing is read before it is asked for."""
 
-    def __init__(self, left: Sequence[Any], right: Sequence[Any]) -> None:
+    def __init__(self, left: Tensor | Sequence[Any], right: Tensor | Sequence[Any]) -> None:
         self.left, self.right = left, right
 
     def __len__(self) -> int:
@@ -230,7 +250,7 @@ def separate_holdout(pool: Pool, classes: int | None, seed: int, share: float = 
     Raises:
         TaskError: when a class has fewer than two labels.
     """
-    rng = generator(seed, 3)
+    rng = generator(seed, Stream.HOLDOUT_SPLIT)
     groups = [torch.arange(len(pool))]
     if classes is not None and pool.targets is not None:
         groups = [(pool.targets == label).nonzero()[:, 0] for label in range(classes)]

@@ -113,7 +113,7 @@ class TableInputs:
 
     @property
     def width(self) -> int:
-        return max(part.stop for part in self.transformer.output_indices_.values())
+        return max(int(part.stop) for part in self.transformer.output_indices_.values())
 
     @property
     def column_of(self) -> Tensor:

@@ -47,9 +47,11 @@ class TfIdfReplacement:
         chance = scores.max() - scores
         chance = np.ones_like(chance) if chance.sum() <= 0 else chance
         return cls(
-            dict(zip(words.tolist(), idf.tolist(), strict=True)), words.tolist(),
-            np.cumsum(chance) / chance.sum(), probability,
-        )  # fmt: skip
+            dict(zip(words.tolist(), idf.tolist(), strict=True)),
+            words.tolist(),
+            np.cumsum(chance) / chance.sum(),
+            probability,
+        )
 
     def __call__(self, text: str, rng: np.random.Generator) -> str:
         tokens = WORD.findall(text)

@@ -10,6 +10,7 @@ import torch
 from ..batches import ViewKind
 from ..engine.pytree import Tree
 from ..ranges import Count, Share
+from ..streams import Stream
 from .base import Pool, Task, TaskData, TaskError
 from .encodings import opened
 from .files import column, is_table, read_table, written
@@ -46,8 +47,8 @@ class TextTask(Task):
 
     def fit_augmentation(self, pool: Pool) -> None:
         """Scores words on a sample of the unlabelled texts; strong views need it."""
-        order = torch.randperm(len(pool), generator=generator(0, 5))[:CORPUS]
-        fitted = TfIdfReplacement.fit(pool.take(order), self.replace)  # type: ignore[arg-type]
+        order = torch.randperm(len(pool), generator=generator(0, Stream.CORPUS))[:CORPUS]
+        fitted = TfIdfReplacement.fit(list(pool.take(order)), self.replace)
         self._versions = Versions(fitted, self.crop, self.copies)
 
     def distinct_inputs(self, data: TaskData, unlabelled: bool) -> list[str] | None:

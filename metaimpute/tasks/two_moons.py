@@ -41,9 +41,15 @@ class TwoMoons(Task):
     def load(self, seed: int) -> TaskData:
         train, test = (self._points(n, state) for n, state in ((self.size, 0), (1000, 1)))
         return semi_supervised(
-            train, test, labels=self.labels, validation=self.validation, classes=2, seed=seed,
-            include_labelled=self.unlabelled_includes_labelled, source="scikit-learn make_moons",
-        )  # fmt: skip
+            train,
+            test,
+            labels=self.labels,
+            validation=self.validation,
+            classes=2,
+            seed=seed,
+            include_labelled=self.unlabelled_includes_labelled,
+            source="scikit-learn make_moons",
+        )
 
     def _points(self, n: int, state: int) -> Pool:
         from sklearn.datasets import make_moons

@@ -57,7 +57,8 @@ class Difference:
 def _unit(like: Tensor, rng: torch.Generator) -> Tensor:
     """A random direction of length 1: short, so that a difference along it steps over few kinks."""
     drawn = torch.randn(like.shape, generator=rng, dtype=torch.float64, device="cpu")
-    return (drawn / drawn.norm().clamp_min(1e-300)).to(like)
+    length: Tensor = drawn.norm()
+    return (drawn / length.clamp_min(1e-300)).to(like)
 
 
 def _directions(tree: Tree, name: str, rng: torch.Generator) -> list[tuple[str, Tree]]:

@@ -16,7 +16,7 @@ from ..engine.pytree import Tree, differentiable, dot, tensors, tree_map
 from .differences import SIZES, Difference, differences
 from .double_precision import double_precision
 from .look import look
-from .report import GradientCheckFailed, Report, Term
+from .report import GradientCheckFailed, Report, Term, Verdict
 
 ESTIMATORS = ("exact", "mixed", "forward")
 
@@ -95,9 +95,16 @@ def _compare(
     memory = problem.memory if estimator.uses_memory else None
     try:
         result = estimator.estimate(
-            problem.inner_loss, problem.outer_loss, problem.theta_0, problem.c, problem.batches, problem.optimizer,
-            problem.steps, memory, seed=problem.seed,
-        )  # fmt: skip
+            problem.inner_loss,
+            problem.outer_loss,
+            problem.theta_0,
+            problem.c,
+            problem.batches,
+            problem.optimizer,
+            problem.steps,
+            memory,
+            seed=problem.seed,
+        )
     except ValueError as refusal:
         return [Term(name, "", None, None, "refused", str(refusal))]
     if "reverse_over_reverse" in result.diagnostics:
@@ -131,6 +138,7 @@ def _require_agreement(report: Report, rtol: float) -> None:
 def _judged(name: str, one: Difference, found: float, noisy: bool, rtol: float, estimator: Estimator, cut: str) -> Term:
     if noisy:
         return Term(name, one.name, found, one.at(SIZES[0]), "noisy", "the losses are not repeatable")
+    verdict: Verdict
     expected, near = one.nearest(found, rtol)
     if near:
         verdict, reason = "right", _no_effect(found, expected, one.scale)
@@ -142,4 +150,4 @@ def _judged(name: str, one: Difference, found: float, noisy: bool, rtol: float, 
         verdict, reason = "zero", cut
     else:
         verdict, reason = ("cut", cut) if cut else ("wrong", "")
-    return Term(name, one.name, found, expected, verdict, reason)  # type: ignore[arg-type]
+    return Term(name, one.name, found, expected, verdict, reason)

@@ -9,10 +9,9 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from ..engine import BilevelMap
 from ..engine.cuts import Cuts
-from ..engine.memory import BadMemoryPolicy
 from ..engine.operators import names_of
 from ..engine.pytree import Tree, as_leaves, gradient, tensors, with_tensors
-from ..engine.replay import require_closed
+from ..engine.replay import BadMemoryPolicy, require_closed
 from .report import Report
 
 

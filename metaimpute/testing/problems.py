@@ -14,7 +14,7 @@ from ..engine.pytree import Tree, detach, dot, map_tensors, tensors, vjp_through
 from .differences import Difference
 from .double_precision import double_precision
 from .hypergradients import ESTIMATORS, check_hypergradient
-from .report import GradientCheckFailed, Report, Term
+from .report import GradientCheckFailed, Report, Term, Verdict
 
 if TYPE_CHECKING:
     from ..problems.base import BilevelProblem
@@ -43,19 +43,24 @@ def check_problem(
     Raises:
         GradientCheckFailed: with the report. ProblemError, RecipeError: when problem and recipe do not fit.
     """
+    from ..problems.base import require_complete
     from ..recipes.recipe import load
     from ..recipes.shipped import locate
 
     found = load(locate(Path(recipe)), "sample", ("problem={name: none}", *sets))
+    require_complete(problem)
     problem.check(found.method, found.task.output)
     return check_recipe(replace(found, problem=problem), raise_exception=raise_exception, **options)
 
 
 def check_recipe(
-    recipe: Recipe, *, estimators: Sequence[str | Estimator] | None = None, steps: int | None = None, raise_exception: bool =
-    True,
+    recipe: Recipe,
+    *,
+    estimators: Sequence[str | Estimator] | None = None,
+    steps: int | None = None,
+    raise_exception: bool = True,
     **options: Any,
-) -> Report:  # fmt: skip
+) -> Report:
     """The same for a loaded recipe, at the batch of its last step, with its look-ahead and its own estimator beside the exact
     ones."""
     from ..problems.base import ProblemError
@@ -78,9 +83,17 @@ def check_recipe(
     if estimators is None and recipe.estimator.name not in names:
         names.append(recipe.estimator)
     report = check_hypergradient(
-        problem.structured_inner(), problem.structured_outer(), detach(params), coupling, Batches([batch], holdout),
-        settings.optimizer, steps=settings.steps if steps is None else steps, estimators=names, raise_exception=False, **options,
-    )  # fmt: skip
+        problem.structured_inner(),
+        problem.structured_outer(),
+        detach(params),
+        coupling,
+        Batches([batch], holdout),
+        settings.optimizer,
+        steps=settings.steps if steps is None else steps,
+        estimators=names,
+        raise_exception=False,
+        **options,
+    )
     report.terms.append(_couple(problem, meta, batch, coupling))
     if raise_exception and not report.ok:
         raise GradientCheckFailed(f"{len(report.failures)} of {len(report.terms)} terms fail\n{report}")
@@ -111,5 +124,5 @@ def _couple(problem: BilevelProblem, meta: Tree, batch: Any, coupling: Tree) -> 
         found = float(dot(vjp_through(problem.couple(at, batch), cotangent, at), direction))
         difference = Difference("meta", "meta", value, direction, max(abs(value(0.0)), 1e-12))
         expected, near = difference.nearest(found, 1e-5)
-    verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
-    return Term("couple", "meta", found, expected, verdict)  # type: ignore[arg-type]
+    verdict: Verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
+    return Term("couple", "meta", found, expected, verdict)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..errors import UserError
+
 Verdict = Literal["right", "wrong", "zero", "noisy", "not finite", "cut", "refused", "inexact", "kink"]
 
 
-class GradientCheckFailed(AssertionError):
+class GradientCheckFailed(UserError, AssertionError):
     """A gradient that is not that of the bilevel map, with the report as message."""
 
 

@@ -21,19 +21,22 @@ from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, I
 from ..engine.losses import Split, StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
+from ..errors import DIVERGED, UserError
 from ..methods.base import Method, State
 from ..problems.base import BilevelProblem
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
+from ..streams import Stream
 from .diagnosis import of_imputation, of_lookahead
 from .stopwatch import Stopwatch
 
 Watch = Callable[[Labelled], dict[str, Tensor]]
-BASE_NOISE, COUPLE_NOISE, ESTIMATE_NOISE, CONTROL_NOISE, TRAINED_NOISE, PREPARE_NOISE = range(30, 36)
-RATE_NOISE, DIAGNOSIS_NOISE, MASK_NOISE = range(36, 39)
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError, RuntimeError):
     """A loss or gradient that is not finite. Ends a command with exit code 4."""
+
+    exit_code = DIVERGED
+    prefix = "training diverged: "
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,14 @@ class Algorithm1:
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
         if measure:
             metrics.update(of_imputation(self.method, batch))
-            metrics.update(self.problem.measure(self.meta))
+            if self.problem.learns != "labels":  # those of this batch have been measured where they were moved
+                metrics.update(self.problem.measure(self.model.params if self.meta is None else self.meta))
         return metrics
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch as base step and look-ahead share it: the method's random choices made, labels imputed (line 4)."""
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, PREPARE_NOISE, batch.step, 1))
-        with torch.no_grad(), self._noise(PREPARE_NOISE, batch):
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, Stream.PREPARE, batch.step, 1))
+        with torch.no_grad(), self._noise(Stream.PREPARE, batch):
             batch = self.method.prepare(self.model, self.model.params, batch, rng)
         return batch.with_imputed(self._impute(batch))
 
@@ -137,10 +141,10 @@ class Algorithm1:
             n = len(batch.unlabelled.index)
             size = self.method.output.size
             return Imputation(torch.zeros(n, size), torch.zeros(n))
-        with torch.no_grad(), self._noise(BASE_NOISE, batch, 1):
+        with torch.no_grad(), self._noise(Stream.BASE, batch, 1):
             return self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
 
-    def _noise(self, stream: int, batch: Batch, part: int = 0) -> Any:
+    def _noise(self, stream: Stream, batch: Batch, part: int = 0) -> Any:
         return fixed_rng(derive_seed(self.seed, stream, batch.step, part))
 
     @property
@@ -159,7 +163,7 @@ class Algorithm1:
     def _base_gradient(self, batch: Batch) -> tuple[Tensor, Tree]:
         params = self.model.params
         with self.stopwatch("base"):
-            with self._noise(BASE_NOISE, batch), self.model.updating_buffers():
+            with self._noise(Stream.BASE, batch), self.model.updating_buffers():
                 loss = self.method.loss(self.model, params, batch)
             _require_finite(loss, "base loss", batch)
             return loss.detach(), gradient(loss, params, unused="none")
@@ -197,19 +201,19 @@ class Algorithm1:
         self, batch: Batch, holdout: Labelled, inner: StructuredLoss, *, measure: bool = False, fused: bool = False
     ) -> Estimate:
         """The estimator on (theta_0, c), then one product through couple and start: d outer / d meta."""
-        if not self.problem.needs_estimate:
-            return Estimate(self.model.params)
         params, problem, settings = self.model.params, self.problem, self.settings
         if problem.learns == "network":
             meta: Tree = params
         elif problem.learns == "labels":
-            with self._noise(COUPLE_NOISE, batch):
+            with self._noise(Stream.COUPLE, batch):
                 meta = problem.batch_meta(params, batch)
             meta = map_tensors(lambda leaf: leaf.detach().requires_grad_(), meta)
         else:
             meta = self.meta
+        if not problem.needs_estimate:
+            return Estimate(meta)
         again = settings.psi == "recomputed"
-        with torch.set_grad_enabled(not again), self._noise(COUPLE_NOISE, batch):
+        with torch.set_grad_enabled(not again), self._noise(Stream.COUPLE, batch):
             c = problem.couple(meta, batch)
         theta_0 = problem.start(meta, params)
         wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
@@ -217,14 +221,14 @@ class Algorithm1:
         for _ in range(TRIES):
             result = settings.estimator.estimate(
                 inner, self.outer, detach(theta_0), value, Batches([batch], holdout), self._inner_optimizer(), settings.steps,
-                settings.memory, seed=derive_seed(self.seed, ESTIMATE_NOISE, batch.step), wrt_start=wrt_start,
+                settings.memory, seed=derive_seed(self.seed, Stream.ESTIMATE, batch.step), wrt_start=wrt_start,
                 measure_start=measure,
             )  # fmt: skip
             if not self._follow_rate(batch, holdout, theta_0, value, result):
                 break
         _require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
         if again:
-            with self._noise(COUPLE_NOISE, batch):
+            with self._noise(Stream.COUPLE, batch):
                 c = problem.couple(meta, batch)
         outputs, cotangents = {"c": c}, {"c": result.grad_c}
         if wrt_start:
@@ -248,13 +252,13 @@ class Algorithm1:
         start, used = detach(theta_0), rate.value
 
         def change() -> Tensor:
-            with torch.no_grad(), self._noise(RATE_NOISE, batch):
+            with torch.no_grad(), self._noise(Stream.RATE, batch):
                 return change_of(*(self._outputs(params, holdout) for params in (start, result.theta_k)))
 
         def after(value: float) -> Tensor:
             pairs = zip(tensors(start), tensors(result.theta_k), strict=True)
             point = with_tensors(start, [p + value / used * (end - p) for p, end in pairs])
-            with torch.no_grad(), self._noise(RATE_NOISE, batch):
+            with torch.no_grad(), self._noise(Stream.RATE, batch):
                 return self.outer(point, detach(c), holdout)
 
         return rate.follow(Look(batch.step, change, slope_of(result.grad_optimizer), after))
@@ -267,9 +271,9 @@ class Algorithm1:
     ) -> tuple[Tree, dict[str, Tensor | float]]:
         """The hypergradient as it is applied, controlled and scaled to the ``base`` gradient, and diagnostics."""
         problem, params, result = self.problem, self.model.params, estimate.result
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, CONTROL_NOISE, batch.step))
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, Stream.CONTROL, batch.step))
         point = result.theta_k if problem.controls_at == "end" and result is not None else params
-        with self._noise(CONTROL_NOISE, batch):
+        with self._noise(Stream.CONTROL, batch):
             found = problem.control(estimate.found, point, holdout, rng)
         metrics: dict[str, Tensor | float] = {}
         if measure:
@@ -282,7 +286,7 @@ class Algorithm1:
             if result is not None:
                 metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
                 metrics["holdout_after"] = result.outer_loss
-                with self._noise(DIAGNOSIS_NOISE, batch):
+                with self._noise(Stream.DIAGNOSIS, batch):
                     metrics.update(of_lookahead(problem, params, batch, holdout, found, result))
             if self.settings.rate is not None and self.settings.rate.moves:
                 metrics["inner_lr"] = self.settings.rate.value
@@ -295,7 +299,7 @@ class Algorithm1:
 
     def _outer_step(self, batch: Batch, holdout: Labelled, base: Tree, measure: bool) -> dict[str, Tensor | float]:
         if self.problem.remasks:
-            with torch.no_grad(), self._noise(MASK_NOISE, batch):
+            with torch.no_grad(), self._noise(Stream.MASK, batch):
                 again = self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
             batch = batch.with_imputed(Imputation(batch.imputation.labels, again.weights))
         estimate = self._estimate(batch, holdout, self.inner, measure=measure)
@@ -305,9 +309,9 @@ class Algorithm1:
         elif self.problem.learns == "own":
             self._move_own(found)
         else:
-            moved = self.problem.move(estimate.meta, found)  # type: ignore[attr-defined]
+            moved = self.problem.move(estimate.meta, found)
             params = self.model.params
-            with self._noise(TRAINED_NOISE, batch):
+            with self._noise(Stream.TRAINED, batch):
                 loss = self.problem.trained_loss(params, moved, batch)
             _require_finite(loss, "loss on the moved labels", batch)
             grads = gradient(loss, params, unused="none")
@@ -315,8 +319,8 @@ class Algorithm1:
                 grads, self._outer_optimizer(), "gradient on the moved labels", batch, self.settings.outer_decays
             )
             if measure:
-                before, after = (self.problem.labels(estimate.meta["labels"]), self.problem.labels(moved["labels"]))  # type: ignore[attr-defined]
-                metrics["label_change"] = (after - before).abs().mean().detach()
+                metrics["label_change"] = self.problem.label_change(estimate.meta, moved).detach()
+                metrics.update(self.problem.measure(moved))
         return metrics
 
     def _outer_optimizer(self) -> torch.optim.Optimizer:

@@ -20,13 +20,13 @@ from ..problems.base import BilevelProblem, Context, Sizes
 from ..recipes.optim import OptimizerSpec
 from ..recipes.rates import parse_rate
 from ..recipes.recipe import Recipe
+from ..streams import Stream
 from ..tasks.base import MissingData, Pool, TaskData, TaskError
 from ..tasks.splits import separate_holdout
 from .algorithm import Algorithm1, OuterSettings
 from .data import BatchSizes, BatchSource, to_device
 from .label_updates import UpdateWatch
 
-INIT, STEP, CALIBRATION = 1, 2, 3
 CALIBRATION_SAMPLE = 512
 
 
@@ -71,7 +71,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
     method.bind(task.output)
     sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size)
     problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss, spec.form))
-    for name in getattr(recipe.estimator, "parameters", ()):
+    for name in recipe.estimator.named_parameters():
         if name not in model.params:
             reason = f"'{name}' is not a parameter of the model; {describe_choices(name, list(model.params))}"
             raise recipe.source.fail(("problem", "estimator", "parameters"), reason)
@@ -105,13 +105,13 @@ def _network_and_data(
     data = task.load(seed)
     for line in data.warnings:
         say(f"warning: {line}")
-    with fixed_rng(derive_seed(seed, INIT)):
+    with fixed_rng(derive_seed(seed, Stream.INIT)):
         module = recipe.model.build(task.input_shape, task.output.size).to(device).train()
     task.prepare_inputs = recipe.model.preprocess(device)
 
     def calibration() -> Iterator[Tree]:
         """Evaluation views of a fixed random sample of the unlabelled pool."""
-        rng = torch.Generator().manual_seed(derive_seed(seed, CALIBRATION))
+        rng = torch.Generator().manual_seed(derive_seed(seed, Stream.CALIBRATION))
         for index in torch.randperm(len(data.unlabelled), generator=rng)[:CALIBRATION_SAMPLE].split(64):
             yield to_device(task.view(data.unlabelled.take(index), "none", rng), device)
 
@@ -136,7 +136,9 @@ def _outer(
     """The outer step's optimiser where it is not the base step's, and what an ``"own"`` problem learns."""
     spec = recipe.problem_spec
     if problem.learns == "own":
-        meta = {n: t.to(device).requires_grad_() for n, t in problem.init_meta(sizes).items()}
+        with fixed_rng(derive_seed(recipe.train.seed, Stream.META)):
+            initial = problem.init_meta(sizes)
+        meta = {n: t.to(device).requires_grad_() for n, t in initial.items()}
         return (spec.outer or OptimizerSpec(lr=0.01)).build(list(meta.values())), meta
     if problem.learns != "nothing" and spec.outer_optimizer == "separate":
         return (spec.outer or recipe.train.optimizer).build(module), None
@@ -179,7 +181,7 @@ def take_step(
     Raises:
         Diverged: when a loss is not finite.
     """
-    with fixed_rng(derive_seed(recipe.train.seed, STEP, step)):
+    with fixed_rng(derive_seed(recipe.train.seed, Stream.STEP, step)):
         with parts.algorithm.stopwatch("data"):
             batch = parts.batches.batch(step)
             holdout = parts.batches.holdout(step) if recipe.problem.learns != "nothing" else None

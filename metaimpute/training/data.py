@@ -13,10 +13,9 @@ from ..batches.motion import LabelMotion, between
 from ..engine.noise import derive_seed
 from ..engine.pytree import Tree, tree_map
 from ..methods.base import Method
+from ..streams import Stream
 from ..tasks.base import Pool, Task
 from .sampling import StepSampler
-
-LABELLED, UNLABELLED, HOLDOUT, LABELLED_VIEW, WEAK_VIEW, STRONG_VIEW, HOLDOUT_VIEW, MORE_VIEWS = range(10, 18)
 
 
 def to_device(tree: Tree, device: torch.device) -> Tree:
@@ -39,23 +38,32 @@ class BatchSource:
     """
 
     def __init__(
-        self, task: Task, method: Method, labelled: Pool, unlabelled: Pool, holdout: Pool, sizes: BatchSizes,
-        holdout_view: ViewKind, steps: int, seed: int, device: torch.device,
+        self,
+        task: Task,
+        method: Method,
+        labelled: Pool,
+        unlabelled: Pool,
+        holdout: Pool,
+        sizes: BatchSizes,
+        holdout_view: ViewKind,
+        steps: int,
+        seed: int,
+        device: torch.device,
         needs_unlabelled: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.task, self.method, self.device, self.seed, self.steps = task, method, device, seed, steps
         self.labelled, self.unlabelled, self.holdout_pool = labelled, unlabelled, holdout
         self.holdout_view, self.needs_unlabelled = holdout_view, needs_unlabelled
-        self._labelled = StepSampler(len(labelled), sizes.labelled, seed, LABELLED)
-        self._unlabelled = StepSampler(len(unlabelled), sizes.unlabelled, seed, UNLABELLED)
-        self._holdout = StepSampler(len(holdout), sizes.holdout, seed, HOLDOUT)
+        self._labelled = StepSampler(len(labelled), sizes.labelled, seed, Stream.LABELLED)
+        self._unlabelled = StepSampler(len(unlabelled), sizes.unlabelled, seed, Stream.UNLABELLED)
+        self._holdout = StepSampler(len(holdout), sizes.holdout, seed, Stream.HOLDOUT)
 
-    def _view(self, raw: Any, kind: ViewKind, step: int, *stream: int) -> tuple[Tree, LabelMotion | None]:
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, stream[0], step, *stream[1:]))
+    def _view(self, raw: Any, kind: ViewKind, step: int, stream: Stream, *part: int) -> tuple[Tree, LabelMotion | None]:
+        rng = torch.Generator().manual_seed(derive_seed(self.seed, stream, step, *part))
         inputs, motion = self.task.moved_view(raw, kind, rng)
         return to_device(inputs, self.device), None if motion is None else motion.to(self.device)
 
-    def _labelled_batch(self, pool: Pool, index: Tensor, kind: ViewKind, step: int, stream: int) -> Labelled:
+    def _labelled_batch(self, pool: Pool, index: Tensor, kind: ViewKind, step: int, stream: Stream) -> Labelled:
         assert pool.targets is not None
         inputs, motion = self._view(pool.take(index), kind, step, stream)
         targets = pool.targets[index].to(self.device)
@@ -64,18 +72,20 @@ class BatchSource:
     def batch(self, step: int) -> Batch:
         """Labelled and unlabelled examples of ``step``, in the method's views."""
         method = self.method
-        labelled = self._labelled_batch(self.labelled, self._labelled(step), method.labelled_view, step, LABELLED_VIEW)
+        labelled = self._labelled_batch(
+            self.labelled, self._labelled(step), method.labelled_view, step, Stream.LABELLED_VIEW
+        )
         index = self._unlabelled(step)
         progress = step / self.steps
         if not self.needs_unlabelled:
             return Batch(labelled, Unlabelled(None, None, index), progress, step)
         raw = self.unlabelled.take(index)
         truth = None if self.unlabelled.targets is None else self.unlabelled.targets[index].to(self.device)
-        weak, from_weak = self._view(raw, method.weak, step, WEAK_VIEW)
+        weak, from_weak = self._view(raw, method.weak, step, Stream.WEAK_VIEW)
         strong, to_strong = weak, from_weak
         if method.views > 1:
-            strong, to_strong = self._view(raw, method.strong, step, STRONG_VIEW)
-        more = tuple(self._view(raw, method.strong, step, MORE_VIEWS, i)[0] for i in range(method.views - 2))
+            strong, to_strong = self._view(raw, method.strong, step, Stream.STRONG_VIEW)
+        more = tuple(self._view(raw, method.strong, step, Stream.MORE_VIEWS, i)[0] for i in range(method.views - 2))
         if truth is not None and to_strong is not None:
             truth = to_strong.apply(truth)
         unlabelled = Unlabelled(weak, strong, index, truth, between(from_weak, to_strong), more)
@@ -83,4 +93,6 @@ class BatchSource:
 
     def holdout(self, step: int) -> Labelled:
         """Hold-out examples of ``step``."""
-        return self._labelled_batch(self.holdout_pool, self._holdout(step), self.holdout_view, step, HOLDOUT_VIEW)
+        return self._labelled_batch(
+            self.holdout_pool, self._holdout(step), self.holdout_view, step, Stream.HOLDOUT_VIEW
+        )

@@ -7,11 +7,10 @@ from torch import Tensor, nn
 
 from ..batches import Labelled
 from ..engine.noise import derive_seed
+from ..streams import Stream
 from ..tasks.base import Pool, Task
 from .data import to_device
 from .evaluation import outputs_of
-
-SAMPLE = 4
 
 
 class UpdateWatch:
@@ -23,7 +22,7 @@ class UpdateWatch:
 
     def __init__(self, module: nn.Module, task: Task, test: Pool, count: int, seed: int, device: torch.device) -> None:
         self.module, self.task = module, task
-        rng = torch.Generator().manual_seed(derive_seed(seed, SAMPLE))
+        rng = torch.Generator().manual_seed(derive_seed(seed, Stream.WATCHED))
         index = torch.randperm(len(test), generator=rng)[:count]
         assert test.targets is not None
         self.inputs = to_device(task.view(test.take(index), "none", rng), device)

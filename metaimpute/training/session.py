@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ..errors import INTERRUPTED, UserError
 from ..recipes.recipe import Recipe
 from ..rundir import checkpoint
 from ..rundir.export import digest, export
@@ -26,8 +27,10 @@ from .trajectories import Trajectories
 Report = Callable[[int, dict[str, float]], None]
 
 
-class Interrupted(RuntimeError):
+class Interrupted(UserError, RuntimeError):
     """The run was asked to stop; a checkpoint has been written. Ends a command with exit code 130."""
+
+    exit_code = INTERRUPTED
 
 
 class Session(RunState):

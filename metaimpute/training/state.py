@@ -35,9 +35,9 @@ class RunState:
         self.algorithm, self.watch, self.averaged = parts.algorithm, parts.watch, parts.averaged
         self.alarms = Alarms(
             recipe.problem_spec.inner.lr,
-            recipe.estimator.name if recipe.problem.needs_estimate else None,
+            recipe.estimator.name if recipe.problem.estimates else None,
             recipe.estimator.dropped,
-            getattr(recipe.method, "threshold", None) if recipe.method.uses_unlabelled else None,
+            recipe.method.least_confidence if recipe.method.uses_unlabelled else None,
             rescaled=recipe.problem_spec.relative is not None,
             rate=recipe.problem_spec.inner.rate,
         )

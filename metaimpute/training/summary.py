@@ -34,7 +34,7 @@ def summary_of(run: RunState, why: str) -> Result:
         model=recipe.model.name,
         method=recipe.method.name,
         problem=recipe.problem.name,
-        estimator=recipe.estimator.name if recipe.problem.needs_estimate else None,
+        estimator=recipe.estimator.name if recipe.problem.estimates else None,
         backend=recipe.problem_spec.backend,
         seed=recipe.train.seed,
         steps=run.step,

@@ -14,10 +14,11 @@ from ..batches.outputs import Classes
 from ..engine.noise import derive_seed
 from ..rundir.layout import LABELS
 from ..rundir.logs import cut_back
+from ..streams import Stream
 from ..tasks.base import Pool, Task
 from .evaluation import predictions
 
-SAMPLE, EXAMPLES = 5, 12
+EXAMPLES = 12
 
 
 class Trajectories:
@@ -28,11 +29,18 @@ class Trajectories:
     """
 
     def __init__(
-        self, folder: Path, task: Task, module: nn.Module, pool: Pool, seed: int, device: torch.device, resume_step: int,
+        self,
+        folder: Path,
+        task: Task,
+        module: nn.Module,
+        pool: Pool,
+        seed: int,
+        device: torch.device,
+        resume_step: int,
         say: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.task, self.module, self.device = folder / LABELS, task, module, device
-        rng = torch.Generator().manual_seed(derive_seed(seed, SAMPLE))
+        rng = torch.Generator().manual_seed(derive_seed(seed, Stream.TRAJECTORIES))
         self.pool = pool.subset(torch.randperm(len(pool), generator=rng)[:EXAMPLES].sort().values)
         self.ids = task.row_names(self.pool)
         cut_back(self.path, resume_step, say)

@@ -10,10 +10,14 @@ import torch
 from torch import nn
 
 from metaimpute.engine import (
+    Transform,
     UnsupportedOptimizer,
     adagrad,
     adam,
     adamw,
+    chain,
+    clip,
+    clip_by_global_norm,
     clip_norm,
     clip_value,
     from_torch,
@@ -21,6 +25,7 @@ from metaimpute.engine import (
     nesterov,
     parameter_groups,
     rmsprop,
+    scale_by_schedule,
     scheduled,
     sgd,
     unroll,
@@ -124,14 +129,14 @@ def test_the_slope_of_adams_first_step_at_a_zero_gradient_is_lr_over_eps() -> No
 def test_clipping_is_torchs(largest: float) -> None:
     net, x = network(), torch.randn(6, 3, dtype=torch.float64)
     params = {n: p.detach().clone() for n, p in net.named_parameters()}
-    for rule, clip in (
+    for rule, torchs in (
         (clip_norm(sgd(0.5), largest), torch.nn.utils.clip_grad_norm_),
         (clip_value(sgd(0.5), largest), torch.nn.utils.clip_grad_value_),
     ):
         other = copy.deepcopy(net)
         stock = torch.optim.SGD(other.parameters(), lr=0.5)
         loss_of(other, x).backward()
-        clip(other.parameters(), largest)
+        torchs(other.parameters(), largest)
         stock.step()
         end = unroll(lambda th, c, b: loss_of_params(net, th, b), params, None, [x], rule, 1, differentiable=False)
         for name, p in other.named_parameters():
@@ -153,6 +158,103 @@ def test_schedules_scale_the_rate_of_each_step_and_can_be_learned() -> None:
     )
     with pytest.raises(UnsupportedOptimizer, match="the schedule has 3 values, but step 4"):
         unroll(loss, start, None, [None], scheduled(sgd(1.0), [1.0, 0.5, 0.25]), 4)
+
+
+def test_a_chain_is_its_parts_one_after_another() -> None:
+    """Clipped twice, by entry and by norm, then Adam, then a factor: against the same written out with torch."""
+    start = {"w": torch.tensor([3.0, -0.2, 1.0], dtype=torch.float64), "b": torch.tensor([0.5], dtype=torch.float64)}
+
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return (th["w"] ** 2).sum() + (th["b"] - 2).square().sum()
+
+    rule = chain(clip(1.5), clip_by_global_norm(2.0), clip(1.2), adam(0.1), scale_by_schedule([1.0, 0.5, 0.25]))
+    assert {"clip_value", "clip_norm", "clip_value_2", "lr"} <= set(rule.hyper)
+    end = unroll(loss, start, None, [None], rule, 3, differentiable=False)
+    net = [v.clone().requires_grad_() for v in start.values()]
+    stock = torch.optim.Adam(net, lr=0.1)
+    for factor in (1.0, 0.5, 0.25):
+        stock.zero_grad()
+        loss(dict(zip(start, net, strict=True)), None, None).backward()
+        torch.nn.utils.clip_grad_value_(net, 1.5)
+        torch.nn.utils.clip_grad_norm_(net, 2.0)
+        torch.nn.utils.clip_grad_value_(net, 1.2)
+        stock.param_groups[0]["lr"] = 0.1 * factor
+        stock.step()
+    for name, p in zip(start, net, strict=True):
+        torch.testing.assert_close(end.params[name], p.detach(), rtol=1e-12, atol=0)
+
+
+def test_a_chain_in_a_chain_and_a_lone_rule() -> None:
+    rule = adam(0.1)
+    assert chain(rule) is rule
+    nested = clip_norm(clip_norm(scheduled(scheduled(sgd(1.0), [0.5, 1.0]), [0.5, 1.0]), 1.0), 0.1)
+    assert nested.hyper["clip_norm"] == 1.0 and nested.hyper["clip_norm_2"] == 0.1
+    assert nested.with_hyper(clip_norm_2=0.2).hyper["clip_norm_2"] == 0.2
+
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return 7 * th["w"].sum()
+
+    found = unroll(loss, {"w": torch.zeros(1, dtype=torch.float64)}, None, [None], nested, 2, differentiable=False)
+    assert float(found.params["w"]) == pytest.approx(-0.1 * 0.25 - 0.1, rel=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "forward"])
+def test_every_part_of_a_chain_is_learned(estimator: str) -> None:
+    """Two norms, a rate and a schedule, each a tensor: against finite differences."""
+    T = lambda *x: torch.tensor(x if len(x) > 1 else x[0], dtype=torch.float64)  # noqa: E731
+    start = {"w": T(3.0, -0.2, 1.0)}
+    target = T(1.0, 1.0, 0.0)
+
+    def inner(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return ((th["w"] - c) ** 2).sum() + 0.1 * (th["w"] ** 4).sum()
+
+    def outer(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return (th["w"] - target).square().sum()
+
+    def rule(values: dict[str, Any]) -> Any:
+        parts = [clip_by_global_norm(values["clip_norm"]), clip(values["clip_value"]), adam(values["lr"], eps=0.1),
+                 scale_by_schedule(values["schedule"]), clip_by_global_norm(values["clip_norm_2"])]  # fmt: skip
+        return chain(*parts)
+
+    values = {
+        "clip_norm": T(4.0),
+        "clip_value": T(3.5),
+        "lr": T(0.3),
+        "schedule": T(1.0, 0.7, 0.4),
+        "clip_norm_2": T(0.35),
+    }
+    c = T(0.3, 0.1, -0.4)
+    from metaimpute.engine import Batches, hypergradient
+
+    found = hypergradient(inner, outer, start, c, Batches([None], None), rule(values), estimator, steps=3)
+
+    def value(changed: dict[str, Any]) -> float:
+        end = unroll(inner, start, c, [None], rule(changed), 3, differentiable=False)
+        return float(outer(end.params, c, None))
+
+    for key, now in values.items():
+        slope = found.grad_optimizer[key]
+        for place in range(now.numel()):
+            step = torch.zeros_like(now)
+            step.view(-1)[place] = 1e-6
+            up, down = value({**values, key: now + step}), value({**values, key: now - step})
+            assert float(slope.reshape(-1)[place]) == pytest.approx((up - down) / 2e-6, rel=1e-6, abs=1e-9), key
+    assert all(float(found.grad_optimizer[key].abs().max()) > 0 for key in ("clip_norm_2", "lr", "schedule"))
+
+
+def test_a_transform_of_ones_own() -> None:
+    """Centralised gradients (Yong et al., 2020) in four lines."""
+
+    def update(grads: Any, state: Any, params: Any, hyper: Any) -> Any:
+        return {name: g - g.mean() for name, g in grads.items()}, state
+
+    rule = chain(Transform(lambda params: None, update, {}, "centralise"), sgd(1.0))
+
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return (th["w"] * torch.tensor([1.0, 3.0])).sum()
+
+    end = unroll(loss, {"w": torch.zeros(2)}, None, [None], rule, 1, differentiable=False)
+    assert end.params["w"].tolist() == [1.0, -1.0]
 
 
 def test_parameter_groups_by_pattern() -> None:
@@ -284,8 +386,9 @@ def test_leaves_that_are_no_parameters_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: clip_norm(clip_norm(sgd(0.1), 1.0), 2.0), "has a clip_norm already"),
-        (lambda: scheduled(scheduled(sgd(0.1), [1.0]), [0.5]), "has a schedule already"),
+        (lambda: chain(clip(1.0), clip(2.0)), "one rule among its parts, such as adam\\(0.1\\), not 0"),
+        (lambda: chain(sgd(0.1), adam(0.1)), "not 2"),
+        (lambda: parameter_groups(chain(clip(1.0), clip(2.0), sgd(0.1)), {"w": 0}, {"w": {"clip_value_2": 2.0}}), "clip_value_2 is one for all"),
         (lambda: clip_norm(sgd(0.1), -0.1), "clip_norm must be above 0"), (lambda: clip_value(sgd(0.1), 0), "above 0"),
         (lambda: adam(betas=(0.9, 1.0)), r"betas must lie in \[0, 1\)"),
         (lambda: parameter_groups(clip_norm(sgd(0.1), 1.0), {"w": 0}, {"w": {"clip_norm": 2.0}}), "one for all parameters"),

@@ -12,7 +12,7 @@ from metaimpute.engine import Batches, BilevelMap, adam, derive_seed, sgd
 from metaimpute.engine.pytree import dot, norm, tree_map
 from metaimpute.methods import methods
 from metaimpute.problems import problems
-from metaimpute.training.algorithm import ESTIMATE_NOISE
+from metaimpute.streams import Stream
 
 from ..bound import Bound, bind, regression
 
@@ -33,7 +33,7 @@ def lookahead_map(bound: Bound) -> BilevelMap:
     algorithm, settings = bound.algorithm, bound.algorithm.settings
     return BilevelMap(
         algorithm.inner, algorithm.outer, bound.params, None, Batches([bound.batch], bound.holdout), settings.optimizer,
-        settings.steps, settings.memory, derive_seed(algorithm.seed, ESTIMATE_NOISE, bound.batch.step),
+        settings.steps, settings.memory, derive_seed(algorithm.seed, Stream.ESTIMATE, bound.batch.step),
     )  # fmt: skip
 
 

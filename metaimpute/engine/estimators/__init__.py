@@ -10,7 +10,20 @@ from .implicit import ConjugateGradient, Neumann
 from .mixed import Mixed
 
 __all__ = [
-    "Approx", "ConjugateGradient", "Estimator", "EstimatorError", "Exact", "FiniteDifference", "FirstOrder", "Forward",
-    "ForwardGradient", "Head", "HypergradientResult", "Mixed", "Neumann", "Truncated", "estimators",
+    "Approx",
+    "ConjugateGradient",
+    "Estimator",
+    "EstimatorError",
+    "Exact",
+    "FiniteDifference",
+    "FirstOrder",
+    "Forward",
+    "ForwardGradient",
+    "Head",
+    "HypergradientResult",
+    "Mixed",
+    "Neumann",
+    "Truncated",
+    "estimators",
     "register_estimator",
-]  # fmt: skip
+]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
+from ...errors import UserError
 from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
 from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
@@ -22,12 +24,27 @@ from ..registry import Registry
 from ..repetition import Ledger, attributes_restored, rebuilding
 from ..unroll import Batches, BilevelMap, run
 
+About = Literal["steps", "memory", "start"]
 estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
-register_estimator = estimators.register
+EstimatorClass = TypeVar("EstimatorClass", bound=Callable[..., "Estimator"])
 
 
-class EstimatorError(ValueError):
-    """A bilevel problem that this estimator cannot treat, with the reason and a way out."""
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def register_estimator(name: str) -> Callable[[EstimatorClass], EstimatorClass]:
+    """Decorator that files an estimator under ``name``; a class becomes a dataclass, whose fields are its options."""
+    return estimators.register(name)
+
+
+class EstimatorError(UserError, ValueError):
+    """A bilevel problem that this estimator cannot treat, with the reason and a way out.
+
+    Attributes:
+        about: the argument it is about, ``"steps"``, ``"memory"`` or ``"start"``, where it is about one.
+    """
+
+    def __init__(self, message: str, about: About | None = None) -> None:
+        super().__init__(message)
+        self.about = about
 
 
 @contextmanager
@@ -71,6 +88,11 @@ def only_gradients(grads: Tree, values: Tree) -> Tree:
     """None in place of leaves that have no gradient (counts, masks), where trees carry the value itself along."""
     pairs = zip(leaves_of(grads), leaves_of(values), strict=True)
     return filled(values, [g if differentiable(v) else None for g, v in pairs])
+
+
+def _names(fits: Callable[[type[Estimator]], bool]) -> str:
+    """Registered estimators of a kind."""
+    return ", ".join(name for name in estimators if fits(cast("type[Estimator]", estimators.get(name))))
 
 
 def whole_number(name: str, option: str, value: object, least: int) -> None:
@@ -153,31 +175,60 @@ class Estimator:
         result.grad_c = only_gradients(result.grad_c, c)
         return result
 
+    def check(self, steps: int, memory: MemoryPolicy | None = None, wrt_start: bool = False) -> None:
+        """Whether it can do what is asked, before anything is computed.
+
+        Raises:
+            EstimatorError: for a number of inner steps, a memory policy or a derivative (of the start) that is not for it.
+        """
+        if not isinstance(steps, int) or isinstance(steps, bool):
+            raise EstimatorError(f"inner steps must be a whole number, not {steps!r}", "steps")
+        if steps < 1:
+            raise EstimatorError(f"inner steps must be at least 1, not {steps}", "steps")
+        if self.max_steps is not None and steps > self.max_steps:
+            raise EstimatorError(
+                f"'{self.name}' is defined for {self.max_steps} inner step, not {steps}; for any number there are "
+                f"{_names(lambda other: other.max_steps is None and other.exact)}",
+                "steps",
+            )
+        if wrt_start and not self.start_path:
+            raise EstimatorError(
+                f"'{self.name}' gives no gradient with respect to the start (path: full); these do: "
+                f"{_names(lambda other: other.start_path and other.exact)}",
+                "start",
+            )
+        if not self.uses_memory and not isinstance(memory, Store | None):
+            raise EstimatorError(
+                f"'{self.name}' stores no graph of an unroll, so memory '{memory}' is not for it; it is for "
+                f"{_names(lambda other: other.uses_memory)}",
+                "memory",
+            )
+
+    def named_parameters(self) -> tuple[str, ...]:
+        """Parameters of the model that an option names, so that a wrong name is found before training."""
+        return ()
+
     @contextmanager
     def checked(
-        self, inner_loss: Loss, outer_loss: Loss, theta_0: Tree, c: Tree, batches: Batches, optimizer: InnerOptimizer,
-        steps: int, memory: MemoryPolicy | None, seed: int | None, wrt_start: bool, ledger: Ledger | None,
-    ) -> Iterator[BilevelMap]:  # fmt: skip
+        self,
+        inner_loss: Loss,
+        outer_loss: Loss,
+        theta_0: Tree,
+        c: Tree,
+        batches: Batches,
+        optimizer: InnerOptimizer,
+        steps: int,
+        memory: MemoryPolicy | None,
+        seed: int | None,
+        wrt_start: bool,
+        ledger: Ledger | None,
+    ) -> Iterator[BilevelMap]:
         """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
         require_tensors("theta_0", theta_0)
         require_tensors("the coupling", c)
         inner_batches = list_of_batches(batches.inner)
-        if not isinstance(steps, int) or isinstance(steps, bool):
-            raise EstimatorError(f"inner steps must be a whole number, not {steps!r}")
-        if steps < 1:
-            raise EstimatorError(f"inner steps must be at least 1, not {steps}")
-        if self.max_steps is not None and steps > self.max_steps:
-            raise EstimatorError(
-                f"'{self.name}' is defined for {self.max_steps} inner step, not {steps}; 'head' is exact for any number"
-            )
-        if wrt_start and not self.start_path:
-            raise EstimatorError(f"'{self.name}' gives no gradient with respect to the start (path: full)")
-        if not self.uses_memory and not isinstance(memory, Store | None):
-            users = ", ".join(name for name in estimators if estimators.get(name).uses_memory)  # type: ignore[attr-defined]
-            raise EstimatorError(
-                f"'{self.name}' stores no graph of an unroll, so memory '{memory}' is not for it; it is for {users}"
-            )
+        self.check(steps, memory, wrt_start)
         if len(inner_batches) not in (1, steps):
             raise EstimatorError(f"{len(inner_batches)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):
@@ -198,9 +249,18 @@ class Estimator:
             optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
             with said_in_words(self.name):
                 yield BilevelMap(
-                    inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory or Store(), seed, wrt_start,
+                    inner_loss,
+                    outer_loss,
+                    theta_0,
+                    c,
+                    batches,
+                    optimizer,
+                    steps,
+                    memory or Store(),
+                    seed,
+                    wrt_start,
                     ledger or Ledger(),
-                )  # fmt: skip
+                )
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
         """The outer loss and ``theta_k`` of the steps that the estimator differentiates, without a derivative."""

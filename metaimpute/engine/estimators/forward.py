@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ...streams import Stream
 from ..ambient import forward_mode
 from ..noise import derive_seed
 from ..optimizers import apply_updates, hyper_tensors
@@ -32,11 +33,11 @@ from ..pytree import (
     tensors,
     with_tensors,
     zeros_like,
-)  # fmt: skip
+)
 from ..unroll import BilevelMap
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
 
-DIRECTION_STREAM = -2
+DIRECTION_STREAM = Stream.DIRECTION
 
 
 class Pushed(NamedTuple):

@@ -82,9 +82,17 @@ def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any])
     if of_outer is not None:
         held["outer"] = features_of(problem, of_outer, OUTER_STREAM, theta, problem.batches.outer)
     return BilevelMap(
-        small_inner, small_outer, head, held, Batches(list(enumerate(batches)), problem.batches.outer), problem.optimizer,
-        problem.steps, problem.memory, problem.seed, problem.wrt_start,
-    )  # fmt: skip
+        small_inner,
+        small_outer,
+        head,
+        held,
+        Batches(list(enumerate(batches)), problem.batches.outer),
+        problem.optimizer,
+        problem.steps,
+        problem.memory,
+        problem.seed,
+        problem.wrt_start,
+    )
 
 
 def plain(problem: BilevelMap, names: tuple[str, ...]) -> tuple[Tensor, Tree]:
@@ -113,6 +121,9 @@ class Head(Estimator):
 
     unrolls = False
     moves_all = False
+
+    def named_parameters(self) -> tuple[str, ...]:
+        return tuple(self.parameters)
 
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, tuple | list):

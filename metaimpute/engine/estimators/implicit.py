@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..ambient import outside_transforms
-from ..optimizers import hyper_as_leaves, hyper_tensors
+from ..optimizers import Hyper, hyper_as_leaves, hyper_tensors
 from ..optimizers.base import is_zero
 from ..products import product
 from ..pytree import (
@@ -35,7 +35,7 @@ from ..pytree import (
     tensors,
     with_tensors,
     zeros_like,
-)  # fmt: skip
+)
 from ..unroll import BilevelMap, run
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
 
@@ -84,10 +84,12 @@ class Stationary:
         hyper = hyper_as_leaves(self.problem.optimizer.hyper)
         wanted = hyper_tensors(hyper)
         if "weight_decay" not in wanted:
-            return zeros_like(detach(wanted))
+            zeros: Hyper = zeros_like(detach(wanted))
+            return zeros
         parts = zip(tensors(x), tensors(self.theta), self._decays(hyper["weight_decay"]), strict=True)
         force = torch.stack([(d * u * p).sum() for u, p, d in parts]).sum()
-        return gradient(-force, wanted)
+        found: Hyper = gradient(-force, wanted)
+        return found
 
 
 class Implicit(Estimator):
@@ -164,8 +166,9 @@ class Neumann(Implicit):
             warnings.warn(
                 "the Neumann series grows: alpha is above 2 / (largest eigenvalue of the inner Hessian) or the "
                 "Hessian has a negative "
-                "one, so the estimate means nothing; lower alpha, take more inner steps, or use cg", stacklevel=2,
-            )  # fmt: skip
+                "one, so the estimate means nothing; lower alpha, take more inner steps, or use cg",
+                stacklevel=2,
+            )
         scaled = with_tensors(total, [alpha * leaf for leaf in tensors(total)])
         return scaled, {"terms": self.m, "series_grows": grew}
 
@@ -206,8 +209,9 @@ class ConjugateGradient(Implicit):
                 warnings.warn(
                     "the inner Hessian has a direction of no positive curvature, so the inner steps have reached no "
                     "minimum and the "
-                    "implicit estimate means little; take more inner steps, or add damping", stacklevel=2,
-                )  # fmt: skip
+                    "implicit estimate means little; take more inner steps, or add damping",
+                    stacklevel=2,
+                )
                 break
             step = squared / curvature
             x, residual = _axpy(step, direction, x), _axpy(-step, image, residual)
@@ -248,7 +252,7 @@ class Solved(Implicit):
 
     name: ClassVar[str] = "solve"
     diverged: ClassVar[str] = "the solver's answer is not finite"
-    solver: Solver = None  # type: ignore[assignment]
+    solver: Solver
     tolerance: float = 0.01
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -300,8 +304,9 @@ class Solved(Implicit):
         if not residual <= self.tolerance:
             warnings.warn(
                 f"the solver given as solve= left a relative residual of {residual:.2g}, so the implicit estimate is off by as "
-                "much or more", stacklevel=2,
-            )  # fmt: skip
+                "much or more",
+                stacklevel=2,
+            )
         return result
 
 

@@ -18,16 +18,7 @@ import torch
 from ..ambient import HooksChangeNothing
 from ..optimizers import Hyper, apply_updates, hyper_as_leaves, hyper_tensors
 from ..products import product
-from ..pytree import (
-    Tree,
-    as_leaves,
-    detach,
-    gradient,
-    none_as_zeros,
-    tensors,
-    vjp_through,
-    with_tensors,
-)  # fmt: skip
+from ..pytree import Tree, as_leaves, detach, gradient, none_as_zeros, tensors, vjp_through, with_tensors
 from ..unroll import BilevelMap
 from .base import Estimator, HypergradientResult, register_estimator
 
@@ -44,7 +35,8 @@ def pull_back_update(
     updates, new_state = problem.optimizer.update(*inputs)
     outputs = (apply_updates(inputs[2], updates), new_state)
     wanted = (*inputs[:3], hyper_tensors(inputs[3]))
-    return vjp_through(outputs, cotangents, wanted)
+    grads, state, theta, hyper = vjp_through(outputs, cotangents, wanted)
+    return grads, state, theta, hyper
 
 
 @register_estimator("mixed")

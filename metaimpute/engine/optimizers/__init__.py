@@ -16,10 +16,43 @@ from .base import (
 from .rmsprop import rmsprop
 from .sgd import momentum, nesterov, sgd
 from .torch_twins import from_torch
-from .transforms import clip_norm, clip_value, parameter_groups, scheduled
+from .transforms import (
+    Transform,
+    chain,
+    clip,
+    clip_by_global_norm,
+    clip_norm,
+    clip_value,
+    parameter_groups,
+    scale_by_schedule,
+    scheduled,
+)
 
 __all__ = [
-    "Hyper", "InnerOptimizer", "UnsupportedOptimizer", "adagrad", "adam", "adamw", "apply_updates", "clip_norm",
-    "clip_value", "from_torch", "hyper_as_leaves", "hyper_tensors", "momentum", "nesterov", "optimizers",
-    "parameter_groups", "per_leaf", "register_optimizer", "rmsprop", "scheduled", "sgd",
-]  # fmt: skip
+    "Hyper",
+    "InnerOptimizer",
+    "Transform",
+    "UnsupportedOptimizer",
+    "adagrad",
+    "adam",
+    "adamw",
+    "apply_updates",
+    "chain",
+    "clip",
+    "clip_by_global_norm",
+    "clip_norm",
+    "clip_value",
+    "from_torch",
+    "hyper_as_leaves",
+    "hyper_tensors",
+    "momentum",
+    "nesterov",
+    "optimizers",
+    "parameter_groups",
+    "per_leaf",
+    "register_optimizer",
+    "rmsprop",
+    "scale_by_schedule",
+    "scheduled",
+    "sgd",
+]

@@ -13,9 +13,15 @@ from .base import Hyper, InnerOptimizer, decayed, is_zero, per_leaf, register_op
 
 @register_optimizer("adagrad")
 def adagrad(
-    lr: Any = 1e-2, lr_decay: Any = 0.0, eps: Any = 1e-10, *, weight_decay: Any = 0.0,
-    initial_accumulator_value: float = 0.0, eps_root: Any = 0.0, maximize: bool = False,
-) -> InnerOptimizer:  # fmt: skip
+    lr: Any = 1e-2,
+    lr_decay: Any = 0.0,
+    eps: Any = 1e-10,
+    *,
+    weight_decay: Any = 0.0,
+    initial_accumulator_value: float = 0.0,
+    eps_root: Any = 0.0,
+    maximize: bool = False,
+) -> InnerOptimizer:
     """Adagrad (Duchi et al., JMLR 2011).
 
     ``s <- s + g^2``; the step is ``-lr / (1 + (t - 1) lr_decay) * g / (sqrt(s + eps_root) + eps)``. Slopes at ``s = 0`` are as

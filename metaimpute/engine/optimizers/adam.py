@@ -66,7 +66,11 @@ def adam(
 
 
 @register_optimizer("adamw")
-def adamw(lr: Any = 1e-3, betas: tuple[Any, Any] = (0.9, 0.999), eps: Any = 1e-8, *, weight_decay: Any = 0.01,
-          **options: Any) -> InnerOptimizer:  # fmt: skip
+def adamw(
+    lr: Any = 1e-3, betas: tuple[Any, Any] = (0.9, 0.999), eps: Any = 1e-8, *, weight_decay: Any = 0.01,
+    eps_root: Any = 0.0, amsgrad: bool = False, maximize: bool = False,
+) -> InnerOptimizer:  # fmt: skip
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019), with the options of adam."""
-    return adam(lr, betas, eps, weight_decay=weight_decay, decoupled=True, **options)
+    return adam(
+        lr, betas, eps, weight_decay=weight_decay, eps_root=eps_root, amsgrad=amsgrad, maximize=maximize, decoupled=True
+    )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ..pytree import Tree, differentiable, filled, leaves_of, tree_map
 from ..registry import Registry
 
@@ -22,10 +23,15 @@ LeafInit = Callable[[Tensor], Tree]
 LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], tuple[Tensor, Tree]]
 
 optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer")
-register_optimizer = optimizers.register
+Rule = TypeVar("Rule", bound=Callable[..., "InnerOptimizer"])
 
 
-class UnsupportedOptimizer(ValueError):
+def register_optimizer(name: str) -> Callable[[Rule], Rule]:
+    """Decorator that files an inner optimiser under ``name``: a function of options that returns one."""
+    return optimizers.register(name)
+
+
+class UnsupportedOptimizer(UserError, ValueError):
     """An optimiser, or an option of one, that cannot be differentiated faithfully."""
 
 
@@ -162,4 +168,5 @@ def hyper_tensors(hyper: Hyper) -> Hyper:
 
 
 def hyper_as_leaves(hyper: Hyper) -> Hyper:
-    return tree_map(lambda v: v.detach().requires_grad_() if differentiable(v) else v, dict(hyper))
+    leaves: Hyper = tree_map(lambda v: v.detach().requires_grad_() if differentiable(v) else v, dict(hyper))
+    return leaves

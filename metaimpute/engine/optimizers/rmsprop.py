@@ -13,9 +13,16 @@ from .base import Hyper, InnerOptimizer, decayed, is_zero, per_leaf, register_op
 
 @register_optimizer("rmsprop")
 def rmsprop(
-    lr: Any = 1e-2, alpha: Any = 0.99, eps: Any = 1e-8, *, weight_decay: Any = 0.0, momentum: Any = 0.0,
-    eps_root: Any = 0.0, centered: bool = False, maximize: bool = False,
-) -> InnerOptimizer:  # fmt: skip
+    lr: Any = 1e-2,
+    alpha: Any = 0.99,
+    eps: Any = 1e-8,
+    *,
+    weight_decay: Any = 0.0,
+    momentum: Any = 0.0,
+    eps_root: Any = 0.0,
+    centered: bool = False,
+    maximize: bool = False,
+) -> InnerOptimizer:
     """RMSprop (Tieleman and Hinton, 2012), optionally centred (Graves, 2013) and with momentum.
 
     ``v <- alpha v + (1 - alpha) g^2``; ``s = g / (sqrt(v - a^2 + eps_root) + eps)`` with ``a`` the running mean of g when
@@ -43,6 +50,11 @@ def rmsprop(
         return -hyper["lr"] * step, {"square": square, "mean": mean, "buffer": buffer}
 
     hyper = {
-        "lr": lr, "alpha": alpha, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay, "momentum": momentum,
-    }  # fmt: skip
+        "lr": lr,
+        "alpha": alpha,
+        "eps": eps,
+        "eps_root": eps_root,
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+    }
     return per_leaf(init_leaf, update_leaf, hyper, "rmsprop", {"centered": centered, "maximize": maximize})

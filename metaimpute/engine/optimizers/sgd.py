@@ -22,9 +22,14 @@ from .base import (
 
 @register_optimizer("sgd")
 def sgd(
-    lr: Any, momentum: Any = 0.0, *, dampening: Any = 0.0, weight_decay: Any = 0.0, nesterov: bool = False,
+    lr: Any,
+    momentum: Any = 0.0,
+    *,
+    dampening: Any = 0.0,
+    weight_decay: Any = 0.0,
+    nesterov: bool = False,
     maximize: bool = False,
-) -> InnerOptimizer:  # fmt: skip
+) -> InnerOptimizer:
     """Stochastic gradient descent with optional momentum.
 
     ``g <- g + weight_decay * p``; ``b <- momentum * b + (1 - dampening) * g`` (first step: ``b = g``);
@@ -57,12 +62,15 @@ def sgd(
 
 
 @register_optimizer("momentum")
-def momentum(lr: Any, momentum: Any = 0.9, **options: Any) -> InnerOptimizer:
+def momentum(
+    lr: Any, momentum: Any = 0.9, *, dampening: Any = 0.0, weight_decay: Any = 0.0, nesterov: bool = False,
+    maximize: bool = False,
+) -> InnerOptimizer:  # fmt: skip
     """Heavy-ball momentum (Polyak, 1964), with the options of sgd."""
-    return sgd(lr, momentum, **options)
+    return sgd(lr, momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov, maximize=maximize)
 
 
 @register_optimizer("nesterov")
-def nesterov(lr: Any, momentum: Any = 0.9, **options: Any) -> InnerOptimizer:
-    """Nesterov's accelerated gradient in torch's form, with the options of sgd."""
-    return sgd(lr, momentum, nesterov=True, **options)
+def nesterov(lr: Any, momentum: Any = 0.9, *, weight_decay: Any = 0.0, maximize: bool = False) -> InnerOptimizer:
+    """Nesterov's accelerated gradient in torch's form, with the options of sgd but for dampening, which it cannot have."""
+    return sgd(lr, momentum, weight_decay=weight_decay, nesterov=True, maximize=maximize)

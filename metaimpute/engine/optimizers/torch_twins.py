@@ -42,9 +42,13 @@ def _pick(*keys: str) -> Callable[[dict[str, Any]], Hyper]:
 
 def _adam_values(group: dict[str, Any]) -> Hyper:
     return {
-        "lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"], "eps_root": 0.0,
+        "lr": group["lr"],
+        "beta1": group["betas"][0],
+        "beta2": group["betas"][1],
+        "eps": group["eps"],
+        "eps_root": 0.0,
         "weight_decay": group["weight_decay"],
-    }  # fmt: skip
+    }
 
 
 def _sgd(flags: dict[str, Any], hyper: Hyper) -> InnerOptimizer:
@@ -91,9 +95,10 @@ def _rmsprop_state(state: State, param: Tensor, flags: dict[str, Any]) -> Tree:
     if not state:
         return None
     return {
-        "square": _copy(state["square_avg"]), "mean": _copy(state.get("grad_avg")),
+        "square": _copy(state["square_avg"]),
+        "mean": _copy(state.get("grad_avg")),
         "buffer": _copy(state.get("momentum_buffer")),
-    }  # fmt: skip
+    }
 
 
 def _adagrad_state(state: State, param: Tensor, flags: dict[str, Any]) -> Tree:
@@ -101,9 +106,12 @@ def _adagrad_state(state: State, param: Tensor, flags: dict[str, Any]) -> Tree:
 
 
 _ADAM = Twin(
-    _adam_values, ("amsgrad", "maximize", "decoupled_weight_decay"), _adam, _adam_state,
+    _adam_values,
+    ("amsgrad", "maximize", "decoupled_weight_decay"),
+    _adam,
+    _adam_state,
     frozenset({"lr", "betas", "eps", "weight_decay"}),
-)  # fmt: skip
+)
 _RMSPROP_KEYS = ("lr", "alpha", "eps", "weight_decay", "momentum")
 _SGD_KEYS = ("lr", "momentum", "dampening", "weight_decay")
 _ADAGRAD_KEYS = ("lr", "lr_decay", "eps", "weight_decay")
@@ -112,14 +120,20 @@ TWINS: dict[type[torch.optim.Optimizer], Twin] = {
     torch.optim.Adam: _ADAM,
     torch.optim.AdamW: _ADAM,
     torch.optim.RMSprop: Twin(
-        lambda group: {**_pick(*_RMSPROP_KEYS)(group), "eps_root": 0.0}, ("centered", "maximize"), _rmsprop,
-        _rmsprop_state, frozenset(_RMSPROP_KEYS),
+        lambda group: {**_pick(*_RMSPROP_KEYS)(group), "eps_root": 0.0},
+        ("centered", "maximize"),
+        _rmsprop,
+        _rmsprop_state,
+        frozenset(_RMSPROP_KEYS),
     ),
     torch.optim.Adagrad: Twin(
-        lambda group: {**_pick(*_ADAGRAD_KEYS)(group), "eps_root": 0.0}, ("initial_accumulator_value", "maximize"),
-        _adagrad, _adagrad_state, frozenset(_ADAGRAD_KEYS),
+        lambda group: {**_pick(*_ADAGRAD_KEYS)(group), "eps_root": 0.0},
+        ("initial_accumulator_value", "maximize"),
+        _adagrad,
+        _adagrad_state,
+        frozenset(_ADAGRAD_KEYS),
     ),
-}  # fmt: skip
+}
 
 
 def from_torch(

@@ -1,9 +1,9 @@
-"""What is put around a rule: gradient clipping, schedules of the learning rate, and parameter groups."""
+"""What is put before and after a rule (gradient clipping, schedules of the learning rate), and parameter groups."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,24 +16,92 @@ from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, root
 Schedule = Callable[[int], Any] | Sequence[float] | Tensor
 
 
-def _around(rule: InnerOptimizer, name: str, value: Any, **changes: Any) -> InnerOptimizer:
-    """The rule with a transformation around it, whose value is a hyperparameter of its own."""
-    present = rule.options.get("transforms", ())
-    if name in present:
-        raise UnsupportedOptimizer(f"the rule has a {name} already; give it one with the product of both")
-    numbers = value if isinstance(value, list) else [value]
-    if any(isinstance(number, int | float) and not number > 0 for number in numbers):
+@dataclass(frozen=True)
+class Transform:
+    """What goes before or after a rule in a :func:`chain`: a pair of pure functions, as a rule is.
+
+    Attributes:
+        init: ``params -> state``. update: ``(updates, state, params, hyper) -> (updates, state)``; before the rule updates are
+            gradients. hyper: its hyperparameters, of all parameters together. name: shown in messages.
+    """
+
+    init: Callable[[Tree], Tree]
+    update: Callable[[Tree, Tree, Tree, Hyper], tuple[Tree, Tree]]
+    hyper: Hyper
+    name: str
+
+
+def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
+    """One rule after another: what a part gives is what the next one gets (as ``optax.chain``).
+
+    One part is a rule, such as ``adam(0.1)``, the others transform gradients before it or updates after it::
+
+        chain(clip_by_global_norm(1.0), adam(1e-2), scale_by_schedule([1.0, 0.5, 0.25]))
+
+    Hyperparameters keep their names; one that is taken gets a number, so that the second norm is ``clip_norm_2``.
+
+    Raises:
+        UnsupportedOptimizer: unless exactly one part is a rule.
+    """
+    rules = [part for part in parts if isinstance(part, InnerOptimizer)]
+    if len(rules) != 1:
+        raise UnsupportedOptimizer(f"a chain has one rule among its parts, such as adam(0.1), not {len(rules)}")
+    rule = rules[0]
+    if len(parts) == 1:
+        return rule
+    hyper, names = dict(rule.hyper), []
+    for part in parts:
+        own = {key: key if part is rule else _free(key, hyper) for key in part.hyper}
+        hyper.update({own[key]: value for key, value in part.hyper.items()})
+        names.append(own)
+
+    def init(params: Tree) -> Tree:
+        return [part.init(params) for part in parts]
+
+    def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
+        after = []
+        for part, own, before in zip(parts, names, state, strict=True):
+            grads, following = part.update(grads, before, params, {key: hyper[name] for key, name in own.items()})
+            after.append(following)
+        return grads, after
+
+    around = [part.name for part in parts if isinstance(part, Transform)]
+    whole = [name for part, own in zip(parts, names, strict=True) if part is not rule for name in own.values()]
+    options = {
+        **rule.options,
+        "transforms": (*rule.options.get("transforms", ()), *around),
+        "whole": frozenset(whole) | rule.options.get("whole", frozenset()),
+    }
+    return InnerOptimizer(init, update, hyper, rule.label, options)
+
+
+def _free(name: str, taken: Hyper) -> str:
+    """The name, with the first number from 2 that makes it one of its own."""
+    number = 1
+    while (found := name if number == 1 else f"{name}_{number}") in taken:
+        number += 1
+    return found
+
+
+def _stateless(params: Tree) -> Tree:
+    return None
+
+
+def _positive(name: str, value: Any) -> None:
+    if isinstance(value, int | float) and not value > 0:
         raise UnsupportedOptimizer(f"{name} must be above 0, not {value}")
-    hyper = rule.hyper if value is None else {**rule.hyper, name: value}
-    return replace(rule, hyper=hyper, options={**rule.options, "transforms": (*present, name)}, **changes)
 
 
-def clip_norm(rule: InnerOptimizer, max_norm: Any) -> InnerOptimizer:
+def clip_by_global_norm(max_norm: Any) -> Transform:
     """Scales the whole gradient down to Euclidean norm ``max_norm``, as ``torch.nn.utils.clip_grad_norm_`` does.
 
-    ``max_norm`` becomes the hyperparameter ``clip_norm`` and may be a tensor. The scale depends on the gradient and is
+    ``max_norm`` is the hyperparameter ``clip_norm`` and may be a tensor. The scale depends on the gradient and is
     differentiated too.
+
+    Raises:
+        UnsupportedOptimizer: for a number that is not above 0.
     """
+    _positive("clip_norm", max_norm)
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         parts = [g.square().sum() for g in tensors(grads)]
@@ -41,13 +109,18 @@ def clip_norm(rule: InnerOptimizer, max_norm: Any) -> InnerOptimizer:
             length = root(torch.stack(parts).sum())
             scale = (hyper["clip_norm"] / (length + 1e-6)).clamp(max=1.0)
             grads = map_tensors(lambda g: g * scale, grads)
-        return rule.update(grads, state, params, hyper)
+        return grads, state
 
-    return _around(rule, "clip_norm", max_norm, update=update)
+    return Transform(_stateless, update, {"clip_norm": max_norm}, "clip_norm")
 
 
-def clip_value(rule: InnerOptimizer, limit: Any) -> InnerOptimizer:
-    """Clamps every entry of the gradient to ``[-limit, limit]``; ``limit`` becomes the hyperparameter ``clip_value``."""
+def clip(limit: Any) -> Transform:
+    """Clamps every entry of the gradient to ``[-limit, limit]``; ``limit`` is the hyperparameter ``clip_value``.
+
+    Raises:
+        UnsupportedOptimizer: for a number that is not above 0.
+    """
+    _positive("clip_value", limit)
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         bound = hyper["clip_value"]
@@ -57,13 +130,13 @@ def clip_value(rule: InnerOptimizer, limit: Any) -> InnerOptimizer:
                 return g.clamp(-bound, bound)
             return torch.minimum(torch.maximum(g, -bound.to(g)), bound.to(g))
 
-        return rule.update(map_tensors(clamp, grads), state, params, hyper)
+        return map_tensors(clamp, grads), state
 
-    return _around(rule, "clip_value", limit, update=update)
+    return Transform(_stateless, update, {"clip_value": limit}, "clip_value")
 
 
-def scheduled(rule: InnerOptimizer, schedule: Schedule) -> InnerOptimizer:
-    """Multiplies the learning rate of step t (from 0) by ``schedule``.
+def scale_by_schedule(schedule: Schedule) -> Transform:
+    """Multiplies the update of step t (from 0) by ``schedule``: after a rule, a schedule of its learning rate.
 
     Args:
         schedule: a function of t, a list with one factor per step, or a tensor ``[steps]``, which then is the
@@ -84,16 +157,26 @@ def scheduled(rule: InnerOptimizer, schedule: Schedule) -> InnerOptimizer:
             raise UnsupportedOptimizer(f"the schedule has {len(values)} values, but step {t + 1} was asked for")
         return values[t]
 
-    def init(params: Tree) -> Tree:
-        return {"t": 0, "rule": rule.init(params)}
+    def update(updates: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
+        scale = factor(state, hyper)
+        return map_tensors(lambda u: u * scale, updates), state + 1
 
-    def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
-        scale, lr = factor(state["t"], hyper), hyper["lr"]
-        now = {k: v * scale for k, v in lr.items()} if isinstance(lr, Mapping) else lr * scale
-        updates, inner = rule.update(grads, state["rule"], params, {**hyper, "lr": now})
-        return updates, {"t": state["t"] + 1, "rule": inner}
+    return Transform(lambda params: 0, update, {"schedule": schedule} if learned else {}, "schedule")
 
-    return _around(rule, "schedule", schedule if learned else None, init=init, update=update)
+
+def clip_norm(rule: InnerOptimizer, max_norm: Any) -> InnerOptimizer:
+    """``chain(clip_by_global_norm(max_norm), rule)``."""
+    return chain(clip_by_global_norm(max_norm), rule)
+
+
+def clip_value(rule: InnerOptimizer, limit: Any) -> InnerOptimizer:
+    """``chain(clip(limit), rule)``."""
+    return chain(clip(limit), rule)
+
+
+def scheduled(rule: InnerOptimizer, schedule: Schedule) -> InnerOptimizer:
+    """``chain(rule, scale_by_schedule(schedule))``: multiplies the learning rate of step t (from 0) by ``schedule``."""
+    return chain(rule, scale_by_schedule(schedule))
 
 
 def parameter_groups(rule: InnerOptimizer, params: Mapping[str, Any], groups: Mapping[str, Hyper]) -> InnerOptimizer:
@@ -114,9 +197,9 @@ def parameter_groups(rule: InnerOptimizer, params: Mapping[str, Any], groups: Ma
                 f"no parameter matches '{pattern}'; there are {', '.join(list(params)[:5])}, ..."
             )
         rule.with_hyper(**values)
-        whole = set(values) & {"clip_norm", "schedule"}
+        whole = set(values) & rule.options.get("whole", frozenset())
         if whole:
-            raise UnsupportedOptimizer(f"{whole.pop()} is one for all parameters and cannot differ between groups")
+            raise UnsupportedOptimizer(f"{min(whole)} is one for all parameters and cannot differ between groups")
         for key, value in values.items():
             now = hyper[key]
             spread = dict(now) if isinstance(now, Mapping) else dict.fromkeys(params, now)

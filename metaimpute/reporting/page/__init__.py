@@ -14,9 +14,18 @@ from .blocks import Section, System
 
 HERE = Path(__file__).parent
 PARTS: tuple[Callable[[Sequence[System]], Section | None], ...] = (
-    numbers.results, numbers.warnings, curves.learning, curves.imputed, curves.trajectories, curves.hypergradients,
-    curves.label_updates, predictions.predictions, predictions.overlays, repeat.cost, repeat.repeat,
-)  # fmt: skip
+    numbers.results,
+    numbers.warnings,
+    curves.learning,
+    curves.imputed,
+    curves.trajectories,
+    curves.hypergradients,
+    curves.label_updates,
+    predictions.predictions,
+    predictions.overlays,
+    repeat.cost,
+    repeat.repeat,
+)
 
 
 def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:

@@ -62,16 +62,23 @@ def _confusion(system: System) -> Table | None:
     for true, row in enumerate(counts):
         total = sum(row)
         cells = [
-            Cell(str(n) if n else "·", "right" if guess == true else "wrong" if n else "none", n / total if total else 0.0)
+            Cell(
+                str(n) if n else "·",
+                "right" if guess == true else "wrong" if n else "none",
+                n / total if total else 0.0,
+            )
             for guess, n in enumerate(row)
-        ]  # fmt: skip
+        ]
         recall = f"{100 * row[true] / total:.0f}%" if total else "-"
         rows.append([Cell(str(names[true])), *cells, Cell(recall)])
     together = f", {len(found)} seeds together" if len(found) > 1 else ""
     return Table(
         f"{system.full_name}: true class by row, predicted by column{together}",
-        ["true", *map(str, names), "right"], rows, (), "confusion",
-    )  # fmt: skip
+        ["true", *map(str, names), "right"],
+        rows,
+        (),
+        "confusion",
+    )
 
 
 def _too_many(system: System) -> int:

@@ -37,9 +37,15 @@ class Line:
 
 
 def chart(
-    title: str, lines: Sequence[Line], *, x: Range | None = None, y: Range | None = None, x_label: str = "step",
-    log: bool = False, diagonal: bool = False,
-) -> Markup:  # fmt: skip
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x: Range | None = None,
+    y: Range | None = None,
+    x_label: str = "step",
+    log: bool = False,
+    diagonal: bool = False,
+) -> Markup:
     """An ``svg`` element with a title and a description of every line's beginning and end.
 
     Args:

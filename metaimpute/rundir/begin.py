@@ -1,0 +1,86 @@
+"""How a run begins or goes on: its recipe under a profile, and its folder, refused where it would write over something."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..recipes.profiles import choose
+from ..recipes.recipe import Recipe
+from ..recipes.shipped import locate
+from ..recipes.source import RecipeError
+from ..terminal import argument, spelled
+from .layout import WRITTEN_OVER, is_run
+from .origin import Begun, read_begun, recipe_of
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The recipe that is trained, why under its profile, the run's folder, and what is to be kept of how it was begun.
+
+    ``begun`` is None for a run that goes on.
+    """
+
+    recipe: Recipe
+    why: str
+    folder: Path
+    begun: Begun | None
+
+
+def beginning(
+    recipe: Path | None,
+    profile: Literal["auto", "paper", "sample"] = "auto",
+    sets: tuple[str, ...] = (),
+    seed: int | None = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+) -> Beginning:
+    """A new run of ``recipe``, or the one in the folder ``resume`` as it was.
+
+    Raises:
+        RecipeError: for a mistake in the recipe, a folder that holds something else, or both a recipe and a run to go on with.
+    """
+    if resume is not None:
+        if recipe is not None or sets or seed is not None or out is not None or profile != "auto":
+            raise RecipeError(
+                "--resume continues a run as it was; leave out RECIPE, --profile, --set, --seed and --out"
+            )
+        return Beginning(recipe_of(resume), read_begun(resume).why, resume, None)
+    if recipe is None:
+        raise RecipeError("name a recipe, e.g. metaimpute run recipes/imdb_uda.yaml")
+    path = locate(recipe)
+    chosen, why = choose(path, profile, sets, seed)
+    begun = Begun(str(path), chosen.profile, why)
+    return Beginning(chosen, why, new_folder(path, chosen, out), begun)
+
+
+def new_folder(recipe: Path, chosen: Recipe, out: Path | None) -> Path:
+    """``out``, or a new folder below ``runs`` named after the recipe, the problem and the seed.
+
+    Raises:
+        RecipeError: when ``out`` holds a run, or files that a run would write over.
+    """
+    if out is None:
+        return _free_folder(Path("runs") / f"{spelled(recipe.stem)}-{chosen.problem.name}-seed{chosen.train.seed}")
+    if is_run(out):
+        raise RecipeError(
+            f"{out} already holds a run; continue it with --resume {argument(out)} or choose another --out"
+        )
+    held = [out / name for name in WRITTEN_OVER if (out / name).exists()]
+    taken = next((path.name for path in held if not path.is_symlink()), None)
+    if taken is not None:
+        raise RecipeError(f"{out} is no run, and holds {taken}, which a run would write over; choose another --out")
+    return out
+
+
+def _free_folder(wanted: Path) -> Path:
+    """``wanted``, made, or one with a number appended when a run is already there."""
+    folder, number = wanted, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")

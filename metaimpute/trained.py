@@ -1,0 +1,97 @@
+"""``metaimpute.train``: a recipe trained from Python, and the finished run as a value."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from .inference import Predictor, load
+from .recipes.recipe import Recipe
+from .recipes.source import flow
+from .rundir.begin import beginning
+from .rundir.layout import METRICS
+from .rundir.result import Result
+from .training.session import Session
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: its directory, as ``metaimpute run`` writes it. recipe: what was trained. result: errors, data, times, machine.
+        module: the network, with averaged weights where the recipe asks for them, in evaluation mode.
+    """
+
+    folder: Path
+    recipe: Recipe
+    result: Result
+    module: nn.Module
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """Every logged step, oldest first: ``step`` and what was measured there."""
+        lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def predictor(self, device: str = "auto") -> Predictor:
+        """What labels new data, read from the folder; see :func:`metaimpute.load`."""
+        return load(self.folder, device)
+
+
+def train(
+    recipe: str | Path | None = None,
+    *,
+    set: Mapping[str, Any] | Iterable[str] = (),
+    seed: int | None = None,
+    out: str | Path | None = None,
+    profile: Literal["auto", "paper", "sample"] = "auto",
+    resume: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> Run:
+    """Trains a recipe to its end: ``metaimpute run`` from Python, with the same numbers and the same folder.
+
+    Args:
+        recipe: a file, or the name of a recipe that comes with metaimpute, such as ``"two_moons"``.
+        set: changes of its values, ``{"train.steps": 200}`` or ``["train.steps=200"]``. seed: of everything random.
+        out: the run's directory; None makes a new one below ``runs``. profile: as in the recipe; ``auto`` takes ``paper`` where
+            data, weights and an accelerator are here.
+        resume: the directory of a run to go on with as it was begun; then nothing above is given.
+        say: receives messages, a line each; None leaves them out, and warns of those that are warnings.
+        report: receives step and measurements as they are logged.
+
+    Raises:
+        RecipeError: for a mistake in the recipe or a change, in one line; for an ``out`` that holds a run already.
+        MissingData: when data or weights are not here. Diverged: when a loss is not finite. Interrupted: on a signal, after a
+            checkpoint. Unwritable: when the folder cannot be written to.
+    """
+    began = beginning(_path(recipe), profile, _assignments(set), seed, _path(out), _path(resume))
+    session = Session(began.recipe, began.folder, why=began.why, begun=began.begun, say=say or _warn, report=report)
+    if resume is not None:
+        session.resume()
+    result = session.run()
+    return Run(began.folder, began.recipe, result, session.evaluated_module().eval())
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _assignments(changes: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
+    if isinstance(changes, str):
+        return (changes,)
+    if not isinstance(changes, Mapping):
+        return tuple(changes)
+    return tuple(f"{key}={flow(str(value) if isinstance(value, Path) else value)}" for key, value in changes.items())
+
+
+def _warn(line: str) -> None:
+    if line.startswith("warning: "):
+        warnings.warn(line.removeprefix("warning: "), stacklevel=2)

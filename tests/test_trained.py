@@ -1,0 +1,102 @@
+"""``metaimpute.train`` is ``metaimpute run`` from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import metaimpute
+from metaimpute.cli import main
+from metaimpute.recipes.source import RecipeError
+from metaimpute.rundir.result import Result
+from metaimpute.training.session import Interrupted
+
+SHORT = {"train.steps": 12, "train.eval_every": 6, "train.log_every": 4, "train.threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_is_the_command(tmp_path: Path) -> None:
+    run = metaimpute.train("two_moons", set=SHORT, seed=3, out="python")
+    sets = [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]
+    called = CliRunner().invoke(main, ["run", "two_moons", "--seed", "3", "--out", "command", *sets])
+    assert called.exit_code == 0, called.output
+    other = Result.read(tmp_path / "command")
+    same = ("test_last", "validation_last", "evaluations", "weights_sha256", "overrides", "profile_reason", "seed")
+    assert {key: run.result[key] for key in same} == {key: other[key] for key in same}
+    assert (run.folder == Path("python") and Result.read(run.folder) == run.result) or run.result.steps == 12
+    assert (tmp_path / "python" / "metrics.jsonl").read_text() == (tmp_path / "command" / "metrics.jsonl").read_text()
+    assert run.recipe.train.steps == 12 and run.recipe.train.seed == 3
+    assert [row["step"] for row in run.metrics if "loss" in row or "base_loss" in row or "lr" in row] == [4, 8, 12]
+
+
+def test_its_network_is_the_one_that_was_evaluated_and_exported() -> None:
+    run = metaimpute.train("two_moons", set=SHORT)
+    assert run.folder.parent == Path("runs") and not run.module.training
+    again = run.predictor()
+    inputs = torch.randn(5, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(run.module(inputs), again.module(inputs), rtol=0, atol=0)
+    assert metaimpute.train("two_moons", set=SHORT).folder != run.folder, "a second run has a folder of its own"
+
+
+def test_what_is_said_and_measured_reaches_the_caller() -> None:
+    said: list[str] = []
+    measured: list[int] = []
+    metaimpute.train("two_moons", set=SHORT, say=said.append, report=lambda step, values: measured.append(step))
+    assert measured == [4, 6, 8, 12, 12]
+    with pytest.warns(UserWarning, match="hypergradient|look-ahead|hold-out"):
+        metaimpute.train(
+            "two_moons", set={**SHORT, "train.log_every": 1, "problem.inner.lr": 1e-9, "problem.inner.rate": "fixed"}
+        )
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole = metaimpute.train("two_moons", set=SHORT, out="whole")
+
+    def stop(step: int, values: dict[str, float]) -> None:
+        if step == 6:
+            raise Interrupted("here")
+
+    with pytest.raises(Interrupted):
+        metaimpute.train("two_moons", set={**SHORT, "train.checkpoint_every": 2}, out=tmp_path / "part", report=stop)
+    part = metaimpute.train(resume=tmp_path / "part")
+    assert part.result.weights_sha256 == whole.result.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "two_mons"}, "two_moons"),
+        ({"recipe": "two_moons", "set": {"train.stepz": 3}}, r"train\.stepz.*steps"),
+        ({"recipe": "two_moons", "set": ["train.steps"]}, "key=value"),
+        ({"recipe": "two_moons", "set": "train.steps=-1"}, r"train\.steps"),
+        ({"recipe": "two_moons", "profile": "papr"}, "no profile 'papr'"),
+        ({}, "name a recipe"),
+        ({"recipe": "two_moons", "resume": "runs"}, "continues a run as it was"),
+        ({"resume": "nowhere"}, "not a run directory"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as error:
+        metaimpute.train(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_is_written_over() -> None:
+    metaimpute.train("two_moons", set=SHORT, out="mine")
+    with pytest.raises(RecipeError, match="mine already holds a run"):
+        metaimpute.train("two_moons", set=SHORT, out="mine")
+
+
+def test_values_of_a_change_are_values(tmp_path: Path) -> None:
+    odd = {"about.title": "a: [b] #c", "problem.inner": {"optimizer": "sgd", "lr": 0.25}, "train.ema": None}
+    run = metaimpute.train("two_moons", set={**SHORT, **odd}, out=tmp_path / "odd")
+    assert run.result.title == "a: [b] #c" and run.recipe.problem_spec.inner.lr == 0.25 and run.recipe.train.ema is None
