@@ -226,8 +226,10 @@ class TimmEncoder(FeatureModel):
         if tag and self.weights == "pretrained" and not timm.is_model_pretrained(self.arch):
             known = list(timm.list_pretrained(f"{bare}.*"))
             raise TaskError(f"model.arch: timm has no weights '{self.arch}'; {describe_choices(self.arch, known)}")
+        encoder: nn.Module
         if self.weights == "random":
-            return timm.create_model(self.arch, pretrained=False, num_classes=0)
+            encoder = timm.create_model(self.arch, pretrained=False, num_classes=0)
+            return encoder
         packaged = lite0_file() if self.arch == LITE0 else None
         if packaged is not None:
             encoder = timm.create_model(self.arch, pretrained=False, num_classes=0)
@@ -236,7 +238,8 @@ class TimmEncoder(FeatureModel):
         try:
             given = hub_file(getattr(timm.get_pretrained_cfg(self.arch), "hf_hub_id", None))
             overlay = {"file": str(given)} if given is not None else {}
-            return timm.create_model(self.arch, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+            encoder = timm.create_model(self.arch, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+            return encoder
         except Exception as error:  # clients of the hub raise errors of several libraries
             raise MissingData(_no_weights(self.arch, error)) from None
 
