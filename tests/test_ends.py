@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ from .training.test_session import session, write_recipe
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and pipes")
 STUDY = "recipe: small.yaml\nsystems: {none: {problem.name: none}, l2i: []}\nset: {train.steps: 2}\nseeds: 1\n"
+
+
+@pytest.fixture(autouse=True)
+def terminal_not_ignored() -> Iterator[None]:
+    """As from a terminal: under nohup the tests' own process, and with it its children, would ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def started(*words: str, **options: object) -> subprocess.Popen[bytes]:

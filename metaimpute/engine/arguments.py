@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,39 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from .ambient import CannotDifferentiate
 from .pytree import Tree, differentiable, leaves_of, tensors, tree_map
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def renamed(**new_names: str) -> Callable[[Function], Function]:
+    """Arguments that were called otherwise: the old names go on working, with a DeprecationWarning that says the new one."""
+
+    def around(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            for old, new in new_names.items():
+                if old in given:
+                    if new in given:
+                        raise TypeError(f"{function.__name__}() was given {new} and {old}, its former name")
+                    warnings.warn(
+                        f"{function.__name__}(): {old}= is called {new}= now", DeprecationWarning, stacklevel=2
+                    )
+                    given[new] = given.pop(old)
+            return function(*args, **given)
+
+        return call  # type: ignore[return-value]  # of the same signature, which a TypeVar cannot say
+
+    return around
+
+
+def batches_of(batches: Any) -> Sequence[Any]:
+    """Inner batches as a list: a list as it is, anything else as the one batch of every step.
+
+    Raises:
+        CannotDifferentiate: for a loader or an iterator, which would give other batches at each look.
+    """
+    loads = isinstance(batches, torch.utils.data.DataLoader | set | frozenset) or hasattr(batches, "__next__")
+    return list_of_batches(batches) if isinstance(batches, list) or loads else [batches]
 
 
 def list_of_batches(batches: Any) -> Sequence[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .arguments import list_of_batches
+from typing import Any
+
+from .arguments import batches_of, list_of_batches, renamed
 from .estimators import Estimator, HypergradientResult
 from .estimators.choice import get_estimator
 from .estimators.implicit import Solver, with_solver
@@ -13,16 +15,18 @@ from .pytree import Tree
 from .unroll import Batches
 
 
+@renamed(theta="params", c="coupling")
 def hypergradient(
     inner_loss: Loss,
     outer_loss: Loss,
-    theta: Tree,
-    coupling: Tree,
-    batches: Batches,
-    optimizer: InnerOptimizer,
+    params: Tree,
+    coupling: Tree = None,
+    batches: Any = None,
+    optimizer: InnerOptimizer | None = None,
     estimator: str | Estimator = "exact",
     *,
     steps: int | None = None,
+    outer_batch: Any = None,
     memory: str | MemoryPolicy = "store",
     backend: str = "func",
     seed: int | None = None,
@@ -32,10 +36,11 @@ def hypergradient(
     """Gradient of ``outer_loss`` after inner steps on ``inner_loss``, with respect to coupling, start and hyperparameters.
 
     Args:
-        inner_loss, outer_loss: ``(theta, coupling, batch) -> scalar``.
-        theta: start of the inner steps (tree of tensors). coupling: what the inner loss depends on (tree of tensors).
-        batches: ``Batches(inner=[...], outer=...)``.
-        optimizer: e.g. ``sgd(0.1, momentum=0.9)``; tensors among its hyperparameters receive gradients.
+        inner_loss, outer_loss: ``(params, coupling, batch) -> scalar``.
+        params: start of the inner steps (tree of tensors). coupling: what the inner loss depends on (tree of tensors).
+        batches: None, one batch for every step, or a list with one per step; or ``Batches(inner=[...], outer=...)``.
+        outer_batch: what the outer loss is handed.
+        optimizer: required; e.g. ``sgd(0.1, momentum=0.9)``; tensors among its hyperparameters receive gradients.
         estimator: a name, a name with its first options such as ``"truncated(3)"``, or an instance.
         steps: number of inner steps; default one per inner batch.
         wrt_start: whether the gradient with respect to the start is wanted; None: where the estimator gives it.
@@ -46,13 +51,19 @@ def hypergradient(
     Raises:
         EstimatorError, UnknownName, BadMemoryPolicy: with what was wrong and the nearest valid choice.
     """
+    if optimizer is None:
+        raise TypeError("hypergradient() needs an optimizer, such as sgd(0.1)")
+    if not isinstance(batches, Batches):
+        batches = Batches(batches_of(batches), outer_batch)
+    elif outer_batch is not None:
+        raise TypeError("hypergradient() was given outer_batch and Batches(...), which holds one")
     how = get_estimator(estimator, backend)
     if solve is not None:
         how = with_solver(how, solve)
     return how.estimate(
         inner_loss,
         outer_loss,
-        theta,
+        params,
         coupling,
         batches,
         optimizer,

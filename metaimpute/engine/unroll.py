@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..streams import Stream
 from .ambient import double_differentiable, outside_transforms
-from .arguments import list_of_batches, require_tensors, unchanged
+from .arguments import batches_of, renamed, require_tensors, unchanged
 from .compiled import Compiled
 from .losses import Loss, StructuredLoss, scalar
 from .memory import Auto, MemoryPolicy, Store, parse_memory
@@ -215,39 +215,43 @@ def run(
     )
 
 
+@renamed(theta_0="params", c="coupling")
 def unroll(
     inner_loss: Loss,
-    theta_0: Tree,
-    c: Tree,
-    batches: Sequence[Any],
-    optimizer: InnerOptimizer,
-    steps: int,
+    params: Tree,
+    coupling: Tree = None,
+    batches: Any = None,
+    optimizer: InnerOptimizer | None = None,
+    steps: int = 1,
     *,
     memory: str | MemoryPolicy | None = None,
     differentiable: bool = True,
     seed: int = 0,
 ) -> Trajectory:
-    """k inner steps whose end point autograd can differentiate with respect to ``theta_0``, ``c`` and the hyperparameters.
+    """k inner steps whose end point autograd can differentiate with respect to start, coupling and hyperparameters.
 
     Args:
-        inner_loss: ``(theta, c, batch) -> scalar``.
-        theta_0: start; pass tensors that require grad to differentiate with respect to them.
-        batches: one batch for all steps or one per step.
+        inner_loss: ``(params, coupling, batch) -> scalar``.
+        params: start; pass tensors that require grad to differentiate with respect to them. coupling: the same.
+        batches: None, one batch for every step, or a list or tuple with one per step.
+        optimizer: required; e.g. ``sgd(0.1)``.
         memory: how the reverse pass finds its intermediate values; default :class:`~metaimpute.engine.memory.Store`. All
-            others carry gradients to ``theta_0``, ``c`` and the hyperparameters alone, and refuse an inner loss that uses
+            others carry gradients to start, coupling and hyperparameters alone, and refuse an inner loss that uses
             another tensor which requires a gradient.
         differentiable: False runs plain training steps with no graph.
         seed: noise of step ``t`` is drawn from a seed derived from this and ``t``.
     """
     outside_transforms("an unroll")
-    require_tensors("theta_0", theta_0)
-    require_tensors("the coupling", c)
-    batches = list_of_batches(batches)
+    if optimizer is None:
+        raise TypeError("unroll() needs an optimizer, such as sgd(0.1)")
+    require_tensors("the start", params)
+    require_tensors("the coupling", coupling)
+    batches = batches if isinstance(batches, tuple) else batches_of(batches)
     problem = BilevelMap(
         inner_loss,
         lambda *_: torch.zeros(()),
-        theta_0,
-        c,
+        params,
+        coupling,
         Batches(batches, None),
         optimizer,
         steps,
@@ -257,4 +261,4 @@ def unroll(
     if steps < 1 or len(batches) not in (1, steps):
         raise ValueError(f"{len(batches)} batches for {steps} steps; give at least 1 step, and 1 batch or one per step")
     with double_differentiable():
-        return run(problem, theta_0, c, optimizer.hyper, mode="full" if differentiable else "none", closed=True)
+        return run(problem, params, coupling, optimizer.hyper, mode="full" if differentiable else "none", closed=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .ambient import CannotDifferentiate, has_tangent, outside_transforms
-from .arguments import list_of_batches, require_tensors
+from .arguments import batches_of, require_tensors
 from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
 from .estimators.implicit import Solver, with_solver
@@ -247,9 +247,7 @@ def after_training(
             is to be differentiated twice. NotRepeatable: for a loss that is another function when evaluated again.
     """
     how = method(estimator, backend, solve)
-    inner = list_of_batches(batches) if isinstance(batches, list) or hasattr(batches, "__next__") else [batches]
-    if isinstance(batches, torch.utils.data.DataLoader):
-        inner = list_of_batches(batches)
+    inner = batches_of(batches)
     return value_of(
         how,
         inner_loss,

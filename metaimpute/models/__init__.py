@@ -1,6 +1,9 @@
 """Networks, one file per family; importing this package registers all of them."""
 
 from .base import Model, check_accepts, models, register_model
+from .image_encoder import TimmEncoder
+from .image_features import FeatureClassifier, FeatureModel
+from .image_patches import PatchClassifier, PatchFeatures
 from .resnet import DecathlonResNet, ResNet26
 from .small import MLP, SmallCNN
 from .tcdcn import TCDCN
@@ -13,12 +16,17 @@ __all__ = [
     "WRN",
     "BertBase",
     "DecathlonResNet",
+    "FeatureClassifier",
+    "FeatureModel",
     "MiniLM",
     "Model",
+    "PatchClassifier",
+    "PatchFeatures",
     "ResNet26",
     "SmallCNN",
     "TextClassifier",
     "TextModel",
+    "TimmEncoder",
     "WideResNet",
     "check_accepts",
     "models",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -56,15 +56,18 @@ class Model:
     def calibrate(self, module: nn.Module, inputs: Callable[[], Iterable[Tree]]) -> None:
         """Called once before training with batches of unlabelled inputs, for statistics such as feature scales."""
 
-    def preprocess(self, device: torch.device) -> Callable[[list[str]], Tree] | None:
-        """Turns texts into model inputs; None for models of tensors. Called after :meth:`build`."""
+    def preprocess(self, device: torch.device) -> Callable[[list[Any]], Tree] | None:
+        """Turns texts, or images as :class:`~..tasks.image_task.ImageVersion`, into model inputs; None for models of tensors.
+
+        Called after :meth:`build`.
+        """
         return None
 
-    def remember(self, inputs: list[str]) -> int:
-        """Told of every text that training will see: a model with a frozen part may run it on them once, in this order.
+    def remember(self, inputs: Iterable[Any]) -> int:
+        """Told of every text or image that training will see: a model with a frozen part may run it on them once, in this order.
 
         Returns:
-            The number of texts it has prepared; 0 when it prepares nothing.
+            The number of inputs it has prepared; 0 when it prepares nothing.
         """
         return 0
 

@@ -251,7 +251,7 @@ class TextModel(Model):
         self._kept = None if self.weights == "random" else KeptFeatures(self.name, self._features_depend_on())
         return recall
 
-    def remember(self, inputs: list[str]) -> int:
+    def remember(self, inputs: Iterable[str]) -> int:
         """Runs a fully frozen encoder once over the texts that no run has encoded before, and keeps one vector of each."""
         if not self._pools or self._encode is None:
             return 0

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..batches.outputs import Classes, Standardized
+from ..models.image_encoder import REMEDY, packaged_encoder
 from ..tasks import MissingData, OwnImages, OwnTable, OwnText, TaskData, TaskError
 from ..tasks.doubts import Doubt
 from ..tasks.files import missing_file
@@ -27,6 +28,7 @@ from .source import RecipeError, Source, flow, override, parse
 from .validation import options as options_of
 
 SMALLEST, LARGEST = 16, 64  # sides of the network's input that a CPU trains in minutes
+SMALLEST_ENCODED, LARGEST_ENCODED = 24, 224  # of images that an encoder pretrained on photographs makes something of
 FOR_VALUES = "{name: mean_teacher, weight: 1, ramp: 0.4}"
 INNER_FOR_VALUES = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}  # nothing bounds a value
 VALUE = re.compile(r"^(\s*)(\w+):(\s+)(.*?)(\s*#.*)?$")
@@ -58,12 +60,13 @@ def draft(
         folder = "give the path of a folder with labelled/CLASS/ and unlabelled/"
         raise MissingData(missing_file(str(path), folder) if kind == "images" else missing_file(str(path)))
     said: list[str] = []
+    model = ""
     if kind != "images" and not path.is_file():
         raise TaskError(f"{path} is no regular file; give the path of a CSV or Parquet file")
     if kind == "images":
         if missing:
             raise RecipeError("--missing is for text and tables; images without label are in unlabelled/")
-        options, facts = _look_at_images(path)
+        options, facts, model = _look_at_images(path)
     elif kind == "text":
         options, facts, said = look_at_text(path, label, missing)
     else:
@@ -82,6 +85,8 @@ def draft(
     values = {f"task.{key}": value for key, value in options.items()}
     if isinstance(task, OwnTable):
         values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
+    if isinstance(task, OwnImages):
+        values["model"] = model
     if not isinstance(task.output, Classes):
         values |= {"method": FOR_VALUES, "problem.inner": INNER_FOR_VALUES}
     if isinstance(task, OwnTable):
@@ -125,7 +130,8 @@ def _counts(task: OwnData, data: TaskData) -> Facts:
     ]
 
 
-def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts]:
+def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts, str]:
+    """Options of ``own_images``, what was seen, and the recipe's model as YAML."""
     missing = [part for part in ("labelled", "unlabelled") if not (path / part).is_dir()]
     if missing:
         raise TaskError(f"{path} holds no folder {missing[0]}/; put images in labelled/CLASS/ and unlabelled/")
@@ -134,10 +140,17 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts]:
     if not len(sides):
         raise TaskError(f"{path}: none of the images can be read")
     shorter = sides.min(1).values
-    size = min(max(8 * math.ceil(int(shorter.median()) / 8), SMALLEST), LARGEST)
-    smallest, largest = sides[shorter.argmin()].tolist(), sides[shorter.argmax()].tolist()
-    seen = f"{smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels; the network sees {size} x {size}"
-    return {"folder": str(path), "size": size}, [("images", seen)]
+    median, encoded = int(shorter.median()), packaged_encoder()
+    model, why = "{name: patches}", f"patches, nothing pretrained; for an encoder, {REMEDY} and init again"
+    if encoded:
+        why = f"patches; the pretrained encoder that is installed makes little of under {SMALLEST_ENCODED} pixels"
+    if encoded and median >= SMALLEST_ENCODED:
+        model, why = "{name: timm}", "timm: EfficientNet-Lite0, pretrained on ImageNet, is installed"
+    largest = LARGEST_ENCODED if model == "{name: timm}" else LARGEST
+    size = min(max(8 * math.ceil(median / 8), SMALLEST), largest)
+    smallest, largest_seen = sides[shorter.argmin()].tolist(), sides[shorter.argmax()].tolist()
+    seen = f"{smallest[0]} x {smallest[1]} to {largest_seen[0]} x {largest_seen[1]} pixels; the network sees {size} x {size}"
+    return {"folder": str(path), "size": size}, [("images", seen), ("model", why)], model
 
 
 def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> str:

@@ -80,8 +80,10 @@ class Recipe:
         return {key: self.source.data[key] for key in ("about", *SECTIONS) if key in self.source.data}
 
     def task_error(self, error: TaskError) -> RecipeError:
-        """A task's ``option: reason`` as an error that names the recipe's file and line."""
+        """A task's ``option: reason``, or a model's ``model.option: reason``, as an error at the place in the recipe."""
         option, _, reason = str(error).partition(": ")
+        if option.startswith("model."):
+            return self.source.fail(option.split("."), reason)
         known = {f.name for f in dataclasses.fields(self.task)}
         if option in known:
             return self.source.fail(("task", option), reason)

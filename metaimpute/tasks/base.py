@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -135,7 +135,7 @@ class Task:
     labels: Natural = 0
     validation: Natural = 0
     unlabelled_includes_labelled: bool = False
-    prepare_inputs: Callable[[list[str]], Tree] | None = field(default=None, init=False, repr=False)
+    prepare_inputs: Callable[[list[Any]], Tree] | None = field(default=None, init=False, repr=False)
     read_warnings: list[str] = field(default_factory=list, init=False, repr=False)
     _label_names: list[str] | None = field(default=None, init=False, repr=False)
 
@@ -218,7 +218,7 @@ class Task:
         """Takes back what :meth:`learnt` gave, and what lies beside it."""
         self._label_names = known["label_names"]
 
-    def distinct_inputs(self, data: TaskData, unlabelled: bool) -> list[Any] | None:
+    def distinct_inputs(self, data: TaskData, unlabelled: bool) -> Iterable[Any] | None:
         """Every raw input that training views can hold, in a fixed order, when they are few enough to prepare once.
 
         Args:

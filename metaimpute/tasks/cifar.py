@@ -14,7 +14,8 @@ from torch import Tensor
 from ..batches import ViewKind
 from ..batches.outputs import Classes
 from ..ranges import Count, Natural, Share
-from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, register_task
+from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
+from .image_task import ImageTask
 from .image_views import ImageViews
 from .locate import data_folders, find
 from .splits import semi_supervised
@@ -60,7 +61,7 @@ def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, list[int]]:
 
 
 @dataclass
-class Cifar(Task):
+class Cifar(ImageTask):
     """What the two data sets share: 50,000 training and 10,000 test images of 32 x 32 pixels.
 
     Labels are drawn by seed and balanced, validation images are the same for every seed. Weak views flip and shift by up
@@ -69,9 +70,9 @@ class Cifar(Task):
     Args:
         labels: labelled images in all. validation: training images kept for choosing settings (5,000 in the paper).
         augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
+        copies: strong versions of each image where the model is a frozen encoder; None: any number.
     """
 
-    input_kind = "image"
     input_shape = (CHANNELS, SIDE, SIDE)
     folder: ClassVar[str]
     files: ClassVar[tuple[tuple[str, ...], str]]
@@ -121,8 +122,14 @@ class Cifar(Task):
         targets = torch.tensor([label for _, labels in parts for label in labels])
         return Pool(images, targets, torch.arange(len(images)))
 
-    def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
-        return replace(self.views, probability=self.augment_probability)(raw, kind, generator)
+    def pixels(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        return replace(self.views, probability=self.augment_probability).pixels(raw, kind, generator)
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        return self.views.normalized(pixels)
+
+    def views_are(self) -> str:
+        return str(replace(self.views, probability=self.augment_probability))
 
 
 @register_task("cifar10")
@@ -133,6 +140,7 @@ class Cifar10(Cifar):
     Args:
         labels: labelled images in all, balanced. validation: training images kept for choosing settings.
         augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
+        copies: strong versions of each image where the model is a frozen encoder; None: any number.
     """
 
     folder = "cifar-10-batches-py"
@@ -155,6 +163,7 @@ class Cifar100(Cifar):
     Args:
         labels: labelled images in all, balanced. validation: training images kept for choosing settings.
         augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
+        copies: strong versions of each image where the model is a frozen encoder; None: any number.
     """
 
     folder = "cifar-100-python"

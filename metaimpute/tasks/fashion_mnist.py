@@ -14,7 +14,8 @@ from torch import Tensor
 from ..batches import ViewKind
 from ..batches.outputs import Classes
 from ..ranges import Count, Natural
-from .base import Missing, MissingData, Pool, Task, TaskData, TaskError, register_task
+from .base import Missing, MissingData, Pool, TaskData, TaskError, register_task
+from .image_task import ImageTask
 from .image_views import ImageViews
 from .locate import data_folders
 from .splits import semi_supervised
@@ -65,15 +66,15 @@ def _file(folder: Path, part: str, kind: str) -> Path | None:
 
 @register_task("fashion_mnist")
 @dataclass
-class FashionMNIST(Task):
+class FashionMNIST(ImageTask):
     """Fashion-MNIST: ten kinds of clothing, 28 x 28 grey pixels, 60,000 training and 10,000 test images.
 
     Args:
         labels: labelled images in all, balanced. validation: training images kept for choosing settings.
         flip: whether mirror images are views; off, because the shoes of the data set point to the left.
+        copies: strong versions of each image where the model is a frozen encoder; None: any number.
     """
 
-    input_kind = "image"
     input_shape = (1, SIDE, SIDE)
 
     labels: Count = 100
@@ -110,8 +111,14 @@ class FashionMNIST(Task):
             source=f"Fashion-MNIST ({len(pools['test']):,} test images)",
         )
 
-    def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
-        return replace(VIEWS, flip=self.flip)(raw, kind, generator)
+    def pixels(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        return replace(VIEWS, flip=self.flip).pixels(raw, kind, generator)
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        return VIEWS.normalized(pixels)
+
+    def views_are(self) -> str:
+        return str(replace(VIEWS, flip=self.flip))
 
 
 def _pool(folder: Path, part: str) -> Pool:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..batches import ViewKind
 from ..ranges import NonNegative, Share
-from .base import Missing, MissingData, Pool, Task, TaskError
+from .base import Missing, MissingData, Pool, TaskError
 from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_reading import decode
+from .image_task import ImageTask
 from .image_views import ImageViews
 from .locate import data_folders, expanded, find
 from .own_data import shortened
@@ -159,7 +160,7 @@ def list_images(
 
 
 @dataclass
-class ImageFileTask(Task):
+class ImageFileTask(ImageTask):
     """Base of the tasks whose inputs are image files in a folder.
 
     Args:
@@ -167,9 +168,9 @@ class ImageFileTask(Task):
         size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
         flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
         augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
+        copies: as in :class:`ImageTask`.
     """
 
-    input_kind = "image"
     marker: ClassVar[str] = "train"
 
     folder: str = ""
@@ -238,6 +239,16 @@ class ImageFileTask(Task):
         kept = [(name, image) for name, image in zip(names, found, strict=True) if image is not None]
         return [name for name, _ in kept], [image for _, image in kept]
 
-    def view(self, raw: list[Tensor], kind: ViewKind, generator: torch.Generator) -> Tensor:
+    @property
+    def _views(self) -> ImageViews:
+        return ImageViews(MEAN, STD, flip=self.flip, probability=self.augment_probability)
+
+    def pixels(self, raw: Sequence[Tensor], kind: ViewKind, generator: torch.Generator) -> Tensor:
         windows = squares(raw, self.size, None if kind == "none" else generator)
-        return ImageViews(MEAN, STD, flip=self.flip, probability=self.augment_probability)(windows, kind, generator)
+        return self._views.pixels(windows, kind, generator)
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        return self._views.normalized(pixels)
+
+    def views_are(self) -> str:
+        return f"{self.size} {self._views}"

@@ -32,6 +32,7 @@ class ImageFolder(ImageFileTask):
         size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
         flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
         augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
+        copies: strong versions of each image where the model is a frozen encoder; None: any number.
     """
 
     says_left_out: ClassVar[bool] = True  # of published data it is known what else lies beside the images
@@ -101,7 +102,7 @@ class ImageNet72(ImageFolder):
 
     Args:
         folder: a name looked for where data is looked for, or a path; full-size ImageNet works and is resized when read.
-        labels, label_share, validation, size, flip, cache_gb, augment_probability: as in image_folder.
+        labels, label_share, validation, size, flip, cache_gb, augment_probability, copies: as in image_folder.
     """
 
     says_left_out = False
@@ -123,7 +124,7 @@ class TinyImageNet(ImageFolder):
 
     Args:
         folder: a name looked for where data is looked for, or a path.
-        labels, label_share, validation, size, flip, cache_gb, augment_probability: as in image_folder.
+        labels, label_share, validation, size, flip, cache_gb, augment_probability, copies: as in image_folder.
     """
 
     says_left_out = False

@@ -74,12 +74,16 @@ class ImageViews:
 
     def __call__(self, images: Tensor, kind: ViewKind, rng: torch.Generator) -> Tensor:
         """``[n, c, h, w]`` uint8 to normalised float32 under a view."""
+        return self.normalized(self.pixels(images, kind, rng))
+
+    def pixels(self, images: Tensor, kind: ViewKind, rng: torch.Generator) -> Tensor:
+        """``[n, c, h, w]`` uint8 under a view."""
         side = min(images.shape[-2:])
         if kind != "none":
             images = flip_and_shift(images, rng, flip=self.flip, shift=int(side * self.shift))
         if kind == "strong":
             images = cutout(rand_augment(images, rng, probability=self.probability), rng, int(side * self.hole))
-        return self.normalized(images)
+        return images
 
     def normalized(self, images: Tensor) -> Tensor:
         mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))

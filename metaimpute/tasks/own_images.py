@@ -33,6 +33,7 @@ class OwnImages(ImageFileTask, OwnData):
         size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
         flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
         augment_probability: with which RandAugment applies each operation that it has drawn for a strong view.
+        copies: strong versions of each image where the model is a frozen encoder; None: any number.
     """
 
     things = "images"

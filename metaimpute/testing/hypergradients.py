@@ -59,7 +59,7 @@ def check_hypergradient(
     if double:
         theta, coupling = _double(theta), _double(coupling)
         optimizer = replace(optimizer, hyper=_double(dict(optimizer.hyper)))
-    require_tensors("theta_0", theta)
+    require_tensors("the start", theta)
     require_tensors("the coupling", coupling)
     if not isinstance(batches, Batches) or steps < 1:
         raise CannotDifferentiate("batches are Batches(inner=[...], outer=...), and steps at least 1")

@@ -108,9 +108,6 @@ def _network_and_data(
     with fixed_rng(derive_seed(seed, Stream.INIT)):
         module = recipe.model.build(task.input_shape, task.output.size).to(device).train()
     task.prepare_inputs = recipe.model.preprocess(device)
-    known = recipe.model.remember(task.distinct_inputs(data, draws) or [])
-    if known:
-        say(f"ran the frozen encoder once over {known:,} texts and their augmented versions")
 
     def calibration() -> Iterator[Tree]:
         """Evaluation views of a fixed random sample of the unlabelled pool."""
@@ -119,6 +116,9 @@ def _network_and_data(
             yield to_device(task.view(data.unlabelled.take(index), "none", rng), device)
 
     recipe.model.calibrate(module, calibration)
+    known = recipe.model.remember(task.distinct_inputs(data, draws) or [])
+    if known:
+        say(f"ran the frozen encoder once over {known:,} {task.input_kind}s, augmented versions among them")
     return module, data
 
 

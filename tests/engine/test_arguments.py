@@ -52,7 +52,7 @@ class Weights:
     w: Tensor
 
 
-@pytest.mark.parametrize("where", ["theta_0", "the coupling"])
+@pytest.mark.parametrize("where", ["the start", "the coupling"])
 @pytest.mark.parametrize(
     ("value", "way"),
     [
@@ -264,3 +264,55 @@ def test_a_last_layer_that_is_used_twice_is_no_head() -> None:
     with pytest.raises(HeadNotFound, match="used once"):
         model.features(model.params, torch.randn(5, 4))
     assert get_estimator("head").name == "head"
+
+
+def quadratic(params: Any, coupling: Any, batch: Any) -> Tensor:
+    shift = 0.0 if batch is None else batch
+    return (params["w"] - (0.0 if coupling is None else coupling) - shift).square().sum()
+
+
+def test_a_hypergradient_needs_neither_batches_nor_a_coupling() -> None:
+    params = {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
+    goal = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    one = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    plain = hypergradient(quadratic, quadratic, params, goal, optimizer=sgd(0.1))
+    written = hypergradient(quadratic, quadratic, params, goal, Batches([None], None), sgd(0.1))
+    assert torch.equal(plain.grad_coupling, written.grad_c)
+    assert torch.equal(plain.params["w"], written.theta_k["w"]) and torch.equal(
+        plain.grad_params["w"], written.grad_theta_0["w"]
+    )
+    several = hypergradient(quadratic, quadratic, params, goal, [one, 2 * one], sgd(0.1), outer_batch=one)
+    same = hypergradient(quadratic, quadratic, params, goal, Batches([one, 2 * one], one), sgd(0.1))
+    assert torch.equal(several.grad_c, same.grad_c)
+    repeated = hypergradient(quadratic, quadratic, params, goal, one, sgd(0.1), steps=3)
+    assert torch.equal(
+        repeated.grad_c,
+        hypergradient(quadratic, quadratic, params, goal, Batches([one], None), sgd(0.1), steps=3).grad_c,
+    )
+    alone = hypergradient(quadratic, quadratic, params, optimizer=sgd(torch.tensor(0.1, dtype=torch.float64)))
+    assert alone.grad_coupling is None and float(alone.grad_optimizer["lr"]) != 0
+
+
+def test_former_names_go_on_working_with_a_note() -> None:
+    params, goal = {"w": torch.ones(2)}, torch.zeros(2)
+    with pytest.warns(DeprecationWarning, match=r"unroll\(\): theta_0= is called params= now"):
+        old = unroll(quadratic, theta_0=params, coupling=goal, batches=[None], optimizer=sgd(0.1), steps=2)
+    new = unroll(quadratic, params, goal, optimizer=sgd(0.1), steps=2)
+    pair = unroll(quadratic, params, goal, (None, None), sgd(0.1), 2)
+    assert torch.equal(old.params["w"], new.params["w"]) and torch.equal(pair.params["w"], new.params["w"])
+    with pytest.warns(DeprecationWarning, match="theta= is called params= now"):
+        hypergradient(quadratic, quadratic, theta=params, coupling=goal, optimizer=sgd(0.1))
+    with pytest.raises(TypeError, match="was given params and theta, its former name"):
+        hypergradient(quadratic, quadratic, params=params, theta=params, optimizer=sgd(0.1))
+
+
+def test_what_is_not_to_be_left_out_is_said() -> None:
+    params = {"w": torch.ones(2)}
+    with pytest.raises(TypeError, match=r"hypergradient\(\) needs an optimizer"):
+        hypergradient(quadratic, quadratic, params)
+    with pytest.raises(TypeError, match=r"unroll\(\) needs an optimizer"):
+        unroll(quadratic, params)
+    with pytest.raises(TypeError, match="which holds one"):
+        hypergradient(quadratic, quadratic, params, None, Batches([None], None), sgd(0.1), outer_batch=1)
+    with pytest.raises(CannotDifferentiate, match="not a DataLoader"):
+        hypergradient(quadratic, quadratic, params, None, DataLoader([1.0]), sgd(0.1))

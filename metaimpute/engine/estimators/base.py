@@ -65,11 +65,11 @@ class HypergradientResult:
     """What every estimator returns.
 
     Attributes:
-        grad_c: ``d outer / d c``, shaped like the coupling.
-        grad_theta_0: ``d outer / d theta_0`` through the whole trajectory, or None when it was not asked for.
+        grad_c, grad_coupling: ``d outer / d c``, shaped like the coupling.
+        grad_theta_0, grad_params: ``d outer / d theta_0`` through the whole trajectory, or None when it was not asked for.
         grad_optimizer: ``d outer / d hyper`` for each tensor-valued hyperparameter of the inner optimiser.
         outer_loss: outer loss at ``theta_k``, a scalar without graph.
-        theta_k: end of the inner steps, without graph.
+        theta_k, params: end of the inner steps, without graph.
         first_gradient: inner gradient at ``theta_0`` over all parameters, where the estimator computed it, else None.
         diagnostics: inner losses, gradient norms, under ``"dropped"`` what the estimate leaves out, and under
             ``"reverse_over_reverse"`` the operator for which products were taken by reverse over reverse.
@@ -82,6 +82,21 @@ class HypergradientResult:
     theta_k: Tree
     first_gradient: Tree | None = None
     diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def grad_coupling(self) -> Tree:
+        """``grad_c``."""
+        return self.grad_c
+
+    @property
+    def grad_params(self) -> Tree | None:
+        """``grad_theta_0``."""
+        return self.grad_theta_0
+
+    @property
+    def params(self) -> Tree:
+        """``theta_k``."""
+        return self.theta_k
 
 
 def only_gradients(grads: Tree, values: Tree) -> Tree:
@@ -225,14 +240,14 @@ class Estimator:
     ) -> Iterator[BilevelMap]:
         """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
-        require_tensors("theta_0", theta_0)
+        require_tensors("the start", theta_0)
         require_tensors("the coupling", c)
         inner_batches = list_of_batches(batches.inner)
         self.check(steps, memory, wrt_start)
         if len(inner_batches) not in (1, steps):
             raise EstimatorError(f"{len(inner_batches)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):
-            raise EstimatorError("theta_0 holds no floating-point tensor")
+            raise EstimatorError("the start holds no floating-point tensor")
         given = [leaf for leaf in leaves_of(c) if isinstance(leaf, Tensor)]
         if given and not tensors(c):
             raise EstimatorError(f"the coupling holds no floating-point tensor (it has {given[0].dtype})")

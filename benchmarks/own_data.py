@@ -1,0 +1,250 @@
+"""Labels for one's own data: metaimpute as it comes against what a competent user of scikit-learn would try.
+
+    python benchmarks/own_data.py                          # the tasks that are reported, all systems
+    python benchmarks/own_data.py --split design           # those on which settings may be looked at
+    python benchmarks/own_data.py imdb --only "metaimpute" # one task, systems by a part of their name
+    python benchmarks/own_data.py --table                  # the tables again, from what has been measured
+
+A task is a real data set of which a few rows keep their labels, drawn anew for each draw and alike for every system. Measured
+is the error of the labels that a system imputes against the hidden truth of the other rows. Each system runs in a process of
+its own, and is given the labelled rows, their labels and all rows, never the truth. Seconds are those of the call alone,
+without imports and without the encoding of texts and images, which is listed by itself; memory is what the call needs beyond
+what was loaded before. Writes ``benchmarks/results/own_data/TASK.json``, ``own_data.md`` and ``own_data.png``. The same
+command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+import torch
+from own_data_features import FEATURES, Unavailable, compute
+from own_data_rivals import Answer, Asked, System, systems
+from own_data_sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, Data, DataSet
+from own_data_tables import plot, report, slug
+
+from metaimpute.environment import describe
+from metaimpute.rundir.files import write_text
+from metaimpute.tasks.locate import cache_folder
+
+RESULTS = Path(__file__).parent / "results" / "own_data"
+FIRST_DRAW = {REPORTED: 0, DESIGN: 100}
+DRAWS = {REPORTED: 5, DESIGN: 2}
+SECONDS = 900
+VERSIONS = ("pandas", "scipy", "setfit", "efficientnet-lite-pytorch")
+forked = multiprocessing.get_context("fork")
+
+
+def features_of(data_set: DataSet, data: Data) -> tuple[dict[str, np.ndarray], dict[str, float], list[str]]:
+    """Features of all rows by name, kept in the cache; the seconds each took; what is missing for others."""
+    known, seconds, lacking = {}, {}, []
+    for name in FEATURES[data_set.form]:
+        path = cache_folder() / "own_data" / f"{slug(data_set.name)}-{slug(name)}.npz"
+        if path.is_file():
+            with np.load(path) as kept:
+                known[name], seconds[name] = kept["features"], float(kept["seconds"])
+            if len(known[name]) == len(data.truth):
+                continue
+        try:
+            start = time.perf_counter()
+            known[name] = compute(name, data.rows)
+            seconds[name] = time.perf_counter() - start
+        except Unavailable as error:
+            lacking.append(str(error))
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, features=known[name], seconds=seconds[name])
+    return known, seconds, lacking
+
+
+def carried_out(system: System, asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any,
+                limit: float = SECONDS) -> dict[str, Any]:  # fmt: skip
+    """Runs a system in a process of its own: its ``answer`` and what it took, or ``failed`` or ``unavailable``."""
+
+    def work(end: Any) -> None:
+        warnings.simplefilter("ignore")
+        before, start, cpu = (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            time.perf_counter(),
+            time.process_time(),
+        )
+        try:
+            found: dict[str, Any] = {"answer": system(asked, labelled, labels, rows)}
+        except Unavailable as error:
+            found = {"unavailable": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            found = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+        found |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+        found["memory_mb"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        end.send(found)
+        end.close()
+
+    here, there = forked.Pipe(duplex=False)
+    process = forked.Process(target=work, args=(there,))
+    process.start()
+    there.close()
+    try:
+        found = here.recv() if here.poll(limit) else {"failed": f"no answer in {limit:.0f} seconds"}
+    except EOFError:
+        found = {"failed": "the process ended without an answer"}
+    if process.is_alive() and "failed" in found:
+        process.kill()
+    process.join()
+    return found
+
+
+def scores(answer: Answer, truth: np.ndarray, hidden: np.ndarray, values: bool) -> dict[str, Any]:
+    """Errors on the hidden rows: in percent of the rows and of each class alike, or RMSE and RMSE in percent of the spread."""
+    real, said = truth[hidden], np.asarray(answer.predictions)[hidden]
+    found: dict[str, Any] = {}
+    if values:
+        wrong = float(np.sqrt(np.mean((said.astype(float) - real) ** 2)))
+        found |= {"rmse": wrong, "error": 100 * wrong / float(real.std())}
+    else:
+        right = said.astype(str) == real.astype(str)
+        found["error"] = 100 * float(1 - right.mean())
+        found["balanced_error"] = 100 * float(1 - np.mean([right[real == name].mean() for name in np.unique(real)]))
+        if answer.confidences is not None:
+            found["confidence"] = 100 * float(np.mean(answer.confidences[hidden]))
+    if answer.own_error is not None:
+        found["own_error"] = list(answer.own_error)
+    return {key: _short(value) for key, value in found.items()}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    return None if value is None else float(f"{value:.5g}")
+
+
+def described(data_set: DataSet, data: Data, drawn: int) -> dict[str, Any]:
+    """What the table of tasks says of one."""
+    names, counts = (None, None) if data_set.values else np.unique(data.truth.astype(str), return_counts=True)
+    found = {
+        "task": data_set.name, "split": data_set.split, "form": data_set.form, "values": data_set.values,
+        "arrays": data_set.arrays, "source": data_set.source, "rows": len(data.truth), "labels": drawn,
+        "columns": data.rows.shape[1] if isinstance(data.rows, pd.DataFrame) else None,
+        "classes": None if names is None else len(names),
+        "rarest": None if counts is None else _short(100 * counts.min() / counts.sum()),
+    }  # fmt: skip
+    return found
+
+
+def measure(data_set: DataSet, draws: int, only: tuple[str, ...], without: tuple[str, ...], results: Path) -> None:
+    """Every system on every draw that has not been measured; writes the task's file after each."""
+    try:
+        data = data_set.load()
+    except Absent as error:
+        click.echo(f"{data_set.name}: skipped, {error}")
+        return
+    features, seconds, lacking = features_of(data_set, data)
+    path = results / f"{slug(data_set.name)}.json"
+    first = FIRST_DRAW[data_set.split]
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"systems": {}}
+    environment: dict[str, Any] = {**describe(torch.device("cpu"))}
+    environment["packages"] = environment["packages"] | {
+        name: version for name in VERSIONS if (version := _version(name))
+    }
+    environment["command"] = f"python benchmarks/own_data.py {data_set.name!r}"
+    found = described(data_set, data, len(data_set.draw(data.truth, first))) | {
+        "seeds": list(range(first, first + draws)), "encoding_seconds": {k: _short(v) for k, v in seconds.items()},
+        "environment": environment, "systems": found["systems"],
+    }  # fmt: skip
+    skipped = set(lacking)
+    for name, system in systems(data_set.form, data_set.values).items():
+        wanted = (not only or any(part in name for part in only)) and not any(part in name for part in without)
+        if not wanted or (
+            any(part in name for part in FEATURES[data_set.form]) and name.split(", ")[-1] not in features
+        ):
+            continue
+        for seed in range(first, first + draws):
+            if str(seed) in found["systems"].get(name, {}):
+                continue
+            outcome = one_draw(data_set, data, features, system, seed)
+            if "unavailable" in outcome:
+                skipped.add(outcome["unavailable"])
+                break
+            found["systems"].setdefault(name, {})[str(seed)] = outcome
+            write_text(path, json.dumps(found, indent=1) + "\n")
+            said = outcome.get("failed") or f"error {outcome['error']:.2f}, {outcome['seconds']:.1f} s"
+            click.echo(f"{data_set.name}, draw {seed}, {name}: {said}")
+    for line in sorted(skipped):
+        click.echo(f"{data_set.name}: skipped for want of {line}")
+
+
+def one_draw(
+    data_set: DataSet, data: Data, features: dict[str, np.ndarray], system: System, seed: int
+) -> dict[str, Any]:
+    """A system's measurements on one draw."""
+    labelled = data_set.draw(data.truth, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Asked(
+            data_set.name, data_set.form, data_set.values, data_set.arrays, seed, Path(folder), features.__getitem__
+        )
+        outcome = carried_out(system, asked, labelled, data.truth[labelled], data.rows)
+    if "answer" in outcome:
+        hidden = np.setdiff1d(np.arange(len(data.truth)), labelled)
+        outcome = scores(outcome.pop("answer"), data.truth, hidden, data_set.values) | outcome
+        outcome |= {key: _short(outcome[key]) for key in ("seconds", "cpu_seconds", "memory_mb")}
+    return outcome
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def write_tables(results: Path = RESULTS) -> None:
+    files = [results / f"{slug(data_set.name)}.json" for data_set in DATA_SETS]
+    found = [json.loads(path.read_text()) for path in files if path.is_file()]
+    write_text(results.with_suffix(".md"), report(found))
+    if found:
+        plot(found, results.with_suffix(".png"))
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--split", type=click.Choice([REPORTED, DESIGN, "all"]), default=REPORTED, show_default=True)
+@click.option("--draws", type=click.IntRange(1), help="Default: 5 of a reported task, 2 of a design task.")
+@click.option("--only", multiple=True, help="Systems that have this in their name. Repeatable.")
+@click.option("--without", multiple=True, help="Systems that do not. Repeatable.")
+@click.option("--table", "only_table", is_flag=True, help="Write the tables from what there is.")
+def main(
+    names: tuple[str, ...],
+    split: str,
+    draws: int | None,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    only_table: bool,
+) -> None:
+    """Measure the tasks NAMES (default: all of the split)."""
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown:
+        raise click.UsageError(f"no such task: {unknown[0]}; there are {', '.join(BY_NAME)}")
+    asked = [BY_NAME[name] for name in names] or [one for one in DATA_SETS if split in (one.split, "all")]
+    import sklearn.ensemble  # noqa: F401
+
+    import metaimpute.cli  # noqa: F401  # loaded before the forks, so that no system's seconds hold it
+
+    for data_set in () if only_table else asked:
+        measure(data_set, draws or DRAWS[data_set.split], only, without, RESULTS)
+    write_tables()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Tables and picture of ``own_data.py``, from its JSON files."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from own_data_rivals import OURS
+
+from metaimpute.reporting.statistics import Paired, paired
+
+IMBALANCED = 0.5  # of its share among equals: where the rarest class has less, the mean over classes is shown too
+FORMS = (("tables", "table", False), ("values", "table", True), ("texts", "texts", False), ("images", "images", False))
+HEAD = """# Own data
+
+Written by `benchmarks/own_data.py`, whose docstring says what is measured. Errors in percent; of values the RMSE in percent
+of the target's standard deviation; "balanced": the mean over classes. Differences are paired over draws of labels, with a 95%
+bootstrap interval of the mean and the number of draws on which metaimpute is better; the best rival is the one that is best
+on these very draws, so that the comparison favours it. "constant" always says the most frequent label, or the mean. Mean
+ranks are over columns and draws.
+"""
+Found = dict[str, Any]
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def by_draw(task: Found, system: str, measure: str = "error") -> dict[int, float]:
+    """Measurements of the draws that did not fail."""
+    return {int(seed): one[measure] for seed, one in task["systems"].get(system, {}).items() if measure in one}
+
+
+def mean(task: Found, system: str, measure: str = "error") -> float | None:
+    values = by_draw(task, system, measure)
+    return statistics.mean(values.values()) if values else None
+
+
+def complete(task: Found, measure: str = "error") -> list[str]:
+    """Systems that have a result of every draw."""
+    return [name for name in task["systems"] if len(by_draw(task, name, measure)) == len(task["seeds"])]
+
+
+def best_rival(task: Found, measure: str = "error") -> str | None:
+    """The rival with the lowest mean error on the very draws that are compared, which favours the rival."""
+    rivals = [name for name in complete(task, measure) if name != OURS]
+    return min(rivals, key=lambda name: statistics.mean(by_draw(task, name, measure).values())) if rivals else None
+
+
+def columns_of(tasks: list[Found]) -> list[tuple[Found, str]]:
+    """Tasks and measures, a column each; an imbalanced task has two."""
+    found = []
+    for task in tasks:
+        found.append((task, "error"))
+        if task["classes"] and task["rarest"] < IMBALANCED * 100 / task["classes"]:
+            found.append((task, "balanced_error"))
+    return found
+
+
+def title(task: Found, measure: str) -> str:
+    return task["task"] + (", balanced" if measure == "balanced_error" else "")
+
+
+def mean_ranks(columns: list[tuple[Found, str]]) -> dict[str, float]:
+    """Mean rank over columns and draws, 1 is best, ties shared; of the systems that every column has."""
+    from scipy.stats import rankdata
+
+    shared = [
+        name for name in complete(*columns[0]) if all(name in complete(task, measure) for task, measure in columns)
+    ]
+    if not shared:
+        return {}
+    ranks = [
+        rankdata([by_draw(task, name, measure)[seed] for name in shared])
+        for task, measure in columns
+        for seed in task["seeds"]
+    ]
+    return dict(zip(shared, np.mean(ranks, axis=0).tolist(), strict=True))
+
+
+def results_table(tasks: list[Found]) -> str:
+    """Markdown: a line for each system, a column for each task; the lowest error of a column in bold."""
+    columns = columns_of(tasks)
+    ranks = mean_ranks(columns)
+    names = sorted({name for task in tasks for name in task["systems"]}, key=lambda name: (ranks.get(name, 99), name))
+    lowest = [
+        min((value for name in names if (value := mean(task, name, measure)) is not None), default=None)
+        for task, measure in columns
+    ]
+    lines = [
+        "| system | mean rank | " + " | ".join(title(*column) for column in columns) + " |",
+        "| --- | ---: |" + " ---: |" * len(columns),
+    ]
+    for name in names:
+        cells = [f"**{name}**" if name == OURS else name, f"{ranks[name]:.1f}" if name in ranks else "-"]
+        for (task, measure), low in zip(columns, lowest, strict=True):
+            value, ran = mean(task, name, measure), len(by_draw(task, name, measure))
+            failed = len(task["systems"].get(name, {})) - ran
+            shown = "-" if value is None else f"**{value:.1f}**" if value == low else f"{value:.1f}"
+            cells.append(shown + (f" ({failed} failed)" if failed else ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(pairs: Paired | None) -> str:
+    if pairs is None:
+        return "-"
+    interval = "" if pairs.low is None else f" [{pairs.low:+.1f}, {pairs.high:+.1f}]"
+    return f"{pairs.mean:+.1f}{interval}, {pairs.lower} of {len(pairs.differences)}"
+
+
+def simple_rival(task: Found) -> str:
+    """Logistic regression, or ridge, on the features that a user would take first."""
+    if task["values"]:
+        return "ridge"
+    return "logistic regression" + {"table": "", "texts": ", MiniLM", "images": ", EfficientNet-Lite0"}[task["form"]]
+
+
+def differences_table(tasks: list[Found]) -> str:
+    """Markdown: error of metaimpute's defaults minus that of three rivals on the same draws."""
+    lines = [
+        "| task | defaults | minus the simple rival | minus mean of four | best rival | minus the best rival |",
+        "| --- | ---: | --- | --- | --- | --- |",
+    ]
+    for task, measure in columns_of(tasks):
+        value, best = mean(task, OURS, measure), best_rival(task, measure)
+        if value is None or best is None:
+            continue
+        mine, simple = by_draw(task, OURS, measure), simple_rival(task)
+        four = "mean of four" + simple.removeprefix("logistic regression").removeprefix("ridge")
+        others = [shown(paired(by_draw(task, name, measure), mine)) for name in (simple, four, best)]
+        cells = [
+            title(task, measure),
+            f"{value:.1f}",
+            *others[:2],
+            f"{best} {mean(task, best, measure):.1f}",
+            others[2],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def tasks_table(tasks: list[Found]) -> str:
+    lines = [
+        "| task | form | rows | columns | classes | rarest | labels | source |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for task in tasks:
+        form = "values" if task["values"] else task["form"]
+        rarest = "" if task["rarest"] is None else f"{task['rarest']:.0f}%"
+        cells = [task["task"], form, f"{task['rows']:,}", str(task["columns"] or ""), str(task["classes"] or ""), rarest,
+                 str(task["labels"]), task["source"]]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def costs(tasks: list[Found]) -> str:
+    """Markdown: median CPU seconds and memory of each system by form, over tasks and draws."""
+    lines = ["| form | system | CPU seconds | memory, MB |", "| --- | --- | ---: | ---: |"]
+    for label, form, values in FORMS:
+        chosen = [task for task in tasks if (task["form"], task["values"]) == (form, values)]
+        for name in sorted({name for task in chosen for name in task["systems"]}):
+            runs = [one for task in chosen for one in task["systems"].get(name, {}).values() if "error" in one]
+            if runs:
+                seconds, memory = (statistics.median(run[key] for run in runs) for key in ("cpu_seconds", "memory_mb"))
+                lines.append(f"| {label} | {name} | {seconds:.1f} | {memory:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def encoding(tasks: list[Found]) -> str:
+    """A sentence: what it takes to encode a thousand rows."""
+    taken: dict[str, list[float]] = {}
+    for task in tasks:
+        for name, seconds in task["encoding_seconds"].items():
+            taken.setdefault(name, []).append(1000 * seconds / task["rows"])
+    parts = [f"{name} {statistics.median(values):.1f}" for name, values in taken.items()]
+    return f"Seconds to encode 1,000 rows, not in the table: {', '.join(parts)}.\n"
+
+
+def own_errors(tasks: list[Found]) -> str:
+    """What a run holds its own error to be, against what it is."""
+    inside, runs, off, wide = 0, 0, [], []
+    for task in tasks:
+        for one in task["systems"].get(OURS, {}).values():
+            estimate, low, high = one.get("own_error") or (None, None, None)
+            if low is not None and high is not None:
+                runs, inside = runs + 1, inside + (low <= one["error"] <= high)
+                off.append(abs(estimate - one["error"]))
+                wide.append(high - low)
+    if not runs:
+        return "No run said how large its own error is.\n"
+    return (
+        f"Of {runs} runs on files with classes, the error on the rows that the run held out was off the real one by "
+        f"{statistics.median(off):.1f} points in the median; its 95% interval, {statistics.median(wide):.0f} points wide in the "
+        f"median, held the real one in {inside}.\n"
+    )
+
+
+def report(found: list[Found]) -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for split, said in (
+        ("reported", "Reported tasks"),
+        ("design", "Design tasks: settings may have been looked at on them"),
+    ):
+        tasks = [task for task in found if task["split"] == split]
+        if not tasks:
+            continue
+        parts.append(f"## {said}\n\n{tasks_table(tasks)}")
+        parts.append(differences_table(tasks))
+        parts.append(own_errors(tasks))
+        for label, form, values in FORMS:
+            chosen = [task for task in tasks if (task["form"], task["values"]) == (form, values)]
+            if chosen:
+                parts.append(f"### {label.capitalize()}, {split}\n\n{results_table(chosen)}")
+    parts.append(f"## What it costs\n\nMedians over tasks and draws, one thread.\n\n{costs(found)}\n{encoding(found)}")
+    return "\n".join(parts)
+
+
+def plot(found: list[Found], target: Path) -> None:
+    """Error of every system minus that of the simple rival on the same draws, a line for each task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = [
+        column for split in ("reported", "design") for column in columns_of([t for t in found if t["split"] == split])
+    ]
+    figure, axis = plt.subplots(figsize=(8.5, 0.28 * len(columns) + 1.2), layout="constrained")
+    for height, (task, measure) in enumerate(columns):
+        base = by_draw(task, simple_rival(task), measure)
+        for name in task["systems"]:
+            pairs = paired(base, by_draw(task, name, measure))
+            if pairs is None or name == simple_rival(task):
+                continue
+            four = name.startswith("mean of four")
+            color, size = ("C3", 34) if name == OURS else ("C0", 22) if four else ("0.7", 12)
+            axis.scatter([pairs.mean], [height], s=size, color=color, zorder=3 if name == OURS else 2, linewidths=0)
+            if name == OURS and pairs.low is not None and pairs.high is not None:
+                axis.hlines(height, pairs.low, pairs.high, color=color, linewidth=2)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(
+        range(len(columns)),
+        [title(*column) + ("" if column[0]["split"] == "reported" else " (design)") for column in columns],
+        fontsize=7,
+    )
+    axis.set_ylim(len(columns) - 0.5, -0.5)
+    axis.set_xlim(max(axis.get_xlim()[0], -30), min(axis.get_xlim()[1], 40))
+    axis.tick_params(axis="x", labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+    for label, color in ((f"{OURS}, 95% interval of the mean", "C3"), ("mean of four", "C0"), ("other rivals", "0.7")):
+        axis.scatter([], [], color=color, s=22, label=label)
+    axis.legend(fontsize=7, loc="lower right")
+    axis.set_xlabel(
+        "error minus that of logistic regression (values: ridge) on the same draw; left is better", fontsize=8
+    )
+    figure.savefig(target, dpi=130)
+    plt.close(figure)
