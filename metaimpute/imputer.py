@@ -219,17 +219,21 @@ class _Network:
 
 
 class MetaImputer(ClassifierMixin, _Imputer):
-    """A network trained on few labels and many rows without: ``MetaImputer().fit(X, y).transduction_``.
+    """Labels for the rows that have none, by several systems at once: ``MetaImputer().fit(X, y).transduction_``.
 
     ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an array of strings ('None' may
-    be a class, and stays one). By default FixMatch with Learning to Impute as in ``recipes/own_table.yaml``: a look-ahead in the
-    released form, as long as changes predictions by 0.05. Columns are standardised; give it numbers (a ColumnTransformer makes
-    them of a table).
+    be a class, and stays one). By default trees, a kernel machine, a linear classifier, label spreading and a network trained
+    by FixMatch predict, and their probabilities are averaged, weighted by what each predicted of labelled rows that it had not
+    been fitted to. Columns are standardised; give it numbers (a ColumnTransformer makes them of a table).
 
     Args:
-        method, problem, estimator: as in a recipe; ``metaimpute list methods`` and so on name what there is.
+        method, problem, estimator: of the network, as in a recipe (``"fixmatch", "l2i"``: FixMatch with Learning to Impute);
+            ``metaimpute list methods`` and so on name what there is.
+        systems: ``"auto"``, or names among ``extra_trees``, ``kernel``, ``label_spreading``, ``logistic_regression`` and
+            ``network``; ``"network"`` alone trains what method and problem say, once.
+        combine: ``"mean"``, or ``"best"``: the one system with the lowest loss on rows held out.
         width, depth: units per hidden layer, and hidden layers, of the network.
-        steps, batch_size, unlabelled_batch_size, learning_rate: of training.
+        steps, batch_size, unlabelled_batch_size, learning_rate: of its training.
         missing_label: the label that means "none" beside the gaps that pandas knows, of any type; None where -1 and every
             string is a class like any other.
         settings: further keys of a recipe's sections, e.g. ``{"method": {"weight": 1.0}, "problem": {"scale": "raw"}}``.
@@ -237,8 +241,10 @@ class MetaImputer(ClassifierMixin, _Imputer):
 
     Attributes:
         classes_: labels, sorted. transduction_: a label for every row of ``X``, the given one where there was one.
-        label_distributions_: predicted probabilities of every row ``[n, classes]``. n_features_in_, n_iter_, loss_curve_.
-        module_: the trained network, on standardised columns.
+        label_distributions_: predicted probabilities of every row ``[n, classes]``.
+        expected_: the share of wrong labels to expect among those imputed, ``error`` with its 90% interval ``low`` to ``high``,
+            measured on labelled rows held out; None for the network alone. candidates_: the same of each system, with its weight.
+        n_features_in_. module_, n_iter_, loss_curve_: the trained network, on standardised columns, where it takes part.
 
     Raises:
         ValueError: for labels of one class only, a label that may mean "none" in most rows, a number too far from those of
@@ -318,7 +324,8 @@ class MetaImputer(ClassifierMixin, _Imputer):
 class MetaImputerRegressor(RegressorMixin, _Imputer):
     """As :class:`MetaImputer` for a numeric target; ``y`` holds NaN or None where a value is missing.
 
-    Mean Teacher by default, with a look-ahead that changes values by a fifth of their standard deviation: nothing bounds a
+    Systems are ``extra_trees``, ``gaussian_process`` (up to 400 values), ``kernel``, ``ridge`` and ``network``, which is a Mean
+    Teacher. L2I's look-ahead, where it is asked for, changes values by a fifth of their standard deviation: nothing bounds a
     value, and a longer one drives them far off.
 
     Attributes:
@@ -382,6 +389,9 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
         targets = torch.zeros(len(X), 1)
         targets[torch.from_numpy(known)] = output.standardized(given[:, None]).float()
         self.transduction_ = self._in_units(self._fit(X, targets, known, output))
+        unit = float(output.std[0])
+        self.candidates_ = tuple(one.times(unit) for one in self.candidates_)
+        self.expected_ = None if self.expected_ is None else self.expected_.times(unit)
         self.transduction_[known] = given.numpy()
         return self
 

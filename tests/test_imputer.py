@@ -26,7 +26,10 @@ TOO_SHORT = {"check_classifiers_train": "5 steps fit nothing", "check_regressors
 
 
 def quick(**options: Any) -> MetaImputer:
-    return MetaImputer(**({"steps": 5, "width": 8, "random_state": 0} | options))
+    """The network alone."""
+    return MetaImputer(
+        **({"systems": "network", "problem": "l2i", "steps": 5, "width": 8, "random_state": 0} | options)
+    )
 
 
 def failures(estimator: Any, expected: dict[str, str]) -> list[str]:
@@ -40,9 +43,11 @@ def failures(estimator: Any, expected: dict[str, str]) -> list[str]:
     [
         (quick(), TOO_SHORT | MINUS_ONE),
         (quick(missing_label=None), TOO_SHORT),
-        (MetaImputerRegressor(steps=5, width=8), TOO_SHORT),
+        (MetaImputerRegressor(systems="network", problem="l2i", steps=5, width=8), TOO_SHORT),
+        (quick(systems=["kernel", "logistic_regression", "network"]), MINUS_ONE | TOO_SHORT),
+        (MetaImputerRegressor(systems=["kernel", "ridge"]), TOO_SHORT),
     ],
-    ids=["classes", "classes, -1 is one", "values"],
+    ids=["classes", "classes, -1 is one", "values", "several systems", "several systems, values"],
 )
 def test_scikit_learns_checks_pass(estimator: Any, expected: dict[str, str]) -> None:
     assert failures(estimator, expected) == []
@@ -83,7 +88,9 @@ def test_unlabelled_rows_help_on_two_moons() -> None:
         for label in (0, 1):
             y[np.random.default_rng(draw).choice(np.flatnonzero(truth == label), 3, replace=False)] = label
         options = {"method": {"weight": 10.0}}
-        found = MetaImputer("mean_teacher", steps=400, width=32, settings=options, random_state=0).fit(X, y)
+        found = MetaImputer(
+            "mean_teacher", "l2i", systems="network", steps=400, width=32, settings=options, random_state=0
+        ).fit(X, y)
         alone = MLPClassifier((32, 32), max_iter=2000, random_state=0).fit(X[y >= 0], y[y >= 0])
         gains.append(found.score(X, truth) - alone.score(X, truth))
     assert np.mean(gains) > 0.01, gains
@@ -122,7 +129,7 @@ def test_values_come_in_their_own_units() -> None:
     truth = 1000 + 50 * X[:, 0] - 20 * X[:, 1]
     y = truth.copy()
     y[60:] = np.nan
-    found = MetaImputerRegressor(steps=300, random_state=0).fit(X, y)
+    found = MetaImputerRegressor("mean_teacher", "l2i", systems="network", steps=300, random_state=0).fit(X, y)
     np.testing.assert_array_equal(found.transduction_[:60], y[:60])
     assert found.score(X[60:], truth[60:]) > 0.9
     assert found.predict(X).shape == (300,) and abs(found.predict(X).mean() - 1000) < 20
@@ -185,3 +192,68 @@ def test_settings_are_a_recipes_and_mistakes_are_named() -> None:
         quick(method="fixmach").fit(X, y)
     with pytest.raises(FloatingPointError, match=r"training diverged: .*lower learning_rate"):
         quick(learning_rate=1e30, steps=20, problem="none").fit(X, y)
+
+
+# several systems -----------------------------------------------------------------------------------------------------
+
+
+def partly(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    X, truth = load_wine(return_X_y=True)
+    y = truth.copy()
+    y[np.random.default_rng(seed).permutation(len(y))[count:]] = -1
+    return X, y, truth
+
+
+def test_systems_are_combined_and_what_is_to_be_expected_is_told() -> None:
+    X, y, truth = partly(24)
+    found = MetaImputer(steps=60, width=32, random_state=0).fit(X, y)
+    hidden = y == -1
+    wrong = (found.transduction_ != truth)[hidden].mean()
+    assert wrong < 0.12
+    assert found.expected_.low <= wrong <= found.expected_.high
+    assert {one.name for one in found.candidates_} == {
+        "extra_trees", "kernel", "label_spreading", "logistic_regression", "network"
+    }  # fmt: skip
+    assert sum(one.weight for one in found.candidates_) == pytest.approx(1)
+    np.testing.assert_allclose(found.label_distributions_.sum(1), 1)
+    np.testing.assert_array_equal(found.transduction_[~hidden], truth[~hidden])
+    np.testing.assert_allclose(found.predict_proba(X), found.label_distributions_, atol=1e-12)
+    again = MetaImputer(steps=60, width=32, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(again.label_distributions_, found.label_distributions_)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict(X), found.predict(X))
+
+
+def test_one_system_may_be_picked_or_named() -> None:
+    X, y, _ = partly(24)
+    best = MetaImputer(systems=["extra_trees", "logistic_regression"], combine="best", random_state=0).fit(X, y)
+    assert sorted(one.weight for one in best.candidates_) == [0.0, 1.0]
+    alone = MetaImputer(systems="kernel").fit(X, y)
+    assert [one.name for one in alone.candidates_] == ["kernel"] and not hasattr(alone, "module_")
+    network = quick().fit(X, y)
+    assert network.candidates_ == () and network.expected_ is None and network.module_ is not None
+
+
+def test_values_are_combined_in_their_own_units() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    truth = 1000 + 50 * np.sin(X[:, 0]) - 20 * X[:, 1]
+    y = np.where(np.arange(200) < 50, truth, np.nan)
+    found = MetaImputerRegressor(systems=["gaussian_process", "kernel", "ridge"], random_state=0).fit(X, y)
+    assert found.score(X[50:], truth[50:]) > 0.8
+    wrong = float(np.sqrt(((found.transduction_ - truth)[50:] ** 2).mean()))
+    assert found.expected_.error == pytest.approx(wrong, rel=0.7) and found.expected_.error > 1, "in units of y"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"systems": "kernell"}, "systems: 'kernell' is no system; there are extra_trees, kernel, "),
+        ({"systems": ["ridge"]}, "systems: 'ridge' does not fit these labels; there are"),
+        ({"systems": []}, "systems is empty"),
+        ({"systems": "kernel", "combine": "median"}, "combine is 'mean' or 'best', not 'median'"),
+    ],
+)
+def test_systems_that_there_are_not_are_named(options: dict[str, Any], said: str) -> None:
+    X, y, _ = partly(24)
+    with pytest.raises(ValueError, match=said):
+        MetaImputer(**options).fit(X, y)

@@ -18,7 +18,13 @@ def test_cross_validation_in_threads_gives_the_scores_of_one_thread() -> None:
     before = torch.get_rng_state()
 
     def scores() -> np.ndarray:
-        return cross_val_score(MetaImputer(steps=25, random_state=0), rows, labels, cv=4, error_score="raise")
+        return cross_val_score(
+            MetaImputer(systems="network", problem="l2i", steps=25, random_state=0),
+            rows,
+            labels,
+            cv=4,
+            error_score="raise",
+        )
 
     alone = scores()
     with joblib.parallel_backend("threading", n_jobs=4):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -34,6 +34,10 @@ class Scored:
     high: float
     weight: float
     seconds: float
+
+    def times(self, unit: float) -> Scored:
+        """The error of values in another unit."""
+        return replace(self, error=self.error * unit, low=self.low * unit, high=self.high * unit)
 
 
 @dataclass(frozen=True)

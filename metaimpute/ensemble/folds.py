@@ -14,7 +14,8 @@ def folds(labels: np.ndarray, count: int, repeats: int, seed: int, classes: bool
 
     Args:
         labels: ``[n]``. classes: whether they are class numbers; then the rows of each class are dealt out one after another, so
-            that no fold has two more of a class than another one. A class of one row is never held out: nothing could predict it.
+            that no fold has two more of a class than another one. A class of one row is never held out: nothing could predict it. A
+            single row makes no fold.
     """
     rng = np.random.default_rng(seed)
     for _ in range(repeats):
@@ -27,5 +28,5 @@ def folds(labels: np.ndarray, count: int, repeats: int, seed: int, classes: bool
         place = (place + rng.integers(count)) % min(count, max(len(order), 1))
         for number in range(min(count, len(order))):
             held = np.sort(order[place == number])
-            if len(held):
+            if 0 < len(held) < len(labels):
                 yield np.setdiff1d(np.arange(len(labels)), held), held

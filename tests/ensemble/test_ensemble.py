@@ -60,6 +60,7 @@ def test_the_only_row_of_a_class_is_never_held_out() -> None:
 def test_folds_of_values_and_of_fewer_rows_than_folds() -> None:
     parts = list(folds(np.array([0.5, 0.1, 0.2]), 5, 1, seed=0, classes=False))
     assert sorted(int(held[0]) for _, held in parts) == [0, 1, 2]
+    assert list(folds(np.array([0.5]), 5, 1, seed=0, classes=False)) == []
 
 
 # members -------------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ CASES: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_missing_label_is_known_in_every_kind_of_array(case: str) -> None:
     y, missing_label = CASES[case]
-    found = MetaImputer(steps=2, width=4, random_state=0, missing_label=missing_label).fit(X, y)
+    found = MetaImputer(systems="network", steps=2, width=4, random_state=0, missing_label=missing_label).fit(X, y)
     assert len(found.classes_) == (2 if "truth" in case else 3)
     assert set(found.transduction_.tolist()) <= set(found.classes_.tolist())
     given = np.asarray(y, dtype=object if isinstance(y, list) else None)[GIVEN]
@@ -92,17 +92,19 @@ def test_a_word_for_none_that_most_rows_have_is_asked_about(word: str) -> None:
     with pytest.raises(
         ValueError, match=rf"y holds '{'.?' if word == '?' else word}.* in 118 of 178 rows; missing_label="
     ):
-        MetaImputer(steps=2, width=4).fit(X, y)
-    assert len(MetaImputer(steps=2, width=4, missing_label=None).fit(X, y).classes_) == 4
-    assert len(MetaImputer(steps=2, width=4, missing_label=word).fit(X, y).classes_) == 3
+        MetaImputer(systems="network", steps=2, width=4).fit(X, y)
+    assert len(MetaImputer(systems="network", steps=2, width=4, missing_label=None).fit(X, y).classes_) == 4
+    assert len(MetaImputer(systems="network", steps=2, width=4, missing_label=word).fit(X, y).classes_) == 3
     two = np.where(GIVEN, "yes", word)
-    assert len(MetaImputer(steps=2, width=4).fit(X, two).classes_) == 2, "without it there is nothing to tell apart"
+    assert len(MetaImputer(systems="network", steps=2, width=4).fit(X, two).classes_) == 2, (
+        "without it there is nothing to tell apart"
+    )
 
 
 @pytest.mark.parametrize("gap", [None, np.nan, pandas.NA])
 def test_a_value_is_missing_where_pandas_says_so(gap: Any) -> None:
     y = gapped(TRUTH.astype(float), gap)
-    found = MetaImputerRegressor(steps=2, width=4, random_state=0).fit(X, y)
+    found = MetaImputerRegressor(systems="network", steps=2, width=4, random_state=0).fit(X, y)
     np.testing.assert_array_equal(found.transduction_[GIVEN], TRUTH[GIVEN])
 
 
@@ -136,7 +138,7 @@ def test_arrows_whole_numbers_keep_their_digits_beside_gaps() -> None:
 
 def test_classes_are_whole_numbers_where_labels_are() -> None:
     large = pandas.Series(TRUTH, dtype="Int64").where(GIVEN)
-    fitted = MetaImputer(steps=2, width=4, random_state=0)
+    fitted = MetaImputer(systems="network", steps=2, width=4, random_state=0)
     assert fitted.fit(X, large).classes_.tolist() == [0, 1, 2] and fitted.classes_.dtype.kind == "i"
     assert fitted.fit(X, large + LARGE[0]).classes_.tolist() == [10**17, 10**17 + 1, 10**17 + 2]
     assert set(fitted.predict(X).tolist()) <= set(fitted.classes_.tolist())
