@@ -14,8 +14,8 @@ def folds(labels: np.ndarray, count: int, repeats: int, seed: int, classes: bool
 
     Args:
         labels: ``[n]``. classes: whether they are class numbers; then the rows of each class are dealt out one after another, so
-            that no fold has two more of a class than another one. A class of one row is never held out: nothing could predict it. A
-            single row makes no fold.
+            that no fold has two more of a class than another one. A class of one row is never held out, as nothing could
+            predict it; a single row makes no fold.
     """
     rng = np.random.default_rng(seed)
     for _ in range(repeats):
