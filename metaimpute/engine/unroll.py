@@ -13,6 +13,7 @@ from ..streams import Stream
 from .ambient import double_differentiable, outside_transforms
 from .arguments import list_of_batches, require_tensors, unchanged
 from .compiled import Compiled
+from .given import GivenRule
 from .losses import Loss, StructuredLoss, scalar
 from .memory import Auto, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
@@ -164,10 +165,16 @@ def run(
     def take(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
         (theta, state), (c, hyper), t = carry, closure, start + number
         if isinstance(problem.inner_loss, Compiled):
+            before, watched = (state, theta), problem.optimizer.update
+            rule = problem.optimizer
+            if isinstance(watched, GivenRule):  # a program is handed the rule as it is
+                rule = replace(rule, update=watched.function)
             with fixed_rng(derive_seed(problem.seed, t), shared_generator=True):
                 theta, state, losses[t], slopes = problem.inner_loss.step(
-                    problem.optimizer, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
+                    rule, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
                 )
+            if isinstance(watched, GivenRule):
+                watched.require_closed(with_tensors(theta, slopes), *before, hyper)
             problem.ledger.note("inner", t, losses[t], TAKEN)
             if t == 0:
                 first[0] = with_tensors(theta, slopes)

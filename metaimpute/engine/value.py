@@ -18,7 +18,7 @@ from .arguments import list_of_batches, require_tensors
 from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
 from .estimators.implicit import Solver, with_solver
-from .given import Watch, only, require_closed_program, require_closed_rule, with_fixed
+from .given import Watch, only, require_closed_program, with_fixed
 from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer, hyper_tensors
@@ -135,10 +135,8 @@ def value_of(
     watch = Watch(constants, steps + 3 if joined and type(steps) is int else 0, aux)
     outer = watch.loss(outer_loss, "outer")
     inner = Watch(constants, watch.checks, aux).loss(inner_loss, "inner")
-    if joined:
-        require_closed_rule(optimizer, params)
-        if isinstance(inner_loss, Compiled) and len(batches.inner):
-            require_closed_program(inner_loss, params, coupling, batches.inner[0])
+    if joined and isinstance(inner_loss, Compiled) and len(batches.inner):
+        require_closed_program(inner_loss, params, coupling, batches.inner[0])
     rule = with_fixed(optimizer) if how.per_scalar else optimizer
     leaves = [leaf for leaf in tensors((params, coupling)) if wanted(leaf)] + [entry for _, entry in learned]
     if not leaves:

@@ -15,6 +15,7 @@ from ...errors import UserError
 from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
 from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
+from ..given import given_rule
 from ..losses import Loss
 from ..memory import MemoryPolicy, Store
 from ..operators import in_words
@@ -225,6 +226,7 @@ class Estimator:
     ) -> Iterator[BilevelMap]:
         """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
+        joined = torch.is_grad_enabled()
         require_tensors("theta_0", theta_0)
         require_tensors("the coupling", c)
         inner_batches = list_of_batches(batches.inner)
@@ -247,6 +249,7 @@ class Estimator:
         with torch.enable_grad(), double_differentiable(), attributes_restored():
             theta_0, c, batches = ordinary((theta_0, c, Batches(list(inner_batches), batches.outer)))
             optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
+            optimizer = given_rule(optimizer) if joined else optimizer
             with said_in_words(self.name):
                 yield BilevelMap(
                     inner_loss,

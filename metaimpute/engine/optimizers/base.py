@@ -24,11 +24,23 @@ LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], tuple[Tensor, Tree]]
 
 optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer")
 Rule = TypeVar("Rule", bound=Callable[..., "InnerOptimizer"])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def register_optimizer(name: str) -> Callable[[Rule], Rule]:
     """Decorator that files an inner optimiser under ``name``: a function of options that returns one."""
     return optimizers.register(name)
+
+
+def closed(function: Function) -> Function:
+    """Marks a rule's ``init`` or ``update`` as one that uses no tensor but its arguments, which then need not be watched."""
+    vars(function)["closed"] = True
+    return function
+
+
+def is_closed(*functions: Callable[..., Any]) -> bool:
+    """Whether all of these are so marked."""
+    return all(getattr(function, "closed", False) for function in functions)
 
 
 class UnsupportedOptimizer(UserError, ValueError):
@@ -112,6 +124,8 @@ def per_leaf(
         ]
         return filled(params, [u for u, _ in moved]), [s for _, s in moved]
 
+    if all(getattr(part, "__module__", "").startswith(f"{__package__}.") for part in (init_leaf, update_leaf)):
+        init, update = closed(init), closed(update)
     return InnerOptimizer(init, update, hyper, label, options)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..pytree import Tree, map_tensors, tensors
-from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, root
+from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, root
 
 Schedule = Callable[[int], Any] | Sequence[float] | Tensor
 
@@ -65,6 +65,8 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
             after.append(following)
         return grads, after
 
+    if all(is_closed(part.init, part.update) for part in parts):
+        init, update = closed(init), closed(update)
     around = [part.name for part in parts if isinstance(part, Transform)]
     whole = [name for part, own in zip(parts, names, strict=True) if part is not rule for name in own.values()]
     options = {
@@ -83,8 +85,14 @@ def _free(name: str, taken: Hyper) -> str:
     return found
 
 
+@closed
 def _stateless(params: Tree) -> Tree:
     return None
+
+
+@closed
+def _from_zero(params: Tree) -> Tree:
+    return 0
 
 
 def _positive(name: str, value: Any) -> None:
@@ -111,7 +119,7 @@ def clip_by_global_norm(max_norm: Any) -> Transform:
             grads = map_tensors(lambda g: g * scale, grads)
         return grads, state
 
-    return Transform(_stateless, update, {"clip_norm": max_norm}, "clip_norm")
+    return Transform(_stateless, closed(update), {"clip_norm": max_norm}, "clip_norm")
 
 
 def clip(limit: Any) -> Transform:
@@ -132,7 +140,7 @@ def clip(limit: Any) -> Transform:
 
         return map_tensors(clamp, grads), state
 
-    return Transform(_stateless, update, {"clip_value": limit}, "clip_value")
+    return Transform(_stateless, closed(update), {"clip_value": limit}, "clip_value")
 
 
 def scale_by_schedule(schedule: Schedule) -> Transform:
@@ -143,9 +151,16 @@ def scale_by_schedule(schedule: Schedule) -> Transform:
             hyperparameter ``schedule`` and receives a gradient: a learned learning-rate schedule.
 
     Raises:
-        UnsupportedOptimizer: at a step beyond the end of a list or tensor.
+        UnsupportedOptimizer: for a list with a tensor that requires a gradient; at a step beyond the end of a list or tensor.
     """
-    learned = isinstance(schedule, Tensor)
+    learned, called = isinstance(schedule, Tensor), callable(schedule) and not isinstance(schedule, Tensor)
+    if not learned and not called:
+        schedule = list(schedule)  # type: ignore[arg-type]  # what is no function is a sequence
+        if any(isinstance(value, Tensor) and value.requires_grad for value in schedule):
+            raise UnsupportedOptimizer(
+                "a schedule's list holds a tensor that requires a gradient and would get none; pass one tensor of all factors, "
+                "such as torch.stack([...])"
+            )
 
     def factor(t: int, hyper: Hyper) -> Any:
         if not isinstance(schedule, Tensor) and callable(schedule):
@@ -161,7 +176,9 @@ def scale_by_schedule(schedule: Schedule) -> Transform:
         scale = factor(state, hyper)
         return map_tensors(lambda u: u * scale, updates), state + 1
 
-    return Transform(lambda params: 0, update, {"schedule": schedule} if learned else {}, "schedule")
+    if not called:
+        update = closed(update)
+    return Transform(_from_zero, update, {"schedule": schedule} if learned else {}, "schedule")
 
 
 def clip_norm(rule: InnerOptimizer, max_norm: Any) -> InnerOptimizer:
