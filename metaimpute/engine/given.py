@@ -107,6 +107,8 @@ class Given:
             self.function, "__code__", type(self.function)
         )  # memory 'auto' tells losses apart by it
 
+        self.stacked = getattr(self.function, "stacked", False)
+
     def __call__(self, *args: Any) -> Any:
         given = args[:-1]  # all but the batch
         if self.place is not None and self.constants is not None:

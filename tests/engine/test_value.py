@@ -28,6 +28,7 @@ from metaimpute.engine import (
     after_training,
     begin,
     chain,
+    clip,
     clip_norm,
     estimators,
     hypergradient,
@@ -988,3 +989,39 @@ def test_dropout_draws_the_same_noise_in_step_and_reverse_pass_and_leaves_the_ge
     for _ in range(6):
         trajectory = trajectory.step()
     assert torch.equal(trajectory.value(outer), value())
+
+
+@pytest.mark.parametrize(
+    "estimator", ["exact", "mixed", "neumann(3)", "truncated(1)", "first_order", "cg", "finite_difference"]
+)
+def test_problems_in_one_stack_are_those_of_each_alone_or_refused(estimator: str) -> None:
+    x, y, _, _ = data()
+    starts = [{"w": 0.3 * (i + 1) * torch.ones(3), "b": torch.zeros(())} for i in range(3)]
+    couplings = [torch.rand(6) for _ in starts]
+
+    def loss(p: Any, c: Any, batch: Any) -> Tensor:
+        return (c * (x @ p["w"] + p["b"] - y).square()).mean() + 0.1 * p["w"].square().sum()
+
+    def grad(rule: InnerOptimizer, inner: Any, start: Any, c: Any) -> Any:
+        return hypergradient(inner, inner, start, c, Batches([None], None), rule, estimator, steps=2).grad_c
+
+    def entry_by_entry(updates: Any, state: Any, params: Any, hyper: Any) -> Any:
+        return {name: 0.5 * u for name, u in updates.items()}, state
+
+    halved = Transform(lambda params: None, entry_by_entry, {}, "halved", per_entry=True)
+    rule = chain(clip(0.2), sgd(0.1), halved)
+    many, c = stack(starts), stack(couplings)
+    if estimator in ("cg", "finite_difference"):
+        with pytest.raises(EstimatorError, match=f"'{estimator}' mixes the problems of a stacked loss; take each by"):
+            grad(rule, stacked(loss), many, c)
+        return
+    alone = [grad(rule, loss, *one) for one in zip(starts, couplings, strict=True)]
+    close(grad(rule, stacked(loss), many, c), torch.stack(alone))
+    for mixing in (clip_norm(sgd(0.1), 0.05), chain(sgd(0.1), dataclasses.replace(halved, per_entry=False))):
+        for inner in (stacked(loss), Compiled(stacked(loss))):
+            with pytest.raises(EstimatorError, match="'(clip_norm|halved)' mixes the problems of a stacked loss"):
+                grad(mixing, inner, many, c)
+        with pytest.raises(EstimatorError, match="mixes the problems of a stacked loss"):
+            after_training(
+                stacked(loss), stacked(loss), many, c.requires_grad_(), optimizer=mixing, estimator=estimator
+            )

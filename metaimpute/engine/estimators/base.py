@@ -23,6 +23,7 @@ from ..optimizers import InnerOptimizer
 from ..pytree import Tree, detach, differentiable, filled, leaves_of, norm, tensors
 from ..registry import Registry
 from ..repetition import Ledger, attributes_restored, rebuilding
+from ..stacked import is_stacked
 from ..unroll import Batches, BilevelMap, run
 
 About = Literal["steps", "memory", "start"]
@@ -110,6 +111,7 @@ class Estimator:
     Attributes:
         start_path: whether it gives a gradient with respect to the start. moves_all: whether its steps are the inner loss's own,
             of all parameters. per_scalar: whether every scalar of the coupling and the hyperparameters has its price.
+        mixes: whether its result for problems in one stack is another than for each alone.
     """
 
     name: ClassVar[str] = ""
@@ -122,6 +124,7 @@ class Estimator:
     unrolls: ClassVar[bool] = True
     moves_all: ClassVar[bool] = True
     per_scalar: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
 
     def estimate(
         self,
@@ -231,6 +234,8 @@ class Estimator:
         require_tensors("the coupling", c)
         inner_batches = list_of_batches(batches.inner)
         self.check(steps, memory, wrt_start)
+        if is_stacked(inner_loss):
+            self._require_apart(optimizer)
         if len(inner_batches) not in (1, steps):
             raise EstimatorError(f"{len(inner_batches)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):
@@ -264,6 +269,20 @@ class Estimator:
                     wrt_start,
                     ledger or Ledger(),
                 )
+
+    def _require_apart(self, optimizer: InnerOptimizer) -> None:
+        """Raises:
+        EstimatorError: for what would mix the problems of a stack."""
+        if self.mixes:
+            raise EstimatorError(
+                f"'{self.name}' mixes the problems of a stacked loss; take each by itself, or 'exact', 'mixed' or 'neumann'"
+            )
+        mixes = optimizer.options.get("mixes", ())
+        if mixes:
+            raise EstimatorError(
+                f"'{mixes[0]}' mixes the problems of a stacked loss, whose gradients it takes for one; take each by itself, or "
+                "clip(...), which works entry by entry (a Transform that does says per_entry=True)"
+            )
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
         """The outer loss and ``theta_k`` of the steps that the estimator differentiates, without a derivative."""

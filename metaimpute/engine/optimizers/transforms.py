@@ -23,12 +23,14 @@ class Transform:
     Attributes:
         init: ``params -> state``. update: ``(updates, state, params, hyper) -> (updates, state)``; before the rule updates are
             gradients. hyper: its hyperparameters, of all parameters together. name: shown in messages.
+        per_entry: whether each entry is treated by itself, so that stacked problems stay apart.
     """
 
     init: Callable[[Tree], Tree]
     update: Callable[[Tree, Tree, Tree, Hyper], tuple[Tree, Tree]]
     hyper: Hyper
     name: str
+    per_entry: bool = False
 
 
 def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
@@ -68,10 +70,12 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
     if all(is_closed(part.init, part.update) for part in parts):
         init, update = closed(init), closed(update)
     around = [part.name for part in parts if isinstance(part, Transform)]
+    mixes = [part.name for part in parts if isinstance(part, Transform) and not part.per_entry]
     whole = [name for part, own in zip(parts, names, strict=True) if part is not rule for name in own.values()]
     options = {
         **rule.options,
         "transforms": (*rule.options.get("transforms", ()), *around),
+        "mixes": (*rule.options.get("mixes", ()), *mixes),
         "whole": frozenset(whole) | rule.options.get("whole", frozenset()),
     }
     return InnerOptimizer(init, update, hyper, rule.label, options)
@@ -140,7 +144,7 @@ def clip(limit: Any) -> Transform:
 
         return map_tensors(clamp, grads), state
 
-    return Transform(_stateless, closed(update), {"clip_value": limit}, "clip_value")
+    return Transform(_stateless, closed(update), {"clip_value": limit}, "clip_value", per_entry=True)
 
 
 def scale_by_schedule(schedule: Schedule) -> Transform:
@@ -178,7 +182,7 @@ def scale_by_schedule(schedule: Schedule) -> Transform:
 
     if not called:
         update = closed(update)
-    return Transform(_from_zero, update, {"schedule": schedule} if learned else {}, "schedule")
+    return Transform(_from_zero, update, {"schedule": schedule} if learned else {}, "schedule", per_entry=True)
 
 
 def clip_norm(rule: InnerOptimizer, max_norm: Any) -> InnerOptimizer:
