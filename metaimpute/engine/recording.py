@@ -95,7 +95,7 @@ class Recording(Generic[Value]):
             loss = loss.loss
         with torch.enable_grad(), double_differentiable(), attributes_restored():
             theta, c, data = ordinary((detach(self.params), detach(self.coupling), batch))
-            rule = self.optimizer.with_hyper(**ordinary(detach(self.optimizer.hyper)))
+            rule = replace(self.optimizer, hyper=ordinary(detach(self.optimizer.hyper)))
             rule = given_rule(rule) if watch.checks else rule
             problem = BilevelMap(
                 watch.loss(loss, "inner"),

@@ -19,6 +19,8 @@ from .memory import Auto, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
 from .optimizers import Hyper, InnerOptimizer, apply_updates
+from .optimizers.base import require_rule
+from .optimizers.transforms import require_factors
 from .pytree import (
     Tree,
     as_leaves,
@@ -158,6 +160,7 @@ def run(
         mode: ``"full"`` keeps the graph of every gradient; ``"first_order"`` treats inner gradients as constants but
             keeps the graph of the update rule; ``"none"`` keeps no graph.
     """
+    require_factors(problem.optimizer, problem.steps if stop is None else stop)
     losses: dict[int, Tensor] = {}
     first: dict[int, Tree] = {}
     moved: dict[int, list[bool]] = {}
@@ -247,6 +250,7 @@ def unroll(
         seed: noise of step ``t`` is drawn from a seed derived from this and ``t``.
     """
     outside_transforms("an unroll")
+    require_rule(optimizer, "optimizer")
     require_tensors("theta_0", theta_0)
     require_tensors("the coupling", c)
     batches = list_of_batches(batches)

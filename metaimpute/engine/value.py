@@ -22,6 +22,7 @@ from .given import Watch, only, require_closed_program, with_fixed
 from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer, hyper_tensors
+from .optimizers.base import require_rule
 from .pytree import Tree, detach, differentiable, leaves_of, tensors
 from .repetition import Ledger, require_same_end
 from .unroll import Batches
@@ -84,6 +85,7 @@ def require_plain(params: Tree, coupling: Tree, optimizer: InnerOptimizer) -> No
         CannotDifferentiate: for what is no tree of tensors, for dual numbers, and inside a transform of torch.func.
     """
     outside_transforms("after_training()")
+    require_rule(optimizer, "optimizer")
     require_tensors("params", params)
     require_tensors("the coupling", coupling)
     if any(has_tangent(leaf) for leaf in tensors((params, coupling, optimizer.hyper))):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
@@ -20,6 +20,8 @@ from ..losses import Loss
 from ..memory import MemoryPolicy, Store
 from ..operators import in_words
 from ..optimizers import InnerOptimizer
+from ..optimizers.base import require_rule
+from ..optimizers.transforms import require_factors
 from ..pytree import Tree, detach, differentiable, filled, leaves_of, norm, tensors
 from ..registry import Registry
 from ..repetition import Ledger, attributes_restored, rebuilding
@@ -229,11 +231,13 @@ class Estimator:
     ) -> Iterator[BilevelMap]:
         """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
+        require_rule(optimizer, "optimizer")
         joined = torch.is_grad_enabled()
         require_tensors("theta_0", theta_0)
         require_tensors("the coupling", c)
         inner_batches = list_of_batches(batches.inner)
         self.check(steps, memory, wrt_start)
+        require_factors(optimizer, steps)
         if is_stacked(inner_loss):
             self._require_apart(optimizer)
         if len(inner_batches) not in (1, steps):
@@ -253,7 +257,7 @@ class Estimator:
             )
         with torch.enable_grad(), double_differentiable(), attributes_restored():
             theta_0, c, batches = ordinary((theta_0, c, Batches(list(inner_batches), batches.outer)))
-            optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
+            optimizer = replace(optimizer, hyper=ordinary(optimizer.hyper))
             optimizer = given_rule(optimizer) if joined else optimizer
             with said_in_words(self.name):
                 yield BilevelMap(
