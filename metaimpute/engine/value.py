@@ -23,6 +23,7 @@ from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer, hyper_tensors
 from .optimizers.base import require_rule
+from .optimizers.transforms import require_factors
 from .pytree import Tree, detach, differentiable, leaves_of, tensors
 from .repetition import Ledger, require_same_end
 from .unroll import Batches
@@ -137,6 +138,8 @@ def value_of(
     watch = Watch(constants, steps + 3 if joined and type(steps) is int else 0, aux)
     outer = watch.loss(outer_loss, "outer")
     inner = Watch(constants, watch.checks, aux).loss(inner_loss, "inner")
+    if type(steps) is int:
+        require_factors(optimizer, steps)
     if joined and isinstance(inner_loss, Compiled) and len(batches.inner):
         require_closed_program(inner_loss, params, coupling, batches.inner[0])
     rule = with_fixed(optimizer) if how.per_scalar else optimizer

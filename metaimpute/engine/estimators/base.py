@@ -29,7 +29,7 @@ from ..stacked import is_stacked
 from ..unroll import Batches, BilevelMap, run
 
 About = Literal["steps", "memory", "start"]
-estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
+estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator", __package__)
 EstimatorClass = TypeVar("EstimatorClass", bound=Callable[..., "Estimator"])
 
 
@@ -97,6 +97,11 @@ def only_gradients(grads: Tree, values: Tree) -> Tree:
 def _names(fits: Callable[[type[Estimator]], bool]) -> str:
     """Registered estimators of a kind."""
     return ", ".join(name for name in estimators if fits(cast("type[Estimator]", estimators.get(name))))
+
+
+def _known_as_exact(kind: type[Estimator]) -> bool:
+    """Whether it is exact and comes with the package or says so itself."""
+    return kind.exact and (kind.__module__.startswith(f"{__package__}.") or "exact" in vars(kind))
 
 
 def whole_number(name: str, option: str, value: object, least: int) -> None:
@@ -194,13 +199,13 @@ class Estimator:
         if self.max_steps is not None and steps > self.max_steps:
             raise EstimatorError(
                 f"'{self.name}' is defined for {self.max_steps} inner step, not {steps}; for any number there are "
-                f"{_names(lambda other: other.max_steps is None and other.exact)}",
+                f"{_names(lambda other: other.max_steps is None and _known_as_exact(other))}",
                 "steps",
             )
         if wrt_start and not self.start_path:
             raise EstimatorError(
                 f"'{self.name}' gives no gradient with respect to the start (path: full); these do: "
-                f"{_names(lambda other: other.start_path and other.exact)}",
+                f"{_names(lambda other: other.start_path and _known_as_exact(other))}",
                 "start",
             )
         if not self.uses_memory and not isinstance(memory, Store | None):

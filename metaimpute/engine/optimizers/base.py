@@ -22,7 +22,7 @@ Leaf = Tensor | None
 LeafInit = Callable[[Tensor], Tree]
 LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], tuple[Tensor, Tree]]
 
-optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer")
+optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer", __package__)
 Rule = TypeVar("Rule", bound=Callable[..., "InnerOptimizer"])
 Function = TypeVar("Function", bound=Callable[..., Any])
 
