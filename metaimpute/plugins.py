@@ -42,6 +42,9 @@ def import_module(name: str) -> None:
                 sys.path.remove(str(Path.cwd()))
     except PluginError:
         raise
+    except SystemExit as error:
+        where = f" ({_place(error)})" if _place(error) else ""
+        raise PluginError(f"--import {name}: it ends the program: SystemExit({error.code!r}){where}") from None
     except Exception as error:
         where = f" ({_place(error)})" if _place(error) else ""
         raise PluginError(f"--import {name}: {type(error).__name__}: {error}{where}") from None
@@ -69,11 +72,11 @@ def _from_file(path: Path) -> None:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the user's code an import failed: file and line of the innermost frame outside importlib and this file."""
+    """Where in the user's code an import failed: file and line of the innermost frame outside importlib and this package."""
     place, trace = "", error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if "importlib" not in file and file != __file__:
+        if "importlib" not in file and not Path(file).is_relative_to(Path(__file__).parent):
             place = f"{file}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place

@@ -28,6 +28,9 @@ class Stream(int, Enum):
         stream.under = under
         return stream
 
+    def __repr__(self) -> str:
+        return f"<Stream.{self.name}: {int(self)}>"
+
     TEST = 0, "0"
     VALIDATION = 1, "0"
     CORPUS = 5, "0"

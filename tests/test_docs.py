@@ -107,6 +107,8 @@ def test_python_blocks_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(main, "commands", dict(main.commands))  # a page may add one
+    for registry in (estimators, optimizers):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     namespace: dict[str, object] = {"__name__": "a_page"}
     shown = blocks(page)
@@ -115,7 +117,7 @@ def test_python_blocks_run(
         if example:  # imported as --import does
             plugins.import_module(str(ROOT / example[1]))
         else:
-            exec(compile(block, name_of(page), "exec"), namespace)
+            exec(compile(block, name_of(page), "exec", dont_inherit=True), namespace)
     printed = capsys.readouterr().out
     assert bool(printed.strip()) == any("print(" in block for block in shown), "a page that prints must have got so far"
 

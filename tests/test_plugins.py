@@ -369,3 +369,40 @@ def test_an_installed_command_that_cannot_be_had_is_a_line_and_hurts_no_other(mo
         assert (done.exit_code, done.stderr) == (2, said)
     assert call("run", "--help").exit_code == 0
     assert "run" not in call("--help").output.split("Commands of plugins:")[1], "its own is the one that is called"
+
+
+# faults --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_option_that_a_recipes_key_hides_is_refused(here: Path) -> None:
+    (here / "mine.py").write_text(OPTIMIZER.replace("rho: float = 1.0", "steps: int = 3").replace("rho * lr", "lr"))
+    done = call("check", "r.yaml", "--import", "mine.py", "--set", "problem.inner={optimizer: mine, lr: 0.2, steps: 2}")
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
+    assert "'mine' has an option called 'steps', a key of this section" in done.stderr
+
+
+def test_a_fault_in_a_plugins_command_is_a_line_that_names_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "mine.py").write_text(COMMAND.replace("TooMany(f", "ValueError(f"))
+    done = call("--import", "mine.py", "greet", "--times", "4")
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "error: internal: command 'greet' of mine: ValueError: 4 are too many (METAIMPUTE_DEBUG=1 shows where)\n"
+    )
+    monkeypatch.setenv("METAIMPUTE_DEBUG", "1")
+    assert isinstance(call("--import", "mine.py", "greet", "--times", "4").exception, ValueError)
+
+
+def test_help_shows_a_command_whichever_option_comes_first(here: Path) -> None:
+    (here / "mine.py").write_text(COMMAND)
+    assert "A command of one's own." in call("--import", "mine.py", "--help").output
+
+
+def test_a_name_that_is_taken_and_a_module_that_ends_the_program_are_said_with_the_users_line(here: Path) -> None:
+    (here / "mine.py").write_text(OPTIMIZER.replace('"mine"', '"sgd"'))
+    done = call("list", "optimizers", "--import", "mine.py")
+    assert done.exit_code == 2 and "at 0x" not in done.stderr
+    assert "'sgd' is already registered by metaimpute.engine.optimizers.sgd.sgd" in done.stderr
+    assert done.stderr.rstrip().endswith("mine.py:4)")
+    (here / "ends.py").write_text("import sys\n\nsys.exit(3)\n")
+    done = call("list", "optimizers", "--import", "ends.py")
+    assert done.exit_code == 2 and "it ends the program: SystemExit(3)" in done.stderr and "ends.py:3)" in done.stderr

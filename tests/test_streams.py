@@ -34,6 +34,19 @@ def test_numbers_are_unique_but_for_those_that_are_said_to_be_shared() -> None:
         assert one.under != two.under
 
 
+def test_a_number_is_one_streams_among_those_under_one_seed() -> None:
+    pairs = [(stream.under, int(stream)) for stream in Stream]
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_a_stream_can_be_shown() -> None:
+    assert (
+        repr(Stream.INIT) == "<Stream.INIT: 1>"
+        and str(Stream.INIT) == "Stream.INIT"
+        and f"{Stream.OUTER!r}".endswith("-1>")
+    )
+
+
 def test_a_stream_is_drawn_as_its_number_is() -> None:
     for stream in Stream:
         assert derive_seed(7, stream, 3) == derive_seed(7, int(stream), 3)

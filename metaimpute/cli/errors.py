@@ -41,10 +41,14 @@ def plain_errors() -> Iterator[None]:
         hint = "; a run directory cannot be a file" if isinstance(error, FileExistsError | NotADirectoryError) else ""
         fail(USAGE, f"{_reason(error)}{hint}")
     except Exception as error:
-        if os.environ.get("METAIMPUTE_DEBUG"):
-            raise
-        first = (str(error).splitlines() or [""])[0]
-        fail(INTERNAL, f"internal: {type(error).__name__}: {first} (METAIMPUTE_DEBUG=1 shows where)")
+        _internal(error)
+
+
+def _internal(error: Exception, of: str = "") -> NoReturn:
+    if os.environ.get("METAIMPUTE_DEBUG"):
+        raise error
+    first = (str(error).splitlines() or [""])[0]
+    fail(INTERNAL, f"internal: {of}{type(error).__name__}: {first} (METAIMPUTE_DEBUG=1 shows where)")
 
 
 def _reason(error: OSError) -> str:
@@ -169,6 +173,19 @@ class Plain(click.Group):
             fail(error.exit_code, f"{error.prefix}{error}")
         except KeyboardInterrupt:
             fail(INTERRUPTED, "interrupted")
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
+            raise
+        except Exception as error:
+            _internal(error, self._whose(context))
+
+    def _whose(self, context: click.Context) -> str:
+        """What names a command's plugin before a fault in it; nothing for a command of the package."""
+        name = context.invoked_subcommand or ""
+        command = self.commands.get(name)
+        if command is None and (point := installed_commands().get(name)) is not None:
+            return f"command '{name}' of package {package_of(point)}: "
+        module = getattr(getattr(command, "callback", None), "__module__", None) or ""
+        return "" if module.startswith("metaimpute.") else f"command '{name}' of {module or 'a plugin'}: "
 
 
 @contextlib.contextmanager

@@ -20,8 +20,11 @@ def _import_all(context: click.Context, parameter: click.Parameter, names: tuple
 
 
 def imports(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--import MODULE``: run a module of the user's that registers components, or before a command's name adds commands."""
+    """``--import MODULE``: run a module of the user's that registers components, or before a command's name adds commands.
+
+    It comes before ``--help``, which shows what it has added.
+    """
     return click.option(
-        "--import", metavar="MODULE", multiple=True, expose_value=False, callback=_import_all,
+        "--import", metavar="MODULE", multiple=True, expose_value=False, callback=_import_all, is_eager=True,
         help="Import a Python module or file that registers a task, model, method, problem and so on. Repeatable.",
     )(command)  # fmt: skip

@@ -20,8 +20,35 @@ from .compiled import Compiled
 from .losses import Factored, Loss, LossWithAux, NotScalar, Split, StructuredLoss
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer
-from .pytree import Tree, as_leaves, detach, differentiable, filled, leaves_of, tensors, tree_map, zeros_like
+from .optimizers.base import closed, is_closed
+from .pytree import Tree, as_leaves, detach, differentiable, filled, leaves_of, tensors, tree_map
 from .repetition import rebuilding
+
+
+def other_than(values: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor | None:
+    """A tensor that requires a gradient, on which one of the values depends but none of ``given`` stands between."""
+    known = {id(tensor) for tensor in given}
+    seen = {tensor.grad_fn for tensor in given}
+    todo = []
+    for value in values:
+        if not value.requires_grad:
+            continue
+        if value.grad_fn is None:
+            if id(value) not in known:
+                return value
+        elif value.grad_fn not in seen:
+            seen.add(value.grad_fn)
+            todo.append(value.grad_fn)
+    while todo:
+        node = todo.pop()
+        leaf: Tensor | None = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            return leaf
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                todo.append(following)
+    return None
 
 
 def require_given(value: Tensor, given: Sequence[Tensor], which: str) -> None:
@@ -30,21 +57,7 @@ def require_given(value: Tensor, given: Sequence[Tensor], which: str) -> None:
     Raises:
         CannotDifferentiate: naming the shape of what it depends on.
     """
-    if not value.requires_grad:
-        return
-    known = {id(tensor) for tensor in given}
-    seen = {tensor.grad_fn for tensor in given}
-    found = None if value.grad_fn is not None or id(value) in known else value
-    todo = [] if value.grad_fn is None or value.grad_fn in seen else [value.grad_fn]
-    while todo and found is None:
-        node = todo.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            found = leaf
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
+    found = other_than([value], given)
     if found is not None:
         raise CannotDifferentiate(
             f"the {which} loss uses a tensor of shape {list(found.shape)} that requires a gradient but is in none of params, the "
@@ -93,6 +106,8 @@ class Given:
         self.__code__ = getattr(
             self.function, "__code__", type(self.function)
         )  # memory 'auto' tells losses apart by it
+
+        self.stacked = getattr(self.function, "stacked", False)
 
     def __call__(self, *args: Any) -> Any:
         given = args[:-1]  # all but the batch
@@ -176,20 +191,48 @@ def require_closed_program(loss: Compiled, theta: Tree, c: Tree, batch: Any) -> 
     require_given(found, tensors((at, c)), "inner")
 
 
-def require_closed_rule(rule: InnerOptimizer, theta: Tree) -> None:
-    """Checks that an update rule uses no tensor that requires a gradient beside its hyperparameters.
+@dataclass(frozen=True)
+class GivenRule:
+    """A rule's ``init`` or ``update``, watched at every call as :class:`Given` watches a loss. A call is made once.
 
-    Raises:
-        CannotDifferentiate: for one that does, such as a schedule that is a function of learned tensors.
+    Attributes:
+        function: the rule's own. label: the rule's.
     """
-    theta = detach(theta)
-    with torch.enable_grad():
-        found = rule.update(zeros_like(theta), rule.init(theta), theta, detach(rule.hyper))
-    if any(leaf.requires_grad for leaf in tensors(found)):
-        raise CannotDifferentiate(
-            f"{rule.label} uses a tensor that requires a gradient but is none of its hyperparameters, so that it would get none; "
-            "pass it as a hyperparameter (a learned schedule as a tensor), or detach it"
-        )
+
+    function: Callable[..., Any]
+    label: str
+
+    def __call__(self, *args: Any) -> Any:
+        if torch.is_grad_enabled():
+            found = self.function(*args)
+            other = other_than(tensors(found), tensors(args))
+        else:  # without a graph of the arguments what has one has it from elsewhere
+            args = tree_map(lambda leaf: leaf.detach() if differentiable(leaf) and leaf.requires_grad else leaf, args)
+            with torch.enable_grad():
+                found = self.function(*args)
+            other = other_than(tensors(found), ())
+        if other is not None:
+            raise CannotDifferentiate(
+                f"{self.label} uses a tensor that requires a gradient but is none of its hyperparameters, so that it would get "
+                "none; pass it as a hyperparameter (a learned schedule as a tensor), or detach it"
+            )
+        return found
+
+    def require_closed(self, *args: Any) -> None:
+        """One more call, for a program that calls the rule where nothing is seen of it.
+
+        Raises:
+            CannotDifferentiate: as a call does.
+        """
+        with torch.no_grad(), fixed_rng(0):
+            self(*args)
+
+
+def given_rule(rule: InnerOptimizer) -> InnerOptimizer:
+    """The rule, held at every step it takes to its arguments; itself where it is known to use nothing else."""
+    if is_closed(rule.init, rule.update):
+        return rule
+    return replace(rule, init=GivenRule(rule.init, rule.label), update=GivenRule(rule.update, rule.label))
 
 
 def with_fixed(rule: InnerOptimizer) -> InnerOptimizer:
@@ -200,4 +243,4 @@ def with_fixed(rule: InnerOptimizer) -> InnerOptimizer:
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         return rule.update(grads, state, params, completed(hyper, whole))
 
-    return replace(rule, update=update, hyper=part)
+    return replace(rule, update=closed(update) if is_closed(rule.update) else update, hyper=part)

@@ -20,7 +20,7 @@ from .estimators import Estimator, EstimatorError
 from .estimators.base import said_in_words
 from .estimators.exact import Exact
 from .estimators.implicit import Solver
-from .given import Watch, require_closed_program, require_closed_rule
+from .given import Watch, given_rule, require_closed_program
 from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, Recompute, Store, parse_memory
 from .optimizers import InnerOptimizer
@@ -95,7 +95,8 @@ class Recording(Generic[Value]):
             loss = loss.loss
         with torch.enable_grad(), double_differentiable(), attributes_restored():
             theta, c, data = ordinary((detach(self.params), detach(self.coupling), batch))
-            rule = self.optimizer.with_hyper(**ordinary(detach(self.optimizer.hyper)))
+            rule = replace(self.optimizer, hyper=ordinary(detach(self.optimizer.hyper)))
+            rule = given_rule(rule) if watch.checks else rule
             problem = BilevelMap(
                 watch.loss(loss, "inner"),
                 _no_loss,
@@ -248,8 +249,6 @@ def begin(
     if not how.moves_all:
         raise EstimatorError(f"'{how.name}' moves the last layer alone, and step() moves all; use after_training()")
     require_plain(params, coupling, optimizer)
-    if torch.is_grad_enabled():
-        require_closed_rule(optimizer, params)
     if seed is None:
         seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
     return Recording(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import UserError
 
@@ -32,9 +33,21 @@ def describe_choices(name: str, choices: list[str]) -> str:
 class Registry(Generic[T]):
     """A dictionary of named entries with a decorator to add one and a helpful error for a wrong name."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, package: str | None = None) -> None:
+        """
+        Args:
+            package: a package that has the registry's name in the package above it, so that its names are had either way.
+        """
+        self.kind, self._package = kind, package
         self._entries: dict[str, T] = {}
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            package = self.__dict__.get("_package")
+            if package is not None and not name.startswith("__") and hasattr(sys.modules[package], name):
+                return getattr(sys.modules[package], name)
+            raise AttributeError(f"the registry of {self.__dict__.get('kind')} entries has no attribute '{name}'")
 
     def register(self, name: str) -> Callable[[E], E]:
         """Decorator that files a class or function under ``name``; classes become dataclasses, whose fields are options.
@@ -51,7 +64,8 @@ class Registry(Generic[T]):
                     getattr(known, "__qualname__", 0) == entry.__qualname__ and known.__module__ == entry.__module__
                 )
                 if not same_place:
-                    raise ValueError(f"{self.kind} '{name}' is already registered by {known!r}")
+                    holder = f"{getattr(known, '__module__', '?')}.{getattr(known, '__qualname__', type(known).__qualname__)}"
+                    raise ValueError(f"{self.kind} '{name}' is already registered by {holder}")
             if isinstance(entry, type) and "__dataclass_fields__" not in vars(entry):
                 parents = [getattr(base, "__dataclass_params__", None) for base in entry.__mro__[1:]]
                 dataclasses.dataclass(frozen=any(p is not None and p.frozen for p in parents))(entry)

@@ -112,8 +112,8 @@ def require_closed(outputs: Tree, inputs: Tree) -> None:
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in known:
             raise BadMemoryPolicy(
-                f"the inner loss uses a tensor of shape {list(leaf.shape)} that requires a gradient but is in none of theta, "
-                "the coupling and the hyperparameters; put it into the coupling, detach it, or use memory 'store'"
+                f"the inner loss or rule uses a tensor of shape {list(leaf.shape)} that requires a gradient but is in none of "
+                "theta, the coupling and the hyperparameters; put it into the coupling, detach it, or use memory 'store'"
             )
         for following, _ in node.next_functions:
             if following is not None and following not in seen:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .compiled import Compiled
 from .losses import Loss
 from .pytree import Tree, filled, leaves_of, tree_map
 
@@ -22,8 +23,9 @@ def stacked(loss: Loss, randomness: Randomness = "different") -> Loss:
     """The sum over problems of ``loss``, as a loss of stacked arguments.
 
     ``theta``, ``c`` and the batch hold tensors ``[problems, ...]``; the result's gradient with respect to them is, row by row,
-    that of each problem alone. What mixes problems must be left out: a clipped gradient norm, the inner products of ``cg``,
-    the step length of ``finite_difference``. Structure of a :class:`~metaimpute.engine.losses.StructuredLoss` is not used.
+    that of each problem alone. What mixes problems is refused: a clipped gradient norm, a transform that is not said to work
+    entry by entry, the inner products of ``cg``, the step length of ``finite_difference``. Structure of a
+    :class:`~metaimpute.engine.losses.StructuredLoss` is not used.
 
     Where the loss returns ``(loss, aux)``, so does the result, with the tensors of all problems stacked in ``aux``.
 
@@ -45,7 +47,13 @@ def stacked(loss: Loss, randomness: Randomness = "different") -> Loss:
         found = torch.vmap(one, randomness=randomness)(*mapped)
         return (found[0].sum(), *found[1:]) if isinstance(found, tuple) else found.sum()
 
+    vars(total)["stacked"] = True
     return total
+
+
+def is_stacked(loss: Loss) -> bool:
+    """Whether :func:`stacked` made the loss."""
+    return getattr(loss.loss if isinstance(loss, Compiled) else loss, "stacked", False)
 
 
 def stack(trees: Sequence[Tree]) -> Tree:

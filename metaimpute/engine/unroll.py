@@ -13,11 +13,14 @@ from ..streams import Stream
 from .ambient import double_differentiable, outside_transforms
 from .arguments import batches_of, renamed, require_tensors, unchanged
 from .compiled import Compiled
+from .given import GivenRule
 from .losses import Loss, StructuredLoss, scalar
 from .memory import Auto, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
 from .optimizers import Hyper, InnerOptimizer, apply_updates
+from .optimizers.base import require_rule
+from .optimizers.transforms import require_factors
 from .pytree import (
     Tree,
     as_leaves,
@@ -157,6 +160,7 @@ def run(
         mode: ``"full"`` keeps the graph of every gradient; ``"first_order"`` treats inner gradients as constants but
             keeps the graph of the update rule; ``"none"`` keeps no graph.
     """
+    require_factors(problem.optimizer, problem.steps if stop is None else stop)
     losses: dict[int, Tensor] = {}
     first: dict[int, Tree] = {}
     moved: dict[int, list[bool]] = {}
@@ -164,10 +168,16 @@ def run(
     def take(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
         (theta, state), (c, hyper), t = carry, closure, start + number
         if isinstance(problem.inner_loss, Compiled):
+            before, watched = (state, theta), problem.optimizer.update
+            rule = problem.optimizer
+            if isinstance(watched, GivenRule):  # a program is handed the rule as it is
+                rule = replace(rule, update=watched.function)
             with fixed_rng(derive_seed(problem.seed, t), shared_generator=True):
                 theta, state, losses[t], slopes = problem.inner_loss.step(
-                    problem.optimizer, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
+                    rule, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
                 )
+            if isinstance(watched, GivenRule):
+                watched.require_closed(with_tensors(theta, slopes), *before, hyper)
             problem.ledger.note("inner", t, losses[t], TAKEN)
             if t == 0:
                 first[0] = with_tensors(theta, slopes)
@@ -244,6 +254,7 @@ def unroll(
     outside_transforms("an unroll")
     if optimizer is None:
         raise TypeError("unroll() needs an optimizer, such as sgd(0.1)")
+    require_rule(optimizer, "optimizer")
     require_tensors("the start", params)
     require_tensors("the coupling", coupling)
     batches = batches if isinstance(batches, tuple) else batches_of(batches)

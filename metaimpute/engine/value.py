@@ -18,10 +18,12 @@ from .arguments import batches_of, require_tensors
 from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
 from .estimators.implicit import Solver, with_solver
-from .given import Watch, only, require_closed_program, require_closed_rule, with_fixed
+from .given import Watch, only, require_closed_program, with_fixed
 from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer, hyper_tensors
+from .optimizers.base import require_rule
+from .optimizers.transforms import require_factors
 from .pytree import Tree, detach, differentiable, leaves_of, tensors
 from .repetition import Ledger, require_same_end
 from .unroll import Batches
@@ -84,6 +86,7 @@ def require_plain(params: Tree, coupling: Tree, optimizer: InnerOptimizer) -> No
         CannotDifferentiate: for what is no tree of tensors, for dual numbers, and inside a transform of torch.func.
     """
     outside_transforms("after_training()")
+    require_rule(optimizer, "optimizer")
     require_tensors("params", params)
     require_tensors("the coupling", coupling)
     if any(has_tangent(leaf) for leaf in tensors((params, coupling, optimizer.hyper))):
@@ -135,10 +138,10 @@ def value_of(
     watch = Watch(constants, steps + 3 if joined and type(steps) is int else 0, aux)
     outer = watch.loss(outer_loss, "outer")
     inner = Watch(constants, watch.checks, aux).loss(inner_loss, "inner")
-    if joined:
-        require_closed_rule(optimizer, params)
-        if isinstance(inner_loss, Compiled) and len(batches.inner):
-            require_closed_program(inner_loss, params, coupling, batches.inner[0])
+    if type(steps) is int:
+        require_factors(optimizer, steps)
+    if joined and isinstance(inner_loss, Compiled) and len(batches.inner):
+        require_closed_program(inner_loss, params, coupling, batches.inner[0])
     rule = with_fixed(optimizer) if how.per_scalar else optimizer
     leaves = [leaf for leaf in tensors((params, coupling)) if wanted(leaf)] + [entry for _, entry in learned]
     if not leaves:

@@ -41,6 +41,9 @@ RANGES: dict[str, Any] = {  # of inner optimisers' hyperparameters, which may be
 }
 
 
+GIVEN = ("lr", "weight_decay")  # the keys of InnerSpec that the optimiser itself gets
+
+
 class InnerSpec(Open):
     """The look-ahead's optimiser: a registered name, its learning rate, and the number of steps.
 
@@ -69,6 +72,12 @@ class InnerSpec(Open):
         if self.optimizer in optimizers:  # else that is what is said
             factory = optimizers.get(self.optimizer)
             types, fields = options_of(factory, RANGES), type(self).model_fields
+            taken = [name for name in types if name in fields and name not in GIVEN]
+            if taken:
+                raise ValueError(
+                    f"'{self.optimizer}' has an option called '{taken[0]}', a key of this section that it would never get; "
+                    "rename the option"
+                )
             own = {name: kind for name, kind in types.items() if name not in fields}
             beside = {name: field for name, field in fields.items() if name != "weight_decay" or name in types}
             given = self.options

@@ -10,17 +10,23 @@ import torch
 from torch import nn
 
 from metaimpute.engine import (
+    Batches,
+    Compiled,
+    EstimatorError,
     Transform,
     UnsupportedOptimizer,
     adagrad,
     adam,
     adamw,
+    after_training,
+    begin,
     chain,
     clip,
     clip_by_global_norm,
     clip_norm,
     clip_value,
     from_torch,
+    hypergradient,
     momentum,
     nesterov,
     parameter_groups,
@@ -160,6 +166,21 @@ def test_schedules_scale_the_rate_of_each_step_and_can_be_learned() -> None:
         unroll(loss, start, None, [None], scheduled(sgd(1.0), [1.0, 0.5, 0.25]), 4)
 
 
+@pytest.mark.parametrize("schedule", [[1.0, 0.5], torch.tensor([1.0, 0.5])])
+def test_a_schedule_that_is_too_short_is_found_before_the_first_step(schedule: Any) -> None:
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        raise AssertionError("a step was taken")
+
+    start = {"w": torch.zeros(1)}
+    rule = scheduled(chain(clip(torch.tensor(1.0)), sgd(0.1), scale_by_schedule([1.0, 0.5, 0.2])), schedule)
+    for inner in (loss, Compiled(loss, backend="eager")):
+        with pytest.raises(UnsupportedOptimizer, match="the schedule has 2 values, but step 3 was asked for"):
+            unroll(inner, start, None, [None], rule, 4)
+        for estimator in ("exact", "mixed"):
+            with pytest.raises(UnsupportedOptimizer, match="the schedule has 2 values, but step 3 was asked for"):
+                after_training(inner, loss, start, optimizer=rule, steps=4, estimator=estimator)
+
+
 def test_a_chain_is_its_parts_one_after_another() -> None:
     """Clipped twice, by entry and by norm, then Adam, then a factor: against the same written out with torch."""
     start = {"w": torch.tensor([3.0, -0.2, 1.0], dtype=torch.float64), "b": torch.tensor([0.5], dtype=torch.float64)}
@@ -224,8 +245,6 @@ def test_every_part_of_a_chain_is_learned(estimator: str) -> None:
         "clip_norm_2": T(0.35),
     }
     c = T(0.3, 0.1, -0.4)
-    from metaimpute.engine import Batches, hypergradient
-
     found = hypergradient(inner, outer, start, c, Batches([None], None), rule(values), estimator, steps=3)
 
     def value(changed: dict[str, Any]) -> float:
@@ -240,6 +259,61 @@ def test_every_part_of_a_chain_is_learned(estimator: str) -> None:
             up, down = value({**values, key: now + step}), value({**values, key: now - step})
             assert float(slope.reshape(-1)[place]) == pytest.approx((up - down) / 2e-6, rel=1e-6, abs=1e-9), key
     assert all(float(found.grad_optimizer[key].abs().max()) > 0 for key in ("clip_norm_2", "lr", "schedule"))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: chain(clip(1.0), None, sgd(0.1)),
+            "a part of a chain that is no transform is a rule, such as .* not a NoneType",
+        ),
+        (lambda: chain(clip(1.0), sgd), "sgd makes one when it is called"),
+        (lambda: clip_norm(sgd(0.1), {"w": 1.0}), "clip_norm is one number or tensor for all parameters, not a dict"),
+        (lambda: clip("1"), "clip_value is one number or tensor"),
+        (lambda: clip_norm(sgd(0.1), torch.tensor(-1.0)), "clip_norm must be above 0, not -1.0"),
+        (lambda: clip(torch.tensor([1.0, -1.0])), "clip_value must be above 0"),
+        (lambda: scheduled(sgd(0.1), 0.5), r"a tensor \[steps\], not a float"),
+        (lambda: scheduled(sgd(0.1), torch.tensor(0.5)), "not a tensor without steps"),
+        (lambda: scheduled(sgd(0.1), (f for f in (1.0, 0.5))), "not a generator"),
+        (lambda: parameter_groups(sgd(0.1), {"w": 1}, {"w": 3}), "the group 'w' is a dict of hyperparameters"),
+        (
+            lambda: parameter_groups(sgd(0.1), {"w": 1}, {"w": {"lr": -3}}),
+            "sgd: lr must be a finite number of at least 0",
+        ),
+        (lambda: parameter_groups(sgd, {"w": 1}, {"w": {"lr": 3}}), "sgd makes one when it is called"),
+        (lambda: sgd(0.1).with_hyper(lr=-0.1), "sgd: lr must be a finite number of at least 0, not -0.1"),
+        (lambda: sgd(0.1).with_hyper(lr="fast"), "sgd: lr is a number, a tensor or a dict"),
+        (lambda: adagrad(0.1, initial_accumulator_value=torch.tensor(0.1)), "cannot be learned"),
+    ],
+)
+def test_what_is_no_part_of_a_rule_is_refused_in_words(make: Any, said: str) -> None:
+    with pytest.raises(UnsupportedOptimizer, match=said):
+        make()
+
+
+def test_what_is_no_rule_or_no_estimator_is_refused_in_words() -> None:
+    def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return th["w"].square().sum()
+
+    start: Any = {"w": torch.ones(1)}
+    given: list[tuple[Any, str]] = [
+        ("sgd", "optimizer is a rule, such as sgd.*, not 'sgd'"),
+        (sgd, "optimizer is a rule; sgd makes one when it is called"),
+        (torch.optim.SGD([torch.zeros(1)], lr=0.1), r"optimizer is a rule; from_torch\(optimizer, params\) makes one"),
+        (None, "optimizer is a rule, .* not a NoneType"),
+    ]
+    for rule, said in given:
+        for use in (
+            lambda rule: after_training(loss, loss, start, optimizer=rule),
+            lambda rule: begin(start, None, loss, optimizer=rule),
+            lambda rule: hypergradient(loss, loss, start, None, Batches([None], None), rule),
+            lambda rule: unroll(loss, start, None, [None], rule, 1),
+        ):
+            with pytest.raises(UnsupportedOptimizer, match=said):
+                use(rule)
+    with pytest.raises(EstimatorError, match="an estimator is a name, such as 'exact', or an Estimator, not None"):
+        after_training(loss, loss, start, optimizer=sgd(0.1), estimator=None)  # type: ignore[call-overload]
 
 
 def test_a_transform_of_ones_own() -> None:
@@ -286,7 +360,6 @@ def test_a_tensor_learning_rate_of_torch_is_differentiated() -> None:
     net, x = network(), torch.randn(6, 3, dtype=torch.float64)
     params, rate = dict(net.named_parameters()), torch.tensor(0.1, dtype=torch.float64)
     twin = from_torch(torch.optim.Adam(net.parameters(), lr=rate), params)
-    from metaimpute.engine import Batches, hypergradient
 
     def loss(th: Any, c: Any, b: Any) -> torch.Tensor:
         return loss_of_params(net, th, x)
@@ -367,8 +440,6 @@ def test_a_momentum_given_later_is_honoured_by_rmsprop() -> None:
 
 
 def test_leaves_that_are_no_parameters_stay_as_they_are() -> None:
-    from metaimpute.engine import Batches, hypergradient
-
     theta = {"w": torch.ones(2), "n": torch.tensor(7), "k": 5}
     c = {"z": torch.ones(2), "mask": torch.tensor([True, False])}
 

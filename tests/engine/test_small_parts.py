@@ -61,3 +61,31 @@ def test_gradient_marks_or_fills_unused_inputs() -> None:
     constant = gradient(torch.tensor(1.0), {"a": a})
     assert torch.equal(constant["a"], torch.zeros(2))
     assert torch.equal(vjp_through({"x": torch.ones(2)}, {"x": torch.ones(2)}, {"a": a})["a"], torch.zeros(2))
+
+
+def test_a_registrys_name_reaches_the_package_of_that_name() -> None:
+    import copy
+
+    import metaimpute.engine.estimators as of_estimators
+    import metaimpute.engine.optimizers as of_optimizers
+    from metaimpute import engine
+
+    assert of_optimizers.sgd is engine.sgd and of_estimators.Exact is engine.estimators.get("exact")
+    assert (
+        engine.optimizers is of_optimizers
+        and "sgd" in engine.optimizers
+        and len(copy.copy(engine.optimizers).names()) > 3
+    )
+    with pytest.raises(AttributeError, match="the registry of inner optimizer entries has no attribute 'sgdd'"):
+        of_optimizers.sgdd  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_an_estimator_from_elsewhere_is_recommended_as_exact_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metaimpute.engine import Estimator, EstimatorError, estimators, get_estimator
+
+    silent, said = type("Silent", (Estimator,), {}), type("Said", (Estimator,), {"exact": True})
+    monkeypatch.setattr(estimators, "_entries", {**estimators._entries, "silent": silent, "said": said})
+    for wanted in ({"steps": 2}, {"steps": 1, "wrt_start": True}):
+        with pytest.raises(EstimatorError, match="mixed, said") as found:
+            get_estimator("approx").check(**wanted)  # type: ignore[arg-type]
+        assert "silent" not in str(found.value)

@@ -19,11 +19,16 @@ from metaimpute.engine import (
     Estimator,
     EstimatorError,
     FunctionalModel,
+    InnerOptimizer,
     NotRepeatable,
     NotScalar,
+    Transform,
+    UnsupportedOptimizer,
     adam,
     after_training,
     begin,
+    chain,
+    clip,
     clip_norm,
     estimators,
     hypergradient,
@@ -35,6 +40,8 @@ from metaimpute.engine import (
     stacked,
     unroll,
 )
+from metaimpute.engine.given import given_rule, with_fixed
+from metaimpute.engine.optimizers.base import is_closed
 from tests.conformance.problems import make_case
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -484,6 +491,104 @@ def test_a_rule_that_uses_another_tensor_is_refused() -> None:
     assert torch.autograd.grad(value, table)[0].abs().min() > 0
 
 
+UNGIVEN = "uses a tensor that requires a gradient but is none of its hyper"
+
+
+def rules_with_a_tensor_of_their_own(v: Tensor) -> dict[str, Any]:
+    """Rules that use ``v`` where it is none of their hyperparameters, and not at the first step with a gradient of zero."""
+
+    def once_it_moves(updates: Any, state: Any, params: Any, hyper: Any) -> Any:
+        return {name: u * (v if float(u.detach().abs().max()) > 0 else 1.0) for name, u in updates.items()}, state
+
+    def held(grads: Any, state: Any, params: Any, hyper: Any) -> Any:
+        return {name: -v * g if state else -0.1 * g for name, g in grads.items()}, state + 1
+
+    return {
+        "schedule": scheduled(sgd(0.1), lambda s: 1.0 if s == 0 else v),
+        "schedule beside a learned rate": scheduled(sgd(torch.tensor(0.1, requires_grad=True)), lambda s: v if s == 2 else 1.0),
+        "transform": chain(sgd(0.1), Transform(lambda params: None, once_it_moves, {}, "once it moves")),
+        "rule": InnerOptimizer(lambda params: 0, held, {}, "held"),
+        "replaced update": dataclasses.replace(sgd(0.1), init=lambda params: 0, update=held),
+        "init": dataclasses.replace(
+            momentum(0.1), init=lambda params: [v * torch.ones(()), *[None] * (len(params) - 1)]
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "forward", "finite_difference", "cg", "truncated(1)"])
+@pytest.mark.parametrize("kind", rules_with_a_tensor_of_their_own(torch.ones(())))
+def test_a_tensor_that_a_rule_uses_at_a_later_step_is_refused(kind: str, estimator: str) -> None:
+    v = torch.tensor(0.5, requires_grad=True)
+    rule = rules_with_a_tensor_of_their_own(v)[kind]
+    start, c = point(grad=False)
+    options: Any = {"optimizer": rule, "steps": 4, "estimator": estimator}
+    with pytest.raises(CannotDifferentiate, match=UNGIVEN):
+        after_training(inner, outer, start, c, **options)
+    with pytest.raises(CannotDifferentiate, match=UNGIVEN):
+        hypergradient(inner, outer, start, c, Batches([None], None), rule, estimator, steps=4)
+    fixed = rules_with_a_tensor_of_their_own(v.detach())[kind]
+    with torch.no_grad():
+        value = after_training(inner, outer, start, c, **options)
+    assert torch.equal(value, after_training(inner, outer, start, c, **{**options, "optimizer": fixed}).detach())
+
+
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+def test_a_tensor_that_a_rule_uses_at_a_later_step_is_refused_at_that_step(memory: str) -> None:
+    v = torch.tensor(0.5, requires_grad=True)
+    rule = scheduled(sgd(0.1), lambda s: 1.0 if s < 2 else v)
+    start, c = point()
+    trajectory = begin(start, c, inner, optimizer=rule, memory=memory).step().step()
+    assert trajectory.value(outer).requires_grad
+    with pytest.raises(CannotDifferentiate, match=UNGIVEN):
+        trajectory.step()
+    with pytest.raises(CannotDifferentiate, match=UNGIVEN):
+        after_training(inner, outer, start, c, optimizer=rule, steps=3, memory=memory)
+    after_training(inner, outer, start, c, optimizer=rule, steps=2, memory=memory).backward()
+
+
+def test_a_tensor_in_the_rule_of_a_compiled_step_is_refused() -> None:
+    v = torch.tensor(0.5, requires_grad=True)
+    start, c = point()
+
+    def plain(p: Any, c: Any, batch: Any) -> Tensor:
+        return (p["w"].square() * c[:3]).sum() + p["b"].square()
+
+    def own(updates: Any, state: Any, params: Any, hyper: Any) -> Any:
+        return {name: v * u for name, u in updates.items()}, state
+
+    rule = chain(sgd(0.1), Transform(lambda params: None, own, {}, "own"))
+    with pytest.raises(CannotDifferentiate, match=UNGIVEN):
+        after_training(Compiled(plain, backend="aot_eager"), outer, start, c, optimizer=rule, steps=2)
+
+
+def test_a_list_of_factors_holds_no_learned_tensor() -> None:
+    v = torch.tensor(0.5, requires_grad=True)
+    with pytest.raises(UnsupportedOptimizer, match=r"pass one tensor of all factors, such as torch.stack"):
+        scheduled(sgd(0.1), [1.0, v, v, 1.0])
+    start, c = point(grad=False)
+    one = torch.ones(())
+
+    def value() -> Tensor:
+        return after_training(
+            inner, outer, start, c, optimizer=scheduled(sgd(0.1), torch.stack([one, v, v, one])), steps=4
+        )
+
+    torch.testing.assert_close(torch.autograd.grad(value(), v)[0], difference(value, [v])[0], rtol=1e-7, atol=1e-10)
+    scheduled(sgd(0.1), [1.0, v.detach()])
+
+
+def test_a_rule_of_the_package_is_not_watched() -> None:
+    """It is known to use its arguments alone, so that nothing is looked for at any step."""
+    learned = torch.tensor(0.1, requires_grad=True)
+    for rule in (
+        adam(learned),
+        clip_norm(scheduled(sgd(learned), [1.0, 0.5]), learned),
+        scheduled(sgd(0.1), learned[None]),
+    ):
+        assert given_rule(rule) is rule and is_closed(with_fixed(rule).update)
+    assert given_rule(scheduled(sgd(0.1), lambda t: 1.0)) is not rule
+
+
 def test_changed_arguments_and_loaders_and_wrong_lengths_are_refused() -> None:
     start, c = point()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4)))
@@ -884,3 +989,39 @@ def test_dropout_draws_the_same_noise_in_step_and_reverse_pass_and_leaves_the_ge
     for _ in range(6):
         trajectory = trajectory.step()
     assert torch.equal(trajectory.value(outer), value())
+
+
+@pytest.mark.parametrize(
+    "estimator", ["exact", "mixed", "neumann(3)", "truncated(1)", "first_order", "cg", "finite_difference"]
+)
+def test_problems_in_one_stack_are_those_of_each_alone_or_refused(estimator: str) -> None:
+    x, y, _, _ = data()
+    starts = [{"w": 0.3 * (i + 1) * torch.ones(3), "b": torch.zeros(())} for i in range(3)]
+    couplings = [torch.rand(6) for _ in starts]
+
+    def loss(p: Any, c: Any, batch: Any) -> Tensor:
+        return (c * (x @ p["w"] + p["b"] - y).square()).mean() + 0.1 * p["w"].square().sum()
+
+    def grad(rule: InnerOptimizer, inner: Any, start: Any, c: Any) -> Any:
+        return hypergradient(inner, inner, start, c, Batches([None], None), rule, estimator, steps=2).grad_c
+
+    def entry_by_entry(updates: Any, state: Any, params: Any, hyper: Any) -> Any:
+        return {name: 0.5 * u for name, u in updates.items()}, state
+
+    halved = Transform(lambda params: None, entry_by_entry, {}, "halved", per_entry=True)
+    rule = chain(clip(0.2), sgd(0.1), halved)
+    many, c = stack(starts), stack(couplings)
+    if estimator in ("cg", "finite_difference"):
+        with pytest.raises(EstimatorError, match=f"'{estimator}' mixes the problems of a stacked loss; take each by"):
+            grad(rule, stacked(loss), many, c)
+        return
+    alone = [grad(rule, loss, *one) for one in zip(starts, couplings, strict=True)]
+    close(grad(rule, stacked(loss), many, c), torch.stack(alone))
+    for mixing in (clip_norm(sgd(0.1), 0.05), chain(sgd(0.1), dataclasses.replace(halved, per_entry=False))):
+        for inner in (stacked(loss), Compiled(stacked(loss))):
+            with pytest.raises(EstimatorError, match="'(clip_norm|halved)' mixes the problems of a stacked loss"):
+                grad(mixing, inner, many, c)
+        with pytest.raises(EstimatorError, match="mixes the problems of a stacked loss"):
+            after_training(
+                stacked(loss), stacked(loss), many, c.requires_grad_(), optimizer=mixing, estimator=estimator
+            )

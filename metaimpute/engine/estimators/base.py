@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
@@ -15,17 +15,21 @@ from ...errors import UserError
 from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
 from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
+from ..given import given_rule
 from ..losses import Loss
 from ..memory import MemoryPolicy, Store
 from ..operators import in_words
 from ..optimizers import InnerOptimizer
+from ..optimizers.base import require_rule
+from ..optimizers.transforms import require_factors
 from ..pytree import Tree, detach, differentiable, filled, leaves_of, norm, tensors
 from ..registry import Registry
 from ..repetition import Ledger, attributes_restored, rebuilding
+from ..stacked import is_stacked
 from ..unroll import Batches, BilevelMap, run
 
 About = Literal["steps", "memory", "start"]
-estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator")
+estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator", __package__)
 EstimatorClass = TypeVar("EstimatorClass", bound=Callable[..., "Estimator"])
 
 
@@ -110,6 +114,11 @@ def _names(fits: Callable[[type[Estimator]], bool]) -> str:
     return ", ".join(name for name in estimators if fits(cast("type[Estimator]", estimators.get(name))))
 
 
+def _known_as_exact(kind: type[Estimator]) -> bool:
+    """Whether it is exact and comes with the package or says so itself."""
+    return kind.exact and (kind.__module__.startswith(f"{__package__}.") or "exact" in vars(kind))
+
+
 def whole_number(name: str, option: str, value: object, least: int) -> None:
     """Raises:
     EstimatorError: unless the option is a whole number of at least ``least``."""
@@ -124,6 +133,7 @@ class Estimator:
     Attributes:
         start_path: whether it gives a gradient with respect to the start. moves_all: whether its steps are the inner loss's own,
             of all parameters. per_scalar: whether every scalar of the coupling and the hyperparameters has its price.
+        mixes: whether its result for problems in one stack is another than for each alone.
     """
 
     name: ClassVar[str] = ""
@@ -136,6 +146,7 @@ class Estimator:
     unrolls: ClassVar[bool] = True
     moves_all: ClassVar[bool] = True
     per_scalar: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
 
     def estimate(
         self,
@@ -203,13 +214,13 @@ class Estimator:
         if self.max_steps is not None and steps > self.max_steps:
             raise EstimatorError(
                 f"'{self.name}' is defined for {self.max_steps} inner step, not {steps}; for any number there are "
-                f"{_names(lambda other: other.max_steps is None and other.exact)}",
+                f"{_names(lambda other: other.max_steps is None and _known_as_exact(other))}",
                 "steps",
             )
         if wrt_start and not self.start_path:
             raise EstimatorError(
                 f"'{self.name}' gives no gradient with respect to the start (path: full); these do: "
-                f"{_names(lambda other: other.start_path and other.exact)}",
+                f"{_names(lambda other: other.start_path and _known_as_exact(other))}",
                 "start",
             )
         if not self.uses_memory and not isinstance(memory, Store | None):
@@ -240,10 +251,15 @@ class Estimator:
     ) -> Iterator[BilevelMap]:
         """The problem, checked, with torch in the state that evaluations of it need."""
         outside_transforms("a hypergradient")
+        require_rule(optimizer, "optimizer")
+        joined = torch.is_grad_enabled()
         require_tensors("the start", theta_0)
         require_tensors("the coupling", c)
         inner_batches = list_of_batches(batches.inner)
         self.check(steps, memory, wrt_start)
+        require_factors(optimizer, steps)
+        if is_stacked(inner_loss):
+            self._require_apart(optimizer)
         if len(inner_batches) not in (1, steps):
             raise EstimatorError(f"{len(inner_batches)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):
@@ -261,7 +277,8 @@ class Estimator:
             )
         with torch.enable_grad(), double_differentiable(), attributes_restored():
             theta_0, c, batches = ordinary((theta_0, c, Batches(list(inner_batches), batches.outer)))
-            optimizer = optimizer.with_hyper(**ordinary(optimizer.hyper))
+            optimizer = replace(optimizer, hyper=ordinary(optimizer.hyper))
+            optimizer = given_rule(optimizer) if joined else optimizer
             with said_in_words(self.name):
                 yield BilevelMap(
                     inner_loss,
@@ -276,6 +293,20 @@ class Estimator:
                     wrt_start,
                     ledger or Ledger(),
                 )
+
+    def _require_apart(self, optimizer: InnerOptimizer) -> None:
+        """Raises:
+        EstimatorError: for what would mix the problems of a stack."""
+        if self.mixes:
+            raise EstimatorError(
+                f"'{self.name}' mixes the problems of a stacked loss; take each by itself, or 'exact', 'mixed' or 'neumann'"
+            )
+        mixes = optimizer.options.get("mixes", ())
+        if mixes:
+            raise EstimatorError(
+                f"'{mixes[0]}' mixes the problems of a stacked loss, whose gradients it takes for one; take each by itself, or "
+                "clip(...), which works entry by entry (a Transform that does says per_entry=True)"
+            )
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
         """The outer loss and ``theta_k`` of the steps that the estimator differentiates, without a derivative."""

@@ -21,6 +21,8 @@ def get_estimator(name: str | Estimator, backend: str = "func", **options: Any) 
         if backend != "func" or options:
             raise EstimatorError("an estimator that is already made takes no backend or options; give its name instead")
         return name
+    if not isinstance(name, str):
+        raise EstimatorError(f"an estimator is a name, such as 'exact', or an Estimator, not {name!r}")
     name, given = _called(name)
     cls = estimators.get(name)
     if backend not in BACKENDS:

@@ -42,6 +42,7 @@ class FiniteDifference(Estimator):
 
     epsilon: float = 0.01
     exact = False
+    mixes = True
     start_path = False
     dropped = "dependence of all but the last inner step; O(epsilon^2) of that one"
 

@@ -185,6 +185,7 @@ class ConjugateGradient(Implicit):
         m: most iterations. tolerance: relative residual at which to stop. damping: added to the Hessian.
     """
 
+    mixes = True
     m: int = 10
     tolerance: float = 1e-10
     damping: float = 0.0

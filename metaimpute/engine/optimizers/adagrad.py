@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, decayed, is_zero, per_leaf, register_optimizer, root
+from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, decayed, is_zero, per_leaf, register_optimizer, root
 
 
 @register_optimizer("adagrad")
@@ -29,6 +29,12 @@ def adagrad(
 
     Hyperparameters that can be differentiated: lr, lr_decay, eps, eps_root, weight_decay.
     """
+
+    if isinstance(initial_accumulator_value, Tensor) or not 0 <= initial_accumulator_value < float("inf"):
+        raise UnsupportedOptimizer(
+            "adagrad: initial_accumulator_value is a finite number of at least 0 and cannot be learned, not "
+            f"{initial_accumulator_value}"
+        )
 
     def init_leaf(param: Tensor) -> Tree:
         return [0, torch.full_like(param, initial_accumulator_value, requires_grad=False)]

@@ -22,13 +22,25 @@ Leaf = Tensor | None
 LeafInit = Callable[[Tensor], Tree]
 LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], tuple[Tensor, Tree]]
 
-optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer")
+optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer", __package__)
 Rule = TypeVar("Rule", bound=Callable[..., "InnerOptimizer"])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def register_optimizer(name: str) -> Callable[[Rule], Rule]:
     """Decorator that files an inner optimiser under ``name``: a function of options that returns one."""
     return optimizers.register(name)
+
+
+def closed(function: Function) -> Function:
+    """Marks a rule's ``init`` or ``update`` as one that uses no tensor but its arguments, which then need not be watched."""
+    vars(function)["closed"] = True
+    return function
+
+
+def is_closed(*functions: Callable[..., Any]) -> bool:
+    """Whether all of these are so marked."""
+    return all(getattr(function, "closed", False) for function in functions)
 
 
 class UnsupportedOptimizer(UserError, ValueError):
@@ -57,13 +69,15 @@ class InnerOptimizer:
         """The same rule with other hyperparameters.
 
         Raises:
-            UnsupportedOptimizer: for a name the rule does not have.
+            UnsupportedOptimizer: for a name the rule does not have, and a value that none can have.
         """
         unknown = set(changes) - set(self.hyper)
         if unknown:
             raise UnsupportedOptimizer(
                 f"{self.label} has no hyperparameter {sorted(unknown)}; it has {sorted(self.hyper)}"
             )
+        whole = self.options.get("whole", ())  # of transforms, which have rules of their own for their numbers
+        require_hyper(self.label, {key: value for key, value in changes.items() if key not in whole})
         return replace(self, hyper={**self.hyper, **changes})
 
 
@@ -84,11 +98,9 @@ def _like(update: Tensor, param: Tensor) -> Tensor:
     return update if update.dtype == param.dtype else update.to(param.dtype)
 
 
-def per_leaf(
-    init_leaf: LeafInit, update_leaf: LeafUpdate, hyper: Hyper, label: str, options: dict[str, Any]
-) -> InnerOptimizer:
-    """Lifts a rule for one tensor to a rule for a tree of tensors; per-name hyperparameters are looked up here."""
-
+def require_hyper(label: str, hyper: Mapping[str, Any]) -> None:
+    """Raises:
+    UnsupportedOptimizer: for a hyperparameter that is no number of at least 0, no tensor and no dict of them."""
     for key, value in hyper.items():
         for number in value.values() if isinstance(value, Mapping) else [value]:
             if not isinstance(number, Tensor | int | float) and not hasattr(number, "__float__"):
@@ -99,6 +111,30 @@ def per_leaf(
                 )
             if not isinstance(number, Tensor) and not 0 <= number < float("inf"):
                 raise UnsupportedOptimizer(f"{label}: {key} must be a finite number of at least 0, not {number}")
+
+
+def require_rule(value: object, where: str) -> InnerOptimizer:
+    """The rule that a value is.
+
+    Raises:
+        UnsupportedOptimizer: for anything else, with the way to one.
+    """
+    if isinstance(value, InnerOptimizer):
+        return value
+    way = "a rule, such as sgd(0.1)"
+    if isinstance(value, torch.optim.Optimizer):
+        way = "a rule; from_torch(optimizer, params) makes one of a torch.optim optimiser"
+    elif any(value is optimizers.get(name) for name in optimizers):
+        way = f"a rule; {getattr(value, '__name__', 'it')} makes one when it is called, with a learning rate"
+    found = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    raise UnsupportedOptimizer(f"{where} is {way}, not {found}")
+
+
+def per_leaf(
+    init_leaf: LeafInit, update_leaf: LeafUpdate, hyper: Hyper, label: str, options: dict[str, Any]
+) -> InnerOptimizer:
+    """Lifts a rule for one tensor to a rule for a tree of tensors; per-name hyperparameters are looked up here."""
+    require_hyper(label, hyper)
 
     def init(params: Tree) -> Tree:
         return [init_leaf(leaf) if differentiable(leaf) else None for leaf in leaves_of(params)]
@@ -112,6 +148,8 @@ def per_leaf(
         ]
         return filled(params, [u for u, _ in moved]), [s for _, s in moved]
 
+    if all(getattr(part, "__module__", "").startswith(f"{__package__}.") for part in (init_leaf, update_leaf)):
+        init, update = closed(init), closed(update)
     return InnerOptimizer(init, update, hyper, label, options)
 
 

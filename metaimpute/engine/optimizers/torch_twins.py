@@ -12,7 +12,7 @@ from torch import Tensor
 from ..pytree import Tree
 from .adagrad import adagrad
 from .adam import adam
-from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, is_zero
+from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_zero
 from .rmsprop import rmsprop
 from .sgd import sgd
 
@@ -184,7 +184,7 @@ def from_torch(
             return fresh
         return [new if kept[name] is None else _fork(kept[name]) for name, new in zip(tree, fresh, strict=True)]
 
-    return replace(rule, init=init, hyper=hyper)
+    return replace(rule, init=closed(init), hyper=hyper)
 
 
 def _fork(state: Tree) -> Tree:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..pytree import Tree, map_tensors, tensors
-from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, root
+from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, require_rule, root
 
+TOO_SHORT = "the schedule has {} values, but step {} was asked for"
 Schedule = Callable[[int], Any] | Sequence[float] | Tensor
 
 
@@ -23,12 +24,16 @@ class Transform:
     Attributes:
         init: ``params -> state``. update: ``(updates, state, params, hyper) -> (updates, state)``; before the rule updates are
             gradients. hyper: its hyperparameters, of all parameters together. name: shown in messages.
+        per_entry: whether each entry is treated by itself, so that stacked problems stay apart. factors: one for each step, where
+            there are so many; the name of a hyperparameter that holds them, or their number.
     """
 
     init: Callable[[Tree], Tree]
     update: Callable[[Tree, Tree, Tree, Hyper], tuple[Tree, Tree]]
     hyper: Hyper
     name: str
+    per_entry: bool = False
+    factors: str | int | None = None
 
 
 def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
@@ -43,6 +48,9 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
     Raises:
         UnsupportedOptimizer: unless exactly one part is a rule.
     """
+    for part in parts:
+        if not isinstance(part, Transform | InnerOptimizer):
+            require_rule(part, "a part of a chain that is no transform")
     rules = [part for part in parts if isinstance(part, InnerOptimizer)]
     if len(rules) != 1:
         raise UnsupportedOptimizer(f"a chain has one rule among its parts, such as adam(0.1), not {len(rules)}")
@@ -65,11 +73,18 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
             after.append(following)
         return grads, after
 
+    if all(is_closed(part.init, part.update) for part in parts):
+        init, update = closed(init), closed(update)
     around = [part.name for part in parts if isinstance(part, Transform)]
+    named = [(part.factors, own) for part, own in zip(parts, names, strict=True) if isinstance(part, Transform)]
+    factors = [own[given] if isinstance(given, str) else given for given, own in named if given is not None]
+    mixes = [part.name for part in parts if isinstance(part, Transform) and not part.per_entry]
     whole = [name for part, own in zip(parts, names, strict=True) if part is not rule for name in own.values()]
     options = {
         **rule.options,
         "transforms": (*rule.options.get("transforms", ()), *around),
+        "factors": (*rule.options.get("factors", ()), *factors),
+        "mixes": (*rule.options.get("mixes", ()), *mixes),
         "whole": frozenset(whole) | rule.options.get("whole", frozenset()),
     }
     return InnerOptimizer(init, update, hyper, rule.label, options)
@@ -83,13 +98,24 @@ def _free(name: str, taken: Hyper) -> str:
     return found
 
 
+@closed
 def _stateless(params: Tree) -> Tree:
     return None
 
 
+@closed
+def _from_zero(params: Tree) -> Tree:
+    return 0
+
+
 def _positive(name: str, value: Any) -> None:
-    if isinstance(value, int | float) and not value > 0:
-        raise UnsupportedOptimizer(f"{name} must be above 0, not {value}")
+    if isinstance(value, Mapping) or not (isinstance(value, Tensor | int | float) or hasattr(value, "__float__")):
+        raise UnsupportedOptimizer(f"{name} is one number or tensor for all parameters, not a {type(value).__name__}")
+    if not isinstance(value, Tensor):
+        if not value > 0:
+            raise UnsupportedOptimizer(f"{name} must be above 0, not {value}")
+    elif not value.is_meta and torch._C._functorch.peek_interpreter_stack() is None and bool((value <= 0).any()):
+        raise UnsupportedOptimizer(f"{name} must be above 0, not {value.tolist()}")
 
 
 def clip_by_global_norm(max_norm: Any) -> Transform:
@@ -99,7 +125,7 @@ def clip_by_global_norm(max_norm: Any) -> Transform:
     differentiated too.
 
     Raises:
-        UnsupportedOptimizer: for a number that is not above 0.
+        UnsupportedOptimizer: for what is not above 0.
     """
     _positive("clip_norm", max_norm)
 
@@ -111,14 +137,14 @@ def clip_by_global_norm(max_norm: Any) -> Transform:
             grads = map_tensors(lambda g: g * scale, grads)
         return grads, state
 
-    return Transform(_stateless, update, {"clip_norm": max_norm}, "clip_norm")
+    return Transform(_stateless, closed(update), {"clip_norm": max_norm}, "clip_norm")
 
 
 def clip(limit: Any) -> Transform:
     """Clamps every entry of the gradient to ``[-limit, limit]``; ``limit`` is the hyperparameter ``clip_value``.
 
     Raises:
-        UnsupportedOptimizer: for a number that is not above 0.
+        UnsupportedOptimizer: for what is not above 0.
     """
     _positive("clip_value", limit)
 
@@ -132,7 +158,7 @@ def clip(limit: Any) -> Transform:
 
         return map_tensors(clamp, grads), state
 
-    return Transform(_stateless, update, {"clip_value": limit}, "clip_value")
+    return Transform(_stateless, closed(update), {"clip_value": limit}, "clip_value", per_entry=True)
 
 
 def scale_by_schedule(schedule: Schedule) -> Transform:
@@ -143,9 +169,27 @@ def scale_by_schedule(schedule: Schedule) -> Transform:
             hyperparameter ``schedule`` and receives a gradient: a learned learning-rate schedule.
 
     Raises:
-        UnsupportedOptimizer: at a step beyond the end of a list or tensor.
+        UnsupportedOptimizer: for a list with a tensor that requires a gradient; at a step beyond the end of a list or tensor.
     """
-    learned = isinstance(schedule, Tensor)
+    learned, called = isinstance(schedule, Tensor), callable(schedule) and not isinstance(schedule, Tensor)
+    if not called and (
+        not isinstance(schedule, Sequence | Tensor) or isinstance(schedule, str) or getattr(schedule, "ndim", 1) != 1
+    ):
+        found = (
+            "a tensor without steps"
+            if isinstance(schedule, Tensor) and not schedule.ndim
+            else f"a {type(schedule).__name__}"
+        )
+        raise UnsupportedOptimizer(
+            f"a schedule is a function of the step, a list with one factor per step or a tensor [steps], not {found}"
+        )
+    if not learned and not called:
+        schedule = list(schedule)  # type: ignore[arg-type]  # a sequence
+        if any(isinstance(value, Tensor) and value.requires_grad for value in schedule):
+            raise UnsupportedOptimizer(
+                "a schedule's list holds a tensor that requires a gradient and would get none; pass one tensor of all factors, "
+                "such as torch.stack([...])"
+            )
 
     def factor(t: int, hyper: Hyper) -> Any:
         if not isinstance(schedule, Tensor) and callable(schedule):
@@ -154,14 +198,30 @@ def scale_by_schedule(schedule: Schedule) -> Transform:
         if isinstance(t, Tensor):  # the count of a compiled step, on whose value nothing may branch
             return torch.as_tensor(values, dtype=None if learned else torch.float64).take(t.long())
         if t >= len(values):
-            raise UnsupportedOptimizer(f"the schedule has {len(values)} values, but step {t + 1} was asked for")
+            raise UnsupportedOptimizer(TOO_SHORT.format(len(values), t + 1))
         return values[t]
 
     def update(updates: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         scale = factor(state, hyper)
         return map_tensors(lambda u: u * scale, updates), state + 1
 
-    return Transform(lambda params: 0, update, {"schedule": schedule} if learned else {}, "schedule")
+    if not called:
+        update = closed(update)
+    factors: Any = "schedule" if learned else None if called else len(schedule)  # type: ignore[arg-type]
+    hyper = {"schedule": schedule} if learned else {}
+    return Transform(_from_zero, update, hyper, "schedule", per_entry=True, factors=factors)
+
+
+def require_factors(rule: InnerOptimizer, steps: int) -> None:
+    """Checks before any step that the rule's schedules reach that far.
+
+    Raises:
+        UnsupportedOptimizer: for one that is too short.
+    """
+    known = rule.options.get("factors", ())
+    number = min((len(rule.hyper[it]) if isinstance(it, str) else it for it in known), default=steps)
+    if number < steps:
+        raise UnsupportedOptimizer(TOO_SHORT.format(number, number + 1))
 
 
 def clip_norm(rule: InnerOptimizer, max_norm: Any) -> InnerOptimizer:
@@ -189,8 +249,12 @@ def parameter_groups(rule: InnerOptimizer, params: Mapping[str, Any], groups: Ma
     Raises:
         UnsupportedOptimizer: for a pattern that matches nothing or a hyperparameter the rule does not have.
     """
-    hyper = dict(rule.hyper)
+    hyper = dict(require_rule(rule, "what parameter_groups() is given").hyper)
     for pattern, values in groups.items():
+        if not isinstance(values, Mapping):
+            raise UnsupportedOptimizer(
+                f"the group '{pattern}' is a dict of hyperparameters, such as {{'lr': 0.01}}, not {values!r}"
+            )
         names = [name for name in params if fnmatchcase(name, pattern)]
         if not names:
             raise UnsupportedOptimizer(
