@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from .batches.outputs import Classes, Output, Quantities
+from .engine.ambient import as_usual
 from .recipes.recipe import Recipe, validate
 from .recipes.source import Source, merge
 from .tasks.arrays import ArrayTask
@@ -208,6 +209,7 @@ class MetaImputer(ClassifierMixin, _Imputer):
         )
         self.missing_label = missing_label
 
+    @as_usual()
     def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with labels ``y [n]``, some of them missing."""
         X, labels = _rows_and_labels(self, X, y)
@@ -229,10 +231,12 @@ class MetaImputer(ClassifierMixin, _Imputer):
         self.transduction_[known] = given
         return self
 
+    @as_usual()
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities ``[n, classes]``, columns in the order of ``classes_``."""
         return self._raw(self._checked(X)).double().softmax(-1).numpy()
 
+    @as_usual()
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each row ``[n]``."""
         most_probable = self.predict_proba(X).argmax(1)
@@ -283,6 +287,7 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
             device=device,
         )
 
+    @as_usual()
     def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with values ``y [n]``, some of them missing."""
         X, labels = _rows_and_labels(self, X, y)
@@ -307,6 +312,7 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
         self.transduction_[known] = given.numpy()
         return self
 
+    @as_usual()
     def predict(self, X: Any) -> np.ndarray:
         """Values ``[n]``."""
         raw = self._raw(self._checked(X))
