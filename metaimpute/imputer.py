@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from .batches.outputs import Classes, Output, Quantities
+from .engine.ambient import as_usual
 from .ensemble.choice import Ensemble, Scored, choose, usable
 from .ensemble.members import Rows, members
 from .recipes.recipe import Recipe, validate
@@ -290,6 +291,7 @@ class MetaImputer(ClassifierMixin, _Imputer):
         )
         self.missing_label = missing_label
 
+    @as_usual()
     def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with labels ``y [n]``, some of them missing."""
         X, labels = _rows_and_labels(self, X, y)
@@ -310,10 +312,12 @@ class MetaImputer(ClassifierMixin, _Imputer):
         self.transduction_[known] = given
         return self
 
+    @as_usual()
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities ``[n, classes]``, columns in the order of ``classes_``."""
         return self._predicted(self._checked(X))
 
+    @as_usual()
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each row ``[n]``."""
         most_probable = self.predict_proba(X).argmax(1)
@@ -369,6 +373,7 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
             device=device,
         )
 
+    @as_usual()
     def fit(self, X: Any, y: Any) -> Self:
         """Trains on rows ``X [n, features]`` with values ``y [n]``, some of them missing."""
         X, labels = _rows_and_labels(self, X, y)
@@ -395,6 +400,7 @@ class MetaImputerRegressor(RegressorMixin, _Imputer):
         self.transduction_[known] = given.numpy()
         return self
 
+    @as_usual()
     def predict(self, X: Any) -> np.ndarray:
         """Values ``[n]``."""
         return self._in_units(self._predicted(self._checked(X)))

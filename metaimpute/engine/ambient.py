@@ -2,7 +2,8 @@
 
 Attention kernels and the fast path of transformer layers belong to the process; gradient mode, inference mode, forward mode and
 autocast's cache to the thread. :func:`double_differentiable` sets the first under a lock, so that no other
-thread's call of the engine can leave them changed, and the second for its own thread.
+thread's call of the engine can leave them changed, and the second for its own thread. :func:`as_usual` is for what trains a
+network from its first weights, where the engine's callers decide what surrounds a loss.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from ..errors import UserError
 
 class CannotDifferentiate(UserError, ValueError):
     """A situation in which torch would give no derivative, or a wrong one, with the way out."""
+
+
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
 class _Switches:
@@ -105,6 +109,28 @@ def double_differentiable(part_of: object | None = None) -> Iterator[None]:
                 place.CheckpointFunction = reentrant
                 torch.set_autocast_cache_enabled(cached)
                 torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextlib.contextmanager
+def as_usual() -> Iterator[None]:
+    """Torch as a program finds it: gradients recorded, no autocast, float32 and the CPU where nothing else is said.
+
+    For work whose numbers may not depend on what surrounds it. It also decorates a function.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
+        for kind in _AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        dtype = torch.get_default_dtype()
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 def outside_transforms(what: str) -> None:

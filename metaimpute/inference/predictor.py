@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..batches import ViewKind
 from ..batches.outputs import Classes, Standardized
 from ..engine import derive_seed, fixed_rng
+from ..engine.ambient import as_usual
 from ..environment import pick_device
 from ..errors import UserError
 from ..recipes.recipe import Recipe
@@ -57,6 +58,7 @@ class Predictor:
         """The network's outputs ``[n, outputs]`` for raw examples: logits, or standardised values."""
         return predictions(self.module, self.task, examples, self.recipe.train.eval_batch, self.device, kind, seed)
 
+    @as_usual()
     def predict_proba(self, examples: Any) -> Tensor:
         """Probabilities ``[n, classes]`` for raw examples.
 
@@ -67,6 +69,7 @@ class Predictor:
             raise TypeError("this network predicts values; use predict")
         return self.task.output.activate(self.raw(examples))
 
+    @as_usual()
     def label(self, examples: Any, ids: Sequence[str] | None = None) -> Predictions:
         """Labels or values for raw examples, or for a pool of them.
 
@@ -133,6 +136,7 @@ def _require_whole(folder: Path) -> None:
         )
 
 
+@as_usual()
 def load(run: str | Path, device: str = "auto") -> Predictor:
     """The network of a finished run, ready to predict: ``metaimpute.load("runs/own_images-l2i-seed0").predict("new/")``.
 

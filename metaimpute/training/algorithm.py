@@ -22,14 +22,17 @@ from ..engine.losses import Split, StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
 from ..errors import DIVERGED, UserError
-from ..methods.base import Method, State
-from ..problems.base import BilevelProblem
+from ..methods.base import Method, MethodError, State
+from ..problems.base import BilevelProblem, ProblemError
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
 from ..streams import Stream
 from .diagnosis import of_imputation, of_lookahead
 from .stopwatch import Stopwatch
 
 Watch = Callable[[Labelled], dict[str, Tensor]]
+
+
+_NO_GRADIENT = "returned a value that no parameter has a gradient of, a constant or one that was detached"
 
 
 class Diverged(UserError, RuntimeError):
@@ -165,6 +168,8 @@ class Algorithm1:
         with self.stopwatch("base"):
             with self._noise(Stream.BASE, batch), self.model.updating_buffers():
                 loss = self.method.loss(self.model, params, batch)
+            if not loss.requires_grad:
+                raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
             _require_finite(loss, "base loss", batch)
             return loss.detach(), gradient(loss, params, unused="none")
 
@@ -313,6 +318,8 @@ class Algorithm1:
             params = self.model.params
             with self._noise(Stream.TRAINED, batch):
                 loss = self.problem.trained_loss(params, moved, batch)
+            if not loss.requires_grad:
+                raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
             _require_finite(loss, "loss on the moved labels", batch)
             grads = gradient(loss, params, unused="none")
             self._apply(

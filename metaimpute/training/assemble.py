@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..batches.outputs import Classes
 from ..engine import FunctionalModel, derive_seed, fixed_rng, parse_memory
+from ..engine.ambient import as_usual
 from ..engine.pytree import Tree
 from ..engine.registry import describe_choices
 from ..environment import pick_device
@@ -46,6 +47,7 @@ class Parts:
     averaged: AveragedModel | None
 
 
+@as_usual()
 def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
     """Loads the data and builds everything the recipe names.
 
@@ -171,6 +173,7 @@ def averaged_model(module: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(module, avg_fn=average, use_buffers=True)
 
 
+@as_usual()
 def take_step(
     parts: Parts, recipe: Recipe, step: int, *, measure: bool = False, watch: UpdateWatch | None = None
 ) -> dict[str, Tensor | float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..batches import ViewKind
 from ..batches.outputs import Classes
+from ..engine.ambient import as_usual
 from ..engine.pytree import Tree
 from ..tasks.base import Pool, Task
 from .data import to_device
@@ -23,7 +24,7 @@ def outputs_of(module: nn.Module, inputs: Iterable[Tree]) -> list[Tensor]:
     was_training = module.training
     module.eval()
     try:
-        with torch.inference_mode():
+        with as_usual(), torch.inference_mode():
             return [module(one) for one in inputs]
     finally:
         module.train(was_training)
@@ -38,6 +39,7 @@ def views(
         yield to_device(task.view(pool.take(index), kind, rng), device)
 
 
+@as_usual()
 def predictions(
     module: nn.Module, task: Task, raw: Any, batch: int, device: torch.device, kind: ViewKind = "none", seed: int = 0
 ) -> Tensor:
@@ -51,6 +53,7 @@ def predictions(
     return torch.cat(found).clone() if found else torch.zeros(0, task.output.size)
 
 
+@as_usual()
 def measure(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch.device) -> dict[str, float]:
     """``error``, the task's metric over the pool (for classes: error in percent), and the means of its output's other measures.
 
@@ -102,6 +105,7 @@ def confusion(labels: Tensor, targets: Tensor, classes: int) -> list[list[int]]:
     return torch.bincount(targets * classes + labels, minlength=classes**2).view(classes, classes).tolist()
 
 
+@as_usual()
 def outcome(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch.device) -> dict[str, Any]:
     """What a report says of a finished network beside its error; empty for values and for an empty pool."""
     if not len(pool) or pool.targets is None or not isinstance(task.output, Classes):

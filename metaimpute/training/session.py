@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ..engine.ambient import as_usual
 from ..errors import INTERRUPTED, UserError
 from ..recipes.recipe import Recipe
 from ..rundir import checkpoint
@@ -54,6 +55,7 @@ class Session(RunState):
         self.trajectories: Trajectories | None = None
         self._stop = False
 
+    @as_usual()
     def resume(self) -> None:
         """Continues from the newest readable checkpoint of the run directory, or begins where none had been written yet.
 
@@ -76,6 +78,7 @@ class Session(RunState):
 
     # training --------------------------------------------------------------------------------------------------------
 
+    @as_usual()
     def run(self) -> Result:
         """Trains to the end and returns what is written to ``result.json``.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engine.ambient import as_usual
 from ..recipes.recipe import Recipe
 from ..rundir.checkpoint import require_alike
 from .alarms import Alarms
@@ -27,6 +28,7 @@ class RunState:
         RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
     """
 
+    @as_usual()
     def __init__(self, recipe: Recipe, say: Callable[[str], None]) -> None:
         self.recipe, self.task, self.say = recipe, recipe.task, say
         self.parts = parts = assemble(recipe, say)
@@ -78,6 +80,7 @@ class RunState:
             **content,
         }
 
+    @as_usual()
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts a checkpoint's state back.
 

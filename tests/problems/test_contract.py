@@ -243,3 +243,15 @@ def test_a_method_with_a_threshold_of_another_kind_is_not_taken_for_a_confidence
     method = PerClass(**{name: getattr(recipe.method, name) for name in ("weight", "ramp")})
     session = Session(replace(recipe, method=method), tmp_path / "run", say=lambda line: None)
     assert session.alarms.threshold is None and session.run()["steps"] == 6
+
+
+def test_a_loss_on_moved_labels_without_a_gradient_is_refused(tmp_path: Path, registered: Any) -> None:
+    class Cut(ALabels):
+        def trained_loss(self, params: Any, meta: Any, batch: Any) -> Any:
+            return super().trained_loss(params, meta, batch).detach()
+
+    registered(Cut)
+    with pytest.raises(
+        ProblemError, match=r"problem 'mine': trained_loss\(params, meta, batch\) returned a value that no"
+    ):
+        trained(tmp_path)
