@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
+from yaml.representer import RepresenterError
 
 from .inference import Predictor, load
 from .recipes.recipe import Recipe
-from .recipes.source import flow
+from .recipes.source import RecipeError, flow, one_line
 from .rundir.begin import beginning
 from .rundir.layout import METRICS
 from .rundir.result import Result
@@ -72,24 +73,47 @@ def train(
         MissingData: when data or weights are not here. Diverged: when a loss is not finite. Interrupted: on a signal, after a
             checkpoint. Unwritable: when the folder cannot be written to.
     """
-    began = beginning(_path(recipe), profile, _assignments(set), seed, _path(out), _path(resume))
+    began = beginning(
+        _path(recipe, "recipe"), profile, _assignments(set), seed, _path(out, "out"), _path(resume, "resume")
+    )
     session = Session(began.recipe, began.folder, why=began.why, begun=began.begun, say=say or _warn, report=report)
     if resume is not None:
         session.resume()
     result = session.run()
-    return Run(began.folder, began.recipe, result, session.evaluated_module().eval())
+    return Run(began.folder.absolute(), began.recipe, result, session.evaluated_module().eval())
 
 
-def _path(name: str | Path | None) -> Path | None:
+def _path(name: str | Path | None, argument: str) -> Path | None:
+    if name is not None and not (isinstance(name, str | Path) and str(name)):
+        raise RecipeError(f"{argument}= is the name of a file or folder, not {one_line(repr(name), 60)}")
     return None if name is None else Path(name)
 
 
 def _assignments(changes: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
+    """``key=value`` of each change.
+
+    Raises:
+        RecipeError: for what is no change, or no value that a recipe can hold.
+    """
     if isinstance(changes, str):
         return (changes,)
-    if not isinstance(changes, Mapping):
-        return tuple(changes)
-    return tuple(f"{key}={flow(str(value) if isinstance(value, Path) else value)}" for key, value in changes.items())
+    if isinstance(changes, Mapping):
+        return tuple(f"{key}={_written(key, value)}" for key, value in changes.items())
+    found = tuple(changes) if isinstance(changes, Iterable) else (None,)
+    if not all(isinstance(change, str) for change in found):
+        raise RecipeError('set= is a mapping such as {"train.steps": 200}, or a list such as ["train.steps=200"]')
+    return found
+
+
+def _written(key: str, value: Any) -> str:
+    if isinstance(value, Path):
+        value = str(value)
+    elif hasattr(value, "tolist"):  # of NumPy or torch
+        value = value.tolist()
+    try:
+        return flow(value)
+    except RepresenterError:
+        raise RecipeError(f"set[{key!r}]: a recipe cannot hold a {type(value).__name__}") from None
 
 
 def _warn(line: str) -> None:

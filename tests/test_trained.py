@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -39,7 +40,7 @@ def test_it_is_the_command(tmp_path: Path) -> None:
 
 def test_its_network_is_the_one_that_was_evaluated_and_exported() -> None:
     run = metaimpute.train("two_moons", set=SHORT)
-    assert run.folder.parent == Path("runs") and not run.module.training
+    assert run.folder.parent == Path("runs").absolute() and not run.module.training
     again = run.predictor()
     inputs = torch.randn(5, 2)
     with torch.no_grad():
@@ -79,6 +80,12 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         ({"recipe": "two_moons", "set": ["train.steps"]}, "key=value"),
         ({"recipe": "two_moons", "set": "train.steps=-1"}, r"train\.steps"),
         ({"recipe": "two_moons", "profile": "papr"}, "no profile 'papr'"),
+        ({"recipe": "two_moons", "set": 5}, "set= is a mapping"),
+        ({"recipe": "two_moons", "set": [5]}, "set= is a mapping"),
+        ({"recipe": "two_moons", "set": {"train.steps": object()}}, r"set\['train\.steps'\]: a recipe cannot hold a object"),
+        ({"recipe": 3}, "recipe= is the name of a file or folder, not 3"),
+        ({"recipe": "two_moons", "out": ""}, "out= is the name"),
+        ({"resume": ""}, "resume= is the name"),
         ({}, "name a recipe"),
         ({"recipe": "two_moons", "resume": "runs"}, "continues a run as it was"),
         ({"resume": "nowhere"}, "not a run directory"),
@@ -97,6 +104,9 @@ def test_nothing_is_written_over() -> None:
 
 
 def test_values_of_a_change_are_values(tmp_path: Path) -> None:
+    numbers = {"problem.weight": np.float64(0.5), "train.batch": np.int64(8), "problem.inner.lr": torch.tensor(0.25)}
+    spec = metaimpute.train("two_moons", set={**SHORT, **numbers}).recipe
+    assert (spec.problem_spec.weight, spec.train.batch, spec.problem_spec.inner.lr) == (0.5, 8, 0.25)
     odd = {"about.title": "a: [b] #c", "problem.inner": {"optimizer": "sgd", "lr": 0.25}, "train.ema": None}
     run = metaimpute.train("two_moons", set={**SHORT, **odd}, out=tmp_path / "odd")
     assert run.result.title == "a: [b] #c" and run.recipe.problem_spec.inner.lr == 0.25 and run.recipe.train.ema is None

@@ -131,7 +131,7 @@ class Recording(Generic[Value]):
             aux=watch.aux.last,
             _carries=(*self._carries, carry) if self._keeps_carries else (),
             _ledgers=(*self._ledgers, problem.ledger),
-            _versions=(*self._versions, *versions(batch)),
+            _versions=(*self._versions, *versions((batch, carry))),
         )
 
     def value(self, outer_loss: LossWithAux, outer_batch: Any = None) -> Value:
@@ -176,8 +176,9 @@ class Recording(Generic[Value]):
         for leaf, version in self._versions:
             if leaf._version != version:
                 raise CannotDifferentiate(
-                    f"a tensor of shape {list(leaf.shape)} among the start, the coupling, the hyperparameters and the batches "
-                    "was changed in place after a step was recorded with it; begin() again, or record copies"
+                    f"a tensor of shape {list(leaf.shape)} among the start, the coupling, the hyperparameters, the batches and "
+                    "what the steps led to was changed in place after a step was recorded with it; begin() again, or record "
+                    "copies"
                 )
 
 

@@ -272,16 +272,19 @@ class TextModel(Model):
         return found
 
     def _features_depend_on(self) -> dict[str, Any]:
-        folder = self.weights_folder()
-        files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder else []
+        import transformers
+
+        folders = {folder for folder in (self.weights_folder(), self.vocabulary_folder()) if folder is not None}
+        files = [file for folder in sorted(folders) for file in sorted(folder.iterdir()) if file.is_file()]
         return {
             "version": 1,
-            "weights": [fingerprint(file) for file in files],
+            "files": [[file.name, fingerprint(file)] for file in files],
             "length": self.length,
             "layers": self.layers,
             "pooling": self.pooling,
             "device": self._device,
             "torch": torch.__version__,
+            "transformers": transformers.__version__,
         }
 
 

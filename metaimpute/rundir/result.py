@@ -118,13 +118,13 @@ class Result(Mapping[str, Any]):
         return found
 
     @classmethod
-    def read(cls, folder: Path) -> Result:
+    def read(cls, folder: str | Path) -> Result:
         """What a finished run's folder holds, whichever version wrote it.
 
         Raises:
             DamagedFile: naming the first key that is absent or of another kind. OSError: when it cannot be read.
         """
-        path = folder / RESULT
+        path = Path(folder) / RESULT
         found = read_json(path)
         if not isinstance(found, dict):
             raise DamagedFile(path, "it holds no mapping")

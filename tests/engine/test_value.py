@@ -42,6 +42,7 @@ from metaimpute.engine import (
 )
 from metaimpute.engine.given import given_rule, with_fixed
 from metaimpute.engine.optimizers.base import is_closed
+from metaimpute.engine.pytree import tensors
 from tests.conformance.problems import make_case
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -948,12 +949,13 @@ def test_a_step_that_is_not_repeated_is_refused(name: str, steps: int, memory: s
             trajectory.value(outer)
 
 
-@pytest.mark.parametrize("what", ["start", "coupling", "lr", "batch"])
+@pytest.mark.parametrize("what", ["start", "coupling", "lr", "batch", "params", "state"])
 def test_what_was_recorded_must_not_be_changed_in_place(what: str) -> None:
     start, c = point()
     lr, batch = torch.tensor(0.1, requires_grad=True), torch.ones(6)
-    changed = {"start": start["w"], "coupling": c, "lr": lr, "batch": batch}[what]
-    trajectory = begin(start, c, lambda p, c, b: inner(p, c * b, None), optimizer=sgd(lr)).step(batch)
+    trajectory = begin(start, c, lambda p, c, b: inner(p, c * b, None), optimizer=momentum(lr)).step(batch)
+    led = {"params": trajectory.params["w"], "state": tensors(trajectory.state)[0]}
+    changed = {"start": start["w"], "coupling": c, "lr": lr, "batch": batch, **led}[what]
     with torch.no_grad():
         changed.mul_(1.0)
     for call in (lambda: trajectory.step(batch), lambda: trajectory.value(outer)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,16 @@ def test_the_files_used_longest_ago_go_first(tmp_path: Path) -> None:
     drop_oldest(tmp_path, mine, most=0)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["c.sqlite", "note.txt"]
     assert kept_features.KEPT_BYTES >= 10**9
+
+
+def test_another_vocabulary_is_another_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = minilm()
+    first = model._features_depend_on()
+    folder = model.weights_folder()
+    assert folder is not None and {"config.json", "vocab.txt"} <= {name for name, _ in first["files"]}
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.setattr(MiniLM, "weights_folder", lambda self: tmp_path / "copy")
+    assert model._features_depend_on() == first
+    vocabulary = tmp_path / "copy" / "vocab.txt"
+    vocabulary.write_text(vocabulary.read_text() + "another\n")
+    assert model._features_depend_on() != first
