@@ -11,6 +11,7 @@ from .estimators.implicit import Solver, with_solver
 from .losses import Loss
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer
+from .optimizers.base import require_rule
 from .pytree import Tree
 from .unroll import Batches
 
@@ -49,10 +50,9 @@ def hypergradient(
             trees (:func:`on_trees`). Its residual is in ``diagnostics["residual"]``.
 
     Raises:
-        EstimatorError, UnknownName, BadMemoryPolicy: with what was wrong and the nearest valid choice.
+        EstimatorError, UnsupportedOptimizer, UnknownName, BadMemoryPolicy: with what was wrong and the nearest valid choice.
     """
-    if optimizer is None:
-        raise TypeError("hypergradient() needs an optimizer, such as sgd(0.1)")
+    rule = require_rule(optimizer, "optimizer")
     if not isinstance(batches, Batches):
         batches = Batches(batches_of(batches), outer_batch)
     elif outer_batch is not None:
@@ -66,7 +66,7 @@ def hypergradient(
         params,
         coupling,
         batches,
-        optimizer,
+        rule,
         len(list_of_batches(batches.inner)) if steps is None else steps,
         parse_memory(memory),
         seed=seed,

@@ -252,9 +252,7 @@ def unroll(
         seed: noise of step ``t`` is drawn from a seed derived from this and ``t``.
     """
     outside_transforms("an unroll")
-    if optimizer is None:
-        raise TypeError("unroll() needs an optimizer, such as sgd(0.1)")
-    require_rule(optimizer, "optimizer")
+    optimizer = require_rule(optimizer, "optimizer")
     require_tensors("the start", params)
     require_tensors("the coupling", coupling)
     batches = batches if isinstance(batches, tuple) else batches_of(batches)
