@@ -15,7 +15,7 @@ from yaml.representer import RepresenterError
 from .inference import Predictor, load
 from .recipes.recipe import Recipe
 from .recipes.source import RecipeError, flow, one_line
-from .rundir.begin import beginning
+from .rundir.begin import PYTHON, beginning
 from .rundir.layout import METRICS
 from .rundir.result import Result
 from .training.session import Session
@@ -74,7 +74,7 @@ def train(
             checkpoint. Unwritable: when the folder cannot be written to.
     """
     began = beginning(
-        _path(recipe, "recipe"), profile, _assignments(set), seed, _path(out, "out"), _path(resume, "resume")
+        _path(recipe, "recipe"), profile, _assignments(set), seed, _path(out, "out"), _path(resume, "resume"), PYTHON
     )
     session = Session(began.recipe, began.folder, why=began.why, begun=began.begun, say=say or _warn, report=report)
     if resume is not None:

@@ -10,6 +10,7 @@ import pytest
 from metaimpute import recipes
 from metaimpute.methods import methods
 from metaimpute.problems import problems
+from metaimpute.recipes.shipped import locate
 from metaimpute.recipes.source import RecipeError, merge, override, parse
 
 ROOT = Path(__file__).parent.parent / "recipes"
@@ -233,3 +234,33 @@ def test_shipped_recipes_are_valid_with_every_problem(path: Path, problem: str) 
 @pytest.mark.parametrize("method", list(methods))
 def test_every_method_is_valid_on_digits(method: str, tmp_path: Path) -> None:
     assert load(GOOD, tmp_path, f"method.name={method}").method.name == method
+
+
+def test_a_change_of_a_whole_section_owns_the_mistakes_in_it() -> None:
+    changed = "problem={name: l2i, estimator: {name: truncated, hh: 3}, inner: {optimizer: sgd}}"
+    with pytest.raises(RecipeError, match=r"^--set problem=.*: problem\.estimator\.hh"):
+        recipes.load(locate(Path("two_moons")), "sample", (changed,))
+    with pytest.raises(
+        RecipeError, match=r"^--set problem=.*: problem\.inner\.optimizer: unknown inner optimizer 'lino'"
+    ):
+        recipes.load(locate(Path("two_moons")), "sample", ("problem={name: l2i, inner: {optimizer: lino}}",))
+
+
+def test_components_of_ones_own_that_are_none_are_named() -> None:
+    from metaimpute.engine import Estimator, estimators, optimizers, register_estimator, register_optimizer
+
+    known, rules = dict(estimators._entries), dict(optimizers._entries)
+    try:
+        register_estimator("nothing_yet")(type("NothingYet", (Estimator,), {}))
+        register_optimizer("breaks")(lambda lr: (_ for _ in ()).throw(RuntimeError("my bug")))
+        register_optimizer("a_word")(lambda lr: "sgd")
+        for change, said in (
+            ("problem.estimator=nothing_yet", r"estimator 'nothing_yet' does not define differentiate\(problem\)"),
+            ("problem.inner.optimizer=breaks", "'breaks' was not made: RuntimeError: my bug"),
+            ("problem.inner.optimizer=a_word", "what 'a_word' returns is a rule, such as sgd"),
+        ):
+            with pytest.raises(RecipeError, match=said):
+                recipes.load(locate(Path("two_moons")), "sample", (change,))
+    finally:
+        estimators._entries.clear(), optimizers._entries.clear()
+        estimators._entries.update(known), optimizers._entries.update(rules)

@@ -86,8 +86,8 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         ({"recipe": 3}, "recipe= is the name of a file or folder, not 3"),
         ({"recipe": "two_moons", "out": ""}, "out= is the name"),
         ({"resume": ""}, "resume= is the name"),
-        ({}, "name a recipe"),
-        ({"recipe": "two_moons", "resume": "runs"}, "continues a run as it was"),
+        ({}, r"name a recipe, e\.g\. metaimpute\.train"),
+        ({"recipe": "two_moons", "resume": "runs"}, "^resume= continues a run as it was; leave out recipe, profile="),
         ({"resume": "nowhere"}, "not a run directory"),
     ],
 )  # fmt: skip
@@ -99,7 +99,9 @@ def test_mistakes_are_one_line(options: dict[str, Any], message: str) -> None:
 
 def test_nothing_is_written_over() -> None:
     metaimpute.train("two_moons", set=SHORT, out="mine")
-    with pytest.raises(RecipeError, match="mine already holds a run"):
+    with pytest.raises(
+        RecipeError, match="mine already holds a run; continue it with resume='mine' or choose another out="
+    ):
         metaimpute.train("two_moons", set=SHORT, out="mine")
 
 

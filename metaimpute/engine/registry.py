@@ -30,6 +30,14 @@ def describe_choices(name: str, choices: list[str]) -> str:
     return f"did you mean '{close}'?" if close else "choose one of: " + ", ".join(sorted(choices))
 
 
+def require_kind(entry: object, base: type, decorator: str) -> None:
+    """Raises:
+    TypeError: for a class that is registered as what it is not."""
+    if isinstance(entry, type) and not issubclass(entry, base):
+        name = entry.__name__
+        raise TypeError(f"@{decorator}: {name} is no {base.__name__}; write class {name}({base.__name__})")
+
+
 class Registry(Generic[T]):
     """A dictionary of named entries with a decorator to add one and a helpful error for a wrong name."""
 

@@ -23,7 +23,7 @@ from ..batches import Batch, Imputation, InputKind, Unlabelled, ViewKind
 from ..batches.outputs import Classes, Output
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, filled, leaves_of
-from ..engine.registry import Registry
+from ..engine.registry import Registry, require_kind
 from ..errors import UserError
 from ..ranges import NonNegative, Share
 
@@ -37,7 +37,12 @@ MethodClass = TypeVar("MethodClass", bound=Callable[..., "Method"])
 @dataclass_transform(field_specifiers=(field,))
 def register_method(name: str) -> Callable[[MethodClass], MethodClass]:
     """Decorator that files a method under ``name``; a class becomes a dataclass, whose fields are its options."""
-    return methods.register(name)
+
+    def add(given: MethodClass) -> MethodClass:
+        require_kind(given, Method, "register_method")
+        return methods.register(name)(given)
+
+    return add
 
 
 class MethodError(UserError, ValueError):

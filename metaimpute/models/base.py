@@ -12,7 +12,7 @@ from typing_extensions import dataclass_transform
 
 from ..batches import InputKind
 from ..engine.pytree import Tree
-from ..engine.registry import Registry
+from ..engine.registry import Registry, require_kind
 from ..tasks.base import Missing, TaskError
 
 models: Registry[Callable[..., Model]] = Registry("model")
@@ -22,7 +22,12 @@ ModelClass = TypeVar("ModelClass", bound=Callable[..., "Model"])
 @dataclass_transform(field_specifiers=(field,))
 def register_model(name: str) -> Callable[[ModelClass], ModelClass]:
     """Decorator that files a model under ``name``; a class becomes a dataclass, whose fields are its options."""
-    return models.register(name)
+
+    def add(given: ModelClass) -> ModelClass:
+        require_kind(given, Model, "register_model")
+        return models.register(name)(given)
+
+    return add
 
 
 @dataclass

@@ -24,7 +24,7 @@ from ..batches.outputs import Output
 from ..engine.functional import FunctionalModel, HeadNotFound
 from ..engine.losses import Factored, StructuredLoss
 from ..engine.pytree import Tree, detach, tensors, with_tensors
-from ..engine.registry import Registry
+from ..engine.registry import Registry, require_kind
 from ..errors import UserError
 from ..methods.base import Method
 from .forms import FormName
@@ -38,7 +38,12 @@ ProblemClass = TypeVar("ProblemClass", bound=Callable[..., "BilevelProblem"])
 @dataclass_transform(field_specifiers=(field,))
 def register_problem(name: str) -> Callable[[ProblemClass], ProblemClass]:
     """Decorator that files a bilevel problem under ``name``; a class becomes a dataclass, whose fields are its options."""
-    return problems.register(name)
+
+    def add(given: ProblemClass) -> ProblemClass:
+        require_kind(given, BilevelProblem, "register_problem")
+        return problems.register(name)(given)
+
+    return add
 
 
 class ProblemError(UserError, ValueError):

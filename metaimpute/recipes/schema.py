@@ -17,6 +17,8 @@ from ..engine import (
     optimizers,
     scale_by_schedule,
 )
+from ..engine.optimizers.base import require_rule
+from ..errors import UserError
 from ..problems.forms import FormName
 from ..ranges import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
 from .optim import OptimizerSpec, ScheduleSpec
@@ -94,7 +96,13 @@ class InnerSpec(Open):
         """
         factory = optimizers.get(self.optimizer)
         decays = "weight_decay" in options_of(factory) or takes_any(factory)
-        rule = factory(self.lr, **({"weight_decay": self.weight_decay} if decays else {}), **self.options)
+        try:
+            made = factory(self.lr, **({"weight_decay": self.weight_decay} if decays else {}), **self.options)
+        except UserError:
+            raise
+        except Exception as error:  # of a rule of one's own
+            raise UnsupportedOptimizer(f"'{self.optimizer}' was not made: {type(error).__name__}: {error}") from None
+        rule = require_rule(made, f"what '{self.optimizer}' returns")
         before: list[Transform] = []
         if self.clip_norm is not None:
             before.append(clip_by_global_norm(self.clip_norm))

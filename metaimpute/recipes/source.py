@@ -222,8 +222,9 @@ def override(source: Source, assignment: str, *, components: Kept | None = None)
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
         raise RecipeError(f"{here}: write it as key=value, e.g. --set train.steps=200")
+    written: dict[Path_, str] = {}
     try:
-        value = _load(text, lambda mark: here, parts, {})
+        value = _load(text, lambda mark: here, parts, written)
     except RecipeError:
         raise
     except Exception:  # as in parse()
@@ -240,4 +241,5 @@ def override(source: Source, assignment: str, *, components: Kept | None = None)
     merged = merge(source, overlay, components=components)
     for depth in range(1, len(parts) + 1):
         merged.places[parts[:depth]] = here
+    merged.places.update(written)
     return merged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,27 @@ from ..recipes.source import RecipeError
 from ..terminal import argument, spelled
 from .layout import WRITTEN_OVER, is_run
 from .origin import Begun, read_begun, recipe_of
+
+
+@dataclass(frozen=True)
+class Words:
+    """How the command line, or Python, names what a run is begun with."""
+
+    resume: str
+    out: str
+    others: str
+    example: str
+    resumed: Callable[[Path], str]
+
+
+COMMAND = Words(
+    "--resume", "--out", "RECIPE, --profile, --set, --seed and --out", "metaimpute run recipes/imdb_uda.yaml",
+    lambda folder: f"--resume {argument(folder)}",
+)  # fmt: skip
+PYTHON = Words(
+    "resume=", "out=", "recipe, profile=, set=, seed= and out=", "metaimpute.train('two_moons')",
+    lambda folder: f"resume={str(folder)!r}",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,27 +57,26 @@ def beginning(
     seed: int | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    words: Words = COMMAND,
 ) -> Beginning:
-    """A new run of ``recipe``, or the one in the folder ``resume`` as it was.
+    """A new run of ``recipe``, or the one in the folder ``resume`` as it was; ``words``: how whoever asks names arguments.
 
     Raises:
         RecipeError: for a mistake in the recipe, a folder that holds something else, or both a recipe and a run to go on with.
     """
     if resume is not None:
         if recipe is not None or sets or seed is not None or out is not None or profile != "auto":
-            raise RecipeError(
-                "--resume continues a run as it was; leave out RECIPE, --profile, --set, --seed and --out"
-            )
+            raise RecipeError(f"{words.resume} continues a run as it was; leave out {words.others}")
         return Beginning(recipe_of(resume), read_begun(resume).why, resume, None)
     if recipe is None:
-        raise RecipeError("name a recipe, e.g. metaimpute run recipes/imdb_uda.yaml")
+        raise RecipeError(f"name a recipe, e.g. {words.example}")
     path = locate(recipe)
     chosen, why = choose(path, profile, sets, seed)
     begun = Begun(str(path), chosen.profile, why)
-    return Beginning(chosen, why, new_folder(path, chosen, out), begun)
+    return Beginning(chosen, why, new_folder(path, chosen, out, words), begun)
 
 
-def new_folder(recipe: Path, chosen: Recipe, out: Path | None) -> Path:
+def new_folder(recipe: Path, chosen: Recipe, out: Path | None, words: Words = COMMAND) -> Path:
     """``out``, or a new folder below ``runs`` named after the recipe, the problem and the seed.
 
     Raises:
@@ -65,12 +86,14 @@ def new_folder(recipe: Path, chosen: Recipe, out: Path | None) -> Path:
         return _free_folder(Path("runs") / f"{spelled(recipe.stem)}-{chosen.problem.name}-seed{chosen.train.seed}")
     if is_run(out):
         raise RecipeError(
-            f"{out} already holds a run; continue it with --resume {argument(out)} or choose another --out"
+            f"{out} already holds a run; continue it with {words.resumed(out)} or choose another {words.out}"
         )
     held = [out / name for name in WRITTEN_OVER if (out / name).exists()]
     taken = next((path.name for path in held if not path.is_symlink()), None)
     if taken is not None:
-        raise RecipeError(f"{out} is no run, and holds {taken}, which a run would write over; choose another --out")
+        raise RecipeError(
+            f"{out} is no run, and holds {taken}, which a run would write over; choose another {words.out}"
+        )
     return out
 
 

@@ -17,7 +17,7 @@ from ..batches.batch import InputKind, ViewKind
 from ..batches.motion import LabelMotion
 from ..batches.outputs import Classes, Output
 from ..engine.pytree import Tree
-from ..engine.registry import Registry
+from ..engine.registry import Registry, require_kind
 from ..errors import MISSING, UserError
 from ..ranges import Natural
 
@@ -30,7 +30,12 @@ TaskClass = TypeVar("TaskClass", bound=Callable[..., "Task"])
 @dataclass_transform(field_specifiers=(field,))
 def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
     """Decorator that files a task under ``name``; a class becomes a dataclass, whose fields are its options."""
-    return tasks.register(name)
+
+    def add(given: TaskClass) -> TaskClass:
+        require_kind(given, Task, "register_task")
+        return tasks.register(name)(given)
+
+    return add
 
 
 class TaskError(UserError, ValueError):

@@ -7,9 +7,7 @@ hypergradient are applied in one optimiser step, so nothing is computed twice an
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -18,19 +16,18 @@ from torch import Tensor
 
 from ..batches import Batch, Imputation, Labelled
 from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
-from ..engine.losses import Split, StructuredLoss
+from ..engine.losses import StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
 from ..errors import DIVERGED, UserError
 from ..methods.base import Method, MethodError, State
 from ..problems.base import BilevelProblem, ProblemError
+from ..problems.returned import label_values, moved_values, numbers, single
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
 from ..streams import Stream
+from .around import Watch, once_updating_buffers, watched, without_decay
 from .diagnosis import of_imputation, of_lookahead
 from .stopwatch import Stopwatch
-
-Watch = Callable[[Labelled], dict[str, Tensor]]
-
 
 _NO_GRADIENT = "returned a value that no parameter has a gradient of, a constant or one that was detached"
 
@@ -120,16 +117,16 @@ class Algorithm1:
             metrics, _ = self._base_step(batch, measure)
         elif self.settings.schedule == "fused":
             with self.stopwatch("hypergradient"):
-                metrics = _watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
+                metrics = watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
         else:
             metrics, base = self._base_step(batch, measure)
             with self.stopwatch("hypergradient"):
-                metrics.update(_watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
+                metrics.update(watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
         if measure:
             metrics.update(of_imputation(self.method, batch))
             if self.problem.learns != "labels":  # those of this batch have been measured where they were moved
-                metrics.update(self.problem.measure(self.model.params if self.meta is None else self.meta))
+                metrics.update(self._measured(self.model.params if self.meta is None else self.meta))
         return metrics
 
     def prepare(self, batch: Batch) -> Batch:
@@ -211,7 +208,7 @@ class Algorithm1:
             meta: Tree = params
         elif problem.learns == "labels":
             with self._noise(Stream.COUPLE, batch):
-                meta = problem.batch_meta(params, batch)
+                meta = label_values(problem, problem.batch_meta(params, batch))
             meta = map_tensors(lambda leaf: leaf.detach().requires_grad_(), meta)
         else:
             meta = self.meta
@@ -314,7 +311,7 @@ class Algorithm1:
         elif self.problem.learns == "own":
             self._move_own(found)
         else:
-            moved = self.problem.move(estimate.meta, found)
+            moved = moved_values(self.problem, estimate.meta, self.problem.move(estimate.meta, found))
             params = self.model.params
             with self._noise(Stream.TRAINED, batch):
                 loss = self.problem.trained_loss(params, moved, batch)
@@ -326,9 +323,13 @@ class Algorithm1:
                 grads, self._outer_optimizer(), "gradient on the moved labels", batch, self.settings.outer_decays
             )
             if measure:
-                metrics["label_change"] = self.problem.label_change(estimate.meta, moved).detach()
-                metrics.update(self.problem.measure(moved))
+                change = self.problem.label_change(estimate.meta, moved)
+                metrics["label_change"] = single(self.problem, "label_change(before, after)", change)
+                metrics.update(self._measured(moved))
         return metrics
+
+    def _measured(self, meta: Tree) -> dict[str, Any]:
+        return numbers(self.problem, "measure(meta)", self.problem.measure(meta))
 
     def _outer_optimizer(self) -> torch.optim.Optimizer:
         if self.settings.shared or self.outer_optimizer is None:
@@ -369,48 +370,6 @@ class Algorithm1:
             return False
         progress, method = batch.progress, self.method
         return self.problem.inner_is_base_loss and method.lookahead_weight(progress) == method.weight_at(progress)
-
-
-def _watched(
-    update: Callable[[], dict[str, Tensor | float]], watch: Watch | None, holdout: Labelled
-) -> dict[str, Tensor | float]:
-    if watch is None:
-        return update()
-    before, metrics = watch(holdout), update()
-    for when, seen in (("before", before), ("after", watch(holdout))):
-        metrics.update({f"update_{name}_{when}": value for name, value in seen.items()})
-    return metrics
-
-
-@contextmanager
-def without_decay(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Weight decay of every group at zero, for one step."""
-    before = [group.get("weight_decay") for group in optimizer.param_groups]
-    for group, decay in zip(optimizer.param_groups, before, strict=True):
-        if decay is not None:
-            group["weight_decay"] = 0.0
-    try:
-        yield
-    finally:
-        for group, decay in zip(optimizer.param_groups, before, strict=True):
-            if decay is not None:
-                group["weight_decay"] = decay
-
-
-def once_updating_buffers(loss: StructuredLoss, model: FunctionalModel) -> StructuredLoss:
-    """The same loss, whose first evaluation carries BatchNorm statistics into the module, as the base step would."""
-
-    def once(function: Any) -> Any:
-        calls = iter([True])
-
-        def call(*args: Any) -> Any:
-            with model.updating_buffers(next(calls, False)):
-                return function(*args)
-
-        return call
-
-    parts = None if loss.split is None else Split(once(loss.split.free), once(loss.split.coupled))
-    return dataclasses.replace(loss, whole=once(loss.whole), split=parts)
 
 
 def _require_finite(value: Tensor, what: str, batch: Batch) -> None:

@@ -18,6 +18,7 @@ from ..engine.registry import describe_choices
 from ..environment import pick_device
 from ..methods.base import ema_decay
 from ..problems.base import BilevelProblem, Context, Sizes
+from ..problems.returned import own_values
 from ..recipes.optim import OptimizerSpec
 from ..recipes.rates import parse_rate
 from ..recipes.recipe import Recipe
@@ -139,7 +140,7 @@ def _outer(
     spec = recipe.problem_spec
     if problem.learns == "own":
         with fixed_rng(derive_seed(recipe.train.seed, Stream.META)):
-            initial = problem.init_meta(sizes)
+            initial = own_values(problem, problem.init_meta(sizes))
         meta = {n: t.to(device).requires_grad_() for n, t in initial.items()}
         return (spec.outer or OptimizerSpec(lr=0.01)).build(list(meta.values())), meta
     if problem.learns != "nothing" and spec.outer_optimizer == "separate":

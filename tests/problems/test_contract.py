@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from metaimpute import BilevelProblem, recipes, register_problem
+from metaimpute import (
+    BilevelProblem,
+    recipes,
+    register_estimator,
+    register_method,
+    register_model,
+    register_problem,
+    register_task,
+)
 from metaimpute.engine.pytree import map_tensors
 from metaimpute.problems import ProblemError, problems
 from metaimpute.problems.base import require_complete
@@ -255,3 +263,61 @@ def test_a_loss_on_moved_labels_without_a_gradient_is_refused(tmp_path: Path, re
         ProblemError, match=r"problem 'mine': trained_loss\(params, meta, batch\) returned a value that no"
     ):
         trained(tmp_path)
+
+
+# what a problem's own methods return ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("learns", "method", "returned", "said"),
+    [
+        (
+            "own",
+            "init_meta",
+            torch.zeros(3),
+            "init_meta.* returns a dict of floating-point tensors by name, not a tensor of shape",
+        ),
+        ("own", "init_meta", None, "not None"),
+        ("own", "init_meta", {}, "not an empty dict"),
+        ("own", "init_meta", {"logits": {"a": torch.zeros(3)}}, "'logits' is a dict"),
+        (
+            "own",
+            "init_meta",
+            {"logits": torch.zeros(3, dtype=torch.long)},
+            "'logits' is a tensor of shape .3. and type int64",
+        ),
+        ("labels", "batch_meta", {}, "batch_meta.* returns floating-point tensors.* not an empty dict"),
+        ("labels", "batch_meta", {"logits": torch.zeros(8, dtype=torch.long)}, "returns floating-point tensors"),
+        ("labels", "move", None, "move.* returns what it was given, moved: of the same shapes, not None"),
+        ("labels", "move", {"logits": torch.zeros(1), "shift": torch.zeros(2)}, "of the same shapes"),
+        ("labels", "measure", {"seen": torch.zeros(2)}, "measure.* returns numbers; 'seen' is a tensor of shape .2."),
+        ("own", "measure", 3.0, "measure.* returns a dict of numbers by name, not a float"),
+        ("labels", "label_change", torch.zeros(2), "label_change.* returns one number as a tensor"),
+        ("labels", "label_change", 0.5, "label_change.* returns one number as a tensor, not a float"),
+    ],
+)
+def test_what_is_returned_is_named_where_it_is_wrong(
+    learns: str, method: str, returned: Any, said: str, tmp_path: Path, registered: Any
+) -> None:
+    registered(type("Odd", (KINDS[learns],), {method: lambda self, *given: returned}))
+    with pytest.raises(ProblemError, match=f"^problem 'mine': .*{said}") as error:
+        trained(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_values_that_carry_a_graph_are_taken_as_values(tmp_path: Path, registered: Any) -> None:
+    class Made(AnOwn):
+        def init_meta(self, sizes: Any) -> Any:
+            return {name: value * torch.ones(1, requires_grad=True) for name, value in super().init_meta(sizes).items()}
+
+    registered(Made)
+    assert trained(tmp_path)[0]["steps"] == 6
+
+
+def test_a_class_is_registered_as_what_it_is() -> None:
+    for decorator, base in (
+        (register_problem, "BilevelProblem"), (register_method, "Method"), (register_model, "Model"),
+        (register_task, "Task"), (register_estimator, "Estimator"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=rf"Stranger is no {base}; write class Stranger\({base}\)"):
+            decorator("stranger")(type("Stranger", (), {}))

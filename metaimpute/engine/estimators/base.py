@@ -23,7 +23,7 @@ from ..optimizers import InnerOptimizer
 from ..optimizers.base import require_rule
 from ..optimizers.transforms import require_factors
 from ..pytree import Tree, detach, differentiable, filled, leaves_of, norm, tensors
-from ..registry import Registry
+from ..registry import Registry, require_kind
 from ..repetition import Ledger, attributes_restored, rebuilding
 from ..stacked import is_stacked
 from ..unroll import Batches, BilevelMap, run
@@ -36,7 +36,12 @@ EstimatorClass = TypeVar("EstimatorClass", bound=Callable[..., "Estimator"])
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def register_estimator(name: str) -> Callable[[EstimatorClass], EstimatorClass]:
     """Decorator that files an estimator under ``name``; a class becomes a dataclass, whose fields are its options."""
-    return estimators.register(name)
+
+    def add(given: EstimatorClass) -> EstimatorClass:
+        require_kind(given, Estimator, "register_estimator")
+        return estimators.register(name)(given)
+
+    return add
 
 
 class EstimatorError(UserError, ValueError):
@@ -186,6 +191,11 @@ class Estimator:
             inner_loss, outer_loss, theta_0, c, batches, optimizer, steps, memory, seed, wrt_start, ledger
         ) as problem:
             result = self.differentiate(problem)
+            if not isinstance(result, HypergradientResult):
+                raise EstimatorError(
+                    f"estimator '{self.name}': differentiate(problem) returns a HypergradientResult, not a "
+                    f"{type(result).__name__}"
+                )
             problem.ledger.verify()
             if measure_start:
                 with torch.no_grad(), rebuilding():
@@ -207,6 +217,9 @@ class Estimator:
         Raises:
             EstimatorError: for a number of inner steps, a memory policy or a derivative (of the start) that is not for it.
         """
+        own = type(self)
+        if own.differentiate is Estimator.differentiate and own.estimate is Estimator.estimate:
+            raise EstimatorError(f"estimator '{self.name}' does not define differentiate(problem)")
         if not isinstance(steps, int) or isinstance(steps, bool):
             raise EstimatorError(f"inner steps must be a whole number, not {steps!r}", "steps")
         if steps < 1:
