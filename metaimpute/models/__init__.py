@@ -1,8 +1,9 @@
 """Networks, one file per family; importing this package registers all of them."""
 
 from .base import Model, check_accepts, models, register_model
+from .classifier import FeatureClassifier
 from .image_encoder import TimmEncoder
-from .image_features import FeatureClassifier, FeatureModel
+from .image_features import FeatureModel
 from .image_patches import PatchClassifier, PatchFeatures
 from .resnet import DecathlonResNet, ResNet26
 from .small import MLP, SmallCNN

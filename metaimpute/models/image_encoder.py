@@ -22,7 +22,8 @@ from ..ranges import Count
 from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.image_task import ImageVersion
 from .base import register_model
-from .image_features import FeatureClassifier, FeatureModel
+from .classifier import FeatureClassifier
+from .image_features import FeatureModel
 from .kept_features import KeptFeatures
 
 LITE0 = "tf_efficientnet_lite0"

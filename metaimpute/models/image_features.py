@@ -17,53 +17,11 @@ from ..engine.pytree import Tree
 from ..ranges import BelowOne
 from ..tasks.image_task import ImageVersion
 from .base import Model
+from .classifier import FeatureClassifier
 from .kept_features import KeptFeatures, digest
 
 KEPT_TOGETHER = 256  # an encoding that is interrupted loses no more
 HELD = 200_000  # vectors in memory
-
-
-class FeatureClassifier(nn.Module):
-    """Features, standardisation (identity until calibrated), dropout, one linear layer; the output is ``[n, outputs]``.
-
-    Inputs are images ``[n, c, h, w]``, or ``pooled`` in a dict: their features ``[n, width]``.
-
-    Args:
-        width: of the features.
-    """
-
-    def __init__(self, width: int, outputs: int, dropout: float) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.spread: Tensor
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("spread", torch.ones(width))
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, outputs)
-        nn.init.normal_(self.classifier.weight, std=0.02)
-        nn.init.zeros_(self.classifier.bias)
-
-    def features(self, images: Tensor) -> Tensor:
-        """``[n, width]`` from ``[n, c, h, w]``."""
-        raise TypeError(f"{type(self).__name__} does not define features()")
-
-    def pooled(self, inputs: Tree) -> Tensor:
-        """One vector per image, ``[n, width]``."""
-        return inputs["pooled"] if isinstance(inputs, dict) else self.features(inputs)
-
-    def standardize(self, batches: Iterable[Tree]) -> None:
-        """Takes mean and spread of the features of these inputs as zero and one from now on."""
-        was_training = self.training
-        self.eval()
-        with torch.no_grad():
-            found = torch.cat([self.pooled(batch) for batch in batches])
-            self.mean.copy_(found.mean(0))
-            self.spread.copy_(found.std(0, correction=0) + 1e-3)
-        self.train(was_training)
-
-    def forward(self, inputs: Tree) -> Tensor:
-        outputs: Tensor = self.classifier(self.dropout((self.pooled(inputs) - self.mean) / self.spread))
-        return outputs
 
 
 @dataclass

@@ -22,7 +22,8 @@ from ..ranges import Count
 from ..tasks.base import TaskError
 from ..tasks.image_task import ImageVersion
 from .base import register_model
-from .image_features import FeatureClassifier, FeatureModel
+from .classifier import FeatureClassifier
+from .image_features import FeatureModel
 
 LEVEL = 1 / 255  # of grey
 CONTRAST = 10 * LEVEL**2  # added to a patch's variance: a plain patch is not blown up to noise

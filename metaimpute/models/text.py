@@ -23,6 +23,7 @@ from ..ranges import BelowOne, Count, Natural
 from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.locate import data_folders
 from .base import Model, register_model
+from .classifier import FeatureClassifier
 from .kept_features import KeptFeatures, digest, fingerprint
 
 PADDED_TO = 8  # tokens: a text's vector depends on the text alone, and few are padded by much
@@ -41,30 +42,21 @@ def token_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     return (hidden * mask).sum(1) / mask.sum(1).clamp_min(1.0)
 
 
-class TextClassifier(nn.Module):
-    """Encoder, pooling over tokens, standardisation (identity until calibrated), dropout, one linear layer.
+class TextClassifier(FeatureClassifier):
+    """An encoder, pooled over tokens, under a :class:`FeatureClassifier`.
 
     Inputs are a dict of ``attention_mask`` ``[n, tokens]`` and either ``input_ids`` ``[n, tokens]`` or, behind a frozen
-    prefix, ``hidden`` ``[n, tokens, width]``; behind a fully frozen encoder they are ``pooled`` ``[n, width]`` alone. The
-    output is ``[n, outputs]``.
+    prefix, ``hidden`` ``[n, tokens, width]``; behind a fully frozen encoder they are ``pooled`` ``[n, width]`` alone.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, outputs: int, pooling: str, dropout: float) -> None:
-        super().__init__()
-        self.encoder, self.pooling = encoder, pooling
-        self.mean: Tensor
-        self.spread: Tensor
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("spread", torch.ones(width))
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, outputs)
-        nn.init.normal_(self.classifier.weight, std=0.02)
-        nn.init.zeros_(self.classifier.bias)
+    correction = 1
 
-    def pooled(self, inputs: dict[str, Tensor]) -> Tensor:
-        """One vector per text, ``[n, width]``."""
-        if "pooled" in inputs:
-            return inputs["pooled"]
+    def __init__(self, encoder: nn.Module, width: int, outputs: int, pooling: str, dropout: float) -> None:
+        super().__init__(width, outputs, dropout, encoder)
+        self.pooling = pooling
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        assert self.encoder is not None
         found = self.encoder(
             input_ids=inputs.get("input_ids"),
             inputs_embeds=inputs.get("hidden"),
@@ -74,10 +66,6 @@ class TextClassifier(nn.Module):
             pooled: Tensor = found.pooler_output
             return pooled
         return token_mean(found.last_hidden_state, inputs["attention_mask"])
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        found: Tensor = self.classifier(self.dropout((self.pooled(inputs) - self.mean) / self.spread))
-        return found
 
 
 class PassThrough(nn.Module):
@@ -183,15 +171,8 @@ class TextModel(Model):
         return TextClassifier(encoder, config.hidden_size, outputs, self.pooling, self.dropout)
 
     def calibrate(self, module: nn.Module, inputs: Callable[[], Iterable[Tree]]) -> None:
-        if not self.standardize or not isinstance(module, TextClassifier):
-            return
-        was_training = module.training
-        module.eval()
-        with torch.no_grad():
-            features = torch.cat([module.pooled(batch) for batch in inputs()])
-            module.mean.copy_(features.mean(0))
-            module.spread.copy_(features.std(0) + 1e-3)
-        module.train(was_training)
+        if self.standardize and isinstance(module, TextClassifier):
+            module.standardize(inputs())
 
     def preprocess(self, device: torch.device) -> Callable[[list[str]], dict[str, Tensor]]:
         from transformers import AutoTokenizer
