@@ -23,6 +23,7 @@ import pandas as pd
 from own_data_features import FEATURES, MINILM4, PIXELS, TFIDF, Unavailable
 
 OURS = "metaimpute, defaults"
+PATCHES = "metaimpute, without an encoder"  # what the defaults are where no pretrained encoder is installed
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,8 @@ def systems(form: str, values: bool) -> dict[str, System]:
     if form == "texts":
         found["SetFit"] = setfit
     found[OURS] = metaimpute_defaults
+    if form == "images":
+        found[PATCHES] = partial(metaimpute_defaults, changes=("model={name: patches}",))
     return found
 
 
@@ -244,8 +247,10 @@ def setfit(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) ->
 # metaimpute ----------------------------------------------------------------------------------------------------------
 
 
-def metaimpute_defaults(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) -> Answer:
-    """``MetaImputer`` for arrays; ``metaimpute init``, ``run`` and ``impute`` for a file or a folder."""
+def metaimpute_defaults(
+    asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any, changes: tuple[str, ...] = ()
+) -> Answer:
+    """``MetaImputer`` for arrays; ``metaimpute init``, ``run`` and ``impute`` for files. ``changes``: by ``--set``."""
     if asked.arrays:
         return imputer_defaults(asked, labelled, labels, rows)
     kind = {"table": "table", "texts": "text", "images": "images"}[asked.form]
@@ -253,7 +258,8 @@ def metaimpute_defaults(asked: Asked, labelled: np.ndarray, labels: np.ndarray, 
     recipe, run = asked.folder / "own.yaml", asked.folder / "run"
     column = () if kind == "images" else ("--label", "label")
     command("init", kind, str(path), *column, "--out", str(recipe))
-    command("run", str(recipe), "--seed", str(asked.seed), "--out", str(run))
+    sets = [word for change in changes for word in ("--set", change)]
+    command("run", str(recipe), "--seed", str(asked.seed), "--out", str(run), *sets)
     command("impute", str(run))
     return read_answer(asked, labelled, labels, len(rows))
 

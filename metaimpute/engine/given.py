@@ -17,38 +17,13 @@ from torch import Tensor
 from .ambient import CannotDifferentiate
 from .arguments import unchanged
 from .compiled import Compiled
+from .dependence import other_than
 from .losses import Factored, Loss, LossWithAux, NotScalar, Split, StructuredLoss
 from .noise import fixed_rng
 from .optimizers import Hyper, InnerOptimizer
 from .optimizers.base import closed, is_closed
 from .pytree import Tree, as_leaves, detach, differentiable, filled, leaves_of, tensors, tree_map
 from .repetition import rebuilding
-
-
-def other_than(values: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor | None:
-    """A tensor that requires a gradient, on which one of the values depends but none of ``given`` stands between."""
-    known = {id(tensor) for tensor in given}
-    seen = {tensor.grad_fn for tensor in given}
-    todo = []
-    for value in values:
-        if not value.requires_grad:
-            continue
-        if value.grad_fn is None:
-            if id(value) not in known:
-                return value
-        elif value.grad_fn not in seen:
-            seen.add(value.grad_fn)
-            todo.append(value.grad_fn)
-    while todo:
-        node = todo.pop()
-        leaf: Tensor | None = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            return leaf
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
-    return None
 
 
 def require_given(value: Tensor, given: Sequence[Tensor], which: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .ambient import CannotDifferentiate, double_differentiable, holder
+from .dependence import other_than
 from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
 from .repetition import rebuilding, require_same_end
 
@@ -104,21 +105,12 @@ def require_closed(outputs: Tree, inputs: Tree) -> None:
     Raises:
         BadMemoryPolicy: otherwise; a rebuilt graph would silently lose that dependence.
     """
-    known = {id(leaf) for leaf in tensors(inputs)}
-    todo = [leaf.grad_fn for leaf in tensors(outputs) if leaf.grad_fn is not None]
-    seen = set(todo)
-    while todo:
-        node = todo.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            raise BadMemoryPolicy(
-                f"the inner loss or rule uses a tensor of shape {list(leaf.shape)} that requires a gradient but is in none of "
-                "theta, the coupling and the hyperparameters; put it into the coupling, detach it, or use memory 'store'"
-            )
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
+    found = other_than(tensors(outputs), tensors(inputs))
+    if found is not None:
+        raise BadMemoryPolicy(
+            f"the inner loss or rule uses a tensor of shape {list(found.shape)} that requires a gradient but is in none of "
+            "theta, the coupling and the hyperparameters; put it into the coupling, detach it, or use memory 'store'"
+        )
 
 
 class Replay:
