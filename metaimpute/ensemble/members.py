@@ -21,6 +21,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import pairwise_distances
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
+from sklearn.utils.extmath import randomized_svd
 
 from ..engine.registry import Registry
 
@@ -180,7 +181,7 @@ class SelfTraining(_Standard):
             return
         beside = _some(rows.unlabelled, SPREAD_OVER, rows.seed)
         every = np.concatenate([rows.labelled, beside])
-        self.basis = _directions(every)
+        self.basis = _directions(every, rows.seed)
         labels = np.concatenate([rows.labels, np.full(len(beside), -1)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that nothing was sure enough, or that the last fit had not converged
@@ -191,12 +192,12 @@ class SelfTraining(_Standard):
         return _aligned(self.model, rows @ self.basis, self.classes)
 
 
-def _directions(rows: np.ndarray) -> np.ndarray:
+def _directions(rows: np.ndarray, seed: int) -> np.ndarray:
     """Orthonormal columns ``[features, at most DIRECTIONS]``: the identity, or those along which wide rows vary most."""
     if rows.shape[1] <= DIRECTIONS:
         return np.eye(rows.shape[1])
-    _, vectors = np.linalg.eigh(rows.T @ rows)
-    return np.asarray(vectors[:, -DIRECTIONS:])
+    _, _, vectors = randomized_svd(rows, min(DIRECTIONS, *rows.shape), n_iter=3, random_state=seed)
+    return np.asarray(vectors.T)
 
 
 def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -19,8 +19,8 @@ from ..tasks.base import Pool
 from .kept_features import KeptFeatures, digest, fingerprint
 from .text import ENCODED_TOGETHER, KEPT_TOGETHER, PADDED_TO, TextModel, batched, token_mean
 
-LENGTH = 128  # tokens: so many of the first and of the last of a text
-CHARACTERS = 6 * LENGTH  # of each end, far more than half of the tokens can cover
+LENGTH = 256  # tokens of a text: half of them its first, half its last
+CHARACTERS = 6 * LENGTH  # of each end, more than half of the tokens cover
 
 
 class TextLayers:

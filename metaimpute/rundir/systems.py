@@ -31,8 +31,9 @@ from .stored import DamagedFile, read_json
 
 KERNELS = "sklearn.gaussian_process.kernels"
 TRUSTED = (  # beside what skops trusts of NumPy, SciPy and scikit-learn: parts of the estimators that members hold
-    "numpy.dtype", "sklearn.tree._tree.Tree", f"{KERNELS}.ConstantKernel", f"{KERNELS}.RBF", f"{KERNELS}.WhiteKernel",
-    f"{KERNELS}.Sum", f"{KERNELS}.Product",
+    "numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.neighbors._kd_tree.KDTree", "sklearn.neighbors._ball_tree.BallTree",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64", "sklearn.metrics._dist_metrics.EuclideanDistance",
+    f"{KERNELS}.ConstantKernel", f"{KERNELS}.RBF", f"{KERNELS}.WhiteKernel", f"{KERNELS}.Sum", f"{KERNELS}.Product",
 )  # fmt: skip
 
 
