@@ -163,7 +163,7 @@ def _require_whole(folder: Path) -> None:
 
 @as_usual()
 def load(run: str | Path, device: str = "auto") -> Predictor:
-    """The network of a finished run, ready to predict: ``metaimpute.load("runs/own_images-l2i-seed0").predict("new/")``.
+    """The network of a finished run, ready to predict: ``metaimpute.load("runs/own_images-seed0").predict("new/")``.
 
     Nothing is unpickled: weights are safetensors, settings YAML and JSON, a table's preprocessing a checked skops file.
 
