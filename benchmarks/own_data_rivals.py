@@ -307,6 +307,11 @@ def command(*words: str) -> str:
     return printed.getvalue()
 
 
+def folder_name(label: str) -> str:
+    """A class as a folder can be called."""
+    return re.sub(r"[^\w-]+", "-", label)
+
+
 def write_for_user(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) -> Path:
     """The file or folder that a user would have: labels where they were drawn, blanks elsewhere."""
     given = pd.Series([None] * len(rows), dtype=object)
@@ -316,7 +321,7 @@ def write_for_user(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows:
 
         folder = asked.folder / "own"
         for number, image in enumerate(rows):
-            name = "unlabelled" if given[number] is None else Path("labelled") / re.sub(r"[^\w-]+", "-", given[number])
+            name = "unlabelled" if given[number] is None else Path("labelled") / folder_name(given[number])
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / name / f"{number}.png")
         return folder
@@ -333,7 +338,12 @@ def read_answer(asked: Asked, labelled: np.ndarray, labels: np.ndarray, count: i
     hidden = np.setdiff1d(np.arange(count), labelled)
     if not np.array_equal(np.sort(places), hidden):
         raise RuntimeError("labels.csv does not name the rows without a label")
-    said = found["value"].astype(float) if asked.values else found["label"]
+    if asked.values:
+        said = found["value"].astype(float)
+    else:
+        said = found["label"]
+        if asked.form == "images":
+            said = said.replace({folder_name(name): name for name in set(labels)})
     predictions = np.full(count, np.nan) if asked.values else np.full(count, "", dtype=object)
     predictions[labelled], predictions[places] = labels, said
     confidences = spread = None

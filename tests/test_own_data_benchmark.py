@@ -196,6 +196,15 @@ def test_imputed_labels_are_read_by_place(values: bool, tmp_path: Path) -> None:
         own_data_rivals.read_answer(asked(tmp_path, values), np.array([1]), given, 4)
 
 
+def test_classes_of_images_get_their_names_back(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "labels.csv").write_text("id,label,confidence\nunlabelled/1.png,T-shirt-top,0.9\n")
+    (tmp_path / "run" / "result.json").write_text("{}")
+    given = np.array(["T-shirt/top"], dtype=object)
+    answer = own_data_rivals.read_answer(asked(tmp_path, form="images"), np.array([0]), given, 2)
+    assert answer.predictions.tolist() == ["T-shirt/top", "T-shirt/top"] and answer.own_error is None
+
+
 def test_images_are_written_as_a_user_has_them(tmp_path: Path) -> None:
     rows = np.zeros((4, 8, 8, 3), np.uint8)
     task = asked(tmp_path, form="images")

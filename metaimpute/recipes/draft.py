@@ -146,8 +146,10 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts, str]:
         why = f"patches; the pretrained encoder that is installed makes little of under {SMALLEST_ENCODED} pixels"
     if encoded and median >= SMALLEST_ENCODED:
         model, why = "{name: timm}", "timm: EfficientNet-Lite0, pretrained on ImageNet, is installed"
-    largest = LARGEST_ENCODED if model == "{name: timm}" else LARGEST
-    size = min(max(8 * math.ceil(median / 8), SMALLEST), largest)
+    if model == "{name: timm}":
+        size = min(median, LARGEST_ENCODED)  # as they are: the encoder enlarges what is smaller, and to do so twice blurs it
+    else:
+        size = min(max(8 * math.ceil(median / 8), SMALLEST), LARGEST)
     smallest, largest_seen = sides[shorter.argmin()].tolist(), sides[shorter.argmax()].tolist()
     seen = f"{smallest[0]} x {smallest[1]} to {largest_seen[0]} x {largest_seen[1]} pixels; the network sees {size} x {size}"
     return {"folder": str(path), "size": size}, [("images", seen), ("model", why)], model
