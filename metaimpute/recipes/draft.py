@@ -147,7 +147,9 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts, str]:
     if encoded and median >= SMALLEST_ENCODED:
         model, why = "{name: timm}", "timm: EfficientNet-Lite0, pretrained on ImageNet, is installed"
     if model == "{name: timm}":
-        size = min(median, LARGEST_ENCODED)  # as they are: the encoder enlarges what is smaller, and to do so twice blurs it
+        size = min(
+            median, LARGEST_ENCODED
+        )  # as they are: the encoder enlarges what is smaller, and to do so twice blurs it
     else:
         size = min(max(8 * math.ceil(median / 8), SMALLEST), LARGEST)
     smallest, largest_seen = sides[shorter.argmin()].tolist(), sides[shorter.argmax()].tolist()
