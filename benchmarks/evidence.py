@@ -179,17 +179,6 @@ def measured(name: str, asked: dict[str, Any], work: Path, jobs: int, seeds: int
     return found
 
 
-EARLIER = (
-    " Measured when the learning rate was looked for in `supervised`, `none` and `zero_hypergradient` alone, which is to the "
-    "disadvantage of every other arm."
-)
-
-
-def earlier(found: dict[str, Any]) -> bool:
-    """Whether the learning rate was not yet tuned for all arms alike."""
-    return "train.optimizer.lr" not in found["set"]
-
-
 def table(found: dict[str, Any]) -> str:
     """Markdown: mean error, paired differences to the base method and to the best control, and what the look-ahead does.
 
@@ -206,7 +195,7 @@ def table(found: dict[str, Any]) -> str:
         f"### {found['task']}",
         "",
         f"{found['source']}, {found['labels']} labels, {found['steps']} steps, {seeds} seeds, {found['metric']}; recipe "
-        f"`{found['recipe']}`. Best control on validation rows: `{best}`.{EARLIER if earlier(found) else ''}",
+        f"`{found['recipe']}`, on {found['environment']['device']}. Best control on validation rows: `{best}`.",
         "",
         "| arm | chosen | error | minus `none` | minus best control | \\|h\\|/\\|g\\| | C_H | linear | cos | align | s |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
