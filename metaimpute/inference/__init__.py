@@ -1,7 +1,7 @@
 """Trained networks in use: runs read back, predictions, imputed labels as files."""
 
-from .impute import impute
+from .impute import Imputed, impute, imputed
 from .predictions import Predictions
 from .predictor import NotExported, Predictor, load
 
-__all__ = ["NotExported", "Predictions", "Predictor", "impute", "load"]
+__all__ = ["Imputed", "NotExported", "Predictions", "Predictor", "impute", "imputed", "load"]

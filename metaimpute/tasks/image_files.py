@@ -20,7 +20,7 @@ from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_reading import decode
 from .image_task import ImageTask
 from .image_views import ImageViews
-from .locate import data_folders, expanded, find
+from .locate import data_folders, expanded, locate_folder
 from .own_data import shortened
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -185,12 +185,7 @@ class ImageFileTask(ImageTask):
 
     def found(self) -> Path | None:
         """The folder, when it is here."""
-        if not self.folder:
-            return None
-        path = expanded(self.folder)
-        if (path / self.marker).is_dir():
-            return path
-        return None if path.is_absolute() else find(self.folder, self.marker)
+        return locate_folder(self.folder, self.marker) if self.folder else None
 
     def here(self) -> Path:
         """The folder.
