@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. train.steps=200. Repeatable."
 )
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Labels that go before those of one's own data: a table of id and label, as metaimpute review writes it.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything: label draw, weights, batches, noise.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; default runs/RECIPE-PROBLEM-seedN.")
 @click.option(
@@ -37,8 +43,9 @@ if TYPE_CHECKING:
 )
 @imports
 def run(
-    recipe: Path | None, profile: str, sets: tuple[str, ...], seed: int | None, out: Path | None, resume: Path | None
-) -> None:
+    recipe: Path | None, profile: str, sets: tuple[str, ...], labels: Path | None, seed: int | None, out: Path | None,
+    resume: Path | None,
+) -> None:  # fmt: skip
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors():
         from ..reporting.console import TrainingProgress, result_table
@@ -48,6 +55,8 @@ def run(
         from ..training.session import Interrupted, Session
 
         console = screen(soft_wrap=not sys.stdout.isatty())
+        if labels is not None:
+            sets = (*sets, f"task.corrections={json.dumps(str(labels), ensure_ascii=False)}")
         began = beginning(recipe, cast("Profile", profile), sets, seed, out, resume)
         chosen, folder = began.recipe, began.folder
         console.print(cell(f"profile {chosen.profile}: {began.why}"))

@@ -3,5 +3,18 @@
 from .impute import Imputed, impute, imputed
 from .predictions import Predictions
 from .predictor import NotExported, Predictor, load
+from .table import Given, LabelTable, given_of, held_out_of
 
-__all__ = ["Imputed", "NotExported", "Predictions", "Predictor", "impute", "imputed", "load"]
+__all__ = [
+    "Given",
+    "Imputed",
+    "LabelTable",
+    "NotExported",
+    "Predictions",
+    "Predictor",
+    "given_of",
+    "held_out_of",
+    "impute",
+    "imputed",
+    "load",
+]

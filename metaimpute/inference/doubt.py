@@ -48,11 +48,12 @@ def to_check(doubt: Tensor, most: int = AT_ONCE) -> tuple[int, float]:
     return count, share
 
 
-def advice(doubt: Tensor, where: str, classes: bool) -> str:
+def advice(doubt: Tensor, where: str, classes: bool, ranked: bool = True) -> str:
     """What to do next, in one line.
 
     Args:
         doubt: as for :func:`doubtful`. where: the file of labels. classes: whether labels are classes, else values.
+        ranked: whether the file has a column of ranks.
     """
     count, share = to_check(doubt)
     if not count:
@@ -62,7 +63,7 @@ def advice(doubt: Tensor, where: str, classes: bool) -> str:
         return f"less than one wrong label is expected; the least sure rows are first by rank in {where}"
     rows = "the least sure row" if count == 1 else f"the {count:,} least sure rows"
     what = "of the wrong ones are" if classes else "of the squared error is"
-    return f"check {rows}: about {share:.0%} {what} expected there ({where}, column rank)"
+    return f"check {rows}: about {share:.0%} {what} expected there ({where}{', column rank' if ranked else ''})"
 
 
 def written(probability: float) -> float:

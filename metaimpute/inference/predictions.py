@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -118,7 +118,7 @@ class Predictions:
             columns = list(range(count))
         else:
             columns = [0, 1, 2, 4]
-        head = Predictions(self.ids[:most], self.names, *(None if v is None else v[:most] for v in self._parts))
+        head = self.take(range(min(most, len(self))))
         return [self.header[at] for at in columns], [[row[at] for at in columns] for row in head.rows()]
 
     @property
@@ -127,10 +127,18 @@ class Predictions:
 
     def at_least(self, confidence: float) -> Predictions:
         """The rows whose label is at least so probable."""
+        return self.take(self.places_at_least(confidence))
+
+    def places_at_least(self, confidence: float) -> list[int]:
+        """Where a label is at least so probable."""
         if self.probabilities is None:
             raise TaskError("values have no confidence; drop the threshold")
-        kept = (self.probabilities.max(-1).values >= confidence).nonzero()[:, 0]
-        return Predictions([self.ids[i] for i in kept.tolist()], self.names, self.probabilities[kept])
+        return (self.probabilities.max(-1).values >= confidence).nonzero()[:, 0].tolist()
+
+    def take(self, places: Sequence[int]) -> Predictions:
+        """Some of the rows, in a given order."""
+        parts = (None if part is None else part[list(places)] for part in self._parts)
+        return Predictions([self.ids[place] for place in places], self.names, *parts)
 
     def counts(self) -> dict[str, int]:
         """How many rows got each label, in the order of the classes."""

@@ -19,8 +19,10 @@ FAILED = "failed.json"  # of a study's run
 WEIGHTS = "model.safetensors"
 RESULT = "result.json"  # written last: a run with it is finished
 PREDICTED = "labels.csv"
+SYSTEMS = "systems.json"  # of a run with choose
 LOCK = "run.lock"
 REPORT = "report.html"
+REVIEW = "review.html"
 
 STEP = re.compile(r"step-(\d+)\.pt")
 WRITTEN_OVER = (METRICS, RESULT, LEARNT, ORIGIN, WEIGHTS, PREPROCESSING, CHECKPOINTS, DIVERGED, LABELS, PREDICTED, LOCK)

@@ -178,6 +178,13 @@ class OwnTable(OwnData):
         """Columns that are inputs, as far as :meth:`load` has seen the table."""
         return () if self._inputs is None else (*self._inputs.numbers, *self._inputs.categories)
 
+    def cells(self, rows: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+        """Columns beside target and id, and their cells as words in some rows, by their numbers in the files."""
+        frame = self._rows().frame
+        columns = [name for name in frame.columns if name not in (self.target, self.id or None)]
+        cells = [written(frame[name].iloc[list(rows)]) for name in columns]
+        return columns, [list(row) for row in zip(*cells, strict=True)] if columns else [[] for _ in rows]
+
     def compared(self, content: Content) -> Sequence[Hashable]:
         frame = self._rows().frame
         return row_keys(frame[list(self.columns)])

@@ -1,0 +1,283 @@
+"""What a page of review shows, gathered from a run: doubtful rows, suspicious labels, duplicates, outliers, classes, changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..inference import Given, Imputed, given_of, held_out_of, imputed
+from ..inference.doubt import advice, doubtful, ranks
+from ..tasks.contents import Contents, contents_of
+from ..tasks.own_images import contents as file_contents
+from .alike import alike, nearest
+from .changes import Changes, changes_between
+from .features import features_of
+from .suspects import suspects_of
+
+NEIGHBOURS = 3
+MOST = 50  # rows of a section
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the user's: its name, what it holds (None where that cannot be shown), and its label.
+
+    Attributes:
+        label: given or predicted; empty where it is not known. note: what is to be said of it, e.g. how sure the label is.
+    """
+
+    id: str
+    cells: list[str] | None
+    label: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row to look at, and rows to hold it against."""
+
+    row: Row
+    beside: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the page: items, or groups of rows, and what is to be said of them."""
+
+    slug: str
+    title: str
+    said: list[str]
+    items: list[Item] = field(default_factory=list)
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Class:
+    """How often a class was given and predicted, its mean confidence, and what is odd about that."""
+
+    name: str
+    given: int
+    predicted: int
+    confidence: float | None
+    odd: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """Everything the page shows.
+
+    Attributes:
+        kind: of the contents: ``text``, ``image``, ``cells``, or None. columns: of a table's cells. names: of the classes; empty
+            where values are predicted.
+    """
+
+    title: str
+    run: str
+    source: str
+    next: str
+    kind: str | None
+    columns: list[str]
+    names: list[str]
+    parts: list[Part]
+    classes: list[Class]
+    changes: Changes | None = None
+
+
+def collect(
+    run: str | Path,
+    *,
+    held_out: np.ndarray | None = None,
+    before: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    rows: int = MOST,
+) -> Review:
+    """What a person should look at in a finished run's labels.
+
+    Args:
+        held_out: probabilities ``[labelled rows, classes]`` of the rows trained on by models that were not trained on them, NaN
+            for a row without; None: what the run has kept. before: an earlier run, to say what has changed since. data: the run's
+            file or folder, where it has moved. rows: of a section at most.
+
+    Raises:
+        NotExported, MissingData, TaskError: as :func:`metaimpute.inference.imputed` does.
+    """
+    folder = Path(run)
+    made = imputed(folder, device, data)
+    given = given_of(made, held_out_of(folder, made) if held_out is None else held_out)
+    changes = None if before is None else changes_between(Path(before), imputed(before, device, data), made)
+    shown = _Shown(made, given)
+    parts = [_doubtful(made, shown, rows), _suspects(made, given, shown, rows), *_alike(made, shown, rows)]
+    of_classes = made.found.probabilities is not None
+    doubt = made.found.doubt
+    following = (
+        ""
+        if doubt is None
+        else advice(doubt, "this page, from the top" if of_classes else "this page", of_classes, False)
+    )
+    return Review(
+        made.predictor.recipe.about.title or folder.resolve().name,
+        str(folder),
+        made.data.source,
+        following,
+        shown.kind,
+        shown.columns,
+        made.predictor.label_names if of_classes else [],
+        parts,
+        _classes(made, given) if of_classes else [],
+        changes,
+    )
+
+
+class _Shown:
+    """Rows as they are shown: those predicted, and those given, of which neighbours are found."""
+
+    def __init__(self, made: Imputed, given: Given) -> None:
+        self.made, self.given = made, given
+        contents = contents_of(made.task, made.unlabelled)
+        labelled = [contents_of(made.task, pool) for pool in made.given]
+        self.kind = None if contents is None else contents.kind
+        self.columns = [] if contents is None else contents.columns
+        self.contents = contents
+        self.labelled = [row for one in labelled if one is not None for row in one.rows]
+        self.features, *known = features_of(made.task, [made.unlabelled, *made.given])
+        self.known = np.concatenate(known)
+        self.labels = _labels(made)
+
+    def predicted(self, place: int, note: str = "") -> Row:
+        cells = None if self.contents is None else self.contents.rows[place]
+        return Row(self.made.found.ids[place], cells, self.labels[place], note)
+
+    def of_given(self, place: int, note: str = "") -> Row:
+        cells = self.labelled[place] if self.labelled else None
+        return Row(self.given.ids[place], cells, self.given.labels[place], note)
+
+    def beside(self, places: Sequence[int]) -> list[list[Row]]:
+        """The labelled rows nearest to each of those predicted."""
+        found = nearest(self.features[list(places)], self.known, NEIGHBOURS)
+        return [[self.of_given(one) for one in row] for row in found.tolist()]
+
+
+def _labels(made: Imputed) -> list[str]:
+    found = made.found
+    if found.probabilities is not None:
+        return found.labels
+    assert found.values is not None
+    return [" ".join(f"{value:.6g}" for value in row) for row in found.values.tolist()]
+
+
+def _doubtful(made: Imputed, shown: _Shown, most: int) -> Part:
+    found, doubt = made.found, made.found.doubt
+    said: list[str] = []
+    if doubt is None:
+        return Part("doubtful", "Check these first", ["Nothing says how sure these values are."])
+    place_of = {rank: place for place, rank in enumerate(ranks(doubt))}
+    order = [place_of[rank] for rank in range(1, min(most, len(found)) + 1)]
+    if found.probabilities is not None:
+        seconds, shares = found.runners_up
+        assert found.confidence is not None
+        notes = [
+            f"{percent(float(found.confidence[at]))}, else {seconds[at]} {percent(float(shares[at]))}" for at in order
+        ]
+    else:
+        assert found.spread is not None
+        notes = ["± " + " ".join(f"{value:.3g}" for value in found.spread[at].tolist()) for at in order]
+    total = sum(doubtful(doubt))
+    said.append(
+        f"The least sure rows first. {total:,} of {len(found):,} rows are doubtful: the fewest that together hold three quarters "
+        "of the errors that are expected."
+    )
+    items = [
+        Item(shown.predicted(at, note), beside)
+        for at, note, beside in zip(order, notes, shown.beside(order), strict=True)
+    ]
+    return Part("doubtful", "Check these first", said, items, len(found))
+
+
+def _suspects(made: Imputed, given: Given, shown: _Shown, most: int) -> Part:
+    found = suspects_of(given, made.predictor.label_names)
+    said = [found.said]
+    if found.seen and not found.found:
+        said.append(f"Of {found.seen:,} given labels that could be looked at none looks wrong.")
+    items = []
+    for one in found.found[:most]:
+        note = f"{percent(one.own)}, more likely {one.other} {percent(one.of_other)}"
+        items.append(Item(shown.of_given(one.place, note)))
+    return Part("suspects", "Given labels that look wrong", said, items, len(found.found))
+
+
+def _alike(made: Imputed, shown: _Shown, most: int) -> list[Part]:
+    """Duplicates and outliers among the rows without label."""
+    found = alike(shown.features, _keys(made, shown.contents, shown.features))
+    copies = sum(len(group) - 1 for group in found.exact)
+    said = [f"{copies:,} rows without label hold exactly what another one holds."]
+    items = [
+        Item(
+            shown.predicted(group[0], f"{len(group)} times"), [shown.predicted(at) for at in group[1 : 1 + NEIGHBOURS]]
+        )
+        for group in found.exact[:most]
+    ]
+    left = most - len(items)
+    if found.near:
+        said.append(f"{len(found.near):,} pairs are nearly the same.")
+        items += [
+            Item(shown.predicted(a, "nearly the same"), [shown.predicted(b)]) for a, b in found.near[: max(left, 0)]
+        ]
+    total = len({tuple(row) for row in found.exact}) + len(found.near)
+    sampled = (
+        [f"Of the rows {found.compared:,} were held against each other."]
+        if found.compared < len(shown.features) - copies
+        else []
+    )
+    outliers = found.outliers
+    far = (
+        f"{len(outliers):,} rows are far from every other: is that what should be labelled?"
+        if outliers
+        else "No row is far from every other."
+    )
+    return [
+        Part("duplicates", "Duplicates", [*said, *sampled], items, total),
+        Part(
+            "outliers",
+            "Unlike all others",
+            [far, *sampled],
+            [Item(shown.predicted(at)) for at in outliers[:most]],
+            len(outliers),
+        ),
+    ]
+
+
+def _keys(made: Imputed, contents: Contents | None, features: np.ndarray) -> list[str]:
+    """What is equal where two rows hold the same."""
+    if contents is None:
+        return [row.tobytes().hex() for row in features.astype(np.float32)]
+    if contents.kind == "image":
+        return [str(key) for key in file_contents([Path(row[0]) for row in contents.rows])]
+    if contents.kind == "text":
+        return [" ".join(row[0].casefold().split()) for row in contents.rows]
+    return ["\0".join(row) for row in contents.rows]
+
+
+def _classes(made: Imputed, given: Given) -> list[Class]:
+    known, found = Counter(given.labels), made.found.counts()
+    assert made.found.confidence is not None
+    sure: dict[str, list[float]] = {}
+    for name, confidence in zip(made.found.labels, made.found.confidence.tolist(), strict=True):
+        sure.setdefault(name, []).append(confidence)
+    rows = []
+    for name in made.predictor.label_names:
+        odd = "nobody has labelled one" if not known[name] else "never predicted" if not found[name] else ""
+        mean = sum(sure[name]) / len(sure[name]) if name in sure else None
+        rows.append(Class(name, known[name], found[name], mean, odd))
+    return rows
+
+
+def percent(share: float) -> str:
+    """A probability for a person; a certainty only where it is one."""
+    if 0.9995 <= share < 1:
+        return "over 99.9%"
+    return f"{100 * share:.0f}%" if 0.1 <= share < 0.99 else f"{100 * share:.1f}%"
