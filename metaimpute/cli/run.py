@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +19,8 @@ from .output import echo, screen
 if TYPE_CHECKING:
     from ..recipes.recipe import Profile, Recipe
     from ..tasks import Missing
+
+CORRECTIONS = "task.corrections"
 
 
 @click.command()
@@ -47,7 +51,7 @@ def run(
     resume: Path | None,
 ) -> None:  # fmt: skip
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
-    with plain_errors():
+    with plain_errors(), _naming_labels():
         from ..reporting.console import TrainingProgress, result_table
         from ..rundir.begin import beginning
         from ..rundir.layout import RESULT
@@ -56,7 +60,7 @@ def run(
 
         console = screen(soft_wrap=not sys.stdout.isatty())
         if labels is not None:
-            sets = (*sets, f"task.corrections={json.dumps(str(labels), ensure_ascii=False)}")
+            sets = (*sets, f"{CORRECTIONS}={json.dumps(str(labels), ensure_ascii=False)}")
         began = beginning(recipe, cast("Profile", profile), sets, seed, out, resume)
         chosen, folder = began.recipe, began.folder
         console.print(cell(f"profile {chosen.profile}: {began.why}"))
@@ -76,6 +80,20 @@ def run(
                 raise
         console.print(result_table([[result]]))
         console.print(cell(f"wrote {folder / RESULT}"))
+
+
+@contextlib.contextmanager
+def _naming_labels() -> Iterator[None]:
+    """A mistake in the file of ``--labels`` is said of that option, and not of the key of the recipe that it sets."""
+    from ..errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        place, _, reason = str(error).partition(f": {CORRECTIONS}: ")
+        if not reason or not place.startswith(f"--set {CORRECTIONS}="):
+            raise
+        raise UserError(f"--labels: {reason}") from None
 
 
 @click.command()

@@ -195,7 +195,7 @@ def _doubtful(made: Imputed, shown: _Shown, most: int) -> Part:
         Item(shown.predicted(at, note), beside)
         for at, note, beside in zip(order, notes, shown.beside(order), strict=True)
     ]
-    return Part("doubtful", "Check these first", said, items, len(found))
+    return Part("doubtful", "Check these first", said, items, total)
 
 
 def _suspects(made: Imputed, given: Given, shown: _Shown, most: int) -> Part:

@@ -44,10 +44,12 @@ def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | 
             raise TaskError(f"{_at(table, row)}: no row is called '{safe(name)}'; {_like(name, names)}")
         value = _label(cell, classes)
         if value is None:
-            choices = (
-                f"its classes: {describe_choices(cell, list(classes))}" if classes is not None else "write a number"
+            wrong = (
+                "number; write one"
+                if classes is None
+                else f"class of this data; {describe_choices(cell, list(classes))}"
             )
-            raise TaskError(f"{_at(table, row)}: '{safe(cell)}' is no label of this data; {choices}")
+            raise TaskError(f"{_at(table, row)}: '{safe(cell)}' is no {wrong}")
         if found.setdefault(known_names[name], value) != value:
             raise TaskError(f"{path}: '{safe(name)}' has two labels, in {table.where([lines[name], row])}")
         lines.setdefault(name, row)
