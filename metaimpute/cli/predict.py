@@ -70,9 +70,9 @@ def impute(
             given = given_of(made, held_out_of(run, made))
         if with_content or kind in ("label-studio", "doccano"):
             contents = contents_of(made.task, made.unlabelled)
-            for pool in made.given if given is not None and contents is not None else ():
+            for pool in made.given if given is not None else ():
                 more = contents_of(made.task, pool)
-                contents = contents if more is None else contents.joined(more)
+                contents = contents.joined(more) if contents is not None and more is not None else None
         _finish(made.found, made.predictor, target, min_confidence, truth, kind, contents, given, with_content, run)
 
 

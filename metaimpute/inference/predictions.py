@@ -98,7 +98,7 @@ class Predictions:
 
     def rows(self) -> list[list[Any]]:
         """The table, a list for each row in the order of :attr:`header`."""
-        judged = [] if self.doubt is None else [doubt.ranks(self.doubt), doubt.doubtful(self.doubt)]
+        judged: list[Any] = [] if self.doubt is None else [doubt.ranks(self.doubt), doubt.doubtful(self.doubt)]
         if self.probabilities is not None:
             shares = [[doubt.written(p) for p in row] for row in self.probabilities.double().tolist()]
             rank, unsure = judged

@@ -117,7 +117,7 @@ def wanted(features: np.ndarray, unsure: np.ndarray, count: int, seed: int = 0) 
 
     order = np.argsort(-unsure, kind="stable")[: KEPT * count]
     if len(order) <= count:
-        return order.tolist()
+        return [int(place) for place in order]
     weights = np.maximum(unsure[order], 1e-6)
     rows = features[order]
     centres = KMeans(count, n_init=3, random_state=seed).fit(rows, sample_weight=weights)
@@ -132,4 +132,4 @@ def wanted(features: np.ndarray, unsure: np.ndarray, count: int, seed: int = 0) 
             break
         if place not in chosen:
             chosen.append(place)
-    return order[sorted(chosen)].tolist()
+    return [int(place) for place in order[sorted(chosen)]]

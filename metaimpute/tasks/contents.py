@@ -42,7 +42,7 @@ def contents_of(task: Task, pool: Pool) -> Contents | None:
         columns, rows = task.cells(pool.ids.tolist())
         return Contents("cells", columns, rows)
     if isinstance(task, ImageFileTask):
-        return Contents("image", ["path"], [[str(path)] for path in pool.inputs])
+        return Contents("image", ["path"], [[str(path.absolute())] for path in pool.inputs])
     if task.input_kind == "text":
         return Contents("text", ["text"], [[str(text)] for text in pool.inputs])
     return None
@@ -64,7 +64,7 @@ def contents_in(task: Task, path: Path, names: Sequence[str]) -> Contents | None
         return _as_many(path, Contents("cells", columns, [list(row) for row in zip(*cells, strict=True)]), names)
     if isinstance(task, ImageFileTask):
         place = dict(zip(*named_images(path), strict=True))
-        return Contents("image", ["path"], [[str(place[name])] for name in names])
+        return Contents("image", ["path"], [[str(place[name].absolute())] for name in names])
     if task.input_kind == "text":
         text = task.text if isinstance(task, OwnText) else "text"
         _, texts, _ = read_texts(path, text, "") if is_table(path) else read_texts(path, "", "")
