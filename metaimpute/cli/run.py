@@ -51,7 +51,7 @@ def run(
     resume: Path | None,
 ) -> None:  # fmt: skip
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
-    with plain_errors(), _naming_labels():
+    with plain_errors(), _naming_labels(labels):
         from ..reporting.console import TrainingProgress, result_table
         from ..rundir.begin import beginning
         from ..rundir.layout import RESULT
@@ -83,7 +83,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _naming_labels() -> Iterator[None]:
+def _naming_labels(labels: Path | None) -> Iterator[None]:
     """A mistake in the file of ``--labels`` is said of that option, and not of the key of the recipe that it sets."""
     from ..errors import UserError
 
@@ -91,8 +91,10 @@ def _naming_labels() -> Iterator[None]:
         yield
     except UserError as error:
         place, _, reason = str(error).partition(f": {CORRECTIONS}: ")
-        if not reason or not place.startswith(f"--set {CORRECTIONS}="):
+        if labels is None or not reason or not place.startswith(f"--set {CORRECTIONS}="):
             raise
+        if reason.startswith("unknown key"):
+            reason = "the recipe's task is not on data of your own; its labels are what they are"
         raise UserError(f"--labels: {reason}") from None
 
 

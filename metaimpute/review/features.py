@@ -36,7 +36,7 @@ def features_of(task: Task, pools: list[Pool]) -> list[np.ndarray]:
 
 
 def _parts(pool: Pool) -> list[Any]:
-    return [pool.take(index) for index in torch.arange(len(pool)).split(TOGETHER)]
+    return [pool.take(index) for index in torch.arange(len(pool)).split(TOGETHER) if len(index)]
 
 
 def _encoded(task: Task, pools: list[Pool]) -> list[np.ndarray] | None:

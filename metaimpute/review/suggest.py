@@ -7,6 +7,7 @@ nearest to each centre is taken.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,16 @@ def wanted(features: np.ndarray, unsure: np.ndarray, count: int, seed: int = 0) 
         features: ``[n, features]``. unsure: ``[n]`` in [0, 1].
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     order = np.argsort(-unsure, kind="stable")[: KEPT * count]
     if len(order) <= count:
         return [int(place) for place in order]
     weights = np.maximum(unsure[order], 1e-6)
     rows = features[order]
-    centres = KMeans(count, n_init=3, random_state=seed).fit(rows, sample_weight=weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of rows that are the same
+        centres = KMeans(count, n_init=3, random_state=seed).fit(rows, sample_weight=weights)
     distances = np.linalg.norm(rows - centres.cluster_centers_[centres.labels_], axis=1)
     chosen = []
     for cluster in range(count):

@@ -47,7 +47,7 @@ def test_corrected_rows_are_trained_on_with_their_new_label(project: Project, tm
     assert {first, second} <= set(names) and third not in names
     assert not {first, second} & set(task.row_names(data.unlabelled)) or task.unlabelled_includes_labelled
     assert data.labelled.targets is not None
-    targets = {name: target for name, target in zip(names, data.labelled.targets.flatten().tolist(), strict=True)}
+    targets = dict(zip(names, data.labelled.targets.flatten().tolist(), strict=True))
     assert targets[first] == targets[second] == targets[given]
     if project.kind != "values":
         assert task.label_names is not None and task.label_names[int(targets[first])] == label
@@ -100,7 +100,7 @@ def test_a_mistake_in_the_file_is_one_line_with_the_place_and_the_nearest_choice
 def test_corrections_are_of_ones_own_data_alone(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("id,label\n0,1\n")
     done = call("run", "two_moons", "--labels", tmp_path / "c.csv", "--out", tmp_path / "run")
-    assert done.exit_code == 2 and "unknown key 'corrections'" in done.output, done.output
+    assert done.exit_code == 2 and "--labels: the recipe's task is not on data of your own" in done.output, done.output
     done = call("run", "two_moons", "--labels", tmp_path / "none.csv")
     assert done.exit_code == 2 and "none.csv" in done.output
 

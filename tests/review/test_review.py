@@ -167,7 +167,7 @@ def test_classes_that_are_never_predicted_are_told(project: Project) -> None:
         return
     counts = made.found.counts()
     assert {one.name: one.predicted for one in found.classes} == counts
-    assert all(("never predicted" == one.odd) == (counts[one.name] == 0) for one in found.classes if one.given)
+    assert all((one.odd == "never predicted") == (counts[one.name] == 0) for one in found.classes if one.given)
 
 
 def test_a_picture_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
