@@ -19,10 +19,12 @@ from .predict import DATA
     "--before", type=click.Path(path_type=Path), help="An earlier run on the same rows, to say what has changed."
 )
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help=DATA)
-@click.option("--rows", type=click.IntRange(min=1), default=50, show_default=True, help="Rows of a section at most.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), help="Rows of a section at most; default the doubtful ones, 20 to 100."
+)
 @click.option("--device", default="auto", show_default=True)
 @imports
-def review(run: Path, out: Path | None, before: Path | None, data: Path | None, rows: int, device: str) -> None:
+def review(run: Path, out: Path | None, before: Path | None, data: Path | None, rows: int | None, device: str) -> None:
     """One HTML page of what a person should look at in the labels of RUN; it needs no network.
 
     The least sure labels beside the labelled rows that are most like them, given labels that look wrong, duplicates, rows unlike

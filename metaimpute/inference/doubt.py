@@ -48,14 +48,14 @@ def to_check(doubt: Tensor, most: int = AT_ONCE) -> tuple[int, float]:
     return count, share
 
 
-def advice(doubt: Tensor, where: str, classes: bool, ranked: bool = True) -> str:
+def advice(doubt: Tensor, where: str, classes: bool, ranked: bool = True, most: int = AT_ONCE) -> str:
     """What to do next, in one line.
 
     Args:
         doubt: as for :func:`doubtful`. where: the file of labels. classes: whether labels are classes, else values.
-        ranked: whether the file has a column of ranks.
+        ranked: whether the file has a column of ranks. most: rows that are asked for.
     """
-    count, share = to_check(doubt)
+    count, share = to_check(doubt, most)
     if not count:
         return f"the rows are equally sure; {where} holds them"
     expected = float(doubt.double().sum())

@@ -19,7 +19,8 @@ from .features import features_of
 from .suspects import suspects_of
 
 NEIGHBOURS = 3
-MOST = 50  # rows of a section
+FEWEST, MOST = 20, 100  # doubtful rows that are shown where nobody says how many
+OTHERS = 50  # rows of the other sections
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,15 @@ def collect(
     before: str | Path | None = None,
     data: str | Path | None = None,
     device: str = "auto",
-    rows: int = MOST,
+    rows: int | None = None,
 ) -> Review:
     """What a person should look at in a finished run's labels.
 
     Args:
         held_out: probabilities ``[labelled rows, classes]`` of the rows trained on by models that were not trained on them, NaN
             for a row without; None: what the run has kept. before: an earlier run, to say what has changed since. data: the run's
-            file or folder, where it has moved. rows: of a section at most.
+            file or folder, where it has moved. rows: of a section at most; None: the doubtful ones,
+            20 to 100 of them, and 50 of the other sections.
 
     Raises:
         NotExported, MissingData, TaskError: as :func:`metaimpute.inference.imputed` does.
@@ -111,14 +113,11 @@ def collect(
     given = given_of(made, held_out_of(folder, made) if held_out is None else held_out)
     changes = None if before is None else changes_between(Path(before), imputed(before, device, data), made)
     shown = _Shown(made, given)
-    parts = [_doubtful(made, shown, rows), _suspects(made, given, shown, rows), *_alike(made, shown, rows)]
+    doubt, others = made.found.doubt, rows or OTHERS
+    most = rows or (MOST if doubt is None else min(max(sum(doubtful(doubt)), FEWEST), MOST))
+    parts = [_doubtful(made, shown, most), _suspects(made, given, shown, others), *_alike(made, shown, others)]
     of_classes = made.found.probabilities is not None
-    doubt = made.found.doubt
-    following = (
-        ""
-        if doubt is None
-        else advice(doubt, "this page, from the top" if of_classes else "this page", of_classes, False)
-    )
+    following = "" if doubt is None else advice(doubt, "here, from the top", of_classes, False, most)
     return Review(
         made.predictor.recipe.about.title or folder.resolve().name,
         str(folder),

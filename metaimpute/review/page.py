@@ -19,7 +19,7 @@ from .collect import Review, percent
 
 HERE = Path(__file__).parent
 THUMBNAIL = 176  # pixels at most on a side
-LONGEST = 1500  # letters of a text, and of a cell a tenth of it
+LONGEST = 700  # letters of a text, and of a cell a tenth of it
 FEW = 40  # classes that are chosen from a list; others are typed in
 
 
