@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,15 @@ def test_a_number_of_rows_is_a_number(project: Project, count: int) -> None:
     from .own import call
 
     assert call("suggest", project.trained, "-n", count).exit_code == 2
+
+
+def test_the_gain_that_the_documentation_tells_is_the_one_measured() -> None:
+    root = Path(__file__).parents[2]
+    found = json.loads((root / "benchmarks" / "results" / "suggest.json").read_text())
+    page = " ".join((root / "docs" / "howto" / "review.md").read_text().split())
+    assert len(found["tasks"]) == 3 and f"means of {found['seeds']} draws" in page
+    for task in found["tasks"].values():
+        error, gain = task["error_percent"], task["gain_over_random"]
+        assert f"{error['suggest']:.1f}% {'errors ' if error['suggest'] > 11 else ''}against {error['random']:.1f}%" in page
+        assert f"{gain['points']:.1f} ± {gain['standard_error']:.1f}" in page and f"{error['margin']:.1f}%" in page
+        assert gain["points"] > 2 * gain["standard_error"]
