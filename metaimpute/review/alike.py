@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,16 +39,16 @@ def nearest(rows: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
     return found
 
 
-def alike(rows: np.ndarray, contents: Sequence[str], seed: int = 0) -> Alike:
+def alike(rows: np.ndarray, keys: Sequence[Hashable], seed: int = 0) -> Alike:
     """Duplicates and outliers.
 
     Args:
-        rows: features ``[n, features]``. contents: keys that are equal where two rows hold the same. seed: of the sample that is
+        rows: features ``[n, features]``. keys: equal where two rows hold the same. seed: of the sample that is
             compared where there are too many rows.
     """
-    groups: dict[str, list[int]] = {}
-    for place, key in enumerate(contents):
-        groups.setdefault(hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest(), []).append(place)
+    groups: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
     exact = sorted((group for group in groups.values() if len(group) > 1), key=lambda group: (-len(group), group[0]))
     first = np.array(sorted(group[0] for group in groups.values()), dtype=int)
     if len(first) > COMPARED:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..inference import Given, Imputed, given_of, held_out_of, imputed
 from ..inference.doubt import advice, doubtful, ranks
-from ..tasks.contents import Contents, contents_of
-from ..tasks.own_images import contents as file_contents
+from ..tasks.contents import contents_of, keys_of
 from .alike import alike, nearest
 from .changes import Changes, changes_between
 from .features import features_of
@@ -137,19 +137,26 @@ class _Shown:
 
     def __init__(self, made: Imputed, given: Given) -> None:
         self.made, self.given = made, given
-        contents = contents_of(made.task, made.unlabelled)
-        labelled = [contents_of(made.task, pool) for pool in made.given]
+        contents = contents_of(made.task, made.unlabelled.subset(torch.arange(1)))
         self.kind = None if contents is None else contents.kind
         self.columns = [] if contents is None else contents.columns
-        self.contents = contents
+        labelled = [contents_of(made.task, pool) for pool in made.given]
         self.labelled = [row for one in labelled if one is not None for row in one.rows]
         self.features, *known = features_of(made.task, [made.unlabelled, *made.given])
-        self.known = np.concatenate(known)
+        self.known = np.concatenate([part for part in known if len(part)])
         self.labels = _labels(made)
 
-    def predicted(self, place: int, note: str = "") -> Row:
-        cells = None if self.contents is None else self.contents.rows[place]
-        return Row(self.made.found.ids[place], cells, self.labels[place], note)
+    def predicted(self, places: Sequence[int], notes: Sequence[str] | None = None) -> list[Row]:
+        """Rows without a given label, at these places."""
+        contents = contents_of(
+            self.made.task, self.made.unlabelled.subset(torch.tensor(list(places), dtype=torch.long))
+        )
+        cells = [None] * len(places) if contents is None else contents.rows
+        told = [""] * len(places) if notes is None else notes
+        return [
+            Row(self.made.found.ids[place], row, self.labels[place], note)
+            for place, row, note in zip(places, cells, told, strict=True)
+        ]
 
     def of_given(self, place: int, note: str = "") -> Row:
         cells = self.labelled[place] if self.labelled else None
@@ -190,10 +197,7 @@ def _doubtful(made: Imputed, shown: _Shown, most: int) -> Part:
         f"The least sure rows first. {total:,} of {len(found):,} rows are doubtful: the fewest that together hold three quarters "
         "of the errors that are expected."
     )
-    items = [
-        Item(shown.predicted(at, note), beside)
-        for at, note, beside in zip(order, notes, shown.beside(order), strict=True)
-    ]
+    items = [Item(row, beside) for row, beside in zip(shown.predicted(order, notes), shown.beside(order), strict=True)]
     return Part("doubtful", "Check these first", said, items, total)
 
 
@@ -211,54 +215,29 @@ def _suspects(made: Imputed, given: Given, shown: _Shown, most: int) -> Part:
 
 def _alike(made: Imputed, shown: _Shown, most: int) -> list[Part]:
     """Duplicates and outliers among the rows without label."""
-    found = alike(shown.features, _keys(made, shown.contents, shown.features))
+    keys = keys_of(made.task, made.unlabelled)
+    found = alike(shown.features, [row.tobytes() for row in shown.features] if keys is None else keys)
     copies = sum(len(group) - 1 for group in found.exact)
     said = [f"{copies:,} rows without label hold exactly what another one holds."]
-    items = [
-        Item(
-            shown.predicted(group[0], f"{len(group)} times"), [shown.predicted(at) for at in group[1 : 1 + NEIGHBOURS]]
-        )
-        for group in found.exact[:most]
-    ]
-    left = most - len(items)
+    items = []
+    for group in found.exact[:most]:
+        first, *others = shown.predicted(group[: 1 + NEIGHBOURS])
+        items.append(Item(replace(first, note=f"{len(group)} times"), others))
     if found.near:
         said.append(f"{len(found.near):,} pairs are nearly the same.")
-        items += [
-            Item(shown.predicted(a, "nearly the same"), [shown.predicted(b)]) for a, b in found.near[: max(left, 0)]
-        ]
-    total = len({tuple(row) for row in found.exact}) + len(found.near)
-    sampled = (
-        [f"Of the rows {found.compared:,} were held against each other."]
-        if found.compared < len(shown.features) - copies
-        else []
-    )
-    outliers = found.outliers
-    far = (
-        f"{len(outliers):,} rows are far from every other: is that what should be labelled?"
-        if outliers
-        else "No row is far from every other."
-    )
+    for pair in found.near[: max(most - len(items), 0)]:
+        first, other = shown.predicted(pair)
+        items.append(Item(replace(first, note="nearly the same"), [other]))
+    whole = found.compared >= len(shown.features) - copies
+    sampled = [] if whole else [f"Of the rows {found.compared:,} were held against each other."]
+    strange, count = [Item(row) for row in shown.predicted(found.outliers[:most])], len(found.outliers)
+    far = "No row is far from every other."
+    if count:
+        far = f"{count:,} rows are far from every other: is that what should be labelled?"
     return [
-        Part("duplicates", "Duplicates", [*said, *sampled], items, total),
-        Part(
-            "outliers",
-            "Unlike all others",
-            [far, *sampled],
-            [Item(shown.predicted(at)) for at in outliers[:most]],
-            len(outliers),
-        ),
+        Part("duplicates", "Duplicates", [*said, *sampled], items, len(found.exact) + len(found.near)),
+        Part("outliers", "Unlike all others", [far, *sampled], strange, count),
     ]
-
-
-def _keys(made: Imputed, contents: Contents | None, features: np.ndarray) -> list[str]:
-    """What is equal where two rows hold the same."""
-    if contents is None:
-        return [row.tobytes().hex() for row in features.astype(np.float32)]
-    if contents.kind == "image":
-        return [str(key) for key in file_contents([Path(row[0]) for row in contents.rows])]
-    if contents.kind == "text":
-        return [" ".join(row[0].casefold().split()) for row in contents.rows]
-    return ["\0".join(row) for row in contents.rows]
 
 
 def _classes(made: Imputed, given: Given) -> list[Class]:

@@ -91,9 +91,12 @@ def _words(pools: list[Pool]) -> list[np.ndarray]:
 
 
 def _standard(parts: list[np.ndarray]) -> list[np.ndarray]:
-    rows = np.concatenate([part for part in parts if len(part)]).astype(np.float64)
-    spread = rows.std(0)
-    return _split((rows - rows.mean(0)) / np.where(spread > SPREAD, spread, 1.0), [len(part) for part in parts])
+    rows = np.concatenate([part for part in parts if len(part)]).astype(np.float32)
+    spread = rows.std(0, dtype=np.float64)
+    scale = np.where(spread > SPREAD, spread, 1.0).astype(np.float32)
+    rows -= rows.mean(0, dtype=np.float64).astype(np.float32)
+    rows /= scale
+    return _split(rows, [len(part) for part in parts])
 
 
 def _split(rows: np.ndarray, counts: list[int]) -> list[np.ndarray]:

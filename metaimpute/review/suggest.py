@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..inference import Predictions, imputed
 from ..inference.doubt import written
@@ -21,6 +22,7 @@ from ..tasks.contents import Contents, contents_of
 from .features import features_of
 
 KEPT = 10  # times as many as are wanted
+COMPARED = 2000  # the least sure rows, of which features are taken at least
 CONTENT = 60  # letters of what a row holds, in a terminal
 
 
@@ -84,15 +86,11 @@ def suggest(
         NotExported, MissingData, TaskError: as :func:`metaimpute.inference.imputed` does.
     """
     made = imputed(run, device, data)
-    (features,) = features_of(made.task, [made.unlabelled])
-    chosen = wanted(features, unsureness(made.found), count, seed)
-    return Suggestion(made.found.take(chosen), contents_of(made.task, made.unlabelled.subset(_tensor(chosen))))
-
-
-def _tensor(places: list[int]) -> Any:
-    import torch
-
-    return torch.tensor(places, dtype=torch.long)
+    unsure = unsureness(made.found)
+    first = np.sort(np.argsort(-unsure, kind="stable")[: max(KEPT * count, COMPARED)])
+    (features,) = features_of(made.task, [made.unlabelled.subset(torch.from_numpy(first))])
+    chosen = [int(first[place]) for place in wanted(features, unsure[first], count, seed)]
+    return Suggestion(made.found.take(chosen), contents_of(made.task, made.unlabelled.subset(torch.tensor(chosen))))
 
 
 def unsureness(found: Predictions) -> np.ndarray:

@@ -65,7 +65,7 @@ def _by_cleanlab(labels: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray | N
     try:
         from cleanlab.filter import find_label_issues
     except ImportError:
-        return None, f"Found without the package cleanlab (pip install cleanlab): {plain}."
+        return None, f"Found without the package cleanlab (pip install 'metaimpute[review]'): {plain}."
     counts = np.bincount(labels, minlength=shares.shape[1])
     if counts.min() < FEWEST:
         return None, f"A class has fewer than {FEWEST} such rows, too few for cleanlab: {plain}."

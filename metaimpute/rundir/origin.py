@@ -34,14 +34,20 @@ class Begun:
     profile: Concrete
     why: str
     imports: list[str] = field(default_factory=imported)
-    where: list[str] = field(default_factory=lambda: [os.getcwd()])  # noqa: PTH109
+    where: list[str] = field(default_factory=lambda: _here())
+
+
+def _here() -> list[str]:
+    try:
+        return [str(Path.cwd())]
+    except OSError:  # it has been deleted
+        return []
 
 
 def write_begun(folder: Path, begun: Begun) -> None:
-    whole = begun.where[-1]
-    where = [whole] if is_utf_8(whole) else []
+    where = [name for name in begun.where[-1:] if is_utf_8(name)]
     with contextlib.suppress(ValueError):  # another drive
-        where = [name for name in [os.path.relpath(whole, folder)] if is_utf_8(name)] + where
+        where = [os.path.relpath(name, folder) for name in where] + where
     write_text(folder / ORIGIN, json.dumps(asdict(begun) | {"where": where}) + "\n")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from .base import Pool, Task, TaskError
 from .files import column, is_table, read_table, written
 from .image_files import ImageFileTask, named_images
+from .own_images import contents as file_contents
 from .own_table import OwnTable
 from .own_text import OwnText
 from .text_task import read_texts
@@ -29,6 +30,9 @@ class Contents:
     columns: list[str]
     rows: list[list[str]]
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def take(self, places: Sequence[int]) -> Contents:
         return Contents(self.kind, self.columns, [self.rows[place] for place in places])
 
@@ -46,6 +50,16 @@ def contents_of(task: Task, pool: Pool) -> Contents | None:
     if task.input_kind == "text":
         return Contents("text", ["text"], [[str(text)] for text in pool.inputs])
     return None
+
+
+def keys_of(task: Task, pool: Pool) -> list[Hashable] | None:
+    """What is equal where two rows hold the same: files byte by byte, texts but for spaces and capitals, cells of rows; None as
+    for :func:`contents_of`."""
+    if isinstance(task, OwnTable):
+        return list(task.keys(pool.ids.tolist()))
+    if isinstance(task, ImageFileTask):
+        return file_contents([Path(path) for path in pool.inputs])
+    return [" ".join(str(text).casefold().split()) for text in pool.inputs] if task.input_kind == "text" else None
 
 
 def contents_in(task: Task, path: Path, names: Sequence[str]) -> Contents | None:

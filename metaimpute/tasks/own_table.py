@@ -185,6 +185,12 @@ class OwnTable(OwnData):
         cells = [written(frame[name].iloc[list(rows)]) for name in columns]
         return columns, [list(row) for row in zip(*cells, strict=True)] if columns else [[] for _ in rows]
 
+    def keys(self, rows: Sequence[int]) -> Sequence[Hashable]:
+        """Numbers that are equal where all cells of rows are, but for target and id."""
+        frame = self._rows().frame
+        columns = [name for name in frame.columns if name not in (self.target, self.id or None)]
+        return row_keys(frame[columns].iloc[list(rows)])
+
     def compared(self, content: Content) -> Sequence[Hashable]:
         frame = self._rows().frame
         return row_keys(frame[list(self.columns)])

@@ -48,7 +48,7 @@ class Elements(HTMLParser):
 
 
 def test_the_page_stands_alone_and_nothing_in_it_is_taken_for_markup(project: Project) -> None:
-    good("review", project.trained)
+    good("review", project.trained, "--rows", 100)
     text = (project.trained / "review.html").read_text()
     seen = Elements(text)
     assert not seen.open

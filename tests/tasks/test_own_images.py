@@ -112,7 +112,11 @@ def test_what_is_wrong_with_the_folder_is_named(folder: Path) -> None:
 def test_new_images_are_read_and_class_names_survive_without_the_data(folder: Path, tmp_path: Path) -> None:
     task, data = load(folder)
     names, raw = task.read(folder / "unlabelled")
-    assert len(names) == len(raw) == 24 and names[:2] == ["unlabelled/0.png", "unlabelled/10.png"] and "unlabelled/more/1.png" in names
+    assert (
+        len(names) == len(raw) == 24
+        and names[:2] == ["unlabelled/0.png", "unlabelled/10.png"]
+        and "unlabelled/more/1.png" in names
+    )
     assert task.read(folder / "unlabelled/0.png")[0] == ["unlabelled/0.png"]
     shutil.copytree(folder / "unlabelled", tmp_path / "elsewhere" / "new")
     assert task.read(tmp_path / "elsewhere" / "new")[0][:2] == ["0.png", "10.png"]
