@@ -28,6 +28,11 @@ def test_rows_of_every_group_that_is_unsure_are_wanted() -> None:
     assert chosen[0] // 10 == 0, "the least sure first"
 
 
+def test_a_row_counts_for_as_much_as_it_is_unsure() -> None:
+    """Unweighted, the row nearest to the middle of all would be the last."""
+    assert wanted(np.array([[0.0], [10.0], [1.0]]), np.array([0.01, 1.0, 0.01]), 1) == [1]
+
+
 def test_as_many_as_there_are_and_no_row_twice() -> None:
     same = np.zeros((30, 2))
     assert len(set(wanted(same, np.ones(30), 5))) == 5, "rows that are all the same"

@@ -58,6 +58,20 @@ def test_a_project_that_has_moved_finds_its_data_beside_it(project: Project, tmp
     good("impute", moved / project.run, at=tmp_path)
 
 
+def test_a_prediction_reads_nothing_of_what_training_read(project: Project, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(project.folder, moved)
+    inputs = moved / "new"
+    if project.kind == "images":
+        (moved / "my_images" / "unlabelled").rename(inputs)
+        shutil.rmtree(moved / "my_images" / "labelled" / "class1")
+        shutil.rmtree(moved / "my_images" / "labelled" / "class2")
+    else:
+        inputs = (moved / project.data).rename(moved / "new.csv")
+        (moved / project.data).write_text("of,another\nprogram\n")
+    good("predict", moved / project.run, inputs, at=moved)
+
+
 def test_data_that_is_gone_is_named_with_the_option_that_finds_it(project: Project, tmp_path: Path) -> None:
     alone = tmp_path / "alone" / "deep" / "run"
     shutil.copytree(project.trained, alone)
