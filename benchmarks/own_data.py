@@ -38,6 +38,7 @@ from own_data_tables import plot, report, slug
 from metaimpute.environment import describe
 from metaimpute.rundir.files import write_text
 from metaimpute.tasks.locate import cache_folder
+from metaimpute.training.evaluation import calibration
 
 RESULTS = Path(__file__).parent / "results" / "own_data"
 FIRST_DRAW = {REPORTED: 0, DESIGN: 100}
@@ -113,12 +114,16 @@ def scores(answer: Answer, truth: np.ndarray, hidden: np.ndarray, values: bool) 
     if values:
         wrong = float(np.sqrt(np.mean((said.astype(float) - real) ** 2)))
         found |= {"rmse": wrong, "error": 100 * wrong / float(real.std())}
+        if answer.spread is not None:
+            found["coverage"] = 100 * float(np.mean(np.abs(said.astype(float) - real) <= answer.spread[hidden]))
     else:
         right = said.astype(str) == real.astype(str)
         found["error"] = 100 * float(1 - right.mean())
         found["balanced_error"] = 100 * float(1 - np.mean([right[real == name].mean() for name in np.unique(real)]))
         if answer.confidences is not None:
             found["confidence"] = 100 * float(np.mean(answer.confidences[hidden]))
+            sure = torch.from_numpy(np.asarray(answer.confidences[hidden], float))
+            found["ece"] = 100 * calibration(torch.stack([sure, 1 - sure], 1), torch.from_numpy(1 - right))["ece"]
     if answer.own_error is not None:
         found["own_error"] = list(answer.own_error)
     return {key: _short(value) for key, value in found.items()}
@@ -164,7 +169,7 @@ def measure(data_set: DataSet, draws: int, only: tuple[str, ...], without: tuple
         "environment": environment, "systems": found["systems"],
     }  # fmt: skip
     skipped = set(lacking)
-    for name, system in systems(data_set.form, data_set.values).items():
+    for name, system in systems(data_set.form, data_set.values, data_set.arrays).items():
         wanted = (not only or any(part in name for part in only)) and not any(part in name for part in without)
         if not wanted or (
             any(part in name for part in FEATURES[data_set.form]) and name.split(", ")[-1] not in features

@@ -24,6 +24,10 @@ from own_data_features import FEATURES, MINILM4, PIXELS, TFIDF, Unavailable
 
 OURS = "metaimpute, defaults"
 PATCHES = "metaimpute, without an encoder"  # what the defaults are where no pretrained encoder is installed
+L2I = "metaimpute, network with L2I"
+LOOKAHEAD = (
+    "problem={name: l2i, estimator: mixed, form: released, holdout_view: weak, inner: {lr: 0.01, rate: trust(0.05)}}"
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,14 @@ class Answer:
 
     Attributes:
         predictions: for all rows, names of classes or numbers. confidences: probabilities of those, where it has some.
-        own_error: what it holds its own error to be, in percent or in units of the target, and a 95% interval or None twice.
+        own_error: what it expects its own error to be, in percent or in units of the target, and a 90% interval.
+        spread: of values, how far off 90 of 100 are said to be at most.
     """
 
     predictions: np.ndarray
     confidences: np.ndarray | None = None
-    own_error: tuple[float, float | None, float | None] | None = None
+    own_error: tuple[float, float, float] | None = None
+    spread: np.ndarray | None = None
 
 
 System = Callable[[Asked, np.ndarray, np.ndarray, Any], Answer]
@@ -207,7 +213,7 @@ BRIEFLY = {TFIDF: ("logistic regression", "self-training"), MINILM4: ("logistic 
            PIXELS: ("logistic regression", "extra trees", "mean of four")}  # fmt: skip
 
 
-def systems(form: str, values: bool) -> dict[str, System]:
+def systems(form: str, values: bool, arrays: bool = False) -> dict[str, System]:
     """The systems of a task by name; features that are not the only ones follow a comma."""
     found: dict[str, System] = {"constant": partial(fitted, mean_value if values else most_frequent, FEATURES[form][0])}
     for features in FEATURES[form]:
@@ -221,6 +227,8 @@ def systems(form: str, values: bool) -> dict[str, System]:
     if form == "texts":
         found["SetFit"] = setfit
     found[OURS] = metaimpute_defaults
+    if form != "texts" and not values and not arrays:
+        found[L2I] = partial(metaimpute_defaults, changes=(LOOKAHEAD,))
     if form == "images":
         found[PATCHES] = partial(metaimpute_defaults, changes=("model={name: patches}",))
     return found
@@ -271,9 +279,14 @@ def imputer_defaults(asked: Asked, labelled: np.ndarray, labels: np.ndarray, row
     given = np.full(len(rows), np.nan) if asked.values else np.full(len(rows), None, dtype=object)
     given[labelled] = labels
     if asked.values:
-        return Answer(MetaImputerRegressor(random_state=asked.seed).fit(np.asarray(rows, float), given).transduction_)
+        regressor = MetaImputerRegressor(random_state=asked.seed).fit(np.asarray(rows, float), given)
+        one = regressor.expected_
+        return Answer(regressor.transduction_, None, (one.error, one.low, one.high))
     imputer = MetaImputer(random_state=asked.seed).fit(np.asarray(rows, float), given)
-    return Answer(imputer.transduction_, imputer.label_distributions_.max(1))
+    one = imputer.expected_
+    return Answer(
+        imputer.transduction_, imputer.label_distributions_.max(1), (100 * one.error, 100 * one.low, 100 * one.high)
+    )
 
 
 def command(*words: str) -> str:
@@ -294,6 +307,11 @@ def command(*words: str) -> str:
     return printed.getvalue()
 
 
+def folder_name(label: str) -> str:
+    """A class as a folder can be called."""
+    return re.sub(r"[^\w-]+", "-", label)
+
+
 def write_for_user(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) -> Path:
     """The file or folder that a user would have: labels where they were drawn, blanks elsewhere."""
     given = pd.Series([None] * len(rows), dtype=object)
@@ -303,7 +321,7 @@ def write_for_user(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows:
 
         folder = asked.folder / "own"
         for number, image in enumerate(rows):
-            name = "unlabelled" if given[number] is None else Path("labelled") / re.sub(r"[^\w-]+", "-", given[number])
+            name = "unlabelled" if given[number] is None else Path("labelled") / folder_name(given[number])
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / name / f"{number}.png")
         return folder
@@ -320,27 +338,28 @@ def read_answer(asked: Asked, labelled: np.ndarray, labels: np.ndarray, count: i
     hidden = np.setdiff1d(np.arange(count), labelled)
     if not np.array_equal(np.sort(places), hidden):
         raise RuntimeError("labels.csv does not name the rows without a label")
-    said = found["value"].astype(float) if asked.values else found["label"]
+    if asked.values:
+        said = found["value"].astype(float)
+    else:
+        said = found["label"]
+        if asked.form == "images":
+            said = said.replace({folder_name(name): name for name in set(labels)})
     predictions = np.full(count, np.nan) if asked.values else np.full(count, "", dtype=object)
     predictions[labelled], predictions[places] = labels, said
-    confidences = None
+    confidences = spread = None
+    if asked.values:
+        spread = np.zeros(count)
+        spread[places] = found["value_spread"].astype(float)
     if "confidence" in found and not asked.values:
         confidences = np.ones(count)
         confidences[places] = found["confidence"].astype(float)
-    return Answer(predictions, confidences, own_error(json.loads((asked.folder / "run" / "result.json").read_text())))
-
-
-def own_error(result: dict[str, Any]) -> tuple[float, float | None, float | None] | None:
-    """A run's error on its held-out rows; of classes with Wilson's interval."""
-    error, count = result.get("test_last"), result.get("test_examples")
-    if error is None or not count:
-        return None
-    if result["metric"] != "error %":
-        return error, None, None
-    from scipy.stats import binomtest
-
-    low, high = binomtest(round(error * count / 100), count).proportion_ci(method="wilson")
-    return error, 100 * low, 100 * high
+    expected = json.loads((asked.folder / "run" / "result.json").read_text()).get("expected")
+    own = (
+        None
+        if expected is None or expected["error"] is None
+        else (expected["error"], expected["low"], expected["high"])
+    )
+    return Answer(predictions, confidences, own, spread)
 
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # systems run in forks

@@ -46,7 +46,7 @@ def complete(task: Found, measure: str = "error") -> list[str]:
 
 def best_rival(task: Found, measure: str = "error") -> str | None:
     """The rival with the lowest mean error on the very draws that are compared, which favours the rival."""
-    rivals = [name for name in complete(task, measure) if name != OURS]
+    rivals = [name for name in complete(task, measure) if not name.startswith("metaimpute")]
     return min(rivals, key=lambda name: statistics.mean(by_draw(task, name, measure).values())) if rivals else None
 
 
@@ -69,7 +69,10 @@ def mean_ranks(columns: list[tuple[Found, str]]) -> dict[str, float]:
     from scipy.stats import rankdata
 
     shared = [
-        name for name in complete(*columns[0]) if all(name in complete(task, measure) for task, measure in columns)
+        name
+        for name in complete(*columns[0])
+        if (name == OURS or not name.startswith("metaimpute"))
+        and all(name in complete(task, measure) for task, measure in columns)
     ]
     if not shared:
         return {}
@@ -181,22 +184,38 @@ def encoding(tasks: list[Found]) -> str:
 
 
 def own_errors(tasks: list[Found]) -> str:
-    """What a run holds its own error to be, against what it is."""
-    inside, runs, off, wide = 0, 0, [], []
-    for task in tasks:
-        for one in task["systems"].get(OURS, {}).values():
-            estimate, low, high = one.get("own_error") or (None, None, None)
-            if low is not None and high is not None:
-                runs, inside = runs + 1, inside + (low <= one["error"] <= high)
-                off.append(abs(estimate - one["error"]))
-                wide.append(high - low)
-    if not runs:
-        return "No run said how large its own error is.\n"
-    return (
-        f"Of {runs} runs on files with classes, the error on the rows that the run held out was off the real one by "
-        f"{statistics.median(off):.1f} points in the median; its 95% interval, {statistics.median(wide):.0f} points wide in the "
-        f"median, held the real one in {inside}.\n"
-    )
+    """What runs expect their own error to be, against what it is; how far confidences and intervals can be relied on."""
+    lines = []
+    for values, unit in ((False, "points"), (True, "percent of it")):
+        runs = [
+            one
+            for task in tasks
+            if task["values"] is values
+            for one in task["systems"].get(OURS, {}).values()
+            if "own_error" in one
+        ]
+        if not runs:
+            continue
+        real = [one["rmse" if values else "error"] for one in runs]
+        guesses = [one["own_error"] for one in runs]
+        scale = [100 / truth if values else 1.0 for truth in real]
+        off = statistics.median(abs(g[0] - truth) * by for g, truth, by in zip(guesses, real, scale, strict=True))
+        wide = statistics.median((g[2] - g[1]) * by for g, by in zip(guesses, scale, strict=True))
+        inside = sum(low <= truth <= high for (_, low, high), truth in zip(guesses, real, strict=True))
+        kind = "RMSE of values" if values else "error of classes"
+        lines.append(
+            f"The {kind} that a run expects was off the real one by {off:.1f} {unit} in the median of {len(runs)} runs; its 90% "
+            f"interval, {wide:.0f} {unit} wide in the median, held the real one in {inside} of them "
+            f"({100 * inside / len(runs):.0f}%)."
+        )
+        key, said = ("coverage", "{:.0f}% of single values lie in the interval given with them (90% are to)") if values else (
+            "ece", "The expected calibration error of confidences is {:.1f}%")  # fmt: skip
+        known = {task["task"]: list(by_draw(task, OURS, key).values()) for task in tasks if task["values"] is values}
+        means = {name: statistics.mean(found) for name, found in known.items() if found}
+        if means:
+            each = ", ".join(f"{name} {value:.1f}" for name, value in means.items())
+            lines.append(f"{said.format(statistics.mean(means.values()))} in the mean over tasks ({each}).")
+    return "\n".join(lines or ["No run said how large its own error is."]) + "\n"
 
 
 def report(found: list[Found]) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "Compiled",
     "FunctionalModel",
     "HypergradientResult",
+    "Imputed",
     "InnerOptimizer",
     "MetaImputer",
     "MetaImputerRegressor",
@@ -36,6 +37,7 @@ __all__ = [
     "begin",
     "from_torch",
     "hypergradient",
+    "impute",
     "load",
     "momentum",
     "nesterov",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
         sgd,
         unroll,
     )
+    from .imputed import Imputed, impute
     from .imputer import MetaImputer, MetaImputerRegressor
     from .inference import Predictions, Predictor, load
     from .methods import Method, register_method
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
     from .trained import Run, train
 else:  # hidden from type checkers, to which the module would have every name
     _HOMES = {
+        "imputed": ("Imputed", "impute"),
         "imputer": ("MetaImputer", "MetaImputerRegressor"),
         "inference": ("Predictions", "Predictor", "load"),
         "methods": ("Method", "register_method"),

@@ -64,6 +64,7 @@ class Stream(int, Enum):
     RATE = 36, "run"
     DIAGNOSIS = 37, "run"
     MASK = 38, "run"
+    FOLDS = 39, "run"
 
     OUTER = -1, "lookahead"
     DIRECTION = -2, "lookahead"

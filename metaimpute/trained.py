@@ -74,7 +74,7 @@ def train(
             checkpoint. Unwritable: when the folder cannot be written to.
     """
     began = beginning(
-        _path(recipe, "recipe"), profile, _assignments(set), seed, _path(out, "out"), _path(resume, "resume"), PYTHON
+        _path(recipe, "recipe"), profile, assignments(set), seed, _path(out, "out"), _path(resume, "resume"), PYTHON
     )
     session = Session(began.recipe, began.folder, why=began.why, begun=began.begun, say=say or _warn, report=report)
     if resume is not None:
@@ -89,7 +89,7 @@ def _path(name: str | Path | None, argument: str) -> Path | None:
     return None if name is None else Path(name)
 
 
-def _assignments(changes: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
+def assignments(changes: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
     """``key=value`` of each change.
 
     Raises:

@@ -24,7 +24,7 @@ FLOORS: tuple[set[str], ...] = (
     {"training"},
     {"bench", "imputer", "inference", "reporting", "testing"},
     {"review", "study", "trained"},
-    {"cli"},
+    {"cli", "imputed"},
     {"__main__", "__init__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -212,7 +212,7 @@ def test_systems_are_combined_and_what_is_to_be_expected_is_told() -> None:
     assert wrong < 0.12
     assert found.expected_.low <= wrong <= found.expected_.high
     assert {one.name for one in found.candidates_} == {
-        "extra_trees", "kernel", "label_spreading", "logistic_regression", "network"
+        "extra_trees", "kernel", "label_spreading", "logistic_regression", "network", "random_forest", "self_training"
     }  # fmt: skip
     assert sum(one.weight for one in found.candidates_) == pytest.approx(1)
     np.testing.assert_allclose(found.label_distributions_.sum(1), 1)
@@ -247,7 +247,7 @@ def test_values_are_combined_in_their_own_units() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"systems": "kernell"}, "systems: 'kernell' is no system; there are extra_trees, kernel, "),
+        ({"systems": "kernell"}, "systems: 'kernell' is no system; there are extra_trees, "),
         ({"systems": ["ridge"]}, "systems: 'ridge' does not fit these labels; there are"),
         ({"systems": []}, "systems is empty"),
         ({"systems": "kernel", "combine": "median"}, "combine is 'mean' or 'best', not 'median'"),

@@ -95,7 +95,7 @@ def test_no_system_is_given_the_hidden_truth(tmp_path: Path, monkeypatch: pytest
         seen.write_bytes(pickle.dumps((told, labelled, labels, rows, written)))
         return Answer(np.zeros(len(rows)))
 
-    monkeypatch.setattr(own_data, "systems", lambda form, values: {"spy": spy})
+    monkeypatch.setattr(own_data, "systems", lambda form, values, arrays: {"spy": spy})
     own_data.measure(VALUES, 1, (), (), tmp_path)
     told, labelled, labels, rows, written = pickle.loads(seen.read_bytes())
     truth = VALUES.load().truth
@@ -111,8 +111,8 @@ def test_no_system_is_given_the_hidden_truth(tmp_path: Path, monkeypatch: pytest
 def test_every_rival_runs_and_learns(data_set: DataSet, tmp_path: Path) -> None:
     own_data.measure(data_set, 1, (), ("metaimpute",), tmp_path)
     found = json.loads((tmp_path / f"{own_data_tables.slug(data_set.name)}.json").read_text())
-    expected = set(own_data_rivals.systems(data_set.form, data_set.values)) - {own_data_rivals.OURS}
-    assert set(found["systems"]) == expected
+    every = own_data_rivals.systems(data_set.form, data_set.values)
+    assert set(found["systems"]) == {name for name in every if not name.startswith("metaimpute")}
     for name, draws in found["systems"].items():
         (one,) = draws.values()
         learned = one["error" if data_set.values else "balanced_error"] < (80 if data_set.values else 45)
@@ -128,11 +128,11 @@ def test_what_has_been_measured_is_not_measured_again_and_the_tables_render(
             with (tmp_path / "calls").open("a") as calls:
                 calls.write("x")
             said = np.full(len(rows), labels.mean() + off) if values else np.full(len(rows), "common", dtype=object)
-            return Answer(said, None, None if values else (10.0, 1.0, 60.0))
+            return Answer(said, None, (10.0, 1.0, 60.0))
 
         return system
 
-    def made(form: str, values: bool) -> dict[str, Any]:
+    def made(form: str, values: bool, arrays: bool) -> dict[str, Any]:
         first = "ridge" if values else "logistic regression"
         names = (first, "mean of four", own_data_rivals.OURS)
         return {name: constant(values, off) for off, name in enumerate(names)}
@@ -147,7 +147,7 @@ def test_what_has_been_measured_is_not_measured_again_and_the_tables_render(
     own_data.write_tables(results)
     page = results.with_suffix(".md").read_text()
     assert "tiny classes, balanced" in page and "| 50.0 |" in page.replace("**", "")
-    assert "held the real one in 5" in page and "Of 5 runs" in page
+    assert "held the real one in 5 of them (100%)" in page and "in the median of 5 runs" in page
     assert results.with_suffix(".png").stat().st_size > 5000
 
 
@@ -179,18 +179,30 @@ def test_scores_are_of_the_hidden_rows_alone() -> None:
 @pytest.mark.parametrize("values", [False, True])
 def test_imputed_labels_are_read_by_place(values: bool, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    head, rows = ("id,value", ["2,7.5", "0,6.5"]) if values else ("id,label,confidence", ["2,no,0.9", "0,yes,0.6"])
+    head, rows = (
+        ("id,value,value_spread", ["2,7.5,0.5", "0,6.5,0.5"])
+        if values
+        else ("id,label,confidence", ["2,no,0.9", "0,yes,0.6"])
+    )
     (tmp_path / "run" / "labels.csv").write_text("\n".join([head, *rows]) + "\n")
-    metric = "RMSE" if values else "error %"
-    (tmp_path / "run" / "result.json").write_text(json.dumps({"test_last": 25.0, "test_examples": 4, "metric": metric}))
+    expected = {"error": 25.0, "low": 10.0, "high": 40.0}
+    (tmp_path / "run" / "result.json").write_text(json.dumps({"expected": expected}))
     given = np.array([1.0]) if values else np.array(["yes"], dtype=object)
     answer = own_data_rivals.read_answer(asked(tmp_path, values), np.array([1]), given, 3)
     assert answer.predictions.tolist() == ([6.5, 1.0, 7.5] if values else ["yes", "yes", "no"])
-    assert answer.own_error is not None and answer.own_error[0] == 25
-    low, high = answer.own_error[1:]
-    assert (low, high) == (None, None) if values else low < 25 < high
+    assert answer.own_error == (25.0, 10.0, 40.0)
+    assert answer.spread.tolist() == [0.5, 0.0, 0.5] if values else answer.spread is None
     with pytest.raises(RuntimeError, match="does not name the rows"):
         own_data_rivals.read_answer(asked(tmp_path, values), np.array([1]), given, 4)
+
+
+def test_classes_of_images_get_their_names_back(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "labels.csv").write_text("id,label,confidence\nunlabelled/1.png,T-shirt-top,0.9\n")
+    (tmp_path / "run" / "result.json").write_text("{}")
+    given = np.array(["T-shirt/top"], dtype=object)
+    answer = own_data_rivals.read_answer(asked(tmp_path, form="images"), np.array([0]), given, 2)
+    assert answer.predictions.tolist() == ["T-shirt/top", "T-shirt/top"] and answer.own_error is None
 
 
 def test_images_are_written_as_a_user_has_them(tmp_path: Path) -> None:
@@ -231,4 +243,5 @@ def test_the_defaults_run_through_files_and_arrays(data_set: DataSet, tmp_path: 
     own_data.measure(data_set, 1, ("metaimpute",), (), tmp_path)
     found = json.loads((tmp_path / f"{own_data_tables.slug(data_set.name)}.json").read_text())
     (one,) = found["systems"][own_data_rivals.OURS].values()
+    assert one["own_error"][1] < one["own_error"][0] < one["own_error"][2]
     assert one["error" if data_set.values else "balanced_error"] < (90 if data_set.values else 45)

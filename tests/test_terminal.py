@@ -117,7 +117,7 @@ def test_words_in_the_data_stay_words(here: Path) -> None:
             row = [f"[/i]{i}\x1b]0;t\x07", i % 4 + rng.random() / 9, rng.random(), rng.choice(["u", "[/v]"])]
             writer.writerow([*row, classes[i % 4] if i < 40 else ""])
     done = call("init", "table", "t.csv")
-    assert done.exit_code == 0 and r"\x1b[31mred 8, [/x] 8, [red]r1 8, a\nb 8" in " ".join(done.output.split())
+    assert done.exit_code == 0 and r"\x1b[31mred 10, [/x] 10, [red]r1 10, a\nb 10" in " ".join(done.output.split())
     text = (here / "t.yaml").read_text().replace('title: "t"', r'title: "[/x] \e[31m [red]t"')
     (here / "t.yaml").write_text(text)
     done = call("run", "t.yaml", "--out", "r", *SHORT)
@@ -151,7 +151,7 @@ def test_a_path_that_is_not_utf_8_works_from_init_to_report(here: Path) -> None:
     name = os.fsdecode(b"\xff")
     assert call("init", "table", f"{name}.csv").exit_code == 0
     assert call("run", f"{name}.yaml", *SHORT).exit_code == 0
-    folder = "runs/\\xff-l2i-seed0"
+    folder = "runs/\\xff-seed0"
     assert call("report", folder).exit_code == call("impute", folder).exit_code == 0
     done = call("run", f"{name}.yaml", "--out", name, *SHORT)
     assert done.exit_code == 2 and "choose another folder" in done.stderr

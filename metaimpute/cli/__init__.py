@@ -26,8 +26,8 @@ def main() -> None:
     \b
     metaimpute run imdb_uda                     train and evaluate a recipe, a file or one that comes along
     metaimpute init images my_images/           write a recipe for your own data
-    metaimpute impute runs/my_images-l2i-seed0  labels for what had none
-    metaimpute review runs/my_images-l2i-seed0  the least sure labels on a page, to correct
+    metaimpute impute runs/my_images-seed0      labels for what had none
+    metaimpute review runs/my_images-seed0      the least sure labels on a page, to correct
     metaimpute report runs/                     every run in a folder on one page
     metaimpute study STUDY.yaml                 systems x seeds, compared
     metaimpute list methods                     what there is

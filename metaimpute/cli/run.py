@@ -52,7 +52,7 @@ def run(
 ) -> None:  # fmt: skip
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors(), _naming_labels(labels):
-        from ..reporting.console import TrainingProgress, result_table
+        from ..reporting.console import TrainingProgress, candidates_table, expectation, result_table
         from ..rundir.begin import beginning
         from ..rundir.layout import RESULT
         from ..terminal import cell
@@ -68,6 +68,7 @@ def run(
             session = Session(
                 chosen, folder, why=began.why, begun=began.begun, say=progress.say, report=progress.report
             )
+            session.report_system = progress.report_system
             progress.when_unread(session.stop)
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is not None:
@@ -78,7 +79,11 @@ def run(
                 if progress.unread:
                     fail(UNREAD, stopped)
                 raise
+        if result.candidates is not None:
+            console.print(candidates_table(result))
         console.print(result_table([[result]]))
+        for line in expectation(result):
+            console.print(cell(line))
         console.print(cell(f"wrote {folder / RESULT}"))
 
 

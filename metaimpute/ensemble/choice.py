@@ -1,22 +1,69 @@
-"""Members fitted, measured on folds of the labelled rows, and combined; what is to be expected of their labels."""
+"""Candidates fitted, measured on folds of the labelled rows, and combined; what is to be expected of their labels."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from scipy import sparse
 
 from .combination import Combination, best_alone, combine_classes, combine_values
 from .folds import folds
 from .intervals import of_rms, of_share
-from .members import Member, Rows, members
+from .members import Fitted, Rows, members
 
 FOLDS = 5
 FEW, REPEATS = 100, 2  # labelled rows up to which folds are repeated
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled and unlabelled examples, as rows in one or several forms.
+
+    Attributes:
+        labelled, unlabelled: by the name of the form, ``[n, features]`` and ``[m, features]``, dense or sparse.
+        labels: class numbers or values, ``[n]``. classes: how many there are; 0 for values. seed: of whatever is random.
+    """
+
+    labelled: Mapping[str, Any]
+    unlabelled: Mapping[str, Any]
+    labels: np.ndarray
+    classes: int
+    seed: int
+
+    def whole(self, form: str) -> Rows:
+        """All labelled rows of a form, and the unlabelled ones beside them."""
+        return Rows(self.labelled[form], self.labels, self.unlabelled[form], self.classes, self.seed)
+
+    def part(self, form: str, trained: np.ndarray, held: np.ndarray, number: int) -> Rows:
+        """The rows of a fold: those held out are unlabelled ones there."""
+        labelled = self.labelled[form]
+        beside = stacked([self.unlabelled[form], labelled[held]])
+        return Rows(labelled[trained], self.labels[trained], beside, self.classes, self.seed + number)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to label rows.
+
+    Attributes:
+        name: of it. form: of the rows it takes. make: gives one that has not been fitted. prior: its weight before anything is
+            seen, relative to the others'. once: whether each row is held out once, and not several times.
+    """
+
+    name: str
+    form: str
+    make: Callable[[], Fitted]
+    prior: float = 1.0
+    once: bool = False
+
+
+class Unfit(Exception):
+    """Raised by a member that cannot be fitted, with the reason; it is left out."""
 
 
 @dataclass(frozen=True)
@@ -45,100 +92,126 @@ class Ensemble:
     """Members fitted to every labelled row, and how they are combined.
 
     Attributes:
-        fitted: members with a weight, by name. combination: of them. classes: how many; 0 for values. scores: of every
-            candidate. expected: of the combination. held_out: its predictions of the labelled rows, ``[n, classes]`` or ``[n]``;
-            NaN for a row that was never held out.
+        fitted: members with a weight, by name. forms: of the rows that each takes. combination: of them.
+        classes: how many; 0 for values. scores: of every candidate. expected: of the combination.
+        held_out: its predictions of the labelled rows, ``[n, classes]`` or ``[n]``; NaN for a row that was never held out.
+        labels: of those rows, ``[n]``. left_out: candidates that took no part, and why.
     """
 
-    fitted: Mapping[str, Member]
+    fitted: Mapping[str, Fitted]
+    forms: Mapping[str, str]
     combination: Combination
     classes: int
     scores: tuple[Scored, ...]
     expected: Scored
     held_out: np.ndarray
+    labels: np.ndarray
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Probabilities ``[n, classes]`` or values ``[n]`` of standardised rows ``[n, features]``."""
-        return self.combination({name: member.predict(rows) for name, member in self.fitted.items()})
+    def predict(self, rows: Mapping[str, Any]) -> np.ndarray:
+        """Probabilities ``[n, classes]`` or values ``[n]`` of rows ``[n, features]``, given in every form that is asked for."""
+        return self.combination({name: one.predict(rows[self.forms[name]]) for name, one in self.fitted.items()})
 
 
-def usable(classes: int, labelled: int) -> list[str]:
-    """Registered members for classes or values, and for so many labelled rows."""
+def stacked(parts: Sequence[Any]) -> Any:
+    """Rows of several arrays, one below the other; sparse ones stay sparse."""
+    return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+
+
+def usable(classes: int, labelled: int, sparse: bool = False) -> list[str]:
+    """Registered members for classes or values, for so many labelled rows and for dense or sparse ones."""
     found = []
     for name in members:
         kind = members.get(name)
-        if (kind.for_classes if classes else kind.for_values) and labelled <= kind.most:
+        fits = kind.for_classes if classes else kind.for_values
+        if fits and labelled <= kind.most and (kind.takes_sparse or not sparse):
             found.append(name)
     return found
 
 
+def candidates_on(form: str, names: Sequence[str], suffix: str = "") -> list[Candidate]:
+    """Registered members on one form of the rows."""
+    kinds = {name: members.get(name) for name in names}
+    return [Candidate(name + suffix, form, kind, kind.prior, kind.once) for name, kind in kinds.items()]
+
+
 def choose(
-    rows: Rows,
-    names: Sequence[str] | None = None,
+    examples: Examples,
+    candidates: Sequence[Candidate],
     combine: Literal["mean", "best"] = "mean",
-    report: Callable[[str, int, int], None] = lambda name, done, of: None,
-    extra: Mapping[str, Callable[[], Any]] | None = None,
+    report: Report = lambda name, done, of: None,
+    folds_of: int | None = None,
+    budget: float = float("inf"),
 ) -> Ensemble:
-    """Fits every member on folds of the labelled rows and on all of them, and combines them.
+    """Fits every candidate on folds of the labelled rows and on all of them, and combines them.
 
     Args:
-        names: of registered members; None takes all that are for this kind of target and this many rows. combine: the weighted
-            mean of all, or the best one alone. report: told of each member's folds as they are done.
-        extra: members of the caller's own, by name, as a function that makes one.
+        combine: the weighted mean of all, or the best one alone. report: told of each candidate's folds as they are done.
+        folds_of: how many; by default five, twice where labels are few. budget: seconds after which no candidate is begun.
+
+    Raises:
+        Unfit: when no candidate could be fitted.
     """
-    makers: dict[str, Callable[[], Any]] = {
-        name: members.get(name) for name in (usable(rows.classes, len(rows.labelled)) if names is None else names)
-    }
-    makers |= dict(extra or {})
-    parts = list(folds(rows.labels, FOLDS, REPEATS if len(rows.labels) <= FEW else 1, rows.seed, rows.classes > 0))
-    held_out, fitted, seconds = {}, {}, {}
-    for name, make in makers.items():
+    labels, classes = examples.labels, examples.classes
+    count, repeats = folds_of or FOLDS, REPEATS if len(labels) <= FEW else 1
+    parts = list(folds(labels, count, repeats, examples.seed, classes > 0))
+    held_out, fitted = dict[str, np.ndarray](), dict[str, Fitted]()
+    seconds, left_out = dict[str, float](), dict[str, str]()
+    begun = time.perf_counter()
+    for one in candidates:
         started = time.perf_counter()
-        some = parts[:FOLDS] if name in (extra or {}) else parts  # what takes long is held out once
-        held_out[name] = _held_out(make, rows, some, partial(report, name))
-        fitted[name] = make()
-        fitted[name].fit(rows)
-        report(name, len(some) + 1, len(some) + 1)
-        seconds[name] = time.perf_counter() - started
+        if held_out and started - begun > budget:
+            left_out[one.name] = "the budget was spent"
+            continue
+        some = parts[: -(-len(parts) // repeats)] if one.once else parts
+        try:
+            found = _held_out(one, examples, some, report)
+            member = one.make()
+            member.fit(examples.whole(one.form))
+        except (Unfit, np.linalg.LinAlgError) as error:
+            left_out[one.name] = str(error)
+            continue
+        held_out[one.name], fitted[one.name] = found, member
+        report(one.name, len(some) + 1, len(some) + 1)
+        seconds[one.name] = time.perf_counter() - started
+    if not held_out:
+        raise Unfit("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+    candidates = [one for one in candidates if one.name in held_out]
     first = next(iter(held_out.values()))
     seen = np.isfinite(first if first.ndim == 1 else first[:, 0])
-    labels, known = rows.labels[seen], {name: found[seen] for name, found in held_out.items()}
-    if not len(labels):  # a single row of every class: nothing can be held out
-        even = np.full(len(makers), 1 / len(makers))
-        combination = Combination(tuple(makers), even, np.ones(len(makers)))
+    truth, known = labels[seen], {name: found[seen] for name, found in held_out.items()}
+    if not len(truth):  # a single row of every class: nothing can be held out
+        combination = Combination(tuple(held_out), np.full(len(held_out), 1 / len(held_out)), np.ones(len(held_out)))
     elif combine == "best":
-        combination = best_alone(known, labels, rows.classes)
-    elif rows.classes:
-        combination = combine_classes(known, labels, {name: fitted[name].prior for name in known})
+        combination = best_alone(known, truth, classes)
+    elif classes:
+        combination = combine_classes(known, truth, {one.name: one.prior for one in candidates})
     else:
-        combination = combine_values(known, labels)
+        combination = combine_values(known, truth)
     weights = dict(zip(combination.names, combination.weights.tolist(), strict=True))
     whole = np.full_like(first, np.nan)
-    if len(labels):
+    if len(truth):
         whole[seen] = combination(known)
-    scores = [
-        _scored(name, known[name], labels, rows.classes, weights.get(name, 0.0), seconds[name]) for name in makers
-    ]
-    expected = _scored("combined", whole[seen], labels, rows.classes, 1.0, sum(seconds.values()))
+    scores = [_scored(name, known[name], truth, classes, weights.get(name, 0.0), seconds[name]) for name in held_out]
+    expected = _scored("combined", whole[seen], truth, classes, 1.0, sum(seconds.values()))
     kept = {name: fitted[name] for name in combination.names}
-    return Ensemble(kept, combination, rows.classes, tuple(scores), expected, whole)
+    forms = {one.name: one.form for one in candidates if one.name in kept}
+    return Ensemble(kept, forms, combination, classes, tuple(scores), expected, whole, labels, left_out)
 
 
-def _held_out(
-    make: Callable[[], Any], rows: Rows, parts: Sequence[Any], report: Callable[[int, int], None]
-) -> np.ndarray:
+def _held_out(one: Candidate, examples: Examples, parts: Sequence[Any], report: Report) -> np.ndarray:
     """Mean prediction of each labelled row by members that were not fitted to it; NaN for one that was never held out."""
-    shape = (len(rows.labels), rows.classes) if rows.classes else (len(rows.labels),)
-    total, count = np.zeros(shape), np.zeros(len(rows.labels))
+    labels, classes = examples.labels, examples.classes
+    shape = (len(labels), classes) if classes else (len(labels),)
+    total, count = np.zeros(shape), np.zeros(len(labels))
     for done, (trained, held) in enumerate(parts, 1):
-        member = make()
-        beside = np.concatenate([rows.unlabelled, rows.labelled[held]])
-        member.fit(Rows(rows.labelled[trained], rows.labels[trained], beside, rows.classes, rows.seed + done))
-        total[held] += member.predict(rows.labelled[held])
+        member = one.make()
+        member.fit(examples.part(one.form, trained, held, done))
+        total[held] += member.predict(examples.labelled[one.form][held])
         count[held] += 1
-        report(done, len(parts) + 1)
+        report(one.name, done, len(parts) + 1)
     count[count == 0] = np.nan
-    return total / (count[:, None] if rows.classes else count)
+    return total / (count[:, None] if classes else count)
 
 
 def _scored(name: str, found: np.ndarray, labels: np.ndarray, classes: int, weight: float, seconds: float) -> Scored:

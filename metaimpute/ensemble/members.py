@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from scipy import sparse
 from scipy.special import softmax
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import pairwise_distances
-from sklearn.semi_supervised import LabelSpreading
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
+from sklearn.utils.extmath import randomized_svd
 
 from ..engine.registry import Registry
 
@@ -27,6 +29,10 @@ TREES = 300
 WIDTHS, RIDGES, SHARPNESS = (0.25, 0.5, 1.0, 2.0, 4.0), (0.01, 0.1, 1.0), (2.0, 4.0, 8.0, 16.0, 32.0)
 KERNEL_ROWS = 1500  # labelled rows up to which a matrix of their pairs is solved with
 SPREAD_OVER = 5000  # unlabelled rows at most that labels are spread over
+SURE, DIRECTIONS = (
+    0.75,
+    256,
+)  # probability at which a prediction is taken for a label; columns of wide rows that are kept
 NEIGHBOURS, CLAMPING = 10, 0.9  # of the graph; the share that a row takes from its neighbours
 
 
@@ -36,34 +42,41 @@ class Rows:
 
     Attributes:
         labelled: ``[n, features]``. labels: class numbers or values, ``[n]``. unlabelled: ``[m, features]``. classes: how many
-            there are; 0 for values. seed: of whatever is random.
+            there are; 0 for values. seed: of whatever is random. Rows are arrays, or sparse for members that take them.
     """
 
-    labelled: np.ndarray
+    labelled: Any
     labels: np.ndarray
-    unlabelled: np.ndarray
+    unlabelled: Any
     classes: int
     seed: int
 
 
-class Member(Protocol):
-    """Base of all members.
+class Fitted(Protocol):
+    """What is fitted to rows and answers for others."""
+
+    def fit(self, rows: Rows) -> None: ...
+
+    def predict(self, rows: Any) -> np.ndarray:
+        """Probabilities ``[n, classes]``, or values ``[n]``."""
+        ...
+
+
+class Member(Fitted, Protocol):
+    """What is registered: that, and what it is for.
 
     Attributes:
-        for_classes, for_values: what it predicts. most: labelled rows that it can take.
-        prior: its weight before anything is seen, relative to the others'.
+        for_classes, for_values: what it predicts. takes_sparse: whether rows may be a sparse matrix.
+        most: labelled rows that it can take. prior: its weight before anything is seen, relative to the others'.
+        once: whether it is so slow that each labelled row is held out once only.
     """
 
     for_classes: ClassVar[bool]
     for_values: ClassVar[bool]
+    takes_sparse: ClassVar[bool]
     most: ClassVar[int]
     prior: ClassVar[float]
-
-    def fit(self, rows: Rows) -> None: ...
-
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Probabilities ``[n, classes]``, or values ``[n]``."""
-        ...
+    once: ClassVar[bool]
 
 
 members: Registry[type[Member]] = Registry("member")
@@ -71,12 +84,14 @@ register_member: Callable[[str], Callable[[Any], Any]] = members.register
 
 
 class _Standard:
-    for_classes, for_values, most, prior = True, False, 10**9, 1.0
+    for_classes, for_values, takes_sparse, most, prior, once = True, False, False, 10**9, 1.0, False
 
 
 @register_member("logistic_regression")
 class LogisticRegressionMember(_Standard):
     """A linear classifier with scikit-learn's own penalty, C = 1; searched for on a few labels a penalty does worse."""
+
+    takes_sparse = True
 
     def fit(self, rows: Rows) -> None:
         # in the space that the labelled rows span the penalised solution is the same, and small
@@ -87,36 +102,37 @@ class LogisticRegressionMember(_Standard):
         return _aligned(self.model, rows @ self.basis, self.classes)
 
 
-def _row_space(rows: np.ndarray) -> np.ndarray:
+def _row_space(rows: Any) -> np.ndarray:
     """Orthonormal columns that span the rows, ``[features, rank]``; the identity where there are more rows than features."""
-    if len(rows) >= rows.shape[1]:
+    if rows.shape[0] >= rows.shape[1]:
         return np.eye(rows.shape[1])
-    _, size, basis = np.linalg.svd(rows, full_matrices=False)
+    dense = rows.toarray() if sparse.issparse(rows) else rows
+    _, size, basis = np.linalg.svd(dense, full_matrices=False)
     return np.asarray(basis[size > 1e-9 * size.max(initial=1e-30)].T)
 
 
 def _linear(inputs: np.ndarray, labels: np.ndarray) -> Any:
     if len(np.unique(labels)) < 2:
-        return _Constant(int(labels[0]))
+        return Constant(int(labels[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(max_iter=1000).fit(inputs, labels)
 
 
-class _Constant:
+class Constant:
     """Stands in for a model where one class alone has rows."""
 
     def __init__(self, number: int) -> None:
         self.classes_ = np.array([number])
 
-    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
-        return np.ones((len(rows), 1))
+    def predict_proba(self, rows: Any) -> np.ndarray:
+        return np.ones((rows.shape[0], 1))
 
 
-def _aligned(model: Any, rows: np.ndarray, classes: int) -> np.ndarray:
+def _aligned(model: Any, rows: Any, classes: int) -> np.ndarray:
     """Probabilities with a column for every class, also for those that had no row."""
-    found = np.zeros((len(rows), classes))
-    if not len(rows):
+    found = np.zeros((rows.shape[0], classes))
+    if not len(found):
         return found
     found[:, np.asarray(model.classes_, dtype=int)] = model.predict_proba(rows)
     return found
@@ -126,7 +142,7 @@ def _aligned(model: Any, rows: np.ndarray, classes: int) -> np.ndarray:
 class ExtraTrees(_Standard):
     """Extremely randomised trees (Geurts et al., 2006)."""
 
-    for_values, prior = True, 2.0
+    for_values = True
 
     def fit(self, rows: Rows) -> None:
         kind = ExtraTreesClassifier if rows.classes else ExtraTreesRegressor
@@ -137,6 +153,60 @@ class ExtraTrees(_Standard):
         return _aligned(self.model, rows, self.classes) if self.classes else np.asarray(self.model.predict(rows))
 
 
+@register_member("random_forest")
+class RandomForest(_Standard):
+    """Bagged trees over random columns (Breiman, 2001)."""
+
+    for_values, once = True, True
+
+    def fit(self, rows: Rows) -> None:
+        kind = RandomForestClassifier if rows.classes else RandomForestRegressor
+        self.model = kind(TREES, random_state=rows.seed).fit(rows.labelled, rows.labels)
+        self.classes = rows.classes
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return _aligned(self.model, rows, self.classes) if self.classes else np.asarray(self.model.predict(rows))
+
+
+@register_member("self_training")
+class SelfTraining(_Standard):
+    """A linear classifier that takes its own sure predictions of unlabelled rows for labels (Yarowsky, 1995)."""
+
+    prior, once = 2.0, True
+
+    def fit(self, rows: Rows) -> None:
+        self.classes = rows.classes
+        if len(np.unique(rows.labels)) < 2:
+            self.basis, self.model = np.eye(rows.labelled.shape[1]), Constant(int(rows.labels[0]))
+            return
+        beside = _some(rows.unlabelled, SPREAD_OVER, rows.seed)
+        every = np.concatenate([rows.labelled, beside])
+        self.basis = _directions(every, rows.seed)
+        labels = np.concatenate([rows.labels, np.full(len(beside), -1)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that nothing was sure enough, or that the last fit had not converged
+            linear = LogisticRegression(max_iter=1000)
+            self.model = SelfTrainingClassifier(linear, threshold=SURE).fit(every @ self.basis, labels)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return _aligned(self.model, rows @ self.basis, self.classes)
+
+
+def _directions(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Orthonormal columns ``[features, at most DIRECTIONS]``: the identity, or those along which wide rows vary most."""
+    if rows.shape[1] <= DIRECTIONS:
+        return np.eye(rows.shape[1])
+    _, _, vectors = randomized_svd(rows, min(DIRECTIONS, *rows.shape), n_iter=3, random_state=seed)
+    return np.asarray(vectors.T)
+
+
+def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many of the rows, drawn."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.random.default_rng(seed).choice(len(rows), most, replace=False)]
+
+
 @register_member("kernel")
 class Kernel(_Standard):
     """Regularised least squares on a Gaussian kernel, of values or of one-hot classes.
@@ -145,7 +215,7 @@ class Kernel(_Standard):
     scores of classes become probabilities with the sharpness that fits their leave-one-out values best.
     """
 
-    for_values, most = True, KERNEL_ROWS
+    for_values, most, prior = True, KERNEL_ROWS, 0.5
 
     def fit(self, rows: Rows) -> None:
         targets = np.eye(rows.classes)[rows.labels] if rows.classes else rows.labels[:, None].astype(float)
@@ -182,18 +252,13 @@ class Kernel(_Standard):
 class Spreading(_Standard):
     """Label spreading over a graph of nearest neighbours of labelled and unlabelled rows (Zhou et al., 2004)."""
 
-    prior = 0.5
-
     def fit(self, rows: Rows) -> None:
         self.classes = rows.classes
         self.shares = np.bincount(rows.labels, minlength=rows.classes) / len(rows.labels)
         if len(np.unique(rows.labels)) < 2:
-            self.model: Any = _Constant(int(rows.labels[0]))
+            self.model: Any = Constant(int(rows.labels[0]))
             return
-        rng = np.random.default_rng(rows.seed)
-        beside = rows.unlabelled
-        if len(beside) > SPREAD_OVER:
-            beside = beside[rng.choice(len(beside), SPREAD_OVER, replace=False)]
+        beside = _some(rows.unlabelled, SPREAD_OVER, rows.seed)
         every = np.concatenate([rows.labelled, beside])
         labels = np.concatenate([rows.labels, np.full(len(beside), -1)])
         neighbours = min(NEIGHBOURS, len(every) - 1)
@@ -216,7 +281,7 @@ class Spreading(_Standard):
 class Ridge:
     """A linear regression, its penalty the one with the lowest leave-one-out error."""
 
-    for_classes, for_values, most, prior = False, True, 10**9, 1.0
+    for_classes, for_values, takes_sparse, most, prior, once = False, True, False, 10**9, 1.0, False
 
     def fit(self, rows: Rows) -> None:
         self.model = RidgeCV(np.logspace(-3, 4, 15)).fit(rows.labelled, rows.labels)
@@ -229,7 +294,7 @@ class Ridge:
 class GaussianProcess:
     """A Gaussian process with an RBF kernel and noise, fitted by its marginal likelihood."""
 
-    for_classes, for_values, most, prior = False, True, 400, 1.0
+    for_classes, for_values, takes_sparse, most, prior, once = False, True, False, 400, 1.0, False
 
     def fit(self, rows: Rows) -> None:
         width = np.sqrt(rows.labelled.shape[1])

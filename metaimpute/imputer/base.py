@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ..batches.outputs import Classes, Output
-from ..ensemble.choice import Ensemble, Scored, choose, usable
+from ..ensemble.choice import Candidate, Ensemble, Examples, Scored, candidates_on, choose, usable
 from ..ensemble.members import Rows, members
-from ..recipes.recipe import Recipe, validate
+from ..recipes.recipe import NETWORK, Recipe, validate
 from ..recipes.source import Source, merge
 from ..tasks.arrays import ArrayTask
 from ..tasks.base import Task
@@ -27,7 +27,7 @@ MISSING = -1
 SPREAD = 1e-12  # of a column; one that varies less is left as it is
 LARGE, FARTHEST = 1e100, 1e30  # beyond the one squares are infinite in float64, beyond the other in float32 soon
 SECTIONS = ("model", "method", "problem", "train")  # that settings may have keys of; X and y are the task
-NETWORK = "network"  # the system that method, problem and the like describe
+ROWS = "rows"  # the one form of the examples
 
 
 class Imputer(BaseEstimator):
@@ -110,20 +110,23 @@ class Imputer(BaseEstimator):
         inputs = self._inputs(X).double().numpy()
         classes = output.size if isinstance(output, Classes) else 0
         labels = targets[torch.from_numpy(known)].numpy()
-        rows = Rows(inputs[known], labels if classes else labels[:, 0], inputs[~known], classes, seed)
-        names = self._names(classes, len(rows.labels))
-        extra = {NETWORK: lambda: _Network(self, output)} if NETWORK in names else {}
-        chosen = [name for name in names if name != NETWORK]
+        examples = Examples(
+            {ROWS: inputs[known]}, {ROWS: inputs[~known]}, labels if classes else labels[:, 0], classes, seed
+        )
+        names = self._names(classes, len(labels))
+        chosen = candidates_on(ROWS, [name for name in names if name != NETWORK])
         if self.combine not in ("mean", "best"):
             raise ValueError(f"combine is 'mean' or 'best', not {self.combine!r}")
         if chosen:
-            self.ensemble_: Ensemble | None = choose(rows, chosen, self.combine, extra=extra)  # type: ignore[arg-type]
+            if NETWORK in names:
+                chosen.append(Candidate(NETWORK, ROWS, lambda: _Network(self, output), prior=2.0, once=True))
+            self.ensemble_: Ensemble | None = choose(examples, chosen, self.combine)  # type: ignore[arg-type]
             self.candidates_: tuple[Scored, ...] = self.ensemble_.scores
             self.expected_: Scored | None = self.ensemble_.expected
         else:
             self.ensemble_, self.candidates_, self.expected_ = None, (), None
             self.network_ = _Network(self, output)
-            self.network_.fit(rows)
+            self.network_.fit(examples.whole(ROWS))
         return self._predicted(X)
 
     def _names(self, classes: int, labelled: int) -> list[str]:
@@ -184,7 +187,7 @@ class Imputer(BaseEstimator):
     def _predicted(self, X: np.ndarray) -> np.ndarray:
         """Probabilities ``[n, classes]`` or standardised values ``[n]``."""
         rows = self._inputs(X).double().numpy()
-        return self.network_.predict(rows) if self.ensemble_ is None else self.ensemble_.predict(rows)
+        return self.network_.predict(rows) if self.ensemble_ is None else self.ensemble_.predict({ROWS: rows})
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "output_")
@@ -194,8 +197,6 @@ class Imputer(BaseEstimator):
 
 class _Network:
     """The network among the members of an ensemble."""
-
-    prior = 1.0
 
     def __init__(self, owner: Imputer, output: Output) -> None:
         self.owner: Imputer | None = owner

@@ -19,15 +19,15 @@ class MetaImputer(ClassifierMixin, Imputer):
     """Labels for the rows that have none, by several systems at once: ``MetaImputer().fit(X, y).transduction_``.
 
     ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an array of strings ('None' may
-    be a class, and stays one). By default trees, a kernel machine, a linear classifier, label spreading and a network trained
+    be a class, and stays one). By default trees, a kernel machine, linear classifiers, label spreading and a network trained
     by FixMatch predict, and their probabilities are averaged, weighted by what each predicted of labelled rows that it had not
     been fitted to. Columns are standardised; give it numbers (a ColumnTransformer makes them of a table).
 
     Args:
         method, problem, estimator: of the network, as in a recipe (``"fixmatch", "l2i"``: FixMatch with Learning to Impute);
             ``metaimpute list methods`` and so on name what there is.
-        systems: ``"auto"``, or names among ``extra_trees``, ``kernel``, ``label_spreading``, ``logistic_regression`` and
-            ``network``; ``"network"`` alone trains what method and problem say, once.
+        systems: ``"auto"``, or names among ``extra_trees``, ``kernel``, ``label_spreading``, ``logistic_regression``,
+            ``random_forest``, ``self_training`` and ``network``; ``"network"`` alone trains what method and problem say, once.
         combine: ``"mean"``, or ``"best"``: the one system with the lowest loss on rows held out.
         width, depth: units per hidden layer, and hidden layers, of the network.
         steps, batch_size, unlabelled_batch_size, learning_rate: of its training.

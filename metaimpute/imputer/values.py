@@ -19,9 +19,9 @@ from .base import LARGE, Imputer, rows_and_labels
 class MetaImputerRegressor(RegressorMixin, Imputer):
     """As :class:`MetaImputer` for a numeric target; ``y`` holds NaN or None where a value is missing.
 
-    Systems are ``extra_trees``, ``gaussian_process`` (up to 400 values), ``kernel``, ``ridge`` and ``network``, which is a Mean
-    Teacher. L2I's look-ahead, where it is asked for, changes values by a fifth of their standard deviation: nothing bounds a
-    value, and a longer one drives them far off.
+    Systems are ``extra_trees``, ``gaussian_process`` (up to 400 values), ``kernel``, ``random_forest``, ``ridge`` and
+    ``network``, which is a Mean Teacher. L2I's look-ahead, where it is asked for, changes values by a fifth of their standard
+    deviation: nothing bounds a value, and a longer one drives them far off.
 
     Attributes:
         transduction_: a value for every row of ``X``, the given one where there was one.

@@ -62,10 +62,12 @@ class Predictions:
     @property
     def doubt(self) -> Tensor | None:
         """Expected errors of each row, ``[n]``: what its confidence lacks to 1; of values the squared spread, as a mean over
-        outputs that are measured in their mean spread each; None where nothing says how sure a value is."""
+        outputs that are measured in their mean spread each; None where nothing says which values are surer than others."""
         if self.confidence is not None:
             return 1 - self.confidence.double()
-        if self.spread is None or not len(self):
+        if self.spread is None or not len(self) or not bool(self.spread.isfinite().all()):
+            return None
+        if bool((self.spread == self.spread[0]).all()) and len(self) > 1:
             return None
         spread = self.spread.double()
         return (spread / spread.mean(0).clamp_min(1e-300)).square().mean(1)
@@ -92,9 +94,8 @@ class Predictions:
         if self.probabilities is not None:
             shares = [f"p({name})" for name in self.names]
             return ["id", "label", "confidence", "rank", "runner_up", "runner_up_confidence", "doubtful", *shares]
-        if self.spread is None:
-            return ["id", *self._columns]
-        return ["id", *self._columns, *(f"{name}_spread" for name in self._columns), "rank", "doubtful"]
+        spread = [] if self.spread is None else [f"{name}_spread" for name in self._columns]
+        return ["id", *self._columns, *spread, *([] if self.doubt is None else ["rank", "doubtful"])]
 
     def rows(self) -> list[list[Any]]:
         """The table, a list for each row in the order of :attr:`header`."""

@@ -30,7 +30,6 @@ from .validation import options as options_of
 SMALLEST, LARGEST = 16, 64  # sides of the network's input that a CPU trains in minutes
 SMALLEST_ENCODED, LARGEST_ENCODED = 24, 224  # of images that an encoder pretrained on photographs makes something of
 FOR_VALUES = "{name: mean_teacher, weight: 1, ramp: 0.4}"
-INNER_FOR_VALUES = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}  # nothing bounds a value
 VALUE = re.compile(r"^(\s*)(\w+):(\s+)(.*?)(\s*#.*)?$")
 
 
@@ -71,7 +70,8 @@ def draft(
         options, facts, said = look_at_text(path, label, missing)
     else:
         options, facts, said = look_at_table(path, label, missing)
-    options, task = _task(kind, options, sets)
+    options, task = _task(kind, {"test_share": 0.0, **options}, sets)
+    task.measured_by_folds = True  # as the drafted recipe says
     try:
         task.check()
         data = task.load(0)
@@ -88,7 +88,7 @@ def draft(
     if isinstance(task, OwnImages):
         values["model"] = model
     if not isinstance(task.output, Classes):
-        values |= {"method": FOR_VALUES, "problem.inner": INNER_FOR_VALUES}
+        values |= {"method": FOR_VALUES}
     if isinstance(task, OwnTable):
         rows = f"; rows named by '{task.id}'" if task.id else ""
         facts = [("columns", f"{len(task.columns)} to learn from; target '{task.target}'{rows}"), *facts]
@@ -146,8 +146,12 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts, str]:
         why = f"patches; the pretrained encoder that is installed makes little of under {SMALLEST_ENCODED} pixels"
     if encoded and median >= SMALLEST_ENCODED:
         model, why = "{name: timm}", "timm: EfficientNet-Lite0, pretrained on ImageNet, is installed"
-    largest = LARGEST_ENCODED if model == "{name: timm}" else LARGEST
-    size = min(max(8 * math.ceil(median / 8), SMALLEST), largest)
+    if model == "{name: timm}":
+        size = min(
+            median, LARGEST_ENCODED
+        )  # as they are: the encoder enlarges what is smaller, and to do so twice blurs it
+    else:
+        size = min(max(8 * math.ceil(median / 8), SMALLEST), LARGEST)
     smallest, largest_seen = sides[shorter.argmin()].tolist(), sides[shorter.argmax()].tolist()
     seen = f"{smallest[0]} x {smallest[1]} to {largest_seen[0]} x {largest_seen[1]} pixels; the network sees {size} x {size}"
     return {"folder": str(path), "size": size}, [("images", seen), ("model", why)], model

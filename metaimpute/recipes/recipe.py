@@ -19,14 +19,14 @@ from ..engine import (
     get_estimator,
     parse_memory,
 )
-from ..engine.registry import Registry, UnknownName
+from ..engine.registry import Registry, UnknownName, describe_choices
 from ..methods import Method, MethodError, methods
 from ..models import Model, check_accepts, models
 from ..plugins import load_installed
 from ..problems import BilevelProblem, ProblemError, problems
 from ..problems.base import require_complete
 from ..tasks import Missing, Task, TaskError, tasks
-from .schema import CONDUCT, About, ProblemSpec, TrainSpec
+from .schema import CONDUCT, About, ChooseSpec, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
 from .source import RecipeError, Source, merge, override, read
 from .validation import options as options_of
@@ -36,6 +36,8 @@ Profile = Literal["auto", "paper", "sample"]
 Concrete = Literal["paper", "sample"]
 IMPOSSIBLE_PATH = (OSError, RuntimeError)  # a name too long; ~ of nobody
 SECTIONS = ("task", "model", "method", "problem", "train")
+BESIDE = ("choose",)  # sections that a recipe may do without
+NETWORK = "network"  # among the systems of ``choose``: what model, method and problem describe
 KEYS_OF = {"steps": ("inner", "steps"), "memory": ("memory",), "start": ("path",), None: ("estimator",)}
 
 
@@ -73,11 +75,12 @@ class Recipe:
     estimator: Estimator
     train: TrainSpec
     source: Source
+    choose: ChooseSpec | None = None
 
     @property
     def resolved(self) -> dict[str, Any]:
         """Plain values after profile and overrides, as written to ``recipe.resolved.yaml``."""
-        return {key: self.source.data[key] for key in ("about", *SECTIONS) if key in self.source.data}
+        return {key: self.source.data[key] for key in ("about", *SECTIONS, *BESIDE) if key in self.source.data}
 
     def task_error(self, error: TaskError) -> RecipeError:
         """A task's ``option: reason``, or a model's ``model.option: reason``, as an error at the place in the recipe."""
@@ -131,8 +134,8 @@ def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int 
     """The recipe's values under a profile and overrides."""
     load_installed()
     for key in source.data:
-        if key not in (*SECTIONS, "profiles", "about"):
-            raise source.unknown((key,), (*SECTIONS, "profiles", "about"))
+        if key not in (*SECTIONS, *BESIDE, "profiles", "about"):
+            raise source.unknown((key,), (*SECTIONS, *BESIDE, "profiles", "about"))
     profiles = source.data.get("profiles") or {}
     if not isinstance(profiles, dict):
         raise source.fail(("profiles",), "must hold the profiles paper and sample")
@@ -142,8 +145,8 @@ def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int 
         if not isinstance(profiles[key], dict | None):
             raise source.fail(("profiles", key), "must be a group of keys")
         for section in profiles[key] or {}:
-            if section not in SECTIONS:
-                raise source.unknown(("profiles", key, section), SECTIONS)
+            if section not in (*SECTIONS, *BESIDE):
+                raise source.unknown(("profiles", key, section), (*SECTIONS, *BESIDE))
     plain = Source({k: v for k, v in source.data.items() if k != "profiles"}, source.places, source.name)
     overlay = profiles.get(profile) or {}
     if not isinstance(overlay, dict):
@@ -152,8 +155,8 @@ def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int 
     for assignment in sets:
         merged = override(merged, assignment, components=COMPONENTS)
     for key in merged.data:
-        if key not in (*SECTIONS, "about"):
-            raise merged.unknown((key,), SECTIONS)
+        if key not in (*SECTIONS, *BESIDE, "about"):
+            raise merged.unknown((key,), (*SECTIONS, *BESIDE))
     about = merged.data.get("about") or {}
     before = about.get("overrides") or [] if isinstance(about, dict) else None
     if sets and isinstance(before, list):  # of a resolved recipe, on top of those it was run with
@@ -197,7 +200,9 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
     )
     spec = settings(ProblemSpec, source, ("problem",), shared)
     estimator = _estimator(source, spec)
-    recipe = Recipe(path, profile, about, task, model, method, problem, spec, estimator, train, source)
+    chosen = _choose(source)
+    task.measured_by_folds = chosen is not None
+    recipe = Recipe(path, profile, about, task, model, method, problem, spec, estimator, train, source, chosen)
     try:
         task.check()
         if spec.holdout == "separate" and isinstance(task.output, Classes) and 0 < task.labels < 2 * task.output.size:
@@ -208,6 +213,26 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
         raise source.fail(("task",), f"{type(error).__name__}: {error}") from None
     _compatible(source, task, model, method, problem, spec, estimator)
     return recipe
+
+
+def _choose(source: Source) -> ChooseSpec | None:
+    """The section ``choose``, its systems checked against those that there are."""
+    value = source.data.get("choose")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise source.fail(("choose",), "must be a group of keys; {} has every system that fits take part")
+    found = settings(ChooseSpec, source, ("choose",), value)
+    from ..ensemble.members import members  # which loads scikit-learn
+
+    if isinstance(found.systems, list):
+        known = [*members.names(), NETWORK]
+        if not found.systems:
+            raise source.fail(("choose", "systems"), "name one at least, or auto")
+        for name in found.systems:
+            if name not in known:
+                raise source.fail(("choose", "systems"), f"unknown system '{name}'; {describe_choices(name, known)}")
+    return found
 
 
 def _component(

@@ -193,6 +193,42 @@ class TrainSpec(Strict):
     threads: int | None = Field(None, ge=1, le=1024)
 
 
+BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)?")
+SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+class ChooseSpec(Strict):
+    """Several systems beside the network, measured on folds of the labelled examples and combined.
+
+    ``systems``: ``auto`` for all that fit, or names of members, and ``network`` for what model, method and problem describe.
+    ``combine``: the mean, weighted by what each predicted of examples held out, or the best one alone. ``folds``: None is five,
+    twice where labels are few. ``budget``: time, ``90s`` or ``2min``, after which no further system is begun; None for no limit.
+    """
+
+    systems: Literal["auto"] | list[str] = "auto"
+    combine: Literal["mean", "best"] = "mean"
+    folds: int | None = Field(None, ge=2, le=100)
+    budget: str | None = None
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget(cls, value: Any) -> str | None:
+        if value is None or _seconds(value) is not None:
+            return None if value is None else str(value)
+        raise ValueError("write a time such as '90s', '2min' or '1h'")
+
+    @property
+    def seconds(self) -> float:
+        """The budget; infinite where there is none."""
+        found = _seconds(self.budget)
+        return float("inf") if found is None else found
+
+
+def _seconds(text: Any) -> float | None:
+    match = BUDGET.fullmatch(str(text).strip())
+    return None if match is None else float(match[1]) * SECONDS[match[2] or "s"]
+
+
 class PaperRow(Strict):
     """One row of a table of the paper that a recipe reproduces under its ``paper`` profile.
 

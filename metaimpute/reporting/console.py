@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..rundir.result import Result
+from ..rundir.result import Estimated, Result
 from ..terminal import cell
 
 TELLING = 2.0  # points between accuracy and balanced accuracy
@@ -90,17 +90,60 @@ class TrainingProgress:
         if found:
             self.say(f"step {step}: {self.metric}: {', '.join(found)}; {self.describe()}")
 
+    def report_system(self, name: str, done: int, of: int) -> None:
+        """Receives how many fits of a system are done, once the network is trained."""
+        self._show(lambda: self._bar.update(self._task, completed=done, total=of, description=name))
+
     def describe(self) -> str:
         shown = [f"{label} {form.format(self.latest[k])}" for k, (label, form) in SHOWN.items() if k in self.latest]
         return ", ".join(shown).replace(", ->", " ->")
 
 
 def system_name(result: Result) -> str:
-    """E.g. ``uda + l2i (approx)``."""
+    """E.g. ``uda + l2i (approx)``, or how many systems are combined."""
+    if result.candidates is not None:
+        used = [one for one in result.candidates if one["weight"] > 0]
+        return used[0]["name"] if len(used) == 1 else f"{len(used)} systems combined"
     if result.problem == "none":
         return result.method
     estimator = f" ({result.estimator})" if result.estimator else ""
     return f"{result.method} + {result.problem}{estimator}"
+
+
+def _interval(one: Estimated, unit: str, level: bool = True) -> str:
+    """``12.0% (8 to 17)``."""
+    if one["error"] is None:
+        return "unknown: nothing could be held out"
+    low, high = (f"{value:.3g}" for value in (one["low"] or 0.0, one["high"] or 0.0))
+    return f"{one['error']:.3g}{unit} ({'90%: ' if level else ''}{low} to {high})"
+
+
+def candidates_table(result: Result, most: int = 20) -> Table:
+    """The systems of a run with ``choose``, the heaviest first: error on rows held out, its 90% interval, weight."""
+    candidates = sorted(result.candidates or (), key=lambda one: (-one["weight"], one["name"]))
+    unit = "%" if result.metric.endswith("%") else ""
+    table = Table(title="systems, each on labels held out", title_justify="left")
+    table.add_column("system", overflow="fold")
+    for name in ("error (90% interval)", "weight", "s"):
+        table.add_column(name, justify="right")
+    for one in candidates[:most]:
+        table.add_row(
+            cell(one["name"]), _interval(one, unit, level=False), f"{one['weight']:.2f}", f"{one['seconds']:.1f}"
+        )
+    return table
+
+
+def expectation(result: Result) -> list[str]:
+    """A sentence: how many imputed labels are to be expected wrong, or how far values are off."""
+    if result.expected is None:
+        return []
+    if result.expected["error"] is None:
+        return ["no class has two labels: nothing could be held out, so nothing is known of the labels' error"]
+    if result.metric.endswith("%"):
+        said = f"expected error of the imputed labels: {_interval(result.expected, '%')}"
+    else:
+        said = f"expected error of the imputed values, root mean squared: {_interval(result.expected, '')}"
+    return [f"{said}, from labels held out"]
 
 
 def title_of(result: Result) -> str | None:
@@ -171,6 +214,13 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         rows.append((f"test {measure.replace('_', ' ')}", last))
     if any(uneven(r) for r in firsts):
         rows.append(("balanced accuracy %", numbers(lambda r: r.balanced_accuracy)))
+    if any(r.expected for r in firsts):
+        unit = "%" if firsts[0].metric.endswith("%") else ""
+        shown = [
+            _interval(r.expected, unit) if r.expected and len(s) == 1 else ""
+            for r, s in zip(firsts, systems, strict=True)
+        ]
+        rows.append(("expected error", shown))
     if any(r.calibration for r in firsts):
         ece = numbers(lambda r: 100 * r.calibration["ece"] if r.calibration else None)
         rows.append(("calibration error % (ECE)", ece))

@@ -80,13 +80,15 @@ def beginning(
 
 
 def new_folder(recipe: Path, chosen: Recipe, out: Path | None, words: Words = COMMAND) -> Path:
-    """``out``, or a new folder below ``runs`` named after the recipe, the problem and the seed.
+    """``out``, or a new folder below ``runs`` named after the recipe, the problem (if any, beside several systems) and the seed.
 
     Raises:
         RecipeError: when ``out`` holds a run, or files that a run would write over.
     """
     if out is None:
-        return _free_folder(Path("runs") / f"{spelled(recipe.stem)}-{chosen.problem.name}-seed{chosen.train.seed}")
+        several = chosen.choose is not None and chosen.problem.name == "none"
+        problem = "" if several else f"-{chosen.problem.name}"
+        return _free_folder(Path("runs") / f"{spelled(recipe.stem)}{problem}-seed{chosen.train.seed}")
     if is_run(out):
         raise RecipeError(
             f"{out} already holds a run; continue it with {words.resumed(out)} or choose another {words.out}"

@@ -17,16 +17,17 @@ LABELS = "labels.jsonl"  # of a few examples over training
 DIVERGED = "diverged.json"
 FAILED = "failed.json"  # of a study's run
 WEIGHTS = "model.safetensors"
+SYSTEMS, MEMBERS = "systems.json", "systems.skops"  # of a run with choose
 RESULT = "result.json"  # written last: a run with it is finished
 PREDICTED = "labels.csv"
-SYSTEMS = "systems.json"  # of a run with choose
 LOCK = "run.lock"
 REPORT = "report.html"
 REVIEW = "review.html"
 
 STEP = re.compile(r"step-(\d+)\.pt")
-WRITTEN_OVER = (METRICS, RESULT, LEARNT, ORIGIN, WEIGHTS, PREPROCESSING, CHECKPOINTS, DIVERGED, LABELS, PREDICTED, LOCK)
-_REPLACED = (ORIGIN, RESULT, DIVERGED, LEARNT, METRICS, LABELS, RECIPE, WEIGHTS, PREPROCESSING)
+WRITTEN_OVER = (METRICS, RESULT, LEARNT, ORIGIN, WEIGHTS, PREPROCESSING, CHECKPOINTS, DIVERGED, LABELS, PREDICTED, LOCK, SYSTEMS,
+                MEMBERS)  # fmt: skip
+_REPLACED = (ORIGIN, RESULT, DIVERGED, LEARNT, METRICS, LABELS, RECIPE, WEIGHTS, PREPROCESSING, SYSTEMS, MEMBERS)
 _ASIDE = tuple(f"{name}.damaged" for name in (METRICS, LABELS))
 
 

@@ -29,6 +29,17 @@ class Bin(TypedDict):
     count: Annotated[int, Field(ge=1)]
 
 
+class Estimated(TypedDict):
+    """A system's error on labelled examples held out, with its 90% interval, and its weight among those combined."""
+
+    name: str
+    error: float | None
+    low: float | None
+    high: float | None
+    weight: float
+    seconds: float
+
+
 class Calibration(TypedDict):
     """Expected calibration error in [0, 1], and the reliability diagram behind it."""
 
@@ -56,6 +67,9 @@ class Result(Mapping[str, Any]):
             ``[true][predicted]``.
         warnings: everything a run said with ``warning:``; None in files of before it was kept. lookahead_warning,
             zero_hypergradient_warning: whether two of them were among it.
+        expected: of a run with ``choose``, the error to expect of imputed labels, in the metric's unit, from labelled examples
+            held out; ``candidates``: of each system. ``left_out``: systems that took no part, and why. Test measurements are then
+            of the systems combined, ``evaluations`` of the network alone.
         training_seconds: of the whole run. phase_seconds: of the parts of its steps. environment: what it ran on.
         weights_sha256: of ``model.safetensors``. extra: keys of other versions.
     """
@@ -90,6 +104,9 @@ class Result(Mapping[str, Any]):
     balanced_accuracy: float | None = field(default=None, metadata=LEFT_OUT)
     predicted_classes: list[int] | None = field(default=None, metadata=LEFT_OUT)
     confusion: list[list[Natural]] | None = field(default=None, metadata=LEFT_OUT)
+    expected: Estimated | None = field(default=None, metadata=LEFT_OUT)
+    candidates: list[Estimated] | None = field(default=None, metadata=LEFT_OUT)
+    left_out: dict[str, str] | None = field(default=None, metadata=LEFT_OUT)
     evaluations: list[dict[str, float]] = field(default_factory=list)
     lookahead_warning: bool = False
     zero_hypergradient_warning: bool = False

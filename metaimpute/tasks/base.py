@@ -140,6 +140,7 @@ class Task:
     labels: Natural = 0
     validation: Natural = 0
     unlabelled_includes_labelled: bool = False
+    measured_by_folds: bool = field(default=False, init=False, repr=False)
     prepare_inputs: Callable[[list[Any]], Tree] | None = field(default=None, init=False, repr=False)
     read_warnings: list[str] = field(default_factory=list, init=False, repr=False)
     _label_names: list[str] | None = field(default=None, init=False, repr=False)

@@ -219,9 +219,9 @@ class OwnData(Task):
                     f"{len(seen):,} of {len(pool):,} {part} {things} also occur in the training data, which flatters the "
                     f"result: {shortened(seen)}"
                 )
-        if not len(data.test):
+        if not len(data.test) and not self.measured_by_folds:
             yield "no test set: nothing will tell how good the labels are"
-        elif len(data.test) < FEW_TESTED:
+        elif 0 < len(data.test) < FEW_TESTED:
             spent = "" if content.tested is not None else "; test_share: 0 would train on them"
             yield f"only {len(data.test)} test {things}: the test result is a rough guess{spent}"
 

@@ -49,8 +49,11 @@ class Parts:
 
 
 @as_usual()
-def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
+def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None = None) -> Parts:
     """Loads the data and builds everything the recipe names.
+
+    Args:
+        data: of the recipe's task, loaded before, or a part of it.
 
     Raises:
         RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
@@ -66,7 +69,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
         raise MissingData(recipe.missing())
     draws = method.uses_unlabelled or recipe.problem.learns != "nothing"
     try:
-        module, data = _network_and_data(recipe, device, draws, say)
+        module, data = _network_and_data(recipe, device, draws, say, data)
         labelled, holdout = _holdout(recipe, data)
     except TaskError as error:
         raise recipe.task_error(error) from None
@@ -102,10 +105,10 @@ def assemble(recipe: Recipe, say: Callable[[str], None]) -> Parts:
 
 
 def _network_and_data(
-    recipe: Recipe, device: torch.device, draws: bool, say: Callable[[str], None]
+    recipe: Recipe, device: torch.device, draws: bool, say: Callable[[str], None], data: TaskData | None
 ) -> tuple[nn.Module, TaskData]:
     task, seed = recipe.task, recipe.train.seed
-    data = task.load(seed)
+    data = task.load(seed) if data is None else data
     for line in data.warnings:
         say(f"warning: {line}")
     with fixed_rng(derive_seed(seed, Stream.INIT)):

@@ -71,6 +71,15 @@ def measure(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch
     return means | {"error": task.output.overall(means["error"])}
 
 
+def measures_of(raw: Tensor, task: Task, pool: Pool) -> dict[str, float]:
+    """:func:`measure` from outputs ``[n, outputs]`` for the pool's examples."""
+    if not len(pool) or pool.targets is None:
+        return {"error": float("nan")}
+    found = {"error": task.output.error(raw, pool.targets), **task.output.measures(raw, pool.targets)}
+    means = {name: float(values.sum()) / len(pool) for name, values in found.items()}
+    return means | {"error": task.output.overall(means["error"])}
+
+
 def calibration(probabilities: Tensor, targets: Tensor, bins: int = BINS) -> dict[str, Any]:
     """Expected calibration error and the reliability diagram behind it (Guo et al., ICML 2017, eq. 5).
 
@@ -108,9 +117,16 @@ def confusion(labels: Tensor, targets: Tensor, classes: int) -> list[list[int]]:
 @as_usual()
 def outcome(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch.device) -> dict[str, Any]:
     """What a report says of a finished network beside its error; empty for values and for an empty pool."""
+    if not len(pool) or not isinstance(task.output, Classes):
+        return {}
+    return outcome_of(predictions(module, task, pool, batch, device), task, pool)
+
+
+def outcome_of(raw: Tensor, task: Task, pool: Pool) -> dict[str, Any]:
+    """:func:`outcome` from outputs ``[n, outputs]`` for the pool's examples."""
     if not len(pool) or pool.targets is None or not isinstance(task.output, Classes):
         return {}
-    probabilities = task.output.activate(predictions(module, task, pool, batch, device))
+    probabilities = task.output.activate(raw)
     labels = probabilities.argmax(-1)
     found: dict[str, Any] = {"calibration": calibration(probabilities, pool.targets)}
     found["balanced_accuracy"] = balanced_accuracy(labels, pool.targets)

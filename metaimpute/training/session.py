@@ -17,9 +17,11 @@ from ..rundir.layout import CHECKPOINTS, DIVERGED, checkpoint_path
 from ..rundir.logs import RunLog, write_json, write_recipe
 from ..rundir.origin import Begun, write_begun
 from ..rundir.result import Result
+from ..rundir.systems import Systems
 from ..terminal import argument, is_utf_8
 from .algorithm import Diverged
 from .assemble import take_step
+from .choosing import check_choosable, systems_of
 from .interruption import stopping_on_signals
 from .state import RunState
 from .summary import summary_of
@@ -50,8 +52,10 @@ class Session(RunState):
         say: Callable[[str], None] = print, report: Report | None = None,
     ) -> None:  # fmt: skip
         super().__init__(recipe, say)
+        check_choosable(recipe)
         self.folder, self.why, self.begun = folder, why, begun
         self.report = report or (lambda step, values: None)
+        self.report_system: Callable[[str, int, int], None] = lambda name, done, of: None
         self.trajectories: Trajectories | None = None
         self._stop = False
 
@@ -98,8 +102,11 @@ class Session(RunState):
                 write_recipe(self.folder, self.recipe.resolved)
                 with stopping_on_signals(self.stop, lambda: self._stop, self.say):
                     self._train()
-                self.save()
-                result = summary_of(self, self.why)
+                    self.save()
+                    systems = self._choose()
+                result = summary_of(self, self.why, systems)
+                if systems is not None:
+                    systems.save(self.folder)
                 export(self.folder, self.evaluated_module(), self.task)
                 result = dataclasses.replace(result, weights_sha256=digest(self.folder))
                 result.write(self.folder)
@@ -133,6 +140,22 @@ class Session(RunState):
             raise self._diverged(error, log) from None
         finally:
             log.close()
+
+    def _choose(self) -> Systems | None:
+        """The systems that the recipe has combined with the network, if any."""
+        if self.recipe.choose is None:
+            return None
+
+        def between() -> None:
+            if self._stop:
+                raise Interrupted(f"stopped between systems; continue with --resume {argument(self.folder)}")
+
+        started = time.perf_counter()
+        found = systems_of(self, between, self.report_system)
+        self.seconds += time.perf_counter() - started
+        for name, reason in found.ensemble.left_out.items():
+            self.say(f"warning: system '{name}' was left out: {reason}")
+        return found
 
     def _last_good(self, but: Path | None = None) -> str:
         good = [path for path in self._checkpoints() if path != but]

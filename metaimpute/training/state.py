@@ -15,7 +15,7 @@ from ..rundir.checkpoint import require_alike
 from .alarms import Alarms
 from .assemble import assemble
 from .data import to_device
-from .evaluation import measure
+from .evaluation import measure, predictions
 
 
 class RunState:
@@ -156,6 +156,10 @@ class RunState:
                 values |= {f"{name}_{key}": value for key, value in found.items()}
         self.evaluations = [*self.evaluations, values]
         return values
+
+    def raw(self, examples: Any) -> Tensor:
+        """The evaluated network's outputs ``[n, outputs]`` for raw examples or a pool of them."""
+        return predictions(self.evaluated_module(), self.task, examples, self.recipe.train.eval_batch, self.device)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the trained weights and buffers."""

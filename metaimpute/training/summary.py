@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import statistics
+from typing import Any
 
+from ..batches.outputs import Classes, Output
+from ..ensemble.choice import Scored
 from ..environment import describe
 from ..plugins import imported
 from ..rundir.result import Result
-from .evaluation import one_class_for_all, outcome
+from ..rundir.systems import Systems
+from .choosing import combined_raw
+from .evaluation import measures_of, one_class_for_all, outcome, outcome_of
 from .state import RunState
 
 
-def summary_of(run: RunState, why: str) -> Result:
-    """A run's result as far as it has come. ``why``: its profile was chosen."""
-    recipe = run.recipe
+def summary_of(run: RunState, why: str, systems: Systems | None = None) -> Result:
+    """A run's result as far as it has come.
+
+    Args:
+        why: its profile was chosen. systems: combined with the network, whose labels are those that a run gives then.
+    """
+    recipe, test = run.recipe, run.data.test
     tested = [e["test_error"] for e in run.evaluations if "test_error" in e]
     validated = [e["validation_error"] for e in run.evaluations if "validation_error" in e]
-    ended = outcome(run.evaluated_module(), run.task, run.data.test, recipe.train.eval_batch, run.device)
+    measured = _test_measures(run.evaluations)
+    if systems is None:
+        ended = outcome(run.evaluated_module(), run.task, test, recipe.train.eval_batch, run.device)
+    else:
+        ended = estimates(systems, run.task.output)
+        if len(test):
+            raw = combined_raw(systems, run.raw, test, run.task.output)
+            found = measures_of(raw, run.task, test)
+            ended |= outcome_of(raw, run.task, test)
+            tested, measured = [found.pop("error")], {name: {"last": v, "median": v} for name, v in found.items()}
     doubts = one_class_for_all(ended, run.task.label_names)
     for line in doubts:
         run.say(f"warning: {line}")
@@ -43,7 +63,7 @@ def summary_of(run: RunState, why: str) -> Result:
         test_median=statistics.median(tested) if tested else None,
         test_checkpoints=len(tested),
         validation_last=validated[-1] if validated else None,
-        test_measures=_test_measures(run.evaluations),
+        test_measures=measured,
         label_names=run.task.label_names,
         data_fingerprint=run.data.fingerprint,
         imports=imported(),
@@ -60,6 +80,22 @@ def summary_of(run: RunState, why: str) -> Result:
         phase_seconds={name: round(value, 3) for name, value in run.algorithm.stopwatch.seconds.items()},
         environment=describe(run.device),
     )
+
+
+def estimates(systems: Systems, output: Output) -> dict[str, Any]:
+    """``expected``, ``candidates`` and ``left_out`` of a result: errors in percent, or in the value's own unit."""
+    unit = 100.0 if isinstance(output, Classes) else float(output.std[0])  # type: ignore[attr-defined]  # of one value
+
+    def plain(one: Scored) -> dict[str, Any]:
+        found = dataclasses.asdict(one.times(unit))
+        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in found.items()}
+
+    ensemble = systems.ensemble
+    return {
+        "expected": plain(ensemble.expected),
+        "candidates": [plain(one) for one in ensemble.scores],
+        "left_out": dict(ensemble.left_out),
+    }
 
 
 def _test_measures(evaluations: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -60,3 +60,7 @@ def test_values_are_ranked_by_their_spread_in_the_units_of_each_output() -> None
     found = Predictions(["a", "b", "c"], ["u", "v"], values=torch.zeros(3, 2), spread=spread)
     assert [row[found.header.index("rank")] for row in found.rows()] == [3, 2, 1]
     assert Predictions(["a"], ["u"], values=torch.zeros(1, 1)).header == ["id", "value"]
+    same = Predictions(["a", "b"], ["u"], values=torch.zeros(2, 1), spread=torch.ones(2, 1))
+    assert same.doubt is None and same.header == ["id", "value", "value_spread"] and same.rows()[1] == ["b", 0.0, 1.0]
+    unknown = Predictions(["a", "b"], ["u"], values=torch.zeros(2, 1), spread=torch.full((2, 1), float("nan")))
+    assert unknown.doubt is None and len(unknown.rows()[0]) == len(unknown.header)

