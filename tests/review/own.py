@@ -14,7 +14,7 @@ from metaimpute.cli import main
 from .. import fake_data
 
 KINDS = ("images", "text", "table", "values")
-QUICK = ("train.steps=4", "train.eval_every=4", "train.threads=1", "problem.name=none")
+QUICK = ("train.steps=4", "train.eval_every=4", "train.threads=1", "problem.name=none", "choose=null")
 HOSTILE = "<script>alert(1)</script> & \"quoted\" 'words'"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metaimpute.inference import Given, imputed
+from metaimpute.inference import Given, held_out_of, imputed
 from metaimpute.review import collect, page
 from metaimpute.review.alike import alike, nearest
 from metaimpute.review.page import thumbnail
@@ -137,11 +137,11 @@ def test_held_out_probabilities_are_taken_from_the_caller_and_from_a_run_with_ch
     assert [item.row.id for item in collect(project.trained, held_out=shares).parts[1].items][:1] == [name]
     shutil.copytree(project.trained, tmp_path / "run")
     (tmp_path / "run" / "systems.json").write_text(json.dumps({"held_out": shares.tolist()}))
-    found = collect(tmp_path / "run", data=project.folder / project.data)
-    assert [item.row.id for item in found.parts[1].items][:1] == [name]
+    found = held_out_of(tmp_path / "run", made)
+    assert found is not None and found.tolist() == shares.tolist() and held_out_of(project.trained, made) is None
     (tmp_path / "run" / "systems.json").write_text(json.dumps({"held_out": [[0.5, 0.5]]}))
     with pytest.raises(DamagedFile, match=r"held_out is of \(1, 2\)"):
-        collect(tmp_path / "run", data=project.folder / project.data)
+        held_out_of(tmp_path / "run", made)
     with pytest.raises(ValueError, match="held_out is"):
         collect(project.trained, held_out=shares[:3])
 

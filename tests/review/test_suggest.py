@@ -71,6 +71,7 @@ def test_a_file_of_suggestions_is_filled_in_and_comes_back(project: Project, tmp
         "--set",
         "problem.name=none",
     ]
+    sets += ["--set", "choose=null"]
     sets += ["--set", "model={name: cnn}"] if project.kind == "images" else []
     good("run", "mine.yaml", "--labels", tmp_path / "next.csv", "--out", tmp_path / "run", *sets, at=project.folder)
     good("suggest", tmp_path / "run", "-n", 2)

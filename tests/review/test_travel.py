@@ -97,7 +97,16 @@ def test_data_is_no_option_of_what_reads_nothing_of_ones_own(tmp_path: Path) -> 
 
 
 def test_a_recipe_finds_data_that_lies_beside_it(project: Project, tmp_path: Path) -> None:
-    quick = ("--set", "train.steps=2", "--set", "train.eval_every=2", "--set", "train.threads=1")
+    quick = (
+        "--set",
+        "train.steps=2",
+        "--set",
+        "train.eval_every=2",
+        "--set",
+        "train.threads=1",
+        "--set",
+        "choose=null",
+    )
     model = ("--set", "model={name: cnn}", "--set", "problem.name=none") if project.kind == "images" else ()
     good("run", project.folder / "mine.yaml", "--out", tmp_path / "run", *quick, *model, at=tmp_path)
     good("impute", tmp_path / "run", at=project.folder.parent)
