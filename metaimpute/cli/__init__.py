@@ -12,6 +12,7 @@ from .lists import data, list_
 from .options import imports
 from .predict import impute, predict
 from .report import compare, report
+from .review import review, suggest
 from .run import check, run
 from .study import study
 
@@ -26,11 +27,12 @@ def main() -> None:
     metaimpute run imdb_uda                     train and evaluate a recipe, a file or one that comes along
     metaimpute init images my_images/           write a recipe for your own data
     metaimpute impute runs/my_images-seed0      labels for what had none
+    metaimpute review runs/my_images-seed0      the least sure labels on a page, to correct
     metaimpute report runs/                     every run in a folder on one page
     metaimpute study STUDY.yaml                 systems x seeds, compared
     metaimpute list methods                     what there is
     """
 
 
-for command in (init, run, check, impute, predict, list_, data, report, compare, study, bench):
+for command in (init, run, check, impute, predict, review, suggest, list_, data, report, compare, study, bench):
     main.add_command(command)

@@ -13,19 +13,26 @@ from .options import imports
 from .output import echo, screen
 
 if TYPE_CHECKING:
-    from ..inference import Predictions, Predictor
+    from ..inference import Given, Predictions, Predictor
+    from ..tasks.contents import Contents
 
 SHOWN = 10
+KINDS = ("csv", "parquet", "label-studio", "doccano", "cleanlab")
+DATA = "The run's data, where it is no longer where the run found it: its file, or its folder of images."
 
 
 def labelling(command: Callable[..., Any]) -> Callable[..., Any]:
     """What both commands ask for beside the run."""
     truth = "Table with columns id and label (or value), to print the error of the labels against."
+    content = "Add what each row holds: its text, the path of its image, the cells of its row."
     for option in (
         imports,
         click.option("--device", default="auto", show_default=True),
+        click.option("--data", type=click.Path(path_type=Path, exists=True), help=DATA),
         click.option("--truth", type=click.Path(path_type=Path, exists=True, dir_okay=False), help=truth),
         click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out labels that are less probable."),
+        click.option("--with-content", is_flag=True, help=content),
+        click.option("--format", "kind", type=click.Choice(KINDS), help="What the file is for; default csv."),
     ):
         command = option(command)
     return command
@@ -34,70 +41,115 @@ def labelling(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="File of labels, .csv or .parquet; default RUN/labels.csv."
+    "--out", type=click.Path(path_type=Path), help="File of labels; default RUN/labels.csv, or what --format needs."
+)
+@click.option(
+    "--with-given", is_flag=True, help="Add the rows that had a label, with it and a column that tells them apart."
 )
 @labelling
-def impute(run: Path, out: Path | None, min_confidence: float | None, truth: Path | None, device: str) -> None:
-    """Write labels for the unlabelled examples that RUN was trained on: id, label or value, confidence."""
+def impute(
+    run: Path, out: Path | None, with_given: bool, min_confidence: float | None, truth: Path | None, device: str,
+    data: Path | None, with_content: bool, kind: str | None,
+) -> None:  # fmt: skip
+    """Write labels for the unlabelled examples that RUN was trained on, the least sure ones ranked first.
+
+    A row of the file: id, label, confidence, rank (1 is the least sure), runner-up, whether the label is doubtful, and the
+    probability of every class. Doubtful are the fewest rows that together hold three quarters of the expected errors.
+    """
     with plain_errors():
-        from ..inference import impute as impute_run
+        from ..inference import given_of, held_out_of, imputed
         from ..rundir.files import refuse_input
         from ..rundir.layout import PREDICTED
+        from ..tasks.contents import contents_of
 
-        found, predictor = impute_run(run, device)
-        refuse_input(out or run / PREDICTED, truth, *predictor.task.files_read())
-        _finish(found, predictor, out or run / PREDICTED, min_confidence, truth)
+        made = imputed(run, device, data)
+        target = _target(out, kind, run / PREDICTED)
+        refuse_input(target, truth, *made.task.files_read())
+        given, contents = None, None
+        if with_given or kind == "cleanlab":
+            given = given_of(made, held_out_of(run, made))
+        if with_content or kind in ("label-studio", "doccano"):
+            contents = contents_of(made.task, made.unlabelled)
+            for pool in made.given if given is not None else ():
+                more = contents_of(made.task, pool)
+                contents = contents.joined(more) if contents is not None and more is not None else None
+        _finish(made.found, made.predictor, target, min_confidence, truth, kind, contents, given, with_content, run)
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("inputs", type=click.Path(path_type=Path, exists=True))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="File of labels, .csv or .parquet; without it, a table is printed.",
-)
+@click.argument("inputs", type=click.Path(path_type=Path, exists=True), required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="File of labels; without it, a table is printed.")
 @labelling
 def predict(
-    run: Path, inputs: Path, out: Path | None, min_confidence: float | None, truth: Path | None, device: str
-) -> None:
-    """Labels for new INPUTS (a file or a folder) by the network of RUN."""
+    run: Path, inputs: Path | None, out: Path | None, min_confidence: float | None, truth: Path | None, device: str,
+    data: Path | None, with_content: bool, kind: str | None,
+) -> None:  # fmt: skip
+    """Labels for new INPUTS (a file or a folder) by the network of RUN; --data is another way to name them."""
     with plain_errors():
         from ..inference import load
         from ..rundir.files import refuse_input
+        from ..tasks.contents import contents_in
 
+        if (inputs is None) == (data is None):
+            raise click.UsageError("Name INPUTS to label, a file or a folder, once.")
+        source = inputs or data
+        assert source is not None
+        if out is None and (kind is not None or with_content):
+            raise click.UsageError("--format and --with-content are of a file: name it with --out.")
         predictor = load(run, device)
         if out is not None:
-            refuse_input(out, inputs, truth)
-        found = predictor.predict(inputs)
+            out = _target(out, kind, out)
+            refuse_input(out, source, truth)
+        found = predictor.predict(source)
         for line in predictor.task.read_warnings:
             echo(f"warning: {line}")
-        _finish(found, predictor, out, min_confidence, truth)
+        wanted = with_content or kind in ("label-studio", "doccano")
+        contents = contents_in(predictor.task, source, found.ids) if wanted else None
+        _finish(found, predictor, out, min_confidence, truth, kind, contents, None, with_content)
+
+
+def _target(out: Path | None, kind: str | None, usual: Path) -> Path:
+    """The file to write, its ending that of the format.
+
+    Raises:
+        UsageError: where a name and a format do not fit.
+    """
+    from ..inference.formats import SUFFIXES
+
+    if kind is None:
+        return out or usual
+    suffix = SUFFIXES[kind]
+    if out is None:
+        return usual.with_suffix(suffix) if kind in ("csv", "parquet") else usual.with_name(f"{kind}{suffix}")
+    if out.suffix.lower() != suffix:
+        raise click.UsageError(f"--format {kind} writes a {suffix} file; name it so with --out.")
+    return out
 
 
 def _finish(
-    found: Predictions, predictor: Predictor, out: Path | None, least: float | None, truth: Path | None
-) -> None:
-    """Writes or prints the labels, and says what there is to say about them."""
-    from rich.table import Table
-
+    found: Predictions, predictor: Predictor, out: Path | None, least: float | None, truth: Path | None,
+    kind: str | None = None, contents: Contents | None = None, given: Given | None = None, with_content: bool = False,
+    run: Path | None = None,
+) -> None:  # fmt: skip
+    """Writes or prints the labels, and says what there is to say about them; ``run``: whose unlabelled rows they are of."""
+    from ..inference.formats import Labels, write_as
     from ..inference.predictions import first_few
-    from ..terminal import cell
 
-    kept = found if least is None else found.at_least(least)
-    console = screen(soft_wrap=True)
+    kept = found
+    if least is not None:
+        places = found.places_at_least(least)
+        kept = found.take(places)
+        if contents is not None:
+            contents = contents.take([*places, *range(len(found), len(contents.rows))])
     if out is None:
-        table = Table()
-        for name in kept.header:
-            table.add_column(cell(name))
-        for row in kept.rows()[:SHOWN]:
-            table.add_row(*map(cell, row))
-        console.print(table)
-        if len(kept) > SHOWN:
-            echo(f"and {len(kept) - SHOWN:,} more; --out FILE writes all")
+        _print(kept)
     else:
-        kept.write(out)
-        echo(f"wrote {len(kept):,} labels to {out}")
+        plain = kind or "csv"
+        labels = Labels(kept, contents, given, f"metaimpute {run.resolve().name}" if run is not None else "metaimpute")
+        files = write_as(plain, out, labels, with_content=with_content, with_given=given is not None)
+        and_given = f" and {len(given):,} given ones" if given is not None and kind != "cleanlab" else ""
+        echo(f"wrote {len(kept):,} labels{and_given} to {' and '.join(map(str, files))}")
     if least is not None:
         echo(f"left out {len(found) - len(kept):,} of {len(found):,} below confidence {least:g}")
     if kept.probabilities is not None and len(kept):
@@ -115,6 +167,35 @@ def _finish(
         if strangers:
             names = first_few(dict.fromkeys(strangers))
             echo(f"{len(strangers):,} of {known:,} true labels are no class of this network: {names}")
+    if run is not None and out is not None and kept.doubt is not None:
+        _advise(kept, run, out, plain)
+
+
+def _advise(kept: Predictions, run: Path, out: Path, kind: str) -> None:
+    from ..inference.doubt import advice
+    from ..terminal import argument
+
+    assert kept.doubt is not None
+    echo(f"next: {advice(kept.doubt, str(out), kept.probabilities is not None, kind in ('csv', 'parquet'))}")
+    echo(
+        f"metaimpute review {argument(run)} shows them on a page; metaimpute suggest {argument(run)} names rows to label next"
+    )
+
+
+def _print(found: Predictions) -> None:
+    from rich.table import Table
+
+    from ..terminal import cell
+
+    table = Table()
+    header, rows = found.brief(SHOWN)
+    for name in header:
+        table.add_column(cell(name))
+    for row in rows:
+        table.add_row(*map(cell, row))
+    screen(soft_wrap=True).print(table)
+    if len(found) > SHOWN:
+        echo(f"and {len(found) - SHOWN:,} more; --out FILE writes all")
 
 
 def _ranges(found: Predictions) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from ..recipes.recipe import Profile, Recipe
     from ..tasks import Missing
 
+CORRECTIONS = "task.corrections"
+
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
@@ -30,6 +35,11 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. train.steps=200. Repeatable."
 )
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Labels that go before those of one's own data: a table of id and label, as metaimpute review writes it.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything: label draw, weights, batches, noise.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; default runs/RECIPE-PROBLEM-seedN.")
 @click.option(
@@ -37,10 +47,11 @@ if TYPE_CHECKING:
 )
 @imports
 def run(
-    recipe: Path | None, profile: str, sets: tuple[str, ...], seed: int | None, out: Path | None, resume: Path | None
-) -> None:
+    recipe: Path | None, profile: str, sets: tuple[str, ...], labels: Path | None, seed: int | None, out: Path | None,
+    resume: Path | None,
+) -> None:  # fmt: skip
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
-    with plain_errors():
+    with plain_errors(), _naming_labels(labels):
         from ..reporting.console import TrainingProgress, candidates_table, expectation, result_table
         from ..rundir.begin import beginning
         from ..rundir.layout import RESULT
@@ -48,6 +59,8 @@ def run(
         from ..training.session import Interrupted, Session
 
         console = screen(soft_wrap=not sys.stdout.isatty())
+        if labels is not None:
+            sets = (*sets, f"{CORRECTIONS}={json.dumps(str(labels), ensure_ascii=False)}")
         began = beginning(recipe, cast("Profile", profile), sets, seed, out, resume)
         chosen, folder = began.recipe, began.folder
         console.print(cell(f"profile {chosen.profile}: {began.why}"))
@@ -72,6 +85,22 @@ def run(
         for line in expectation(result):
             console.print(cell(line))
         console.print(cell(f"wrote {folder / RESULT}"))
+
+
+@contextlib.contextmanager
+def _naming_labels(labels: Path | None) -> Iterator[None]:
+    """A mistake in the file of ``--labels`` is said of that option, and not of the key of the recipe that it sets."""
+    from ..errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        place, _, reason = str(error).partition(f": {CORRECTIONS}: ")
+        if labels is None or not reason or not place.startswith(f"--set {CORRECTIONS}="):
+            raise
+        if reason.startswith("unknown key"):
+            reason = "the recipe's task is not on data of your own; its labels are what they are"
+        raise UserError(f"--labels: {reason}") from None
 
 
 @click.command()

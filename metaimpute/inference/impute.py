@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..rundir.origin import recipe_of
-from ..tasks.base import TaskError
+from ..tasks.base import Missing, MissingData, Pool, Task, TaskData, TaskError
+from ..tasks.own_data import OwnData
 from .predictions import Predictions
 from .predictor import Predictor, load
 
 
-def impute(run: str | Path, device: str = "auto") -> tuple[Predictions, Predictor]:
+@dataclass(frozen=True)
+class Imputed:
+    """A run's own data, and the labels given to what of it had none.
+
+    Attributes:
+        found: the labels. predictor: what gave them. task: with its data at hand. data: its pools, as they were for training.
+        unlabelled: the rows that ``found`` is of.
+    """
+
+    found: Predictions
+    predictor: Predictor
+    task: Task
+    data: TaskData
+    unlabelled: Pool
+
+    @property
+    def given(self) -> list[Pool]:
+        """Rows with a label that a person gave: those trained on, those for validation and for the test."""
+        return [self.data.labelled, self.data.validation, self.data.test]
+
+
+def imputed(run: str | Path, device: str = "auto", data: str | Path | None = None) -> Imputed:
     """Labels, by the finished network, for every example of the run's own data that training had none of.
+
+    Args:
+        data: the file or folder, where it is no longer where the run found it.
 
     Raises:
         NotExported: when the run is not finished. MissingData: when its data is no longer here. TaskError: when the data has
             changed since, so that what the network learnt no longer fits it.
     """
     predictor = load(run, device)
-    fresh = recipe_of(Path(run)).task
-    fresh.prepare_inputs = predictor.task.prepare_inputs
-    data = fresh.load(predictor.recipe.train.seed)
-    if fresh.learnt() != predictor.task.learnt():
+    recipe = recipe_of(Path(run), None if data is None else Path(data))
+    task = recipe.task
+    if absent := task.missing():
+        again = f"name it with --data PATH, or {absent[0].remedy}" if isinstance(task, OwnData) else absent[0].remedy
+        raise MissingData([Missing(one.what, one.looked or (str(run),), again) for one in absent])
+    task.prepare_inputs = predictor.task.prepare_inputs
+    if isinstance(task, OwnData) and isinstance(predictor.task, OwnData):
+        task.keep_corrections(predictor.task.corrected_labels)
+    pools = task.load(predictor.recipe.train.seed)
+    if task.learnt() != predictor.task.learnt():
         raise TaskError(f"the data has changed since {run} was trained on it; use predict on the file instead")
-    known = torch.isin(
-        data.unlabelled.ids, data.labelled.ids
-    )  # labelled examples that training also drew as unlabelled
-    without = data.unlabelled.subset((~known).nonzero()[:, 0])
+    known = torch.isin(pools.unlabelled.ids, pools.labelled.ids)  # labelled ones that training also drew as unlabelled
+    without = pools.unlabelled.subset((~known).nonzero()[:, 0])
     if not len(without):
         raise TaskError(f"{run} was trained without unlabelled examples")
-    return predictor.label(without, fresh.row_names(without)), predictor
+    return Imputed(predictor.label(without, task.row_names(without)), predictor, task, pools, without)
+
+
+def impute(run: str | Path, device: str = "auto", data: str | Path | None = None) -> tuple[Predictions, Predictor]:
+    """The labels of :func:`imputed`, and what gave them."""
+    found = imputed(run, device, data)
+    return found.found, found.predictor

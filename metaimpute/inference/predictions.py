@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,7 @@ from ..tasks.base import TaskError
 from ..tasks.files import column, read_decimal_commas, read_table, written
 from ..tasks.own_data import safe
 from ..tasks.readings import class_of
+from . import doubt
 
 NAMED = 3  # labels or classes in a message, at most
 
@@ -59,27 +60,86 @@ class Predictions:
         return None if self.probabilities is None else self.probabilities.max(-1).values
 
     @property
+    def doubt(self) -> Tensor | None:
+        """Expected errors of each row, ``[n]``: what its confidence lacks to 1; of values the squared spread, as a mean over
+        outputs that are measured in their mean spread each; None where nothing says which values are surer than others."""
+        if self.confidence is not None:
+            return 1 - self.confidence.double()
+        if self.spread is None or not len(self) or not bool(self.spread.isfinite().all()):
+            return None
+        if bool((self.spread == self.spread[0]).all()) and len(self) > 1:
+            return None
+        spread = self.spread.double()
+        return (spread / spread.mean(0).clamp_min(1e-300)).square().mean(1)
+
+    @property
+    def runners_up(self) -> tuple[list[str], Tensor]:
+        """The second most probable class of each row by name, and its probability ``[n]``.
+
+        Raises:
+            TaskError: where values are predicted.
+        """
+        if self.probabilities is None:
+            raise TaskError("values were predicted, not classes; see .values")
+        shares, numbers = self.probabilities.topk(min(2, len(self.names)), -1)
+        return [self.names[number] for number in numbers[:, -1].tolist()], shares[:, -1]
+
+    @property
+    def _columns(self) -> list[str]:
+        return ["value"] if len(self.names) == 1 else self.names
+
+    @property
     def header(self) -> list[str]:
+        """Columns of the table; ``rank`` is 1 where the label is least sure, ``doubtful`` see :mod:`.doubt`."""
         if self.probabilities is not None:
-            return ["id", "label", "confidence"]
-        columns = ["value"] if len(self.names) == 1 else self.names
-        return ["id", *columns, *([f"{name}_spread" for name in columns] if self.spread is not None else [])]
+            shares = [f"p({name})" for name in self.names]
+            return ["id", "label", "confidence", "rank", "runner_up", "runner_up_confidence", "doubtful", *shares]
+        spread = [] if self.spread is None else [f"{name}_spread" for name in self._columns]
+        return ["id", *self._columns, *spread, *([] if self.doubt is None else ["rank", "doubtful"])]
 
     def rows(self) -> list[list[Any]]:
-        """The table, a list for each row in the order of :attr:`header`; confidences to 4 decimal places."""
+        """The table, a list for each row in the order of :attr:`header`."""
+        judged: list[Any] = [] if self.doubt is None else [doubt.ranks(self.doubt), doubt.doubtful(self.doubt)]
         if self.probabilities is not None:
-            shares = self.probabilities.max(-1).values.tolist()
-            return [[i, n, round(c, 4)] for i, n, c in zip(self.ids, self.labels, shares, strict=True)]
+            shares = [[doubt.written(p) for p in row] for row in self.probabilities.double().tolist()]
+            rank, unsure = judged
+            second, of_second = self.runners_up
+            seconds = map(doubt.written, of_second.tolist())
+            together = zip(self.ids, self.labels, shares, rank, second, seconds, unsure, strict=True)
+            return [[i, name, max(row), *rest, *row] for i, name, row, *rest in together]
         assert self.values is not None
         table = self.values if self.spread is None else torch.cat([self.values, self.spread], 1)
-        return [[i, *(float(f"{v:.6g}") for v in row)] for i, row in zip(self.ids, table.tolist(), strict=True)]
+        numbers = [[float(f"{v:.6g}") for v in row] for row in table.tolist()]
+        return [[i, *rest[0], *rest[1:]] for i, *rest in zip(self.ids, numbers, *judged, strict=True)]
+
+    def brief(self, most: int) -> tuple[list[str], list[list[Any]]]:
+        """Header and first rows of the table as it is shown in a terminal."""
+        if self.probabilities is None:
+            count = 1 + len(self._columns) * (1 if self.spread is None else 2)
+            columns = list(range(count))
+        else:
+            columns = [0, 1, 2, 4]
+        head = self.take(range(min(most, len(self))))
+        return [self.header[at] for at in columns], [[row[at] for at in columns] for row in head.rows()]
+
+    @property
+    def _parts(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self.probabilities, self.values, self.spread
 
     def at_least(self, confidence: float) -> Predictions:
         """The rows whose label is at least so probable."""
+        return self.take(self.places_at_least(confidence))
+
+    def places_at_least(self, confidence: float) -> list[int]:
+        """Where a label is at least so probable."""
         if self.probabilities is None:
             raise TaskError("values have no confidence; drop the threshold")
-        kept = (self.probabilities.max(-1).values >= confidence).nonzero()[:, 0]
-        return Predictions([self.ids[i] for i in kept.tolist()], self.names, self.probabilities[kept])
+        return (self.probabilities.max(-1).values >= confidence).nonzero()[:, 0].tolist()
+
+    def take(self, places: Sequence[int]) -> Predictions:
+        """Some of the rows, in a given order."""
+        parts = (None if part is None else part[list(places)] for part in self._parts)
+        return Predictions([self.ids[place] for place in places], self.names, *parts)
 
     def counts(self) -> dict[str, int]:
         """How many rows got each label, in the order of the classes."""
@@ -92,20 +152,7 @@ class Predictions:
         Raises:
             TaskError: for another ending, or for Parquet without pyarrow.
         """
-        kind = path.suffix.lower()
-        if kind not in (".csv", ".parquet"):
-            raise TaskError(f"{path}: labels are written as .csv or .parquet")
-        if kind == ".csv":
-            with replacing(path) as partial, _csv_file(partial) as stream:
-                csv.writer(stream).writerows([self.header, *self.rows()])
-            return
-        import pandas
-
-        try:
-            with replacing(path) as partial:
-                pandas.DataFrame(self.rows(), columns=self.header).to_parquet(partial, index=False)
-        except ImportError:
-            raise TaskError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
+        write_rows(path, self.header, self.rows())
 
     def against(self, path: Path, output: Output) -> tuple[float, int]:
         """Error against a file of true labels, and how many rows it holds the truth of.
@@ -156,6 +203,29 @@ class Predictions:
         if not known:
             raise TaskError(f"{path} names none of these rows; their ids look like '{(self.ids or [''])[0]}'")
         return known
+
+
+def write_rows(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    """Writes a table as CSV, or as Parquet where the name ends so; truth values are ``true`` and ``false``.
+
+    Raises:
+        TaskError: for another ending, or for Parquet without pyarrow.
+    """
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".parquet"):
+        raise TaskError(f"{path}: labels are written as .csv or .parquet")
+    if kind == ".csv":
+        with replacing(path) as partial, _csv_file(partial) as stream:
+            plain = ([str(cell).lower() if isinstance(cell, bool) else cell for cell in row] for row in rows)
+            csv.writer(stream).writerows([header, *plain])
+        return
+    import pandas
+
+    try:
+        with replacing(path) as partial:
+            pandas.DataFrame(rows, columns=header).to_parquet(partial, index=False)
+    except ImportError:
+        raise TaskError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
 
 
 def _csv_file(path: Path) -> IO[str]:

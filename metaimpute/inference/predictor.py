@@ -21,7 +21,7 @@ from ..engine.ambient import as_usual
 from ..environment import pick_device
 from ..errors import UserError
 from ..recipes.recipe import Recipe
-from ..recipes.source import one_line
+from ..recipes.source import RecipeError, one_line
 from ..rundir.export import digest
 from ..rundir.layout import WEIGHTS
 from ..rundir.origin import recipe_of
@@ -95,7 +95,8 @@ class Predictor:
             ids = self.task.row_names(examples)
         names = [str(number) for number in range(len(examples))] if ids is None else list(ids)
         if isinstance(self.task.output, Classes):
-            return Predictions(names, self.label_names, probabilities=self.predict_proba(examples))
+            exact = self.task.output.activate(self.raw(examples).double())  # in float32, 0.99999999 is 1
+            return Predictions(names, self.label_names, probabilities=exact)
         values = in_units(self.task.output, self.raw(examples))
         if self.systems is not None:
             return Predictions(names, self.label_names, values=values, spread=self._spread(values))
@@ -173,7 +174,10 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
             no run, or a file of it is damaged.
     """
     folder = Path(run)
-    recipe = recipe_of(folder)
+    try:
+        recipe = recipe_of(folder, without_data=True)  # a prediction reads nothing of what training did
+    except RecipeError:  # of a task or a method that has to see its data
+        recipe = recipe_of(folder)
     if not (folder / WEIGHTS).is_file():
         raise NotExported(
             f"{folder} holds no trained network ({WEIGHTS}); finish the run with --resume {argument(folder)}"

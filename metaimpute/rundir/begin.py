@@ -11,9 +11,10 @@ from ..recipes.profiles import choose
 from ..recipes.recipe import Recipe
 from ..recipes.shipped import locate
 from ..recipes.source import RecipeError
+from ..tasks.locate import looking
 from ..terminal import argument, spelled
 from .layout import WRITTEN_OVER, is_run
-from .origin import Begun, read_begun, recipe_of
+from .origin import Begun, read_begun, recipe_of, settled
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def beginning(
     if recipe is None:
         raise RecipeError(f"name a recipe, e.g. {words.example}")
     path = locate(recipe)
-    chosen, why = choose(path, profile, sets, seed)
+    with looking(last=[path.absolute().parent]):
+        chosen, why = choose(path, profile, sets, seed)
+    settled(chosen, path.absolute().parent)
     begun = Begun(str(path), chosen.profile, why)
     return Beginning(chosen, why, new_folder(path, chosen, out, words), begun)
 

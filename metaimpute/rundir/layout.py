@@ -22,6 +22,7 @@ RESULT = "result.json"  # written last: a run with it is finished
 PREDICTED = "labels.csv"
 LOCK = "run.lock"
 REPORT = "report.html"
+REVIEW = "review.html"
 
 STEP = re.compile(r"step-(\d+)\.pt")
 WRITTEN_OVER = (METRICS, RESULT, LEARNT, ORIGIN, WEIGHTS, PREPROCESSING, CHECKPOINTS, DIVERGED, LABELS, PREDICTED, LOCK, SYSTEMS,

@@ -20,11 +20,12 @@ from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_reading import decode
 from .image_task import ImageTask
 from .image_views import ImageViews
-from .locate import data_folders, expanded, find
+from .locate import data_folders, expanded, locate_folder
 from .own_data import shortened
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Field(ge=8, le=4096)]
+OWN = ("labelled", "unlabelled")  # folders of one's own images
 ANNOTATIONS = "val_annotations.txt"
 
 
@@ -109,18 +110,27 @@ def squares(images: Sequence[Tensor], side: int, rng: torch.Generator | None) ->
 def named_images(path: Path, left: LeftOut | None = None) -> tuple[list[str], list[Path]]:
     """An image file, or every image in a folder, with its name: its path relative to the folder.
 
+    Where the folder is, or lies in, one that holds ``labelled`` and ``unlabelled``, paths are relative to that one, as those of
+    a run trained there are.
+
     Args:
         left: is told what is left out.
 
     Raises:
         TaskError: when there is none.
     """
-    if path.is_file():
-        return [readable(path.name)], [path]
-    paths = images_in(path, left)
+    paths = [path] if path.is_file() else images_in(path, left)
     if not paths:
         raise TaskError(f"{path} holds no images")
-    return [name_in(path, one) for one in paths], paths
+    root, whole = _root(path), [one.absolute() for one in paths]
+    return [name_in(root, one) for one in whole], paths
+
+
+def _root(path: Path) -> Path:
+    """The folder that names of images are relative to."""
+    whole = path.absolute()
+    own = next((one for one in (whole, *whole.parents) if all((one / part).is_dir() for part in OWN)), None)
+    return own or (whole.parent if path.is_file() else whole)
 
 
 def list_images(
@@ -185,12 +195,7 @@ class ImageFileTask(ImageTask):
 
     def found(self) -> Path | None:
         """The folder, when it is here."""
-        if not self.folder:
-            return None
-        path = expanded(self.folder)
-        if (path / self.marker).is_dir():
-            return path
-        return None if path.is_absolute() else find(self.folder, self.marker)
+        return locate_folder(self.folder, self.marker) if self.folder else None
 
     def here(self) -> Path:
         """The folder.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,6 +61,7 @@ class OwnData(Task):
         labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
         validation: labelled examples kept for choosing settings.
         test_share: share of the labelled examples held out as test set, where the user gives none.
+        corrections: a file of labels, ``id`` and ``label``, that go before those of the data.
     """
 
     things: ClassVar[str] = "rows"
@@ -70,6 +71,8 @@ class OwnData(Task):
     labels: Natural = 0
     validation: Natural = 0
     test_share: Share = 0.2
+    corrections: str = ""
+    _corrected: dict[str, str] | None = field(default=None, init=False, repr=False)
     _names: list[str] = field(default_factory=list, init=False, repr=False)
     _fingerprint: str = field(default="", init=False, repr=False)
 
@@ -97,7 +100,8 @@ class OwnData(Task):
         return Classes(max(len(self.label_names or ()), 2))
 
     def files_read(self) -> list[Path]:
-        found = [locate_file(name) for name in (getattr(self, "file", ""), getattr(self, "test", "")) if name]
+        names = (getattr(self, "file", ""), getattr(self, "test", ""), self.corrections)
+        found = [locate_file(name) for name in names if name]
         return [path for path in found if path is not None]
 
     def check(self) -> None:
@@ -112,7 +116,7 @@ class OwnData(Task):
         if self.missing():
             raise MissingData(self.missing())
         self.check()
-        content = self.gather()
+        content = self._with_corrections(self.gather())
         classes = self.output.size if isinstance(self.output, Classes) else None
         data = partly_labelled(
             content.pool,
@@ -134,12 +138,47 @@ class OwnData(Task):
         warnings = (*data.warnings, *content.warnings, *self._doubts(data, content))
         return dataclasses.replace(data, warnings=warnings)
 
+    @property
+    def corrected_labels(self) -> dict[str, str]:
+        """Labels that ``corrections`` names, by row's name, once :meth:`load` or :meth:`restore` has seen them."""
+        return dict(self._corrected or {})
+
+    def keep_corrections(self, labels: Mapping[str, str]) -> None:
+        """Takes labels for those of the file ``corrections``, which is not read then."""
+        self._corrected = dict(labels)
+
+    def _with_corrections(self, content: Content) -> Content:
+        if not self.corrections:
+            return content
+        from .corrections import corrected, read_corrections  # which read tables, and those stand on this module
+
+        classes = self.label_names if isinstance(self.output, Classes) else None
+        if self._corrected is None:
+            path = locate_file(self.corrections)
+            if path is None:
+                raise TaskError(f"corrections: there is no file {self.corrections}")
+            try:
+                self._corrected = read_corrections(path, content.names, classes)
+            except TaskError as error:
+                raise TaskError(f"corrections: {error}") from None
+        assert content.pool.targets is not None
+        targets = corrected(content.pool.targets, content.names, classes, self._corrected)
+        return dataclasses.replace(content, pool=dataclasses.replace(content.pool, targets=targets))
+
     def learnt(self) -> dict[str, Any]:
-        return super().learnt() | {"data": self._fingerprint}
+        return (
+            super().learnt()
+            | {"data": self._fingerprint}
+            | ({"corrections": self._corrected} if self._corrected else {})
+        )
 
     def relearn(self, known: dict[str, Any], folder: Path) -> None:
         super().relearn(known, folder)
         self._fingerprint = known.get("data", "")
+        labels = known.get("corrections", {})
+        if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
+            raise ValueError("corrections that are none")
+        self._corrected = labels
 
     def finish(self, data: TaskData) -> TaskData:
         """The last word on the pools, e.g. preprocessing fitted to the training examples."""

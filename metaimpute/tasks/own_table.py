@@ -52,6 +52,7 @@ class OwnTable(OwnData):
         labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
         validation: labelled rows kept for choosing settings.
         test_share: share of the labelled rows held out as test set, where there is no test file.
+        corrections: a file of labels, ``id`` and ``label``, that go before those of the table.
         weak, strong: standard deviation of the noise on numbers, as a share of the column's own.
         swap: share of the cells of a strong view that are another row's.
     """
@@ -176,6 +177,19 @@ class OwnTable(OwnData):
     def columns(self) -> tuple[str, ...]:
         """Columns that are inputs, as far as :meth:`load` has seen the table."""
         return () if self._inputs is None else (*self._inputs.numbers, *self._inputs.categories)
+
+    def cells(self, rows: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+        """Columns beside target and id, and their cells as words in some rows, by their numbers in the files."""
+        frame = self._rows().frame
+        columns = [name for name in frame.columns if name not in (self.target, self.id or None)]
+        cells = [written(frame[name].iloc[list(rows)]) for name in columns]
+        return columns, [list(row) for row in zip(*cells, strict=True)] if columns else [[] for _ in rows]
+
+    def keys(self, rows: Sequence[int]) -> Sequence[Hashable]:
+        """Numbers that are equal where all cells of rows are, but for target and id."""
+        frame = self._rows().frame
+        columns = [name for name in frame.columns if name not in (self.target, self.id or None)]
+        return row_keys(frame[columns].iloc[list(rows)])
 
     def compared(self, content: Content) -> Sequence[Hashable]:
         frame = self._rows().frame

@@ -144,7 +144,9 @@ def test_impute_labels_every_unlabelled_row_with_the_networks_answer(run: tuple[
     raw = raw_outputs(session.evaluated_module(), session.task, session.data.unlabelled, 256, session.device)
     assert [int(row["label"]) for row in rows] == raw.argmax(1).tolist()
     assert [row["id"] for row in rows] == [str(i) for i in session.data.unlabelled.ids.tolist()]
-    assert [float(row["confidence"]) for row in rows] == pytest.approx(raw.softmax(1).max(1).values.tolist(), abs=6e-5)
+    assert [float(row["confidence"]) for row in rows] == pytest.approx(
+        raw.double().softmax(1).max(1).values.tolist(), rel=1e-5
+    )
 
 
 def test_labelled_rows_are_not_labelled_again(tmp_path: Path) -> None:
@@ -206,13 +208,20 @@ def table(**changes: Any) -> Predictions:
 
 def test_rows_of_classes_and_of_values() -> None:
     found = table()
-    assert found.header == ["id", "label", "confidence"]
-    assert found.rows() == [["a", "cat", 0.9], ["b", "dog", 0.6], ["c", "cat", 0.5]]
+    assert found.header == [
+        "id", "label", "confidence", "rank", "runner_up", "runner_up_confidence", "doubtful", "p(cat)", "p(dog)",
+    ]  # fmt: skip
+    assert [row[:7] for row in found.rows()] == [
+        ["a", "cat", pytest.approx(0.9), 3, "dog", pytest.approx(0.1), False],
+        ["b", "dog", pytest.approx(0.6), 2, "cat", pytest.approx(0.4), True],
+        ["c", "cat", 0.5, 1, "dog", 0.5, True],
+    ]
+    assert found.brief(2)[1] == [["a", "cat", pytest.approx(0.9), "dog"], ["b", "dog", pytest.approx(0.6), "cat"]]
     assert found.counts() == {"cat": 2, "dog": 1}
-    one = table(
-        names=["price"], probabilities=None, values=torch.tensor([[1.5], [2.0], [3.0]]), spread=torch.ones(3, 1)
-    )
-    assert one.header == ["id", "value", "value_spread"] and one.rows()[0] == ["a", 1.5, 1.0]
+    spread = torch.tensor([[1.0], [2.0], [3.0]])
+    one = table(names=["price"], probabilities=None, values=torch.tensor([[1.5], [2.0], [3.0]]), spread=spread)
+    assert one.header == ["id", "value", "value_spread", "rank", "doubtful"]
+    assert one.rows()[0] == ["a", 1.5, 1.0, 3, False]
     with pytest.raises(TaskError, match="values were predicted"):
         _ = one.labels
 

@@ -112,8 +112,14 @@ def test_what_is_wrong_with_the_folder_is_named(folder: Path) -> None:
 def test_new_images_are_read_and_class_names_survive_without_the_data(folder: Path, tmp_path: Path) -> None:
     task, data = load(folder)
     names, raw = task.read(folder / "unlabelled")
-    assert len(names) == len(raw) == 24 and names[:2] == ["0.png", "10.png"] and names[-1].startswith("more/")
-    assert task.read(folder / "unlabelled/0.png")[0] == ["0.png"]
+    assert (
+        len(names) == len(raw) == 24
+        and names[:2] == ["unlabelled/0.png", "unlabelled/10.png"]
+        and "unlabelled/more/1.png" in names
+    )
+    assert task.read(folder / "unlabelled/0.png")[0] == ["unlabelled/0.png"]
+    shutil.copytree(folder / "unlabelled", tmp_path / "elsewhere" / "new")
+    assert task.read(tmp_path / "elsewhere" / "new")[0][:2] == ["0.png", "10.png"]
     with pytest.raises(TaskError, match="holds no images"):
         task.read(tmp_path / "nothing")
     task.save(tmp_path)
@@ -160,8 +166,8 @@ def test_new_images_that_cannot_be_read_are_left_out_and_said(folder: Path) -> N
     new = folder / "unlabelled"
     (new / "00.png").write_bytes(b"no image")
     names, raw = task.read(new)
-    assert len(names) == len(raw) == 24 and "00.png" not in names
-    assert task.read_warnings == ["left out 1 images that cannot be read: 00.png"]
+    assert len(names) == len(raw) == 24 and "unlabelled/00.png" not in names
+    assert task.read_warnings == ["left out 1 images that cannot be read: unlabelled/00.png"]
     task.read(new / "0.png")
     assert task.read_warnings == []
     with pytest.raises(TaskError, match=r"00\.png cannot be read as an image"):

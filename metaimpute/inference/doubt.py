@@ -1,0 +1,74 @@
+"""Which labels are least sure, how many of the wrong ones lie among them, and how a probability is written.
+
+The expected number of wrong labels among some rows is the sum of ``1 - confidence`` over them: it holds as far as the
+confidences are calibrated.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BULK = 0.75  # of the expected errors, which the doubtful rows hold together
+DIGITS = 6  # significant ones of a probability, or of what it lacks to 1
+AT_ONCE = 200  # rows that a person is asked to look at
+NEGLIGIBLE = 0.5  # expected errors, below which there is nothing to look for
+
+
+def ranks(doubt: Tensor) -> list[int]:
+    """Place of each row when the least sure comes first, from 1; equally sure rows in their order, ``[n]``."""
+    order = doubt.double().argsort(descending=True, stable=True)
+    found = torch.empty_like(order)
+    found[order] = torch.arange(1, len(order) + 1)
+    return found.tolist()
+
+
+def doubtful(doubt: Tensor) -> list[bool]:
+    """The fewest least sure rows that together hold three quarters of the expected errors, ``[n]``.
+
+    Args:
+        doubt: expected errors of each row: ``1 - confidence``, or the squared spread of a value.
+    """
+    order = doubt.double().argsort(descending=True, stable=True)
+    total = doubt.double()[order].cumsum(0)
+    found = torch.zeros(len(doubt), dtype=torch.bool)
+    if len(doubt) and float(total[-1]) > 0:
+        count = int((total < BULK * total[-1] * (1 - 1e-12)).sum()) + 1
+        found[order[:count]] = True
+    return found.tolist()
+
+
+def to_check(doubt: Tensor, most: int = AT_ONCE) -> tuple[int, float]:
+    """How many of the least sure rows a person should look at first, and the share of the expected errors among them."""
+    count = min(sum(doubtful(doubt)), most)
+    total = float(doubt.double().sum())
+    share = float(doubt.double().sort(descending=True).values[:count].sum()) / total if total else 0.0
+    return count, share
+
+
+def advice(doubt: Tensor, where: str, classes: bool, ranked: bool = True, most: int = AT_ONCE) -> str:
+    """What to do next, in one line.
+
+    Args:
+        doubt: as for :func:`doubtful`. where: the file of labels. classes: whether labels are classes, else values.
+        ranked: whether the file has a column of ranks. most: rows that are asked for.
+    """
+    count, share = to_check(doubt, most)
+    if not count:
+        return f"the rows are equally sure; {where} holds them"
+    expected = float(doubt.double().sum())
+    if classes and expected < NEGLIGIBLE:
+        return f"less than one wrong label is expected; the least sure rows are first by rank in {where}"
+    rows = "the least sure row" if count == 1 else f"the {count:,} least sure rows"
+    what = "of the wrong ones are" if classes else "of the squared error is"
+    return f"check {rows}: about {share:.0%} {what} expected there ({where}{', column rank' if ranked else ''})"
+
+
+def written(probability: float) -> float:
+    """A probability as it is put in a file: short, and never a certainty that it is not."""
+    smaller = min(probability, 1 - probability)
+    if not 0 < smaller < 1:
+        return float(probability)
+    return round(probability, min(DIGITS - 1 - math.floor(math.log10(smaller)), 17))

@@ -1,0 +1,261 @@
+"""What a page of review shows, gathered from a run: doubtful rows, suspicious labels, duplicates, outliers, classes, changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..inference import Given, Imputed, given_of, held_out_of, imputed
+from ..inference.doubt import advice, doubtful, ranks
+from ..tasks.contents import contents_of, keys_of
+from .alike import alike, nearest
+from .changes import Changes, changes_between
+from .features import features_of
+from .suspects import suspects_of
+
+NEIGHBOURS = 3
+FEWEST, MOST = 20, 100  # doubtful rows that are shown where nobody says how many
+OTHERS = 50  # rows of the other sections
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the user's: its name, what it holds (None where that cannot be shown), and its label.
+
+    Attributes:
+        label: given or predicted; empty where it is not known. note: what is to be said of it, e.g. how sure the label is.
+    """
+
+    id: str
+    cells: list[str] | None
+    label: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row to look at, and rows to hold it against."""
+
+    row: Row
+    beside: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the page: items, or groups of rows, and what is to be said of them."""
+
+    slug: str
+    title: str
+    said: list[str]
+    items: list[Item] = field(default_factory=list)
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Class:
+    """How often a class was given and predicted, its mean confidence, and what is odd about that."""
+
+    name: str
+    given: int
+    predicted: int
+    confidence: float | None
+    odd: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """Everything the page shows.
+
+    Attributes:
+        kind: of the contents: ``text``, ``image``, ``cells``, or None. columns: of a table's cells. names: of the classes; empty
+            where values are predicted.
+    """
+
+    title: str
+    run: str
+    source: str
+    next: str
+    kind: str | None
+    columns: list[str]
+    names: list[str]
+    parts: list[Part]
+    classes: list[Class]
+    changes: Changes | None = None
+
+
+def collect(
+    run: str | Path,
+    *,
+    held_out: np.ndarray | None = None,
+    before: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str = "auto",
+    rows: int | None = None,
+) -> Review:
+    """What a person should look at in a finished run's labels.
+
+    Args:
+        held_out: probabilities ``[labelled rows, classes]`` of the rows trained on by models that were not trained on them, NaN
+            for a row without; None: what the run has kept. before: an earlier run, to say what has changed since. data: the run's
+            file or folder, where it has moved. rows: of a section at most; None: the doubtful ones,
+            20 to 100 of them, and 50 of the other sections.
+
+    Raises:
+        NotExported, MissingData, TaskError: as :func:`metaimpute.inference.imputed` does.
+    """
+    folder = Path(run)
+    made = imputed(folder, device, data)
+    given = given_of(made, held_out_of(folder, made) if held_out is None else held_out)
+    changes = None if before is None else changes_between(Path(before), imputed(before, device, data), made)
+    shown = _Shown(made, given)
+    doubt, others = made.found.doubt, rows or OTHERS
+    most = rows or (MOST if doubt is None else min(max(sum(doubtful(doubt)), FEWEST), MOST))
+    parts = [_doubtful(made, shown, most), _suspects(made, given, shown, others), *_alike(made, shown, others)]
+    of_classes = made.found.probabilities is not None
+    following = "" if doubt is None else advice(doubt, "here, from the top", of_classes, False, most)
+    return Review(
+        made.predictor.recipe.about.title or folder.resolve().name,
+        str(folder),
+        made.data.source,
+        following,
+        shown.kind,
+        shown.columns,
+        made.predictor.label_names if of_classes else [],
+        parts,
+        _classes(made, given) if of_classes else [],
+        changes,
+    )
+
+
+class _Shown:
+    """Rows as they are shown: those predicted, and those given, of which neighbours are found."""
+
+    def __init__(self, made: Imputed, given: Given) -> None:
+        self.made, self.given = made, given
+        contents = contents_of(made.task, made.unlabelled.subset(torch.arange(1)))
+        self.kind = None if contents is None else contents.kind
+        self.columns = [] if contents is None else contents.columns
+        labelled = [contents_of(made.task, pool) for pool in made.given]
+        self.labelled = [row for one in labelled if one is not None for row in one.rows]
+        self.features, *known = features_of(made.task, [made.unlabelled, *made.given])
+        self.known = np.concatenate([part for part in known if len(part)])
+        self.labels = _labels(made)
+
+    def predicted(self, places: Sequence[int], notes: Sequence[str] | None = None) -> list[Row]:
+        """Rows without a given label, at these places."""
+        contents = contents_of(
+            self.made.task, self.made.unlabelled.subset(torch.tensor(list(places), dtype=torch.long))
+        )
+        cells = [None] * len(places) if contents is None else contents.rows
+        told = [""] * len(places) if notes is None else notes
+        return [
+            Row(self.made.found.ids[place], row, self.labels[place], note)
+            for place, row, note in zip(places, cells, told, strict=True)
+        ]
+
+    def of_given(self, place: int, note: str = "") -> Row:
+        cells = self.labelled[place] if self.labelled else None
+        return Row(self.given.ids[place], cells, self.given.labels[place], note)
+
+    def beside(self, places: Sequence[int]) -> list[list[Row]]:
+        """The labelled rows nearest to each of those predicted."""
+        found = nearest(self.features[list(places)], self.known, NEIGHBOURS)
+        return [[self.of_given(one) for one in row] for row in found.tolist()]
+
+
+def _labels(made: Imputed) -> list[str]:
+    found = made.found
+    if found.probabilities is not None:
+        return found.labels
+    assert found.values is not None
+    return [" ".join(f"{value:.6g}" for value in row) for row in found.values.tolist()]
+
+
+def _doubtful(made: Imputed, shown: _Shown, most: int) -> Part:
+    found, doubt = made.found, made.found.doubt
+    said: list[str] = []
+    if doubt is None:
+        return Part("doubtful", "Check these first", ["Nothing says how sure these values are."])
+    place_of = {rank: place for place, rank in enumerate(ranks(doubt))}
+    order = [place_of[rank] for rank in range(1, min(most, len(found)) + 1)]
+    if found.probabilities is not None:
+        seconds, shares = found.runners_up
+        assert found.confidence is not None
+        notes = [
+            f"{percent(float(found.confidence[at]))}, else {seconds[at]} {percent(float(shares[at]))}" for at in order
+        ]
+    else:
+        assert found.spread is not None
+        notes = ["± " + " ".join(f"{value:.3g}" for value in found.spread[at].tolist()) for at in order]
+    total = sum(doubtful(doubt))
+    said.append(
+        f"The least sure rows first. {total:,} of {len(found):,} rows are doubtful: the fewest that together hold three quarters "
+        "of the errors that are expected."
+    )
+    items = [Item(row, beside) for row, beside in zip(shown.predicted(order, notes), shown.beside(order), strict=True)]
+    return Part("doubtful", "Check these first", said, items, total)
+
+
+def _suspects(made: Imputed, given: Given, shown: _Shown, most: int) -> Part:
+    found = suspects_of(given, made.predictor.label_names)
+    said = [found.said]
+    if found.seen and not found.found:
+        said.append(f"Of {found.seen:,} given labels that could be looked at none looks wrong.")
+    items = []
+    for one in found.found[:most]:
+        note = f"{percent(one.own)}, more likely {one.other} {percent(one.of_other)}"
+        items.append(Item(shown.of_given(one.place, note)))
+    return Part("suspects", "Given labels that look wrong", said, items, len(found.found))
+
+
+def _alike(made: Imputed, shown: _Shown, most: int) -> list[Part]:
+    """Duplicates and outliers among the rows without label."""
+    keys = keys_of(made.task, made.unlabelled)
+    found = alike(shown.features, [row.tobytes() for row in shown.features] if keys is None else keys)
+    copies = sum(len(group) - 1 for group in found.exact)
+    said = [f"{copies:,} rows without label hold exactly what another one holds."]
+    items = []
+    for group in found.exact[:most]:
+        first, *others = shown.predicted(group[: 1 + NEIGHBOURS])
+        items.append(Item(replace(first, note=f"{len(group)} times"), others))
+    if found.near:
+        said.append(f"{len(found.near):,} pairs are nearly the same.")
+    for pair in found.near[: max(most - len(items), 0)]:
+        first, other = shown.predicted(pair)
+        items.append(Item(replace(first, note="nearly the same"), [other]))
+    whole = found.compared >= len(shown.features) - copies
+    sampled = [] if whole else [f"Of the rows {found.compared:,} were held against each other."]
+    strange, count = [Item(row) for row in shown.predicted(found.outliers[:most])], len(found.outliers)
+    far = "No row is far from every other."
+    if count:
+        far = f"{count:,} rows are far from every other: is that what should be labelled?"
+    return [
+        Part("duplicates", "Duplicates", [*said, *sampled], items, len(found.exact) + len(found.near)),
+        Part("outliers", "Unlike all others", [far, *sampled], strange, count),
+    ]
+
+
+def _classes(made: Imputed, given: Given) -> list[Class]:
+    known, found = Counter(given.labels), made.found.counts()
+    assert made.found.confidence is not None
+    sure: dict[str, list[float]] = {}
+    for name, confidence in zip(made.found.labels, made.found.confidence.tolist(), strict=True):
+        sure.setdefault(name, []).append(confidence)
+    rows = []
+    for name in made.predictor.label_names:
+        odd = "nobody has labelled one" if not known[name] else "never predicted" if not found[name] else ""
+        mean = sum(sure[name]) / len(sure[name]) if name in sure else None
+        rows.append(Class(name, known[name], found[name], mean, odd))
+    return rows
+
+
+def percent(share: float) -> str:
+    """A probability for a person; a certainty only where it is one."""
+    if 0.9995 <= share < 1:
+        return "over 99.9%"
+    return f"{100 * share:.0f}%" if 0.1 <= share < 0.99 else f"{100 * share:.1f}%"

@@ -1,0 +1,55 @@
+(function () {
+  "use strict";
+  var fields = Array.prototype.slice.call(document.querySelectorAll("[data-row]"));
+  var values = {}, button = document.getElementById("download"), told = document.getElementById("told");
+  var classes = JSON.parse(document.getElementById("known").getAttribute("data-names"));
+  document.querySelectorAll(".correct, .done").forEach(function (one) { one.hidden = false; });
+
+  function valid(value) {
+    if (!classes.length) { return isFinite(Number(value.replace(",", "."))); }
+    return classes.indexOf(value) >= 0;
+  }
+
+  function count() {
+    var number = Object.keys(values).length;
+    told.textContent = number === 0 ? "No corrections yet." : number === 1 ? "1 correction." : number + " corrections.";
+    button.disabled = number === 0;
+  }
+
+  function quoted(text) {
+    return /[",\r\n]|^\s|\s$/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+  }
+
+  fields.forEach(function (field) {
+    field.addEventListener("change", function () {
+      var row = field.getAttribute("data-row"), value = field.value.trim(), wrong = value !== "" && !valid(value);
+      if (value === "" || wrong) { delete values[row]; } else { values[row] = value; }
+      fields.forEach(function (other) {  // a row may stand in several sections
+        if (other.getAttribute("data-row") !== row) { return; }
+        other.value = field.value;
+        other.parentNode.parentNode.classList.toggle("changed", value !== "" && !wrong);
+        other.parentNode.parentNode.querySelector(".wrong").textContent = !wrong ? "" :
+          classes.length ? "is no class" : "is no number";
+      });
+      count();
+    });
+  });
+
+  button.addEventListener("click", function () {
+    var lines = ["id,label"].concat(Object.keys(values).map(function (row) {
+      return quoted(JSON.parse(row)) + "," + quoted(values[row]);
+    }));
+    var link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
+    link.download = "corrected.csv";
+    document.body.appendChild(link);
+    link.click();
+    link.remove();
+  });
+
+  window.addEventListener("beforeunload", function (event) {
+    if (Object.keys(values).length && !button.hasAttribute("data-taken")) { event.preventDefault(); }
+  });
+  button.addEventListener("click", function () { button.setAttribute("data-taken", ""); });
+  count();
+})();

@@ -1,0 +1,92 @@
+"""Labels that a person has corrected: a table of ``id`` and ``label`` that is laid over the labels of one's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..engine.registry import describe_choices, nearest
+from .base import TaskError
+from .files import Table, read_table, written
+from .own_data import quoted, safe
+from .readings import class_of, plain_number
+
+ASKED_OF = 20_000  # names among which the nearest one is looked for
+LABELS = ("label", "value")
+
+
+def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | None) -> dict[str, str]:
+    """The label of each row that a file names, by the row's name; a blank label says nothing.
+
+    Args:
+        path: a table with the columns ``id`` and ``label`` (or ``value``). names: of all rows. classes: names of them; None
+            where labels are numbers.
+
+    Raises:
+        TaskError: naming the line of an unknown row or class, with the nearest one, or of a row with two labels.
+    """
+    table = read_table(path, ("id", *LABELS))
+    label = next((name for name in LABELS if name in table.frame.columns), LABELS[0])
+    for wanted in ("id", label):
+        if wanted not in table.frame.columns:
+            known = [str(name) for name in table.frame.columns]
+            raise TaskError(f"{path} has no column '{wanted}'; {describe_choices(wanted, known)}")
+    known_names = {name.strip(): name for name in reversed(names)}
+    found: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for row, (name, cell) in enumerate(zip(*(written(table.frame[one]) for one in ("id", label)), strict=True)):
+        if not cell:
+            continue
+        if name not in known_names:
+            raise TaskError(f"{_at(table, row)}: no row is called '{safe(name)}'; {_like(name, names)}")
+        value = _label(cell, classes)
+        if value is None:
+            wrong = (
+                "number; write one"
+                if classes is None
+                else f"class of this data; {describe_choices(cell, list(classes))}"
+            )
+            raise TaskError(f"{_at(table, row)}: '{safe(cell)}' is no {wrong}")
+        if found.setdefault(known_names[name], value) != value:
+            raise TaskError(f"{path}: '{safe(name)}' has two labels, in {table.where([lines[name], row])}")
+        lines.setdefault(name, row)
+    return found
+
+
+def _at(table: Table, row: int) -> str:
+    kind = "row" if table.lines is None else "line"
+    return f"{table.path}, {kind} {row if table.lines is None else table.lines[row]}"
+
+
+def _like(name: str, names: Sequence[str]) -> str:
+    close = nearest(name, list(names[:ASKED_OF]))
+    return f"did you mean '{safe(close)}'?" if close else f"rows are called {quoted(list(names[:4]))}"
+
+
+def _label(cell: str, classes: Sequence[str] | None) -> str | None:
+    if classes is None:
+        return plain_number(cell, commas="," in cell)
+    label = class_of(cell, classes)
+    return label if label in classes else None
+
+
+def corrected(
+    targets: Tensor, names: Sequence[str], classes: Sequence[str] | None, labels: Mapping[str, str]
+) -> Tensor:
+    """Targets ``[n]`` or ``[n, 1]`` with labels laid over them; of rows of one name the first is meant.
+
+    Args:
+        labels: by row's name. Of rows that are not here nothing is changed.
+    """
+    place = {name: number for number, name in reversed(list(enumerate(names)))}
+    number = {name: at for at, name in enumerate(classes or ())}
+    changed = targets.clone()
+    for name, label in labels.items():
+        if name in place:
+            changed[place[name]] = torch.as_tensor(
+                float(label) if classes is None else number[label], dtype=changed.dtype
+            )
+    return changed

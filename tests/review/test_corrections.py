@@ -1,0 +1,128 @@
+"""Corrected labels come back: they go before those of the data, by the names that rows have in every file of labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from metaimpute.review import collect
+from metaimpute.rundir.origin import recipe_of
+
+from .own import QUICK, Project, call, good
+
+
+def rerun(project: Project, labels: Path, out: Path, *more: str) -> tuple[int, str]:
+    model = ("model={name: cnn}",) if project.kind == "images" else ()
+    sets = [word for one in (*QUICK, *model, *more) for word in ("--set", one)]
+    done = call("run", "mine.yaml", "--labels", labels, "--out", out, *sets, at=project.folder)
+    return done.exit_code, done.output
+
+
+def unlabelled(project: Project) -> list[str]:
+    out = project.folder / "rows.csv"
+    good("impute", project.run, "--out", out, at=project.folder)
+    return [line.split(",")[0] for line in out.read_text().splitlines()[1:] if not line.startswith('"')]
+
+
+def some_label(project: Project) -> str:
+    return {"images": "class2", "text": "bad", "table": "small", "values": "7.5"}[project.kind]
+
+
+def test_corrected_rows_are_trained_on_with_their_new_label(project: Project, tmp_path: Path) -> None:
+    first, second, third = unlabelled(project)[:3]
+    label = some_label(project)
+    given = "t0" if project.kind == "text" else "labelled/class0/0.png" if project.kind == "images" else "row 0"
+    file = tmp_path / "corrected.csv"
+    file.write_text(f"id,label\n{first},{label}\n{second},{label}\n{given},{label}\n{third},\n")
+    code, said = rerun(
+        project, file, tmp_path / "run", "task.test_share=0" if project.kind != "images" else "task.labels=0"
+    )
+    assert code == 0, said
+    task = recipe_of(tmp_path / "run").task
+    data = task.load(0)
+    names = task.row_names(data.labelled)
+    assert {first, second} <= set(names) and third not in names
+    assert not {first, second} & set(task.row_names(data.unlabelled)) or task.unlabelled_includes_labelled
+    assert data.labelled.targets is not None
+    targets = dict(zip(names, data.labelled.targets.flatten().tolist(), strict=True))
+    assert targets[first] == targets[second] == targets[given]
+    if project.kind != "values":
+        assert task.label_names is not None and task.label_names[int(targets[first])] == label
+    good("impute", tmp_path / "run", "--out", tmp_path / "l.csv", at=tmp_path)
+    assert f"\n{first}," not in (tmp_path / "l.csv").read_text()
+
+
+def test_a_run_takes_its_corrections_along(project: Project, tmp_path: Path) -> None:
+    """The file they came from may be gone, or hold others by now."""
+    first = unlabelled(project)[0]
+    file = tmp_path / "corrected.csv"
+    file.write_text(f"id,label\n{first},{some_label(project)}\n")
+    code, said = rerun(project, file, tmp_path / "run")
+    assert code == 0, said
+    assert json.loads((tmp_path / "run" / "task.json").read_text())["corrections"] == {first: some_label(project)}
+    file.unlink()
+    good("impute", tmp_path / "run", at=tmp_path)
+    file.write_text("id,label\nnobody,nothing\n")
+    good("impute", tmp_path / "run", at=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("id,label\nFIRST,LABEL\nFIRSTx,LABEL\n", "line 3: no row is called 'FIRSTx'; did you mean 'FIRST'?"),
+        ("id,label\nFIRST,LABEL\nzzzzzz!,LABEL\n", "line 3: no row is called 'zzzzzz!'; "),
+        ("id,label\nFIRST,LABELx\n", "line 2: 'LABELx' is no "),
+        ("id,label\nFIRST,LABEL\nFIRST,OTHER\n", "has two labels, in lines 2 and 3"),
+        ("id,lable\nFIRST,LABEL\n", "has no column 'label'; did you mean 'lable'?"),
+        ("name,label\nFIRST,LABEL\n", "has no column 'id'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_the_place_and_the_nearest_choice(
+    project: Project, content: str, said: str, tmp_path: Path
+) -> None:
+    first, label = unlabelled(project)[0], some_label(project)
+    other = {"images": "class1", "text": "good", "table": "large", "values": "1.5"}[project.kind]
+    file = tmp_path / "c.csv"
+    for word, meant in (("FIRST", first), ("LABEL", label), ("OTHER", other)):
+        content, said = content.replace(word, meant), said.replace(word, meant)
+    file.write_text(content)
+    code, shown = rerun(project, file, tmp_path / "run")
+    last = shown.splitlines()[-1]
+    assert code == 2 and last.startswith("error: --labels: ") and "c.csv" in last and said in last, shown
+    assert not (tmp_path / "run" / "result.json").exists()
+    if "LABELx" in content and project.kind != "values":
+        assert f"did you mean '{label}'?" in last
+
+
+def test_corrections_are_of_ones_own_data_alone(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("id,label\n0,1\n")
+    done = call("run", "two_moons", "--labels", tmp_path / "c.csv", "--out", tmp_path / "run")
+    assert done.exit_code == 2 and "--labels: the recipe's task is not on data of your own" in done.output, done.output
+    done = call("run", "two_moons", "--labels", tmp_path / "none.csv")
+    assert done.exit_code == 2 and "none.csv" in done.output
+
+
+def test_a_recipe_names_a_file_that_must_be_there(project: Project, tmp_path: Path) -> None:
+    sets = [word for one in (*QUICK, "task.corrections=none.csv") for word in ("--set", one)]
+    done = call("run", "mine.yaml", "--out", tmp_path / "run", *sets, at=project.folder)
+    assert done.exit_code == 2 and "task.corrections: there is no file none.csv" in done.output, done.output
+
+
+def test_the_next_page_says_what_changed(project: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(project.folder, folder)
+    moved = Project(project.kind, folder, project.data)
+    first, label = unlabelled(moved)[0], some_label(moved)
+    (folder / "c.csv").write_text(f"id,label\n{first},{label}\n")
+    assert rerun(moved, Path("c.csv"), Path("runs/next"))[0] == 0
+    found = collect(folder / "runs/next", before=moved.trained)
+    assert found.changes is not None
+    assert [(name, new) for name, _, new in found.changes.corrected] == [(first, label)]
+    assert found.changes.shared > 20 and found.changes.changed >= len(found.changes.rows) > -1
+    said = good("review", folder / "runs/next", "--before", moved.trained, at=tmp_path)
+    assert "changed since" in said
+    text = (folder / "runs/next/review.html").read_text()
+    assert "What changed" in text and f'<th scope="row">{first}</th>' in text
