@@ -182,6 +182,12 @@ def test_a_number_too_far_from_training_is_refused_by_its_place() -> None:
             values.fit(X[:4], [1.0, None, largest, 2.0])
 
 
+@pytest.mark.parametrize("data", [pandas.DataFrame({"a": ["x", "y", "z"]}), ["one text", "two", "three"]])
+def test_words_are_refused_with_the_call_that_takes_them(data: Any) -> None:
+    with pytest.raises(ValueError, match=r"could not convert string .*; metaimpute.impute\(data, labels\) takes words"):
+        quick().fit(data, ["p", "q", None])
+
+
 def test_settings_are_a_recipes_and_mistakes_are_named() -> None:
     X, y = load_wine(return_X_y=True)
     settings = {"train": {"clip_norm": 1.0}, "method": {"decay": 0.9}}

@@ -222,7 +222,12 @@ def rows_and_labels(estimator: Imputer, X: Any, y: Any) -> tuple[np.ndarray, np.
 
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
-    X = validate_data(estimator, X, dtype=np.float64)
+    try:
+        X = validate_data(estimator, X, dtype=np.float64)
+    except ValueError as error:
+        if "could not convert string" not in str(error):
+            raise
+        raise ValueError(f"{error}; metaimpute.impute(data, labels) takes words, texts and images as they are") from None
     labels = as_labels(y)
     check_consistent_length(X, labels)
     return X, labels
