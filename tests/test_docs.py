@@ -24,12 +24,14 @@ from metaimpute import plugins
 from metaimpute.cli import main
 from metaimpute.engine import estimators, optimizers
 from metaimpute.engine.registry import Registry
+from metaimpute.ensemble.members import members
 from metaimpute.methods import methods
 from metaimpute.models import models
 from metaimpute.problems import problems
 from metaimpute.recipes.optim import OptimizerSpec, ScheduleSpec
-from metaimpute.recipes.schema import About, InnerSpec, PaperRow, ProblemSpec, TrainSpec
+from metaimpute.recipes.schema import About, ChooseSpec, InnerSpec, PaperRow, ProblemSpec, TrainSpec
 from metaimpute.tasks import tasks
+from metaimpute.tasks.snippets import find_snippets
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -39,8 +41,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "task": tasks, "model": models, "method": methods, "problem": problems, "estimator": estimators,
 }  # fmt: skip
 SECTIONS: dict[str, type[BaseModel]] = {
-    "about": About, "about.paper": PaperRow, "problem": ProblemSpec, "problem.inner": InnerSpec, "train": TrainSpec,
-    "train.optimizer": OptimizerSpec, "train.schedule": ScheduleSpec,
+    "about": About, "about.paper": PaperRow, "problem": ProblemSpec, "problem.inner": InnerSpec, "choose": ChooseSpec,
+    "train": TrainSpec, "train.optimizer": OptimizerSpec, "train.schedule": ScheduleSpec,
 }  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def test_python_blocks_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(main, "commands", dict(main.commands))  # a page may add one
-    for registry in (estimators, optimizers):
+    for registry in (estimators, optimizers, members):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     namespace: dict[str, object] = {"__name__": "a_page"}
@@ -140,9 +142,16 @@ def test_the_notebook_runs_to_what_it_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "rows"), [("make_image_folder", ["my_digits"], 1000), ("make_table", ["tumours.csv"], 541)]
+    ("script", "arguments", "rows"),
+    [
+        ("make_image_folder", ["my_digits"], 1000),
+        ("make_table", ["tumours.csv"], 541),
+        ("make_texts", ["reviews.csv"], 1000),
+    ],
 )
 def test_the_tutorials_data_is_what_it_says(script: str, arguments: list[str], rows: int, tmp_path: Path) -> None:
+    if script == "make_texts" and find_snippets() is None:
+        pytest.skip("metaimpute data get snippets")
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / f"{script}.py"), *arguments],
         cwd=tmp_path,

@@ -21,6 +21,7 @@ from metaimpute.batches import Unlabelled
 from metaimpute.batches.outputs import Classes
 from metaimpute.cli import main
 from metaimpute.engine import FunctionalModel
+from metaimpute.ensemble.members import members
 from metaimpute.methods import methods
 from metaimpute.problems import problems
 from metaimpute.tasks import tasks
@@ -58,6 +59,20 @@ def test_an_example_trains_labels_and_is_found_again(name: str, tmp_path: Path) 
     status, said = command("impute", tmp_path / "run", "--import", code)
     assert status == 0 and "labels to" in said, said
     assert json.loads((tmp_path / "run" / "begun.json").read_text())["imports"].count(str(code)) == 1
+
+
+def test_a_system_of_ones_own_is_measured_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "_entries", dict(members._entries))
+    code = EXAMPLES / "nearest_mean.py"
+    status, said = command(
+        "run", "two_moons", "--import", code, "--set", "choose={systems: [nearest_mean, kernel]}", "--out", tmp_path / "run",
+        *QUICK,
+    )  # fmt: skip
+    assert status == 0, said
+    told = json.loads((tmp_path / "run" / "result.json").read_text())["candidates"]
+    assert {one["name"]: one["weight"] > 0 for one in told} == {"nearest_mean": True, "kernel": True}
+    status, said = command("impute", tmp_path / "run", "--import", code)
+    assert status == 0 and "labels to" in said, said
 
 
 def test_every_example_composes_with_the_others(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def on_files(files: Files, config: Any) -> Files:
     files.append(File.generated(config, "benchmarks/README.md", abs_src_path=str(BENCHMARKS / "README.md")))
-    for figure in sorted((BENCHMARKS / "results").glob("*.png")):
-        files.append(File.generated(config, f"benchmarks/results/{figure.name}", abs_src_path=str(figure)))
+    results = BENCHMARKS / "results"
+    for made in sorted([*results.glob("*.png"), *results.glob("*.md")]):
+        files.append(File.generated(config, f"benchmarks/results/{made.name}", abs_src_path=str(made)))
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             page = file.src_uri.removesuffix(".ipynb") + ".md"

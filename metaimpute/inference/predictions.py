@@ -30,8 +30,8 @@ class Predictions:
     Attributes:
         ids: how each row is found again, ``n`` of them. names: of the classes, or of the values.
         probabilities: ``[n, classes]``, or None where values are predicted. values: ``[n, outputs]`` in their own units, or None.
-        spread: standard deviation of each value over random weak views, ``[n, outputs]`` in its own units, or None. It says how
-            far the network trusts its own answer; it is no interval with a known coverage.
+        spread: of each value, ``[n, outputs]`` in its own units, or None: half the width of a 90% interval where several systems
+            are combined; of a network alone the standard deviation over random weak views, which is no interval.
     """
 
     ids: list[str]

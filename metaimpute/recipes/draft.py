@@ -70,7 +70,7 @@ def draft(
         options, facts, said = look_at_text(path, label, missing)
     else:
         options, facts, said = look_at_table(path, label, missing)
-    options, task = _task(kind, {"test_share": 0.0, **options}, sets)
+    options, task = _task(kind, {"test_share": 0, **options}, sets)
     task.measured_by_folds = True  # as the drafted recipe says
     try:
         task.check()
