@@ -76,7 +76,8 @@ class Imputed:
 
         given = np.count_nonzero(self.spread == 0 if self.confidence is None else self.confidence == 1)
         said = "; ".join(expectation(self.result)) or "nothing is known of their error"
-        return f"{len(self.labels):,} {self.kind}, {given:,} of them labelled; {said}"
+        things = "rows" if self.kind == "table" else self.kind
+        return f"{len(self.labels):,} {things}, {given:,} of them labelled; {said}"
 
 
 def impute(
@@ -105,14 +106,36 @@ def impute(
         TypeError: for data of another kind. TaskError, RecipeError: when the data cannot be used, in one line.
         MissingData: when texts need an encoder that is not installed.
     """
-    from .trained import assignments
-
     kind, rows = _kind_of(data)
     given = as_labels(labels)
     if len(given) != len(rows):
         raise ValueError(f"{len(rows):,} rows and {len(given):,} labels")
     known = ~missing(given, missing_label)
+    known &= np.array([not isinstance(label, str) or bool(label.strip()) for label in given])
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="metaimpute-"))
+    try:
+        imputed = _imputed(kind, rows, given, known, folder, seed, set, verbose)
+    except BaseException:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if out is None:
+        weakref.finalize(imputed, shutil.rmtree, folder, ignore_errors=True)
+    return imputed
+
+
+def _imputed(
+    kind: str,
+    rows: Any,
+    given: np.ndarray,
+    known: np.ndarray,
+    folder: Path,
+    seed: int,
+    set: Mapping[str, Any] | Iterable[str],
+    verbose: bool,
+) -> Imputed:
+    from .trained import assignments
+
     path = _written(kind, rows, [label if here else None for label, here in zip(given, known, strict=True)], folder)
     said: list[str] = []
 
@@ -136,15 +159,18 @@ def impute(
     answers[known] = given[known].astype(float) if values else given[known]
     sure[known] = 0.0 if values else 1.0
     unit = 1.0 if values else 100.0
-    imputed = Imputed(
-        answers, None if values else sure, sure if values else None, _scored(result.expected, unit),
+    return Imputed(
+        _of_one_type(answers), None if values else sure, sure if values else None, _scored(result.expected, unit),
         tuple(one for found in result.candidates or () if (one := _scored(found, unit))),
         tuple(line.removeprefix("warning: ") for line in said if line.startswith("warning: ")),
         kind, began.folder, result, predictor, originals,
     )  # fmt: skip
-    if out is None:
-        weakref.finalize(imputed, shutil.rmtree, folder, ignore_errors=True)
-    return imputed
+
+
+def _of_one_type(answers: np.ndarray) -> np.ndarray:
+    """Whole numbers or the like as an array of such, where every row has an answer of one kind; else as it is."""
+    kinds = {type(one.item() if isinstance(one, np.generic) else one) for one in answers}
+    return np.array(answers.tolist()) if len(kinds) == 1 and kinds <= {int, float, str, bool} else answers
 
 
 def _kind_of(data: Any) -> tuple[str, Any]:

@@ -44,7 +44,7 @@ def test_a_frame_comes_back_with_a_label_for_every_row_in_order() -> None:
     wrong = (found.labels != truth)[hidden].mean()
     assert found.expected.low <= wrong <= found.expected.high and found.spread is None
     assert sum(one.weight for one in found.systems) == pytest.approx(1) and found.kind == "table"
-    assert "150 table, 30 of them labelled; expected error of the imputed labels" in str(found)
+    assert "150 rows, 30 of them labelled; expected error of the imputed labels" in str(found)
     assert (found.predict(frame[:9]) == truth[:9]).mean() > 0.8
     console = Console(record=True, width=80)
     console.print(found)
@@ -69,7 +69,7 @@ def test_labels_keep_their_type_and_a_named_one_may_mean_none() -> None:
     X, y = load_iris(return_X_y=True)
     labels = np.where(np.arange(150) % 4 == 0, y + 5, -1)
     found = metaimpute.impute(X, labels, missing_label=-1, set={**QUICK, "choose.systems": ["kernel"]})
-    assert set(found.labels) == {5, 6, 7} and (found.labels == y + 5).mean() > 0.88
+    assert set(found.labels) == {5, 6, 7} and found.labels.dtype.kind == "i" and (found.labels == y + 5).mean() > 0.88
 
 
 @pytest.mark.parametrize("form", ["paths", "strings", "PIL", "arrays"])
@@ -127,6 +127,10 @@ def test_the_folder_goes_with_what_was_returned() -> None:
         (np.random.default_rng(0).normal(size=(9, 2)), ["a"] * 9, ValueError, "only the class 'a'"),
     ],
 )
-def test_mistakes_are_told(data: Any, labels: Any, error: type[Exception], said: str) -> None:
+def test_mistakes_are_told_and_nothing_is_left_behind(
+    data: Any, labels: Any, error: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(error, match=said):
         metaimpute.impute(data, labels)
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import sparse
 
+from ..errors import UserError
 from .combination import Combination, best_alone, combine_classes, combine_values
 from .folds import folds
 from .intervals import of_rms, of_share
@@ -34,6 +35,13 @@ class Examples:
     labels: np.ndarray
     classes: int
     seed: int
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Numbers ``[n]``, equal for labelled examples whose rows are the same: one tells the label of the other."""
+        form = next(iter(self.labelled.values()))
+        rows = form.toarray() if sparse.issparse(form) else form
+        return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1]).reshape(-1)
 
     def whole(self, form: str) -> Rows:
         """All labelled rows of a form, and the unlabelled ones beside them."""
@@ -62,7 +70,7 @@ class Candidate:
     once: bool = False
 
 
-class Unfit(Exception):
+class Unfit(UserError, ValueError):
     """Raised by a member that cannot be fitted, with the reason; it is left out."""
 
 
@@ -154,7 +162,7 @@ def choose(
     """
     labels, classes = examples.labels, examples.classes
     count, repeats = folds_of or FOLDS, REPEATS if len(labels) <= FEW else 1
-    parts = list(folds(labels, count, repeats, examples.seed, classes > 0))
+    parts = list(folds(labels, count, repeats, examples.seed, classes > 0, examples.groups))
     held_out, fitted = dict[str, np.ndarray](), dict[str, Fitted]()
     seconds, left_out = dict[str, float](), dict[str, str]()
     begun = time.perf_counter()
@@ -192,8 +200,11 @@ def choose(
     whole = np.full_like(first, np.nan)
     if len(truth):
         whole[seen] = combination(known)
-    scores = [_scored(name, known[name], truth, classes, weights.get(name, 0.0), seconds[name]) for name in held_out]
-    expected = _scored("combined", whole[seen], truth, classes, 1.0, sum(seconds.values()))
+    never = int((~seen).sum())
+    scores = [
+        _scored(name, known[name], truth, classes, weights.get(name, 0.0), seconds[name], never) for name in held_out
+    ]
+    expected = _scored("combined", whole[seen], truth, classes, 1.0, sum(seconds.values()), never)
     kept = {name: fitted[name] for name in combination.names}
     forms = {one.name: one.form for one in candidates if one.name in kept}
     return Ensemble(kept, forms, combination, classes, tuple(scores), expected, whole, labels, left_out)
@@ -214,11 +225,14 @@ def _held_out(one: Candidate, examples: Examples, parts: Sequence[Any], report: 
     return total / (count[:, None] if classes else count)
 
 
-def _scored(name: str, found: np.ndarray, labels: np.ndarray, classes: int, weight: float, seconds: float) -> Scored:
+def _scored(
+    name: str, found: np.ndarray, labels: np.ndarray, classes: int, weight: float, seconds: float, never: int
+) -> Scored:
+    """``never``: rows that could not be held out, as the only ones of their class; nothing would have found them."""
     if not len(labels):
         return Scored(name, float("nan"), 0.0, 1.0 if classes else float("inf"), weight, seconds)
     if classes:
-        wrong = float((found.argmax(1) != labels).sum())
-        return Scored(name, wrong / len(labels), *of_share(wrong, len(labels)), weight, seconds)
+        wrong, count = float((found.argmax(1) != labels).sum()) + never, len(labels) + never
+        return Scored(name, wrong / count, *of_share(wrong, count), weight, seconds)
     errors = found - labels
     return Scored(name, float(np.sqrt((errors**2).mean())), *of_rms(errors), weight, seconds)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST = 1e-3  # probability that a member is held to have given at least
+LEAST = 1e-3  # probability that a member is held to have given at least; less where classes are many
 SHARPNESS = np.exp(np.linspace(-1.2, 1.2, 25))
 SHRINKAGE = (
     0.1  # of the evidence against a member; 1 would be Bayes' rule for rows that are independent, which folds are not
@@ -39,7 +39,8 @@ class Combination:
 
 def sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
     """Probabilities raised to a power, of sum 1 again (a temperature of ``1 / power``)."""
-    found = np.exp(power * np.log(np.maximum(probabilities, LEAST)))
+    least = min(LEAST, 0.1 / probabilities.shape[1])
+    found = np.exp(power * np.log(np.maximum(probabilities, least)))
     return np.asarray(found / found.sum(1, keepdims=True))
 
 
@@ -78,7 +79,10 @@ def combine_values(held_out: dict[str, np.ndarray], labels: np.ndarray) -> Combi
     """Equal weights of all members but those whose squared error on rows held out is far above the best one's."""
     names = tuple(held_out)
     errors = np.array([np.sqrt(np.mean((held_out[name] - labels) ** 2)) for name in names])
-    weights = np.where(errors <= HOPELESS * errors.min(), (errors.min() / np.maximum(errors, 1e-300)) ** 4, 0.0)
+    errors = np.maximum(
+        errors, 1e-9
+    )  # of standardised values: one that is exact leaves the others no weight, and no zero
+    weights = np.where(errors <= HOPELESS * errors.min(), (errors.min() / errors) ** 4, 0.0)
     return Combination(names, weights / weights.sum(), np.ones(len(names)))
 
 

@@ -9,15 +9,24 @@ import numpy as np
 Fold = tuple[np.ndarray, np.ndarray]
 
 
-def folds(labels: np.ndarray, count: int, repeats: int, seed: int, classes: bool) -> Iterator[Fold]:
+def folds(
+    labels: np.ndarray, count: int, repeats: int, seed: int, classes: bool, groups: np.ndarray | None = None
+) -> Iterator[Fold]:
     """Positions ``(trained on, held out)`` of stratified folds, ``count`` of them in each of ``repeats`` repetitions.
 
     Args:
+        groups: numbers ``[n]``, equal for rows that are copies of one another: they are held out together.
         labels: ``[n]``. classes: whether they are class numbers; then the rows of each class are dealt out one after another, so
             that no fold has two more of a class than another one. A class of one row is never held out, as nothing could
             predict it; a single row makes no fold.
     """
     rng = np.random.default_rng(seed)
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        first, member = np.unique(groups, return_index=True, return_inverse=True)[1:]
+        for _, held in folds(labels[first], count, repeats, seed, classes):
+            out = np.flatnonzero(np.isin(member, held))
+            yield np.setdiff1d(np.arange(len(labels)), out), out
+        return
     for _ in range(repeats):
         order = rng.permutation(len(labels))
         if classes:

@@ -227,7 +227,9 @@ def rows_and_labels(estimator: Imputer, X: Any, y: Any) -> tuple[np.ndarray, np.
     except ValueError as error:
         if "could not convert string" not in str(error):
             raise
-        raise ValueError(f"{error}; metaimpute.impute(data, labels) takes words, texts and images as they are") from None
+        raise ValueError(
+            f"{error}; metaimpute.impute(data, labels) takes words, texts and images as they are"
+        ) from None
     labels = as_labels(y)
     check_consistent_length(X, labels)
     return X, labels

@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..recipes.recipe import Recipe
 from ..recipes.source import RecipeError, one_line
 from ..rundir.export import digest
-from ..rundir.layout import WEIGHTS
+from ..rundir.layout import SYSTEMS, WEIGHTS
 from ..rundir.origin import recipe_of
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile
@@ -199,4 +199,6 @@ def load(run: str | Path, device: str = "auto") -> Predictor:
         raise NotExported(f"{folder / WEIGHTS} holds weights that are not finite")
     names = class_names(task.label_names, task.output.size)
     systems = Systems.restore(folder, task, recipe.model, where)
+    if recipe.choose is not None and systems is None:
+        raise NotExported(f"{folder / SYSTEMS} is missing; --resume {argument(folder)} writes it again")
     return Predictor(recipe, task, module.to(where).eval(), where, names, systems)

@@ -112,23 +112,29 @@ class Words:
         return self.learnt.transform(texts_of(examples)).tocsr()
 
 
+def check_forms(task: Task, model: Model) -> None:
+    """Raises:
+    TaskError: when the network learns its features itself, so that there are none for others to learn from."""
+    kept = isinstance(model, FeatureModel) and getattr(model, "frozen", "all") == "all"
+    if task.input_kind in ("vector", "text") or kept:
+        return
+    raise TaskError(
+        f"model '{getattr(model, 'name', '')}' learns its features of {task.input_kind}s itself, and other systems have none; "
+        "take 'timm' or 'patches', or drop choose"
+    )
+
+
 def row_forms(task: Task, model: Model, device: torch.device) -> list[RowForm]:
     """The forms of a task's examples that a model has, the most telling one first.
 
     Raises:
         TaskError: when the network learns its features itself, so that there are none for others to learn from.
     """
-    if task.input_kind == "vector":
+    check_forms(task, model)
+    if task.input_kind != "text":
         return [Inputs(task)]
-    if isinstance(model, FeatureModel) and task.prepare_inputs is not None and getattr(model, "frozen", "all") == "all":
-        return [Inputs(task)]
-    if task.input_kind == "text":
-        words: list[RowForm] = [Words()]
-        if isinstance(model, TextModel) and model.weights == "pretrained" and model.frozen:
-            layers = TextLayers(model, device)
-            return [*(layers.at(level) for level in layers.levels[::-1]), *words]
-        return words
-    raise TaskError(
-        f"model '{getattr(model, 'name', '')}' learns its features of {task.input_kind}s itself, and other systems have none; "
-        "take 'timm' or 'patches', or drop choose"
-    )
+    words: list[RowForm] = [Words()]
+    if isinstance(model, TextModel) and model.weights == "pretrained" and model.frozen:
+        layers = TextLayers(model, device)
+        return [*(layers.at(level) for level in layers.levels[::-1]), *words]
+    return words

@@ -210,6 +210,11 @@ class ChooseSpec(Strict):
     folds: int | None = Field(None, ge=2, le=100)
     budget: str | None = None
 
+    @field_validator("systems", mode="before")
+    @classmethod
+    def _systems(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value != "auto" else value
+
     @field_validator("budget", mode="before")
     @classmethod
     def _budget(cls, value: Any) -> str | None:

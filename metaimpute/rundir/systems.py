@@ -101,10 +101,18 @@ class Systems:
                 stored["members"], known["forms"], mean, int(known["classes"]), scores, _scored(known["expected"]), held_out,
                 labels, known["left_out"],
             )  # fmt: skip
+            if not (len(mean.names) == len(mean.weights) == len(mean.powers) >= 1) or mean.weights.dtype.kind != "f":
+                raise ValueError("as many weights and powers as names")
+            if held_out.shape != ((len(labels), ensemble.classes) if ensemble.classes else (len(labels),)):
+                raise ValueError("held_out: a row for each label")
             missing = set(mean.names) - set(stored["members"]) - {NETWORK}
             if missing:
                 raise ValueError(f"{min(missing)} is not there")
+            if any(name != NETWORK and ensemble.forms.get(name) not in known["used"] for name in mean.names):
+                raise ValueError("forms: one for each system")
             forms = {form.name: form for form in row_forms(task, model, device) if form.name in known["used"]}
+            if set(known["used"]) != set(forms):
+                raise ValueError("used: forms that there are not")
             for name, learnt in stored["forms"].items():
                 forms[name].restore(learnt)
             return cls(ensemble, forms)
@@ -131,6 +139,8 @@ def _scored(found: dict[str, Any]) -> Scored:
 def _members(path: Path) -> dict[str, Any]:
     from skops.io import get_untrusted_types, load
 
+    if not path.is_file():
+        raise DamagedFile(path, "it is missing")
     own = [members.get(name) for name in members] + [Constant]
     trusted = [*TRUSTED, *(f"{kind.__module__}.{kind.__qualname__}" for kind in own)]
     try:

@@ -34,6 +34,11 @@ def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | 
         if wanted not in table.frame.columns:
             known = [str(name) for name in table.frame.columns]
             raise TaskError(f"{path} has no column '{wanted}'; {describe_choices(wanted, known)}")
+    if "doubtful" in table.frame.columns:
+        raise TaskError(
+            f"{path} is a file of imputed labels, which would all be taken for given ones; keep the rows that you have checked, "
+            "in a file with the columns id and label"
+        )
     known_names = {name.strip(): name for name in reversed(names)}
     found: dict[str, str] = {}
     lines: dict[str, int] = {}

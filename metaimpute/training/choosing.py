@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from ..batches.outputs import Classes, Quantities
 from ..engine import derive_seed
 from ..ensemble.choice import Candidate, Examples, Unfit, candidates_on, choose, usable
-from ..models.row_forms import RowForm, row_forms
+from ..models.row_forms import RowForm, check_forms, row_forms
 from ..recipes.recipe import NETWORK, Recipe
 from ..rundir.systems import Systems
 from ..streams import Stream
@@ -25,14 +26,28 @@ LINEAR = ("logistic_regression", "ridge")  # of which no more is asked on a form
 
 def check_choosable(recipe: Recipe) -> None:
     """Raises:
-    RecipeError: when a task's outputs are not what several systems can be combined for."""
-    output = recipe.task.output
+    RecipeError: when several systems cannot be combined for the task, or none of those asked for is for its labels."""
+    output, spec = recipe.task.output, recipe.choose
     if (
         recipe.choose is not None
         and not isinstance(output, Classes)
         and not (isinstance(output, Quantities) and output.size == 1)
     ):
         raise recipe.source.fail(("choose",), "is for classes, or for one value of each example; drop it")
+
+    if spec is None or spec.systems == [NETWORK]:
+        return
+    try:
+        check_forms(recipe.task, recipe.model)
+    except TaskError as error:
+        raise recipe.source.fail(("choose",), str(error)) from None
+    fitting = [*usable(output.size if isinstance(output, Classes) else 0, 0), NETWORK]
+    for name in () if spec.systems == "auto" else spec.systems:
+        if name not in fitting:
+            labels = "classes" if isinstance(output, Classes) else "values"
+            raise recipe.source.fail(
+                ("choose", "systems"), f"'{name}' is not for {labels}; these are: {', '.join(fitting)}"
+            )
 
 
 def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str, int, int], None]) -> Systems:
@@ -48,10 +63,7 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
     assert recipe.choose is not None
     check_choosable(recipe)
     asked = recipe.choose.systems
-    try:
-        forms = row_forms(task, recipe.model, run.device) if asked != [NETWORK] else []
-    except TaskError as error:
-        raise recipe.source.fail(("choose",), str(error)) from None
+    forms = row_forms(task, recipe.model, run.device) if asked != [NETWORK] else []
     prepared = task.prepare_inputs
     seed = derive_seed(recipe.train.seed, Stream.FOLDS) % 2**31  # as scikit-learn takes it
     examples = _examples(data, task.output, forms, seed)
@@ -75,6 +87,10 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
         raise recipe.source.fail(("choose",), f"no system could be fitted: {error}") from None
     finally:
         task.prepare_inputs = prepared
+    if asked != "auto":
+        used = {one.name.partition(" on ")[0] for one in candidates}
+        few = {name: f"it does not take {len(examples.labels):,} labels" for name in asked if name not in used}
+        ensemble = dataclasses.replace(ensemble, left_out={**ensemble.left_out, **few})
     kept = {one.name: one for one in forms if one.name in ensemble.forms.values()}
     return Systems(ensemble, kept)
 

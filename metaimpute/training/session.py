@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from ..engine.ambient import as_usual
 from ..errors import INTERRUPTED, UserError
 from ..recipes.recipe import Recipe
@@ -155,6 +157,11 @@ class Session(RunState):
         self.seconds += time.perf_counter() - started
         for name, reason in found.ensemble.left_out.items():
             self.say(f"warning: system '{name}' was left out: {reason}")
+        held_out = found.ensemble.held_out
+        alone = int(np.isnan(held_out if held_out.ndim == 1 else held_out[:, 0]).sum())
+        if 0 < alone < len(held_out):
+            who = "example is the only one of its class" if alone == 1 else "examples are the only ones of their class"
+            self.say(f"warning: {alone:,} labelled {who}: not held out, and counted as wrong in the expected error")
         return found
 
     def _last_good(self, but: Path | None = None) -> str:

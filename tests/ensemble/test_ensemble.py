@@ -77,6 +77,23 @@ def test_folds_of_values_and_of_fewer_rows_than_folds() -> None:
     assert list(folds(np.array([0.5]), 5, 1, seed=0, classes=False)) == []
 
 
+def test_copies_of_a_row_are_held_out_together() -> None:
+    labels = np.repeat([0, 1], 12)
+    groups = np.repeat(np.arange(8), 3)
+    for trained, held in folds(labels, 4, 2, 0, True, groups):
+        assert not set(groups[trained]) & set(groups[held]) and len(trained) + len(held) == 24
+    rng = np.random.default_rng(0)
+    X, y = np.repeat(rng.normal(size=(20, 3)), 3, axis=0), np.repeat(rng.integers(2, size=20), 3)
+    found = chosen(Rows(X, y, rng.normal(size=(30, 3)), 2, 0), ["kernel", "logistic_regression"])
+    assert found.expected.error > 0.25, "labels are noise: a copy must not tell the label of the other"
+
+
+def test_the_only_row_of_a_class_counts_as_wrong() -> None:
+    X, y = make_blobs([12, 12, 1], centers=[[0, 0], [9, 9], [-9, 9]], random_state=0)
+    found = chosen(Rows(X, y, X, 3, 0), ["kernel"])
+    assert found.expected.error == pytest.approx(1 / 25) and np.isnan(found.held_out[y == 2]).all()
+
+
 # members -------------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +219,18 @@ def test_values_are_averaged_and_a_hopeless_member_is_dropped() -> None:
     assert found.weights[2] == 0 and found.weights.sum() == pytest.approx(1)
     mean = found({"a": np.ones(2), "b": np.ones(2) * 3, "c": np.ones(2) * 1e9})
     assert (mean > 1).all() and (mean < 3).all()
+
+
+def test_a_regressor_without_error_takes_all_the_weight_and_no_weight_is_lost() -> None:
+    zeros, ones = np.zeros(5), np.ones(5)
+    np.testing.assert_allclose(combine_values({"a": zeros, "b": ones}, zeros).weights, [1, 0])
+    np.testing.assert_allclose(combine_values({"a": zeros, "b": zeros}, zeros).weights, [0.5, 0.5])
+
+
+def test_many_classes_are_not_flattened() -> None:
+    one = np.full((1, 500), 0.1 / 499)
+    one[0, 0] = 0.9
+    np.testing.assert_allclose(sharpened(one, 1.0), one, rtol=0.01)
 
 
 def test_a_combination_is_the_weighted_mean() -> None:

@@ -118,6 +118,21 @@ def test_systems_may_be_named(tmp_path: Path, systems: list[str]) -> None:
     assert len(impute(run.folder)[0]) == 120
 
 
+def test_a_missing_file_of_systems_is_no_bare_network(tmp_path: Path) -> None:
+    recipe, _ = table(tmp_path)
+    run = trained(recipe, choose__systems=["kernel"])
+    (run.folder / SYSTEMS).unlink()
+    found = call("impute", run.folder)
+    assert found.exit_code == 2 and "systems.json is missing; --resume" in found.output
+
+
+def test_a_system_that_takes_fewer_labels_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metaimpute.ensemble.members.Kernel.most", 20)
+    recipe, _ = table(tmp_path)
+    run = trained(recipe, choose__systems=["kernel", "extra_trees"])
+    assert run.result.left_out == {"kernel": "it does not take 30 labels"}
+
+
 def test_best_keeps_one_system(tmp_path: Path) -> None:
     recipe, _ = table(tmp_path)
     run = trained(recipe, choose={"combine": "best"})
@@ -191,7 +206,8 @@ def test_the_network_of_a_fold_does_not_see_what_is_held_out(tmp_path: Path) -> 
         ("choose={fold: 3}", "choose.fold: unknown key; did you mean 'folds'?"),
         ("choose={folds: 1}", "choose.folds: "),
         ("choose=3", "choose: must be a group of keys"),
-        ("choose={systems: [ridge]}", "choose.systems: none of ridge fits these labels"),
+        ("choose={systems: [kernel, ridge]}", "choose.systems: 'ridge' is not for classes; these are: extra_trees, "),
+        ("choose={systems: kernell}", "choose.systems: unknown system 'kernell'; did you mean 'kernel'?"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, assignment: str, said: str) -> None:
