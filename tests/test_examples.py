@@ -64,6 +64,10 @@ def test_an_example_trains_labels_and_is_found_again(name: str, tmp_path: Path) 
 def test_a_system_of_ones_own_is_measured_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "_entries", dict(members._entries))
     code = EXAMPLES / "nearest_mean.py"
+    for name, module in list(sys.modules.items()):  # as another test may have left it, without what it registered
+        if getattr(module, "__file__", None) == str(code):
+            monkeypatch.delitem(sys.modules, name)
+    members._entries.pop("nearest_mean", None)
     status, said = command(
         "run", "two_moons", "--import", code, "--set", "choose={systems: [nearest_mean, kernel]}", "--out", tmp_path / "run",
         *QUICK,
