@@ -138,34 +138,33 @@ def _aligned(model: Any, rows: Any, classes: int) -> np.ndarray:
     return found
 
 
-@register_member("extra_trees")
-class ExtraTrees(_Standard):
-    """Extremely randomised trees (Geurts et al., 2006)."""
+class _Trees(_Standard):
+    """Trees averaged. ``kinds``: scikit-learn's, for classes and for values."""
 
     for_values = True
+    kinds: ClassVar[tuple[Any, Any]]
 
     def fit(self, rows: Rows) -> None:
-        kind = ExtraTreesClassifier if rows.classes else ExtraTreesRegressor
+        kind = self.kinds[0 if rows.classes else 1]
         self.model = kind(TREES, random_state=rows.seed).fit(rows.labelled, rows.labels)
         self.classes = rows.classes
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         return _aligned(self.model, rows, self.classes) if self.classes else np.asarray(self.model.predict(rows))
+
+
+@register_member("extra_trees")
+class ExtraTrees(_Trees):
+    """Extremely randomised trees (Geurts et al., 2006)."""
+
+    kinds = ExtraTreesClassifier, ExtraTreesRegressor
 
 
 @register_member("random_forest")
-class RandomForest(_Standard):
+class RandomForest(_Trees):
     """Bagged trees over random columns (Breiman, 2001)."""
 
-    for_values, once = True, True
-
-    def fit(self, rows: Rows) -> None:
-        kind = RandomForestClassifier if rows.classes else RandomForestRegressor
-        self.model = kind(TREES, random_state=rows.seed).fit(rows.labelled, rows.labels)
-        self.classes = rows.classes
-
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        return _aligned(self.model, rows, self.classes) if self.classes else np.asarray(self.model.predict(rows))
+    kinds, once = (RandomForestClassifier, RandomForestRegressor), True
 
 
 @register_member("self_training")
