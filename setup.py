@@ -22,6 +22,7 @@ DEV = [
     "mypy>=1.13",
     "types-PyYAML",
     "efficientnet-lite-pytorch>=0.1",
+    "mapie>=1.0",
 ]
 DOCS = [
     "mkdocs-material>=9.5",
@@ -31,6 +32,7 @@ DOCS = [
     "ipykernel>=6",
 ]
 BENCH = ["matplotlib>=3.8", "torchopt>=0.7"]
+RIVALS = ["setfit>=1.1", "accelerate>=1.0", "skrub>=0.5", "tabm>=0.0.3"]  # of own data; tests do without
 
 
 class WithRecipes(build_py):
@@ -98,7 +100,7 @@ setup(
         "parquet": PARQUET,
         "review": REVIEW,
         "dev": DEV,
-        "bench": BENCH,
+        "bench": BENCH + RIVALS,
         "docs": DOCS,
         "all": TEXT + IMAGES + PARQUET + REVIEW + DEV + BENCH + DOCS,
     },

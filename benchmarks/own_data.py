@@ -36,6 +36,7 @@ from own_data_sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, Data, Da
 from own_data_tables import plot, report, slug
 
 from metaimpute.environment import describe
+from metaimpute.inference.doubt import to_check
 from metaimpute.rundir.files import write_text
 from metaimpute.tasks.locate import cache_folder
 from metaimpute.training.evaluation import calibration
@@ -44,7 +45,7 @@ RESULTS = Path(__file__).parent / "results" / "own_data"
 FIRST_DRAW = {REPORTED: 0, DESIGN: 100}
 DRAWS = {REPORTED: 5, DESIGN: 2}
 SECONDS = 900
-VERSIONS = ("pandas", "scipy", "setfit", "efficientnet-lite-pytorch")
+VERSIONS = ("pandas", "scipy", "setfit", "skrub", "tabm", "efficientnet-lite-pytorch")
 forked = multiprocessing.get_context("fork")
 
 
@@ -123,10 +124,25 @@ def scores(answer: Answer, truth: np.ndarray, hidden: np.ndarray, values: bool) 
         if answer.confidences is not None:
             found["confidence"] = 100 * float(np.mean(answer.confidences[hidden]))
             sure = torch.from_numpy(np.asarray(answer.confidences[hidden], float))
+            found |= least_sure(1 - sure, ~right)
             found["ece"] = 100 * calibration(torch.stack([sure, 1 - sure], 1), torch.from_numpy(1 - right))["ece"]
+    if answer.sets is not None:
+        sets = [answer.sets[place] for place in hidden.tolist()]
+        held = [name in one for name, one in zip(real.astype(str), sets, strict=True)]
+        found |= {"set_coverage": 100 * float(np.mean(held)), "set_size": float(np.mean([len(one) for one in sets]))}
     if answer.own_error is not None:
         found["own_error"] = list(answer.own_error)
     return {key: _short(value) for key, value in found.items()}
+
+
+def least_sure(doubt: torch.Tensor, wrong: np.ndarray) -> dict[str, list[float]]:
+    """Of the rows that ``impute`` asks a person to check: their share of all, the share of the wrong labels that it expects
+    among them, and the share that is there; in percent. Nothing where no label is wrong."""
+    count, promised = to_check(doubt)
+    if not wrong.any():
+        return {}
+    first = doubt.argsort(descending=True, stable=True)[:count].numpy()
+    return {"least_sure": [100 * count / len(doubt), 100 * promised, 100 * float(wrong[first].sum() / wrong.sum())]}
 
 
 def _short(value: Any) -> Any:

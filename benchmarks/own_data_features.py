@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-COLUMNS, TFIDF, MINILM4, MINILM, PIXELS, EFFICIENTNET = (
-    "columns", "TF-IDF", "MiniLM 4", "MiniLM", "pixels", "EfficientNet-Lite0",
+COLUMNS, SKRUB, TFIDF, MINILM4, MINILM, PIXELS, EFFICIENTNET = (
+    "columns", "skrub", "TF-IDF", "MiniLM 4", "MiniLM", "pixels", "EfficientNet-Lite0",
 )  # fmt: skip
-FEATURES = {"table": (COLUMNS,), "texts": (TFIDF, MINILM4, MINILM), "images": (PIXELS, EFFICIENTNET)}
+FEATURES = {"table": (COLUMNS, SKRUB), "texts": (TFIDF, MINILM4, MINILM), "images": (PIXELS, EFFICIENTNET)}
 
 
 class Unavailable(Exception):
@@ -27,6 +27,8 @@ def compute(name: str, rows: Any) -> np.ndarray:
     """
     if name == COLUMNS:
         return columns(rows)
+    if name == SKRUB:
+        return vectorized(rows)
     if name == TFIDF:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -60,6 +62,19 @@ def columns(frame: pd.DataFrame) -> np.ndarray:
         encoder = OneHotEncoder(max_categories=21, sparse_output=False, handle_unknown="ignore")
         blocks.append(encoder.fit_transform(np.column_stack(words)))
     return np.column_stack(blocks).astype(np.float32)
+
+
+def vectorized(frame: pd.DataFrame) -> np.ndarray:
+    """What skrub's TableVectorizer makes of the columns, with its own settings, gaps at the median, standardised."""
+    if importlib.util.find_spec("skrub") is None:
+        raise Unavailable("skrub: pip install skrub")
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from skrub import TableVectorizer
+
+    steps = TableVectorizer(), SimpleImputer(strategy="median"), StandardScaler()
+    return np.asarray(make_pipeline(*steps).fit_transform(frame), dtype=np.float32)
 
 
 def _dates(column: pd.Series) -> pd.Series | None:

@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from own_data_features import FEATURES, MINILM4, PIXELS, TFIDF, Unavailable
+from own_data_features import COLUMNS, FEATURES, MINILM4, PIXELS, SKRUB, TFIDF, Unavailable
 
 OURS = "metaimpute, defaults"
 PATCHES = "metaimpute, without an encoder"  # what the defaults are where no pretrained encoder is installed
 L2I = "metaimpute, network with L2I"
+TABM = "metaimpute, with TabM"  # as one system more
+SETS = 0.9  # probability that a set of classes is to hold the true one with
 LOOKAHEAD = (
     "problem={name: l2i, estimator: mixed, form: released, holdout_view: weak, inner: {lr: 0.01, rate: trust(0.05)}}"
 )
@@ -56,13 +58,15 @@ class Answer:
     Attributes:
         predictions: for all rows, names of classes or numbers. confidences: probabilities of those, where it has some.
         own_error: what it expects its own error to be, in percent or in units of the target, and a 90% interval.
-        spread: of values, how far off 90 of 100 are said to be at most.
+        spread: of values, how far off 90 of 100 are said to be at most. sets: of classes, the names of which one is said to be
+            true with a probability of ``SETS``.
     """
 
     predictions: np.ndarray
     confidences: np.ndarray | None = None
     own_error: tuple[float, float, float] | None = None
     spread: np.ndarray | None = None
+    sets: list[set[str]] | None = None
 
 
 System = Callable[[Asked, np.ndarray, np.ndarray, Any], Answer]
@@ -210,14 +214,15 @@ REGRESSORS = {
     "boosting": boosting_of_values, "Gaussian process": gaussian_process, "mean of four": mean_of_four_values,
 }  # fmt: skip
 BRIEFLY = {TFIDF: ("logistic regression", "self-training"), MINILM4: ("logistic regression", "mean of four"),
-           PIXELS: ("logistic regression", "extra trees", "mean of four")}  # fmt: skip
+           PIXELS: ("logistic regression", "extra trees", "mean of four"),
+           SKRUB: ("logistic regression", "ridge", "random forest", "mean of four")}  # fmt: skip
 
 
 def systems(form: str, values: bool, arrays: bool = False) -> dict[str, System]:
     """The systems of a task by name; features that are not the only ones follow a comma."""
     found: dict[str, System] = {"constant": partial(fitted, mean_value if values else most_frequent, FEATURES[form][0])}
     for features in FEATURES[form]:
-        after = "" if form == "table" else f", {features}"
+        after = "" if features == COLUMNS else f", {features}"
         for name, make in (REGRESSORS if values else CLASSIFIERS).items():
             if name in BRIEFLY.get(features, (name,)):
                 found[name + after] = partial(fitted, make, features)
@@ -227,6 +232,8 @@ def systems(form: str, values: bool, arrays: bool = False) -> dict[str, System]:
     if form == "texts":
         found["SetFit"] = setfit
     found[OURS] = metaimpute_defaults
+    if form == "table":
+        found[TABM] = with_tabm
     if form != "texts" and not values and not arrays:
         found[L2I] = partial(metaimpute_defaults, changes=(LOOKAHEAD,))
     if form == "images":
@@ -268,8 +275,17 @@ def metaimpute_defaults(
     command("init", kind, str(path), *column, "--out", str(recipe))
     sets = [word for change in changes for word in ("--set", change)]
     command("run", str(recipe), "--seed", str(asked.seed), "--out", str(run), *sets)
-    command("impute", str(run))
+    command("impute", str(run), *(() if asked.values else ("--sets", str(SETS))))
     return read_answer(asked, labelled, labels, len(rows))
+
+
+def with_tabm(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) -> Answer:
+    """The defaults and TabM (Gorishniy et al., ICLR 2025) as one member more, an optional extra."""
+    if importlib.util.find_spec("tabm") is None:
+        raise Unavailable("TabM: pip install tabm")
+    import own_data_tabm  # noqa: F401  # registers it, in this process alone
+
+    return metaimpute_defaults(asked, labelled, labels, rows)
 
 
 def imputer_defaults(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) -> Answer:
@@ -346,7 +362,11 @@ def read_answer(asked: Asked, labelled: np.ndarray, labels: np.ndarray, count: i
             said = said.replace({folder_name(name): name for name in set(labels)})
     predictions = np.full(count, np.nan) if asked.values else np.full(count, "", dtype=object)
     predictions[labelled], predictions[places] = labels, said
-    confidences = spread = None
+    confidences = spread = sets = None
+    if "set" in found:
+        sets = [set[str]()] * count
+        for place, words in zip(places, found["set"], strict=True):
+            sets[place] = set(words.split("|"))
     if asked.values:
         spread = np.zeros(count)
         spread[places] = found["value_spread"].astype(float)
@@ -359,7 +379,7 @@ def read_answer(asked: Asked, labelled: np.ndarray, labels: np.ndarray, count: i
         if expected is None or expected["error"] is None
         else (expected["error"], expected["low"], expected["high"])
     )
-    return Answer(predictions, confidences, own, spread)
+    return Answer(predictions, confidences, own, spread, sets)
 
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # systems run in forks

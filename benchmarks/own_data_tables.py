@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from own_data_rivals import OURS
+from own_data_rivals import OURS, SETS
 
 from metaimpute.reporting.statistics import Paired, paired
 
@@ -211,11 +211,35 @@ def own_errors(tasks: list[Found]) -> str:
         key, said = ("coverage", "{:.0f}% of single values lie in the interval given with them (90% are to)") if values else (
             "ece", "The expected calibration error of confidences is {:.1f}%")  # fmt: skip
         known = {task["task"]: list(by_draw(task, OURS, key).values()) for task in tasks if task["values"] is values}
-        means = {name: statistics.mean(found) for name, found in known.items() if found}
-        if means:
-            each = ", ".join(f"{name} {value:.1f}" for name, value in means.items())
-            lines.append(f"{said.format(statistics.mean(means.values()))} in the mean over tasks ({each}).")
+        lines += _over_tasks(known, said)
+        if not values:
+            lines += _sets_and_checks(tasks)
     return "\n".join(lines or ["No run said how large its own error is."]) + "\n"
+
+
+def _over_tasks(known: dict[str, list[float]], said: str) -> list[str]:
+    means = {name: statistics.mean(found) for name, found in known.items() if found}
+    if not means:
+        return []
+    each = ", ".join(f"{name} {value:.1f}" for name, value in means.items())
+    return [f"{said.format(statistics.mean(means.values()))} in the mean over tasks ({each})."]
+
+
+def _sets_and_checks(tasks: list[Found]) -> list[str]:
+    """How often sets of classes hold the true one, and how many wrong labels lie where a run says that they do."""
+    covered = {task["task"]: list(by_draw(task, OURS, "set_coverage").values()) for task in tasks}
+    lines = _over_tasks(covered, f"Sets of classes that are to hold the true one in {100 * SETS:.0f}% do in {{:.0f}}%")
+    sizes = [size for task in tasks for size in by_draw(task, OURS, "set_size").values()]
+    if sizes:
+        lines.append(f"They have {statistics.median(sizes):.1f} classes in the median.")
+    checks = [one for task in tasks for one in by_draw(task, OURS, "least_sure").values()]
+    if checks:
+        share, promised, there = (statistics.mean(one[at] for one in checks) for at in range(3))  # type: ignore[index]
+        lines.append(
+            f"The rows that a run asks a person to check, {share:.0f}% of all in the mean, are said to hold {promised:.0f}% of "
+            f"the wrong labels and hold {there:.0f}%."
+        )
+    return lines
 
 
 def report(found: list[Found]) -> str:

@@ -24,6 +24,7 @@ DATA = "The run's data, where it is no longer where the run found it: its file, 
 def labelling(command: Callable[..., Any]) -> Callable[..., Any]:
     """What both commands ask for beside the run."""
     truth = "Table with columns id and label (or value), to print the error of the labels against."
+    sets = "Add the set of classes that holds the true one with this probability, e.g. 0.9."
     content = "Add what each row holds: its text, the path of its image, the cells of its row."
     for option in (
         imports,
@@ -31,6 +32,7 @@ def labelling(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--data", type=click.Path(path_type=Path, exists=True), help=DATA),
         click.option("--truth", type=click.Path(path_type=Path, exists=True, dir_okay=False), help=truth),
         click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out labels that are less probable."),
+        click.option("--sets", type=click.FloatRange(0, 1, min_open=True, max_open=True), help=sets),
         click.option("--with-content", is_flag=True, help=content),
         click.option("--format", "kind", type=click.Choice(KINDS), help="What the file is for; default csv."),
     ):
@@ -49,7 +51,7 @@ def labelling(command: Callable[..., Any]) -> Callable[..., Any]:
 @labelling
 def impute(
     run: Path, out: Path | None, with_given: bool, min_confidence: float | None, truth: Path | None, device: str,
-    data: Path | None, with_content: bool, kind: str | None,
+    data: Path | None, sets: float | None, with_content: bool, kind: str | None,
 ) -> None:  # fmt: skip
     """Write labels for the unlabelled examples that RUN was trained on, the least sure ones ranked first.
 
@@ -58,11 +60,14 @@ def impute(
     """
     with plain_errors():
         from ..inference import given_of, held_out_of, imputed
+        from ..inference.predictions import check_truth
         from ..rundir.files import refuse_input
         from ..rundir.layout import PREDICTED
         from ..tasks.contents import contents_of
 
+        check_truth(truth)
         made = imputed(run, device, data)
+        found = made.found if sets is None else made.predictor.with_sets(made.found, sets)
         target = _target(out, kind, run / PREDICTED)
         refuse_input(target, truth, *made.task.files_read())
         given, contents = None, None
@@ -73,7 +78,7 @@ def impute(
             for pool in made.given if given is not None else ():
                 more = contents_of(made.task, pool)
                 contents = contents.joined(more) if contents is not None and more is not None else None
-        _finish(made.found, made.predictor, target, min_confidence, truth, kind, contents, given, with_content, run)
+        _finish(found, made.predictor, target, min_confidence, truth, kind, contents, given, with_content, run)
 
 
 @click.command()
@@ -83,11 +88,12 @@ def impute(
 @labelling
 def predict(
     run: Path, inputs: Path | None, out: Path | None, min_confidence: float | None, truth: Path | None, device: str,
-    data: Path | None, with_content: bool, kind: str | None,
+    data: Path | None, sets: float | None, with_content: bool, kind: str | None,
 ) -> None:  # fmt: skip
     """Labels for new INPUTS (a file or a folder) by the network of RUN; --data is another way to name them."""
     with plain_errors():
         from ..inference import load
+        from ..inference.predictions import check_truth
         from ..rundir.files import refuse_input
         from ..tasks.contents import contents_in
 
@@ -97,11 +103,13 @@ def predict(
         assert source is not None
         if out is None and (kind is not None or with_content):
             raise click.UsageError("--format and --with-content are of a file: name it with --out.")
+        check_truth(truth)
         predictor = load(run, device)
         if out is not None:
             out = _target(out, kind, out)
             refuse_input(out, source, truth)
         found = predictor.predict(source)
+        found = found if sets is None else predictor.with_sets(found, sets)
         for line in predictor.task.read_warnings:
             echo(f"warning: {line}")
         wanted = with_content or kind in ("label-studio", "doccano")
@@ -156,6 +164,11 @@ def _finish(
         counts = [f"{name} {count:,}" for name, count in kept.counts().items()]
         shown = ", ".join(counts[:SHOWN]) + (f" and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else "")
         echo(f"labels: {shown}; mean confidence {float(kept.probabilities.max(-1).values.mean()):.2f}")
+    if kept.sets is not None and len(kept):
+        sizes = kept.sets.sum(1).double()
+        echo(
+            f"sets: {float(sizes.mean()):.1f} classes in the mean; {float((sizes == 1).double().mean()):.0%} hold one alone"
+        )
     if kept.values is not None and len(kept):
         for line in _ranges(kept):
             echo(line)
@@ -167,7 +180,7 @@ def _finish(
         if strangers:
             names = first_few(dict.fromkeys(strangers))
             echo(f"{len(strangers):,} of {known:,} true labels are no class of this network: {names}")
-    if run is not None and out is not None and kept.doubt is not None:
+    if run is not None and out is not None and len(kept) and kept.doubt is not None:
         _advise(kept, run, out, plain)
 
 

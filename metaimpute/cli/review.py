@@ -11,6 +11,8 @@ from .options import imports
 from .output import echo, screen
 from .predict import DATA
 
+SHOWN = 20  # rows in a terminal, where a file has them all
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -43,11 +45,10 @@ def review(run: Path, out: Path | None, before: Path | None, data: Path | None, 
         refuse_input(target, data)
         write_text(target, page(found))
         for part in found.parts:
-            echo(
-                f"{part.title.lower()}: {part.total:,}"
-                if part.slug != "doubtful"
-                else f"{part.title.lower()}: {len(part.items):,}"
+            shown = (
+                f"{len(part.items):,}; doubtful are {part.total:,}" if part.slug == "doubtful" else f"{part.total:,}"
             )
+            echo(f"{part.title.lower()}: {shown}")
         for one in found.classes:
             if one.odd:
                 echo(f"class '{one.name}': {one.odd}")
@@ -83,9 +84,12 @@ def suggest(run: Path, count: int, out: Path | None, data: Path | None, device: 
         header, rows = found.brief()
         for name in header:
             table.add_column(cell(name))
-        for row in rows:
+        shown = rows if out is None else rows[:SHOWN]
+        for row in shown:
             table.add_row(*map(cell, row))
         screen(soft_wrap=True).print(table)
+        if len(shown) < len(rows):
+            echo(f"and {len(rows) - len(shown):,} more")
         if out is None:
             echo("--out FILE writes them with a column to fill in")
         else:

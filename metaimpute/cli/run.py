@@ -64,7 +64,7 @@ def run(
         began = beginning(recipe, cast("Profile", profile), sets, seed, out, resume)
         chosen, folder = began.recipe, began.folder
         console.print(cell(f"profile {chosen.profile}: {began.why}"))
-        with TrainingProgress(console, chosen.train.steps, chosen.task.output.metric) as progress:
+        with TrainingProgress(console, chosen.steps, chosen.task.output.metric) as progress:
             session = Session(
                 chosen, folder, why=began.why, begun=began.begun, say=progress.say, report=progress.report
             )

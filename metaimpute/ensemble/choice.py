@@ -11,7 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from ..errors import UserError
-from .combination import Combination, best_alone, combine_classes, combine_values
+from .combination import Combination, best_alone, combine_classes, combine_values, picking_bias
+from .conformal import Widths
 from .folds import folds
 from .intervals import of_rms, of_share
 from .members import Fitted, Rows, members
@@ -103,7 +104,8 @@ class Ensemble:
         fitted: members with a weight, by name. forms: of the rows that each takes. combination: of them.
         classes: how many; 0 for values. scores: of every candidate. expected: of the combination.
         held_out: its predictions of the labelled rows, ``[n, classes]`` or ``[n]``; NaN for a row that was never held out.
-        labels: of those rows, ``[n]``. left_out: candidates that took no part, and why.
+        labels: of those rows, ``[n]``. widths: of the intervals of values, where any row was held out.
+        left_out: candidates that took no part, and why.
     """
 
     fitted: Mapping[str, Fitted]
@@ -114,11 +116,20 @@ class Ensemble:
     expected: Scored
     held_out: np.ndarray
     labels: np.ndarray
+    widths: Widths | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def predict(self, rows: Mapping[str, Any]) -> np.ndarray:
         """Probabilities ``[n, classes]`` or values ``[n]`` of rows ``[n, features]``, given in every form that is asked for."""
-        return self.combination({name: one.predict(rows[self.forms[name]]) for name, one in self.fitted.items()})
+        return self.combination(self.parts(rows))
+
+    def parts(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The same of each member that is fitted to rows."""
+        return {name: one.predict(rows[self.forms[name]]) for name, one in self.fitted.items()}
+
+    def half_widths(self, parts: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Of 90% intervals of values, ``[n]``, from those of every member; None where no row was held out, and of classes."""
+        return None if self.widths is None else self.widths(parts, self.combination)
 
 
 def stacked(parts: Sequence[Any]) -> Any:
@@ -204,10 +215,12 @@ def choose(
     scores = [
         _scored(name, known[name], truth, classes, weights.get(name, 0.0), seconds[name], never) for name in held_out
     ]
-    expected = _scored("combined", whole[seen], truth, classes, 1.0, sum(seconds.values()), never)
+    bias = picking_bias(known, truth, classes, examples.seed) if combine == "best" and len(truth) else 0.0
+    expected = _scored("combined", whole[seen], truth, classes, 1.0, sum(seconds.values()), never, bias)
     kept = {name: fitted[name] for name in combination.names}
     forms = {one.name: one.form for one in candidates if one.name in kept}
-    return Ensemble(kept, forms, combination, classes, tuple(scores), expected, whole, labels, left_out)
+    widths = Widths.fit(known, combination, truth) if len(truth) and not classes else None
+    return Ensemble(kept, forms, combination, classes, tuple(scores), expected, whole, labels, widths, left_out)
 
 
 def _held_out(one: Candidate, examples: Examples, parts: Sequence[Any], report: Report) -> np.ndarray:
@@ -226,13 +239,24 @@ def _held_out(one: Candidate, examples: Examples, parts: Sequence[Any], report: 
 
 
 def _scored(
-    name: str, found: np.ndarray, labels: np.ndarray, classes: int, weight: float, seconds: float, never: int
+    name: str,
+    found: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    weight: float,
+    seconds: float,
+    never: int,
+    bias: float = 0.0,
 ) -> Scored:
-    """``never``: rows that could not be held out, as the only ones of their class; nothing would have found them."""
+    """``never``: rows that could not be held out, as the only ones of their class; nothing would have found them.
+    ``bias``: what the error, or its square, lacks for having been picked as the least."""
     if not len(labels):
         return Scored(name, float("nan"), 0.0, 1.0 if classes else float("inf"), weight, seconds)
     if classes:
-        wrong, count = float((found.argmax(1) != labels).sum()) + never, len(labels) + never
+        count = len(labels) + never
+        wrong = min(float((found.argmax(1) != labels).sum()) + never + bias * len(labels), float(count))
         return Scored(name, wrong / count, *of_share(wrong, count), weight, seconds)
     errors = found - labels
+    square = float((errors**2).mean())
+    errors = errors * np.sqrt((square + bias) / square) if bias and square else errors
     return Scored(name, float(np.sqrt((errors**2).mean())), *of_rms(errors), weight, seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ SHRINKAGE = (
     0.1  # of the evidence against a member; 1 would be Bayes' rule for rows that are independent, which folds are not
 )
 HOPELESS = 1.5  # a regressor's error by which it is left out, relative to the best one's
+NEGLIGIBLE = 0.01  # weight below which a member is left out
+RESAMPLED = 500
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Combination:
             return np.asarray(self.weights @ np.stack(parts))
         sharp = [sharpened(part, power) for part, power in zip(parts, self.powers, strict=True)]
         return sharpened(np.tensordot(self.weights, np.stack(sharp), 1), self.power)
+
+    def without_negligible(self) -> Combination:
+        """The same of the members whose weight matters, without the work of the others."""
+        kept = [place for place, weight in enumerate(self.weights) if weight >= min(NEGLIGIBLE, self.weights.max())]
+        weights = self.weights[kept]
+        return Combination(tuple(self.names[at] for at in kept), weights / weights.sum(), self.powers[kept], self.power)
 
 
 def sharpened(probabilities: np.ndarray, power: float) -> np.ndarray:
@@ -71,8 +79,8 @@ def combine_classes(
     prior = np.array([(priors or {}).get(name, 1.0) for name in names])
     weights = prior * np.exp(-SHRINKAGE * (losses - losses.min()))
     weights /= weights.sum()
-    mean = Combination(names, weights, powers)
-    return Combination(names, weights, powers, best_power(mean(held_out), labels))
+    mean = Combination(names, weights, powers).without_negligible()
+    return replace(mean, power=best_power(mean(held_out), labels))
 
 
 def combine_values(held_out: dict[str, np.ndarray], labels: np.ndarray) -> Combination:
@@ -83,15 +91,36 @@ def combine_values(held_out: dict[str, np.ndarray], labels: np.ndarray) -> Combi
         errors, 1e-9
     )  # of standardised values: one that is exact leaves the others no weight, and no zero
     weights = np.where(errors <= HOPELESS * errors.min(), (errors.min() / errors) ** 4, 0.0)
-    return Combination(names, weights / weights.sum(), np.ones(len(names)))
+    return Combination(names, weights / weights.sum(), np.ones(len(names))).without_negligible()
 
 
 def best_alone(held_out: dict[str, np.ndarray], labels: np.ndarray, classes: int) -> Combination:
     """The one member with the lowest loss on rows held out."""
-    whole = (combine_classes if classes else combine_values)(held_out, labels)
-    losses = [
-        log_losses(sharpened(found, power), labels).mean() if classes else ((found - labels) ** 2).mean()
-        for found, power in zip(held_out.values(), whole.powers, strict=True)
-    ]
-    place = int(np.argmin(losses))
-    return Combination((whole.names[place],), np.ones(1), whole.powers[[place]])
+    name = min(held_out, key=lambda one: _losses(held_out[one], labels, classes).mean())
+    power = best_power(held_out[name], labels) if classes else 1.0
+    return Combination((name,), np.ones(1), np.array([power]))
+
+
+def _losses(found: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """What a member is picked by, of each row ``[n]``: log-loss, sharpened as well as it may be, or the squared error."""
+    return log_losses(sharpened(found, best_power(found, labels)), labels) if classes else (found - labels) ** 2
+
+
+def picking_bias(held_out: dict[str, np.ndarray], labels: np.ndarray, classes: int, seed: int = 0) -> float:
+    """How much larger the error of a picked member is than it looks on the rows that it was picked on: a share of wrong
+    classes, or a mean square.
+
+    Members are picked on rows drawn with replacement and judged on the others (Tsamardinos et al., 2018).
+    """
+    names, count, rng = list(held_out), len(labels), np.random.default_rng(seed)
+    losses = np.stack([_losses(held_out[name], labels, classes) for name in names])
+    errors = np.stack([held_out[name].argmax(1) != labels if classes else losses[at] for at, name in enumerate(names)])
+    picked, judged = [], []
+    for _ in range(RESAMPLED):
+        times = np.bincount(rng.integers(count, size=count), minlength=count)
+        out = times == 0
+        if out.any():
+            best = int((losses @ times).argmin())
+            picked.append(float(errors[best] @ times) / count)
+            judged.append(float(errors[best][out].mean()))
+    return max(float(np.mean(judged) - np.mean(picked)), 0.0) if judged else 0.0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..batches.outputs import Output, Standardized
+from ..engine.registry import describe_choices
 from ..rundir.files import replacing
 from ..tasks.base import TaskError
 from ..tasks.files import column, read_decimal_commas, read_table, written
@@ -32,6 +33,7 @@ class Predictions:
         probabilities: ``[n, classes]``, or None where values are predicted. values: ``[n, outputs]`` in their own units, or None.
         spread: of each value, ``[n, outputs]`` in its own units, or None: half the width of a 90% interval where several systems
             are combined; of a network alone the standard deviation over random weak views, which is no interval.
+        sets: which classes each row may be of, truth values ``[n, classes]``, where they were asked for.
     """
 
     ids: list[str]
@@ -39,6 +41,7 @@ class Predictions:
     probabilities: Tensor | None = None
     values: Tensor | None = None
     spread: Tensor | None = None
+    sets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,7 +96,18 @@ class Predictions:
         """Columns of the table; ``rank`` is 1 where the label is least sure, ``doubtful`` see :mod:`.doubt`."""
         if self.probabilities is not None:
             shares = [f"p({name})" for name in self.names]
-            return ["id", "label", "confidence", "rank", "runner_up", "runner_up_confidence", "doubtful", *shares]
+            sets = [] if self.sets is None else ["set"]
+            return [
+                "id",
+                "label",
+                "confidence",
+                "rank",
+                "runner_up",
+                "runner_up_confidence",
+                "doubtful",
+                *sets,
+                *shares,
+            ]
         spread = [] if self.spread is None else [f"{name}_spread" for name in self._columns]
         return ["id", *self._columns, *spread, *([] if self.doubt is None else ["rank", "doubtful"])]
 
@@ -105,12 +119,26 @@ class Predictions:
             rank, unsure = judged
             second, of_second = self.runners_up
             seconds = map(doubt.written, of_second.tolist())
-            together = zip(self.ids, self.labels, shares, rank, second, seconds, unsure, strict=True)
+            together = zip(self.ids, self.labels, shares, rank, second, seconds, unsure, *self._set_words, strict=True)
             return [[i, name, max(row), *rest, *row] for i, name, row, *rest in together]
         assert self.values is not None
         table = self.values if self.spread is None else torch.cat([self.values, self.spread], 1)
         numbers = [[float(f"{v:.6g}") for v in row] for row in table.tolist()]
         return [[i, *rest[0], *rest[1:]] for i, *rest in zip(self.ids, numbers, *judged, strict=True)]
+
+    @property
+    def _set_words(self) -> list[list[str]]:
+        """The column of sets, if there is one: names with ``|`` between them, the more probable first."""
+        if self.sets is None or self.probabilities is None:
+            return []
+        names = [name.replace("\\", "\\\\").replace("|", "\\|") for name in self.names]
+        orders = self.probabilities.argsort(stable=True, dim=-1, descending=True).tolist()
+        return [
+            [
+                "|".join(names[at] for at in order if row[at])
+                for order, row in zip(orders, self.sets.tolist(), strict=True)
+            ]
+        ]
 
     def brief(self, most: int) -> tuple[list[str], list[list[Any]]]:
         """Header and first rows of the table as it is shown in a terminal."""
@@ -123,8 +151,8 @@ class Predictions:
         return [self.header[at] for at in columns], [[row[at] for at in columns] for row in head.rows()]
 
     @property
-    def _parts(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        return self.probabilities, self.values, self.spread
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.probabilities, self.values, self.spread, self.sets
 
     def at_least(self, confidence: float) -> Predictions:
         """The rows whose label is at least so probable."""
@@ -203,6 +231,19 @@ class Predictions:
         if not known:
             raise TaskError(f"{path} names none of these rows; their ids look like '{(self.ids or [''])[0]}'")
         return known
+
+
+def check_truth(path: Path | None) -> None:
+    """Raises:
+    TaskError: for a file of true labels that :meth:`Predictions.against` could not read, before any label is given."""
+    if path is None:
+        return
+    columns = list(read_table(path, ("id", "label", "value")).frame.columns)
+    for wanted in ("id", *(() if "value" in columns else ("label",))):
+        if wanted not in columns:
+            raise TaskError(
+                f"{path} has no column '{wanted}'; {describe_choices(wanted, [str(name) for name in columns])}"
+            )
 
 
 def write_rows(path: Path, header: list[str], rows: list[list[Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ..batches import ViewKind
 from ..batches.outputs import Classes, Standardized
 from ..engine import derive_seed, fixed_rng
 from ..engine.ambient import as_usual
+from ..ensemble.conformal import LEVEL
 from ..environment import pick_device
 from ..errors import UserError
 from ..recipes.recipe import Recipe
@@ -33,6 +35,7 @@ from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
 from ..terminal import argument
 from ..training.choosing import combined_raw
 from ..training.evaluation import class_names, predictions
+from ..training.fold_network import as_answer
 from .predictions import Predictions, in_units
 
 VIEWS = 8
@@ -65,8 +68,7 @@ class Predictor:
         They are the network's, or of all systems combined where a run has several.
         """
         if self.systems is not None:
-            pool = examples if isinstance(examples, Pool) else Pool(examples, None, torch.arange(len(examples)))
-            return combined_raw(self.systems, self._network, pool, self.task.output)
+            return combined_raw(self.systems, self._network, self._pool(examples), self.task.output)
         return self._network(examples, kind, seed)
 
     def _network(self, examples: Any, kind: ViewKind = "none", seed: int = 0) -> Tensor:
@@ -97,20 +99,34 @@ class Predictor:
         if isinstance(self.task.output, Classes):
             exact = self.task.output.activate(self.raw(examples).double())  # in float32, 0.99999999 is 1
             return Predictions(names, self.label_names, probabilities=exact)
-        values = in_units(self.task.output, self.raw(examples))
         if self.systems is not None:
-            return Predictions(names, self.label_names, values=values, spread=self._spread(values))
+            found, widths = self.systems.answer(self._pool(examples), lambda: self._answer(examples))
+            unit = float(self.task.output.std[0])  # type: ignore[attr-defined]  # one value
+            spread = np.full(len(found), math.nan) if widths is None else unit * widths
+            values = in_units(self.task.output, torch.from_numpy(found)[:, None])
+            return Predictions(names, self.label_names, values=values, spread=torch.from_numpy(spread)[:, None])
+        values = in_units(self.task.output, self.raw(examples))
         views = torch.stack([in_units(self.task.output, self.raw(examples, "weak", seed)) for seed in range(VIEWS)])
         return Predictions(names, self.label_names, values=values, spread=views.std(0))
 
-    def _spread(self, values: Tensor) -> Tensor:
-        """Of systems combined, half the width of the 90% interval of every value, from what was held out."""
-        assert self.systems is not None
-        ensemble = self.systems.ensemble
-        errors = np.sort(np.abs(ensemble.held_out - ensemble.labels)[np.isfinite(ensemble.held_out)])
-        place = min(int(np.ceil(0.9 * (len(errors) + 1))), len(errors)) - 1
-        unit = float(self.task.output.std[0])  # type: ignore[attr-defined]  # one value
-        return torch.full_like(values, unit * float(errors[place]) if len(errors) else math.nan)
+    def with_sets(self, found: Predictions, level: float = LEVEL) -> Predictions:
+        """The same with sets of classes, each of which holds the true one with a probability of ``level``.
+
+        Raises:
+            TaskError: for values, and for a run without ``choose``, which holds no labelled row out.
+        """
+        if found.probabilities is None:
+            raise TaskError("sets are of classes; a value has its interval, value_spread to both sides")
+        if self.systems is None:
+            raise TaskError("sets need labelled rows that were held out; run with choose: {systems: auto}")
+        sets = self.systems.class_sets(found.probabilities.double().numpy(), level)
+        return dataclasses.replace(found, sets=torch.from_numpy(sets))
+
+    def _pool(self, examples: Any) -> Pool:
+        return examples if isinstance(examples, Pool) else Pool(examples, None, torch.arange(len(examples)))
+
+    def _answer(self, examples: Any) -> np.ndarray:
+        return as_answer(self._network(self._pool(examples)), self.task.output)
 
     def predict(self, path: str | Path) -> Predictions:
         """Labels or values for a file or folder of new inputs.

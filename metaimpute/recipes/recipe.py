@@ -37,6 +37,7 @@ Concrete = Literal["paper", "sample"]
 IMPOSSIBLE_PATH = (OSError, RuntimeError)  # a name too long; ~ of nobody
 SECTIONS = ("task", "model", "method", "problem", "train")
 BESIDE = ("choose",)  # sections that a recipe may do without
+ON = " on "  # between a system's name and the form of the rows that it takes
 NETWORK = "network"  # among the systems of ``choose``: what model, method and problem describe
 KEYS_OF = {"steps": ("inner", "steps"), "memory": ("memory",), "start": ("path",), None: ("estimator",)}
 
@@ -76,6 +77,12 @@ class Recipe:
     train: TrainSpec
     source: Source
     choose: ChooseSpec | None = None
+
+    @property
+    def steps(self) -> int:
+        """Training steps of the network; none where ``choose`` names systems and it is not among them."""
+        left_out = self.choose is not None and self.choose.systems != "auto" and NETWORK not in self.choose.systems
+        return 0 if left_out else self.train.steps
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -230,8 +237,10 @@ def _choose(source: Source) -> ChooseSpec | None:
         if not found.systems:
             raise source.fail(("choose", "systems"), "name one at least, or auto")
         for name in found.systems:
-            if name not in known:
+            if name.partition(ON)[0] not in known:
                 raise source.fail(("choose", "systems"), f"unknown system '{name}'; {describe_choices(name, known)}")
+            if found.systems.count(name) > 1:
+                raise source.fail(("choose", "systems"), f"'{name}' is named twice")
     return found
 
 

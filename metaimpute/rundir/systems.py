@@ -19,6 +19,7 @@ import torch
 
 from ..ensemble.choice import Ensemble, Scored
 from ..ensemble.combination import Combination
+from ..ensemble.conformal import Widths, class_sets
 from ..ensemble.members import Constant, members
 from ..models.base import Model
 from ..models.row_forms import RowForm, row_forms
@@ -54,6 +55,10 @@ class Systems:
         Args:
             network: gives the same of the run's network.
         """
+        return self.answer(pool, network)[0]
+
+    def answer(self, pool: Pool, network: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same, and of values the half widths ``[n]`` of their 90% intervals, where there are any."""
         rows = {name: form(pool) for name, form in self.forms.items()}
         parts = {}
         for name in self.ensemble.combination.names:
@@ -61,7 +66,11 @@ class Systems:
                 parts[name] = network()
             else:
                 parts[name] = self.ensemble.fitted[name].predict(rows[self.ensemble.forms[name]])
-        return self.ensemble.combination(parts)
+        return self.ensemble.combination(parts), self.ensemble.half_widths(parts)
+
+    def class_sets(self, probabilities: np.ndarray, level: float) -> np.ndarray:
+        """Which classes examples may be of, truth values ``[n, classes]``."""
+        return class_sets(probabilities, self.ensemble.held_out, self.ensemble.labels, level)
 
     def save(self, folder: Path) -> None:
         """Writes both files."""
@@ -77,6 +86,7 @@ class Systems:
             "classes": ensemble.classes, "forms": dict(ensemble.forms), "used": list(self.forms),
             "scores": [dataclasses.asdict(one) for one in ensemble.scores], "expected": dataclasses.asdict(ensemble.expected),
             "held_out": ensemble.held_out.tolist(), "labels": ensemble.labels.tolist(), "left_out": dict(ensemble.left_out),
+            "widths": None if ensemble.widths is None else dataclasses.asdict(ensemble.widths),
         }  # fmt: skip
         write_json(folder / SYSTEMS, _plain(known))
 
@@ -99,7 +109,7 @@ class Systems:
             held_out, labels = np.array(known["held_out"], dtype=float), np.array(known["labels"])
             ensemble = Ensemble(
                 stored["members"], known["forms"], mean, int(known["classes"]), scores, _scored(known["expected"]), held_out,
-                labels, known["left_out"],
+                labels, Widths(**known["widths"]) if known.get("widths") else None, known["left_out"],
             )  # fmt: skip
             if not (len(mean.names) == len(mean.weights) == len(mean.powers) >= 1) or mean.weights.dtype.kind != "f":
                 raise ValueError("as many weights and powers as names")

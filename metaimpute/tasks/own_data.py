@@ -62,6 +62,7 @@ class OwnData(Task):
         validation: labelled examples kept for choosing settings.
         test_share: share of the labelled examples held out as test set, where the user gives none.
         corrections: a file of labels, ``id`` and ``label``, that go before those of the data.
+        new_classes: classes that corrections alone name.
     """
 
     things: ClassVar[str] = "rows"
@@ -72,6 +73,7 @@ class OwnData(Task):
     validation: Natural = 0
     test_share: Share = 0.2
     corrections: str = ""
+    new_classes: list[str] = field(default_factory=list)
     _corrected: dict[str, str] | None = field(default=None, init=False, repr=False)
     _names: list[str] = field(default_factory=list, init=False, repr=False)
     _fingerprint: str = field(default="", init=False, repr=False)
@@ -91,7 +93,10 @@ class OwnData(Task):
     @property
     def label_names(self) -> list[str] | None:
         if self._label_names is None and not self.missing():
-            self._label_names = self.listed_labels()
+            found = self.listed_labels()
+            if self.new_classes and getattr(self, "_output", None) is not None:
+                raise TaskError("new_classes: labels are values here, not classes")
+            self._label_names = ordered([*found, *self.new_classes]) if self.new_classes else found
         return self._label_names
 
     @property

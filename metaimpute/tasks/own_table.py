@@ -53,6 +53,7 @@ class OwnTable(OwnData):
         validation: labelled rows kept for choosing settings.
         test_share: share of the labelled rows held out as test set, where there is no test file.
         corrections: a file of labels, ``id`` and ``label``, that go before those of the table.
+        new_classes: classes that corrections alone name.
         weak, strong: standard deviation of the noise on numbers, as a share of the column's own.
         swap: share of the cells of a strong view that are another row's.
     """

@@ -32,6 +32,7 @@ class OwnText(TextTask, OwnData):
         validation: labelled texts kept for choosing settings.
         test_share: share of the labelled texts held out as test set, where there is no test file.
         corrections: a file of labels, ``id`` and ``label``, that go before those of the file.
+        new_classes: classes that corrections alone name.
         replace: mean share of words replaced in a strong view. crop: share of the words that a passage keeps; below 1, every
             other strong view is a random passage of the text in place of a replacement.
         copies: strong versions there are of each text; None: any number.

@@ -11,9 +11,10 @@ import torch
 
 from ..batches.outputs import Classes, Quantities
 from ..engine import derive_seed
+from ..engine.registry import describe_choices
 from ..ensemble.choice import Candidate, Examples, Unfit, candidates_on, choose, usable
 from ..models.row_forms import RowForm, check_forms, row_forms
-from ..recipes.recipe import NETWORK, Recipe
+from ..recipes.recipe import NETWORK, ON, Recipe
 from ..rundir.systems import Systems
 from ..streams import Stream
 from ..tasks.base import Pool, TaskData, TaskError
@@ -43,11 +44,27 @@ def check_choosable(recipe: Recipe) -> None:
         raise recipe.source.fail(("choose",), str(error)) from None
     fitting = [*usable(output.size if isinstance(output, Classes) else 0, 0), NETWORK]
     for name in () if spec.systems == "auto" else spec.systems:
-        if name not in fitting:
+        base, on, _ = name.partition(ON)
+        if base not in fitting:
             labels = "classes" if isinstance(output, Classes) else "values"
             raise recipe.source.fail(
-                ("choose", "systems"), f"'{name}' is not for {labels}; these are: {', '.join(fitting)}"
+                ("choose", "systems"), f"'{base}' is not for {labels}; these are: {', '.join(fitting)}"
             )
+        if on and name not in (known := _named(recipe)):
+            raise recipe.source.fail(("choose", "systems"), f"no system is '{name}'; {describe_choices(name, known)}")
+
+
+def _named(recipe: Recipe) -> list[str]:
+    """Systems with the form of the rows that each takes; none where there is one form only."""
+    forms, output = row_forms(recipe.task, recipe.model, torch.device("cpu")), recipe.task.output
+    classes = output.size if isinstance(output, Classes) else 0
+    return [name + ON + form.name for form in forms for name in _fitting(form, classes, 0)] if len(forms) > 1 else []
+
+
+def _fitting(form: RowForm, classes: int, labelled: int) -> list[str]:
+    """Names of members for a form of the rows."""
+    names = usable(classes, labelled, form.sparse)
+    return [name for name in names if name in LINEAR] if form.linear else names
 
 
 def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str, int, int], None]) -> Systems:
@@ -88,7 +105,7 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
     finally:
         task.prepare_inputs = prepared
     if asked != "auto":
-        used = {one.name.partition(" on ")[0] for one in candidates}
+        used = {name for one in candidates for name in (one.name, one.name.partition(ON)[0])}
         few = {name: f"it does not take {len(examples.labels):,} labels" for name in asked if name not in used}
         ensemble = dataclasses.replace(ensemble, left_out={**ensemble.left_out, **few})
     kept = {one.name: one for one in forms if one.name in ensemble.forms.values()}
@@ -114,12 +131,10 @@ def _examples(data: TaskData, output: Any, forms: list[RowForm], seed: int) -> E
 def _candidates(recipe: Recipe, forms: list[RowForm], examples: Examples, asked: Any) -> list[Candidate]:
     found = []
     for form in forms:
-        names = usable(examples.classes, len(examples.labels), form.sparse)
-        if form.linear:
-            names = [name for name in names if name in LINEAR]
+        names, suffix = _fitting(form, examples.classes, len(examples.labels)), ON + form.name if len(forms) > 1 else ""
         if asked != "auto":
-            names = [name for name in names if name in asked]
-        found += candidates_on(form.name, names, f" on {form.name}" if len(forms) > 1 else "")
+            names = [name for name in names if name in asked or name + suffix in asked]
+        found += candidates_on(form.name, names, suffix)
     return found
 
 

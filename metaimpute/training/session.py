@@ -77,7 +77,7 @@ class Session(RunState):
         for message in skipped:
             self.say(message)
         self.load_state(state)
-        self.say(f"resumed from {path.name} at step {self.step} of {self.recipe.train.steps}")
+        self.say(f"resumed from {path.name} at step {self.step} of {self.recipe.steps}")
 
     def save(self) -> Path:
         return checkpoint.save(self.folder, self.step, self.state())
@@ -123,7 +123,7 @@ class Session(RunState):
 
     def _train(self) -> None:
         train, log, drawn = self.recipe.train, RunLog(self.folder, self.step, self.say), self.data.unlabelled
-        if len(drawn) and self.batches.needs_unlabelled:
+        if len(drawn) and self.batches.needs_unlabelled and self.recipe.steps:
             self.trajectories = Trajectories(
                 self.folder, self.task, self.module, drawn, train.seed, self.device, self.step, self.say
             )
@@ -131,7 +131,7 @@ class Session(RunState):
         try:
             if self.step == 0 and not checkpoint.existing(self.folder):
                 self.save()  # so that a run killed before its first checkpoint can be resumed as well
-            while self.step < train.steps:
+            while self.step < self.recipe.steps:
                 self._one_step(log)
                 self.seconds = before + time.perf_counter() - started
                 if self.step % train.checkpoint_every == 0 or self._stop:

@@ -12,7 +12,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from metaimpute.ensemble.choice import Candidate, Ensemble, Examples, Unfit, candidates_on, choose, usable
-from metaimpute.ensemble.combination import Combination, best_power, combine_classes, combine_values, sharpened
+from metaimpute.ensemble.combination import (
+    Combination,
+    best_alone,
+    best_power,
+    combine_classes,
+    combine_values,
+    picking_bias,
+    sharpened,
+)
 from metaimpute.ensemble.folds import folds
 from metaimpute.ensemble.intervals import of_rms, of_share
 from metaimpute.ensemble.members import Kernel, LogisticRegressionMember, Rows, Spreading, members
@@ -216,14 +224,14 @@ def test_values_are_averaged_and_a_hopeless_member_is_dropped() -> None:
     found = combine_values(
         {"a": labels + rng.normal(0, 0.1, 30), "b": labels + rng.normal(0, 0.1, 30), "c": labels + 9.0}, labels
     )
-    assert found.weights[2] == 0 and found.weights.sum() == pytest.approx(1)
+    assert found.names == ("a", "b") and found.weights.sum() == pytest.approx(1)
     mean = found({"a": np.ones(2), "b": np.ones(2) * 3, "c": np.ones(2) * 1e9})
     assert (mean > 1).all() and (mean < 3).all()
 
 
 def test_a_regressor_without_error_takes_all_the_weight_and_no_weight_is_lost() -> None:
     zeros, ones = np.zeros(5), np.ones(5)
-    np.testing.assert_allclose(combine_values({"a": zeros, "b": ones}, zeros).weights, [1, 0])
+    assert combine_values({"a": zeros, "b": ones}, zeros).names == ("a",)
     np.testing.assert_allclose(combine_values({"a": zeros, "b": zeros}, zeros).weights, [0.5, 0.5])
 
 
@@ -352,3 +360,39 @@ def test_intervals_cover_as_often_as_they_say() -> None:
         hits.append(low <= 1.0 <= high)
     assert np.mean(hits) > 0.9
     assert of_share(0, 20)[0] == 0 and of_share(20, 20)[1] == 1
+
+
+def test_the_error_of_a_picked_member_is_corrected_for_the_picking() -> None:
+    """Thirty members that guess: the least of their errors looks better than guessing, and is told as guessing."""
+    looks, told = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 2, 40)
+        found = {str(number): rng.dirichlet((1.0, 1.0), 40) for number in range(30)}
+        best = best_alone(found, labels, 2)
+        wrong = float((found[best.names[0]].argmax(1) != labels).mean())
+        looks.append(wrong)
+        told.append(wrong + picking_bias(found, labels, 2, seed))
+    assert np.mean(looks) < 0.42 and 0.44 < np.mean(told) < 0.54
+    assert picking_bias({"a": found["0"]}, labels, 2) < 0.02  # nothing was picked
+    values = {str(number): rng.normal(size=40) for number in range(30)}
+    assert picking_bias(values, np.zeros(40), 0) > 0.2
+
+
+def test_what_is_picked_is_told_with_the_correction() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 3))
+    examples = Examples({"rows": rows}, {"rows": rows}, rng.integers(0, 2, 40), 2, 0)
+    names = ["extra_trees", "kernel", "label_spreading", "logistic_regression"]
+    found = choose(examples, candidates_on("rows", names), "best")
+    (kept,) = found.fitted
+    own = next(one for one in found.scores if one.name == kept)
+    assert found.expected.error > own.error and found.expected.high > own.high
+
+
+def test_members_of_no_weight_are_not_kept() -> None:
+    labels = np.arange(60) % 2
+    right = np.eye(2)[labels] * 0.9 + 0.05
+    found = combine_classes({"right": right, "wrong": right[:, ::-1], "other": right}, labels)
+    assert found.names == ("right", "other") and found.weights.sum() == pytest.approx(1)
+    assert found({"right": right, "other": right}).argmax(1).tolist() == labels.tolist()

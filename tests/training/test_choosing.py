@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_values_are_combined_in_their_unit_and_spread_as_far_as_what_was_held_ou
     assert run.result.expected["error"] == pytest.approx(wrong, rel=1.0) and wrong < 2
     inside = np.mean(np.abs(errors) <= found.spread[:, 0].numpy())
     assert 0.75 < inside <= 1
+    assert len(set(found.spread[:, 0].tolist())) > 100 and found.doubt is not None
+    assert found.header == ["id", "value", "value_spread", "rank", "doubtful"]
     assert {one["name"] for one in run.result.candidates} >= {"ridge", "gaussian_process", "network"}
 
 
@@ -115,6 +118,15 @@ def test_systems_may_be_named(tmp_path: Path, systems: list[str]) -> None:
     recipe, _ = table(tmp_path)
     run = trained(recipe, choose__systems=systems)
     assert [one["name"] for one in run.result.candidates] == systems
+    assert len(impute(run.folder)[0]) == 120
+
+
+def test_a_network_that_takes_no_part_is_not_trained(tmp_path: Path) -> None:
+    recipe, _ = table(tmp_path)
+    said: list[str] = []
+    run = metaimpute.train(recipe, set={**QUICK, "choose": {"systems": ["kernel"]}}, out="run", say=said.append)
+    assert run.result.steps == 0 and not run.result.evaluations and not any("warning" in line for line in said), said
+    shutil.rmtree(run.folder / "checkpoints")
     assert len(impute(run.folder)[0]) == 120
 
 
@@ -200,6 +212,8 @@ def test_the_network_of_a_fold_does_not_see_what_is_held_out(tmp_path: Path) -> 
     ("assignment", "said"),
     [
         ("choose={systems: [kernell]}", "choose.systems: unknown system 'kernell'; did you mean 'kernel'?"),
+        ("choose={systems: [kernel, kernel]}", "choose.systems: 'kernel' is named twice"),
+        ("choose={systems: [kernel on words]}", "choose.systems: no system is 'kernel on words'; "),
         ("choose={systems: []}", "choose.systems: name one at least, or auto"),
         ("choose={combine: median}", "choose.combine: "),
         ("choose={budget: soon}", "choose.budget: write a time such as '90s', '2min' or '1h', not 'soon'"),
@@ -246,6 +260,10 @@ def test_texts_have_forms_of_several_layers_and_of_words(tmp_path: Path) -> None
     names = {one["name"] for one in run.result.candidates}
     assert {"logistic_regression on words", "kernel on layer 4", "kernel on layer 6", "network"} <= names
     assert not any(name.endswith("on words") and name.split(" on ")[0] not in LINEAR for name in names)
+    one = trained(tmp_path / "news.yaml", "one", choose={"systems": ["kernel on layer 4"]})
+    assert [each["name"] for each in one.result.candidates] == ["kernel on layer 4"] and one.result.steps == 0
+    with pytest.raises(RecipeError, match="no system is 'kernel on layer 5'; did you mean 'kernel on layer [46]'"):
+        trained(tmp_path / "news.yaml", "two", choose={"systems": ["kernel on layer 5"]})
     found, predictor = impute(run.folder)
     assert [("sport", "money")[int(row) % 2] for row in found.ids] == found.labels
     assert predictor.label(["the bank raised its price", "a goal for the team"]).labels == ["money", "sport"]
@@ -278,3 +296,22 @@ def test_the_command_prints_systems_and_one_sentence(tmp_path: Path) -> None:
     )
     assert max(map(len, found.output.splitlines())) <= 80 or "wrote" in found.output
     assert torch.is_grad_enabled()
+
+
+def test_sets_of_classes_hold_the_true_one(tmp_path: Path) -> None:
+    recipe, truth = table(tmp_path)
+    run = trained(recipe)
+    found = call("impute", run.folder, "--sets", "0.9", "--out", "sets.csv")
+    assert found.exit_code == 0 and "sets: 1." in found.output, found.output
+    with (tmp_path / "sets.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    held = [truth[int(row["id"])] in row["set"].split("|") for row in rows]
+    assert np.mean(held) > 0.85 and all(row["label"] == row["set"].split("|")[0] for row in rows)
+    new = call("predict", run.folder, recipe.with_suffix(".csv"), "--sets", "0.9", "--out", "new.csv")
+    assert new.exit_code == 0 and "set" in (tmp_path / "new.csv").read_text().splitlines()[0].split(",")
+    alone = trained(recipe, "alone", choose=None)
+    refused = call("impute", alone.folder, "--sets", "0.9")
+    assert refused.exit_code == 2 and "sets need labelled rows that were held out; run with choose" in refused.output
+    values, _ = table(tmp_path, values=True)
+    other = call("impute", trained(values, "values").folder, "--sets", "0.9")
+    assert other.exit_code == 2 and "sets are of classes; a value has its interval" in other.output
