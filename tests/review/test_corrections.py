@@ -126,3 +126,32 @@ def test_the_next_page_says_what_changed(project: Project, tmp_path: Path) -> No
     assert "changed since" in said
     text = (folder / "runs/next/review.html").read_text()
     assert "What changed" in text and f'<th scope="row">{first}</th>' in text
+
+
+def test_a_class_that_nobody_had_labelled_is_announced(project: Project, tmp_path: Path) -> None:
+    rows = unlabelled(project)[:3]
+    file = tmp_path / "corrected.csv"
+    file.write_text("id,label\n" + "".join(f"{row},{'9.25' if project.kind == 'values' else 'vast'}\n" for row in rows))
+    code, said = rerun(project, file, tmp_path / "run", "task.new_classes=[vast]", "task.test_share=0")
+    if project.kind == "values":
+        assert code == 2 and "new_classes: labels are values here, not classes" in said
+        return
+    assert code == 0, said
+    task = recipe_of(tmp_path / "run").task
+    assert task.label_names is not None and "vast" in task.label_names and task.output.size == len(task.label_names)
+    made = good("impute", tmp_path / "run", "--out", tmp_path / "l.csv", at=tmp_path)
+    assert made and "p(vast)" in (tmp_path / "l.csv").read_text().splitlines()[0]
+
+
+def test_a_new_class_that_no_row_has_and_one_that_is_not_announced_are_refused(
+    project: Project, tmp_path: Path
+) -> None:
+    if project.kind == "values":
+        return
+    file = tmp_path / "corrected.csv"
+    file.write_text(f"id,label\n{unlabelled(project)[0]},vast\n")
+    code, said = rerun(project, file, tmp_path / "run")
+    assert code == 2 and "a new one is named in task.new_classes" in said
+    file.write_text(f"id,label\n{unlabelled(project)[0]},{some_label(project)}\n")
+    code, said = rerun(project, file, tmp_path / "other", "task.new_classes=[vast]")
+    assert code == 2 and "no training label of class 'vast'" in said
