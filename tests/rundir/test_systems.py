@@ -28,6 +28,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metaimpute.ensemble.members.TREES", 20)
+    monkeypatch.setattr("metaimpute.ensemble.combination.NEGLIGIBLE", 0.0)  # every member is kept
+    monkeypatch.setattr("metaimpute.ensemble.combination.HOPELESS", float("inf"))
 
 
 def made(values: bool, wide: bool = False) -> tuple[Systems, Pool, Any]:
@@ -52,6 +54,7 @@ def test_every_registered_member_comes_back_as_it_was(tmp_path: Path, values: bo
     found = Systems.restore(tmp_path, task, MLP(), CPU)
     assert found is not None and set(found.ensemble.fitted) == set(usable(0 if values else 3, 30))
     np.testing.assert_array_equal(found.predict(pool, list), systems.predict(pool, list))
+    assert found.ensemble.widths == systems.ensemble.widths and (found.ensemble.widths is not None) is values
     np.testing.assert_array_equal(found.ensemble.held_out, systems.ensemble.held_out)
     assert found.ensemble.expected == systems.ensemble.expected and found.ensemble.scores == systems.ensemble.scores
 

@@ -298,7 +298,7 @@ def test_the_command_prints_systems_and_one_sentence(tmp_path: Path) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_sets_of_classes_hold_the_true_one(tmp_path: Path) -> None:
+def test_sets_of_classes_hold_the_true_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, truth = table(tmp_path)
     run = trained(recipe)
     found = call("impute", run.folder, "--sets", "0.9", "--out", "sets.csv")
@@ -312,6 +312,8 @@ def test_sets_of_classes_hold_the_true_one(tmp_path: Path) -> None:
     alone = trained(recipe, "alone", choose=None)
     refused = call("impute", alone.folder, "--sets", "0.9")
     assert refused.exit_code == 2 and "sets need labelled rows that were held out; run with choose" in refused.output
-    values, _ = table(tmp_path, values=True)
+    (tmp_path / "values").mkdir()
+    monkeypatch.chdir(tmp_path / "values")
+    values, _ = table(tmp_path / "values", values=True)
     other = call("impute", trained(values, "values").folder, "--sets", "0.9")
     assert other.exit_code == 2 and "sets are of classes; a value has its interval" in other.output
