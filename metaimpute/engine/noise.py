@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .ambient import waiting
+
 _MPS = torch.backends.mps.is_available()
+_ACCELERATORS: list[Any] = [torch.cuda, torch.xpu]  # modules with is_initialized() and default_generators; a plug-in may add one
 
 
 def _accelerated_generators() -> list[torch.Generator]:
     """Those of every device of an accelerator that is in use, so that a net spread over devices is replayed on all of them."""
     found: list[torch.Generator] = []
-    for module in (torch.cuda, torch.xpu):
+    for module in _ACCELERATORS:
         if module.is_initialized():
             found.extend(module.default_generators)
     if _MPS:
@@ -38,12 +41,12 @@ class _OwnNoise(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
+        if torch.Tag.nondeterministic_seeded not in func.tags or not self._on_cpu(args, kwargs):
             return func(*args, **kwargs)
         names = {a.name for a in func._schema.arguments}
         if "generator" in names:
             given = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
-            if kwargs.get("generator", given.get("generator")) is None and self._on_cpu(args, kwargs):
+            if kwargs.get("generator", given.get("generator")) is None:
                 position = [a.name for a in func._schema.arguments].index("generator")
                 if len(args) > position:
                     args = (*args[:position], self.generator, *args[position + 1 :])
@@ -52,7 +55,7 @@ class _OwnNoise(TorchDispatchMode):
             return func(*args, **kwargs)
         variant = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
         overload = getattr(func.overloadpacket, variant, None)
-        if overload is not None and self._on_cpu(args, kwargs):
+        if overload is not None:
             return overload(*args, **{**kwargs, "generator": self.generator})
         # no way to hand it a generator: the shared one takes our place for this operation
         shared = torch.default_generator
@@ -78,12 +81,12 @@ def _others_may_draw() -> bool:
     """Whether a thread runs beside this one that could draw random numbers: not a progress bar's, notebook's or compiler's."""
     if threading.active_count() == 1:
         return False
-    here = threading.current_thread()
+    here = (threading.get_ident(), waiting())  # current_thread() would enter autograd's threads into threading's list
     return any(
         (getattr(getattr(t, "_target", None), "__module__", None) or type(t).__module__).partition(".")[0]
         not in _DRAW_NOTHING
         for t in threading.enumerate()
-        if t is not here
+        if t.ident not in here
     )
 
 

@@ -101,7 +101,7 @@ class L2I(BilevelProblem):
 
         def free(params: Tree, batch: Batch) -> Tensor:
             if alone:
-                return torch.zeros(())
+                return torch.zeros((), device="cpu")
             raw = method.forward_labelled(lambda inputs: self.predict(params, inputs), batch)
             return self._labelled_part(raw, method.targets(batch.imputation, batch)[0], batch)
 
