@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .ambient import waiting
 
 _MPS = torch.backends.mps.is_available()
-_ACCELERATORS: list[Any] = [torch.cuda, torch.xpu]  # modules with is_initialized() and default_generators; a plug-in may add one
+_ACCELERATORS: list[Any] = [torch.cuda, torch.xpu]  # a plug-in may add its torch module
 
 
 def _accelerated_generators() -> list[torch.Generator]:

@@ -65,7 +65,11 @@ class Predictor:
         They are the network's, or of all systems combined where a run has several.
         """
         if self.systems is not None:
-            pool = examples if isinstance(examples, Pool) else Pool(examples, None, torch.arange(len(examples)))
+            pool = (
+                examples
+                if isinstance(examples, Pool)
+                else Pool(examples, None, torch.arange(len(examples), device="cpu"))
+            )
             return combined_raw(self.systems, self._network, pool, self.task.output)
         return self._network(examples, kind, seed)
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by deterministic algorithms, read when CUDA starts
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # asked for by deterministic algorithms, read when CUDA starts
 
 ASKED = os.environ.get("METAIMPUTE_TEST_DEVICE")
 if ASKED:

@@ -40,7 +40,8 @@ def test_traced_steps_give_the_uncompiled_hypergradient(architecture: str, memor
 
 
 @pytest.mark.parametrize(
-    ("architecture", "rule"), [("tied_unused_frozen", "adam"), ("conv_batchnorm", "momentum"), ("tied_unused_frozen", "sgd")]
+    ("architecture", "rule"),
+    [("tied_unused_frozen", "adam"), ("conv_batchnorm", "momentum"), ("tied_unused_frozen", "sgd")],
 )
 def test_fused_kernels_give_the_uncompiled_hypergradient(
     architecture: str, rule: str, inductor: str, device: torch.device

@@ -26,9 +26,12 @@ def by_default(device: torch.device) -> Iterator[torch.device]:
 
 
 def options(name: str) -> str:
-    return {"truncated": "truncated(2)", "forward_gradient": "forward_gradient(2)", "cg": "cg(2)", "neumann": "neumann(2)"}.get(
-        name, name
-    )
+    return {
+        "truncated": "truncated(2)",
+        "forward_gradient": "forward_gradient(2)",
+        "cg": "cg(2)",
+        "neumann": "neumann(2)",
+    }.get(name, name)
 
 
 @pytest.mark.parametrize("name", [name for name in estimators if name not in ("approx", "head")])

@@ -50,7 +50,9 @@ def peak(problem: Wide, memory: str, device: torch.device) -> int:
 
 def test_rebuilding_holds_less_than_storing_and_offloading_less_than_that(cuda: torch.device) -> None:
     problem = Wide(cuda)
-    found = {memory: peak(problem, memory, cuda) for memory in ("store", "recompute", "recompute(offload)", "revolve(3)")}
+    found = {
+        memory: peak(problem, memory, cuda) for memory in ("store", "recompute", "recompute(offload)", "revolve(3)")
+    }
     print({memory: f"{bytes_ / 2**20:.1f} MiB" for memory, bytes_ in found.items()})
     carry = 2 * sum(p.nbytes for p in problem.model.params.values())
     assert found["recompute"] < 0.5 * found["store"]

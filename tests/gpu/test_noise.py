@@ -110,7 +110,9 @@ def test_a_coupling_and_a_model_on_two_devices_meet_in_the_loss(memory: str, dev
         return F.cross_entropy(F.linear(x.flip(0), p["weight"], p["bias"]), y)
 
     weights = torch.ones(6, device="cpu")
-    found = hypergradient(inner, outer, theta, weights, Batches([None], None), momentum(0.3), steps=4, seed=3, memory=memory)
+    found = hypergradient(
+        inner, outer, theta, weights, Batches([None], None), momentum(0.3), steps=4, seed=3, memory=memory
+    )
     stored = hypergradient(inner, outer, theta, weights, Batches([None], None), momentum(0.3), steps=4, seed=3)
     assert found.grad_c.device.type == "cpu" and float(found.grad_c.norm()) > 0
     torch.testing.assert_close(found.grad_c, stored.grad_c, rtol=1e-4, atol=1e-7)

@@ -19,7 +19,9 @@ ESTIMATORS = ("exact", "mixed", "truncated(2)", "finite_difference", "cg(2)")
 class Net:
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3)).to(device, dtype)
+        net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3)).to(
+            device, dtype
+        )
         self.model, self.device, self.dtype = FunctionalModel(net), device, dtype
         self.x, self.y = torch.randn(64, 8).to(device, dtype), torch.randint(0, 3, (64,)).to(device)
 
@@ -69,9 +71,13 @@ def test_autocast_gives_the_float64_hypergradient_to_its_precision(
 @pytest.mark.parametrize("where", ["inside", "around"])
 @pytest.mark.parametrize("memory", ["recompute", "revolve(2)", "recompute(offload)"])
 @pytest.mark.usefixtures("reproducible")
-def test_rebuilt_steps_are_under_the_same_autocast(memory: str, where: str, lower: torch.dtype, device: torch.device) -> None:
+def test_rebuilt_steps_are_under_the_same_autocast(
+    memory: str, where: str, lower: torch.dtype, device: torch.device
+) -> None:
     net = Net(device)
-    torch.testing.assert_close(net.run("exact", lower, memory, where), net.run("exact", lower, where=where), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        net.run("exact", lower, memory, where), net.run("exact", lower, where=where), rtol=1e-5, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("mode", ["high", "highest"])
