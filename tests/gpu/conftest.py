@@ -14,8 +14,12 @@ os.environ.setdefault(
 )  # asked for by deterministic algorithms, read when CUDA starts
 
 ASKED = os.environ.get("METAIMPUTE_TEST_DEVICE")
-if ASKED:
-    DEVICE: torch.device | None = torch.device(ASKED)
+if ASKED == "sham":
+    from .sham import start
+
+    DEVICE: torch.device | None = start()
+elif ASKED:
+    DEVICE = torch.device(ASKED)
 else:
     DEVICE = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 WITHOUT = "needs an accelerator, and torch finds none here; METAIMPUTE_TEST_DEVICE=cpu runs these tests on the CPU"
