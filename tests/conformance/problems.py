@@ -51,6 +51,11 @@ class Tied(nn.Module):
         self.unused = nn.Parameter(torch.ones(2))
         self.first.bias.requires_grad_(False)
 
+    def _apply(self, *arguments: Any) -> nn.Module:
+        super()._apply(*arguments)
+        self.second.weight = self.first.weight  # some devices' tensors come as two
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
 

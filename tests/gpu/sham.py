@@ -143,6 +143,17 @@ class Module:
         generators[0].set_state(state)
 
 
+library = torch.library.Library("aten", "IMPL")
+
+
+def new_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Tensor:
+    return Sham(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
+
+
+def copied_into(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    return run(aten.copy_.default, (target, source), {})
+
+
 def start() -> torch.device:
     """Registers the device; once in a process."""
     generators.append(torch.Generator(device="cpu"))
@@ -151,4 +162,7 @@ def start() -> torch.device:
 
     noise._ACCELERATORS.append(Module())
     ShamMode().__enter__()
+    # torch.tensor() comes here past every mode
+    library.impl("empty_strided", new_strided, "PrivateUse1")
+    library.impl("copy_", copied_into, "PrivateUse1")
     return torch.device(NAME, 0)
