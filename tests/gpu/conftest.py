@@ -25,6 +25,12 @@ else:
 WITHOUT = "needs an accelerator, and torch finds none here; METAIMPUTE_TEST_DEVICE=cpu runs these tests on the CPU"
 
 
+def needs_whole_device() -> None:
+    """Leaves a test out on the sham device, for what that does not imitate."""
+    if ASKED == "sham":
+        pytest.skip("the sham device has no recurrent kernels, no autocast and no inference mode")
+
+
 @pytest.fixture
 def device() -> torch.device:
     if DEVICE is None:

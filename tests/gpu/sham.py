@@ -83,7 +83,9 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is aten._to_copy.default and any(found is leaf.raw for leaf in shams):
         found = found.clone()
     known = {id(leaf.raw): leaf for leaf in shams}  # an operation in place
-    return _pytree.tree_map(lambda leaf: known[id(leaf)] if id(leaf) in known else Sham(leaf) if isinstance(leaf, Tensor) else leaf, found)
+    return _pytree.tree_map(
+        lambda leaf: known[id(leaf)] if id(leaf) in known else Sham(leaf) if isinstance(leaf, Tensor) else leaf, found
+    )
 
 
 def drawn(func: Any, args: Any, kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from metaimpute.engine import Batches, EstimatorError, FunctionalModel, hypergra
 from ..conformance.problems import make_case
 from ..conformance.test_estimators import estimate, inner_optimizer
 from .cases import assert_near
+from .conftest import needs_whole_device
 
 MEMORIES = ("store", "recompute", "revolve(2)")
 
@@ -25,6 +26,7 @@ def test_recurrent_layers_run_under_every_estimator_in_float32(
     kind: type[nn.RNNBase], name: str, device: torch.device
 ) -> None:
     """cuDNN has no second derivative of them; in a FunctionalModel torch's own kernels take its place."""
+    needs_whole_device()
     torch.manual_seed(0)
     net = nn.Sequential(kind(4, 5, batch_first=True), Last(), nn.Linear(5, 3)).to(device)
     model, x = FunctionalModel(net), torch.randn(6, 3, 4).to(device)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from metaimpute.engine import Batches, FunctionalModel, hypergradient, momentum
 
+from .conftest import needs_whole_device
+
 # relative error in norm: bfloat16 has 8 bits of mantissa and float16 has 11, over three steps of a net of three layers
 TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}
 ESTIMATORS = ("exact", "mixed", "truncated(2)", "finite_difference", "cg(2)")
@@ -26,6 +28,9 @@ class Net:
         self.x, self.y = torch.randn(64, 8).to(device, dtype), torch.randint(0, 3, (64,)).to(device)
 
     def run(self, name: str, lower: torch.dtype | None, memory: str = "store", where: str = "inside") -> Any:
+        if lower is not None:
+            needs_whole_device()
+
         def inner(p: Any, c: Any, b: Any) -> Tensor:
             with torch.autocast(self.device.type, dtype=lower, enabled=lower is not None and where == "inside"):
                 raw = self.model(p, self.x)

@@ -15,7 +15,6 @@ for package in ("pydantic", "skops", "click", "sklearn"):
     pytest.importorskip(package)
 
 from click.testing import CliRunner
-
 from safetensors.torch import save_file
 
 import metaimpute
@@ -27,7 +26,7 @@ from metaimpute.training.session import Interrupted, Session
 from .. import fake_data
 from ..test_recipe_runs import make_bert
 from .cases import on_the_cpu
-from .conftest import ASKED
+from .conftest import ASKED, needs_whole_device
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 SHORT = ("train.steps=4", "train.eval_every=2", "train.log_every=1", "train.checkpoint_every=2", "train.threads=1")
@@ -41,6 +40,7 @@ def values(folder: Path) -> None:
 
 def texts(folder: Path) -> None:
     pytest.importorskip("transformers")
+    needs_whole_device()
     fake_data.make_imdb(folder)
     make_bert(folder)
 
