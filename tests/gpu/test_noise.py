@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -55,6 +56,66 @@ def test_noise_is_a_function_of_the_seed_on_the_device_and_the_cpu_together(devi
         drawn(device)
         inside = generator_states(device)
     assert not any(torch.equal(a, b) for a, b in zip(before, inside, strict=True)), "the check would be vacuous"
+
+
+def test_noise_of_a_threads_own_is_the_shared_generators_number_by_number(device: torch.device) -> None:
+    needs_whole_device()
+    with fixed_rng(3):
+        expected = drawn(device)
+    before, found = generator_states(device), []
+
+    def work() -> None:
+        with fixed_rng(3):
+            found.extend(drawn(device))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert all(torch.equal(a, b) for a, b in zip(before, generator_states(device), strict=True))
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert torch.equal(one, other), number
+
+
+@pytest.mark.parametrize(("name", "memory"), [("exact", "store"), ("exact", "recompute"), ("mixed", "store")])
+def test_threads_that_draw_at_once_get_their_numbers(name: str, memory: str, device: torch.device) -> None:
+    """Two have hypergradients of a loss with dropout, while a bystander draws from the device's generator."""
+    needs_whole_device()
+    case, rule = (
+        make_case("transformer_dropout", steps=3, device=device, dtype=torch.float32),
+        inner_optimizer("momentum"),
+    )
+    reference, found, done = estimate(case, rule, 3, name, memory), [], threading.Event()
+
+    def bystander() -> None:
+        while not done.wait(1e-4):
+            torch.rand(8, device=device)
+            torch.rand(8)
+
+    def work() -> None:
+        found.extend(estimate(case, rule, 3, name, memory) for _ in range(4))
+
+    threads = [threading.Thread(target=one) for one in (bystander, work, work)]
+    for thread in threads:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join()
+    done.set()
+    threads[0].join()
+    assert len(found) == 8
+    for one in found:
+        assert_near(one, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_reverse_passes_leave_no_thread_in_pythons_list(device: torch.device) -> None:
+    """One that is left would be taken for one that may draw, and noise be drawn the slow way from then on."""
+    needs_whole_device()
+    case, done, before = make_case("mlp_dropout", steps=3, device=device), threading.Event(), threading.enumerate()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    estimate(case, inner_optimizer("sgd"), 3, "exact", "recompute")
+    done.set()
+    thread.join()
+    assert threading.enumerate() == before
 
 
 @pytest.mark.parametrize("architecture", ["mlp_dropout", "transformer_dropout"])
