@@ -66,14 +66,14 @@ def float64(device: torch.device) -> Iterator[None]:
 
 @pytest.fixture
 def reproducible() -> Iterator[None]:
-    """The same numbers each time, to the bit: deterministic kernels, no choice among them by timing, float32 as it is."""
+    """The same numbers each time, to the bit: deterministic kernels where torch has them, no choice among them by timing, float32 as it is."""
     before: tuple[Any, ...] = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.allow_tf32,
     )
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = False, False
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])

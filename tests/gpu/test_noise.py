@@ -136,7 +136,7 @@ def test_every_memory_policy_replays_the_devices_dropout(architecture: str, memo
     case, rule = make_case(architecture, steps=5, device=device), inner_optimizer("adam")
     stored = estimate(case, rule, 5, "exact")
     torch.rand(3, device=device)
-    assert_near(estimate(case, rule, 5, "exact", memory), stored, rtol=1e-12, atol=1e-14, what=memory)
+    assert_near(estimate(case, rule, 5, "exact", memory), stored, rtol=1e-10, atol=1e-12, what=memory)
 
 
 @pytest.mark.parametrize("memory", POLICIES)

@@ -14,7 +14,7 @@ from metaimpute.engine import Batches, FunctionalModel, hypergradient, momentum
 from .conftest import needs_whole_device
 
 # relative error in norm: bfloat16 has 8 bits of mantissa and float16 has 11, over three steps of a net of three layers
-TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}
+TOLERANCE = {torch.bfloat16: 0.02, torch.float16: 0.003}
 ESTIMATORS = ("exact", "mixed", "truncated(2)", "finite_difference", "cg(2)")
 
 
@@ -67,7 +67,7 @@ def test_autocast_gives_the_float64_hypergradient_to_its_precision(
     assert found.dtype == torch.float32
     assert not torch.equal(found, plain), "autocast must have been in force"
     # a difference of two losses in few bits is the least exact
-    tolerance = TOLERANCE[lower] * (4 if name == "finite_difference" else 1)
+    tolerance = TOLERANCE[lower] * (10 if name == "finite_difference" else 1)
     assert relative_error(found, reference(name)) < tolerance
     assert relative_error(plain, reference(name)) < 1e-2 * (1 if name == "finite_difference" else 0.1)
 
