@@ -1,11 +1,12 @@
-# make demo: install and run the main recipe. make test: install and test. make docs: the documentation, in site/.
+# make demo: install and run the main recipe. make test: install and test. make test-gpu: the tests for an accelerator, on the one
+# that torch finds. make docs: the documentation, in site/.
 # All need Python >= 3.10 and pip, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 # a process per core, each on one thread: tensors in tests are small
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all test-gpu lint docs clean
 
 .venv/installed: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python >= 3.10 is needed")'
@@ -21,6 +22,9 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(PYTEST)
+
+test-gpu: .venv/installed
+	$(PYTEST) --dist worksteal -rs tests/gpu
 
 lint: .venv/installed
 	$(BIN)/ruff check .

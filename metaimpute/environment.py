@@ -56,6 +56,13 @@ def accelerator() -> str | None:
     return None if found is None else found.type
 
 
+def device_name(device: torch.device) -> str:
+    """Kind and make, e.g. ``cuda (NVIDIA H100 80GB HBM3)``."""
+    module = None if device.type == "cpu" else torch.get_device_module(device)
+    of = getattr(module, "get_device_name", None)
+    return f"{device.type} ({of(device) if of else platform.processor() or platform.machine()})"
+
+
 def describe(device: torch.device) -> Environment:
     """Environment of a run, for ``result.json``."""
     versions = {}
@@ -64,11 +71,10 @@ def describe(device: torch.device) -> Environment:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
-        "device": f"{device.type} ({name})",
+        "device": device_name(device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "packages": versions,

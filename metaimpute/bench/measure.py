@@ -15,15 +15,23 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..engine.live_memory import LiveBytes
+from ..environment import device_name
 
 Work = Callable[[], Any]
 
 
+def _wait() -> None:
+    """Until an accelerator has done what it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
 def seconds(work: Work) -> float:
+    """Wall time of the work, with all that it leaves to an accelerator."""
+    _wait()
     started = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    _wait()
     return time.perf_counter() - started
 
 
@@ -80,7 +88,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device": device_name(torch.device(device)),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),

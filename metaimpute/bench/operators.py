@@ -139,8 +139,8 @@ def _loss(call: Callable[..., Any]) -> Callable[[Tree, Tree, Any], Tensor]:
         total = torch.zeros((), dtype=torch.float64)
         moved = [a + b for a, b in zip(theta["v"], c["v"], strict=True)]
         for number, out in enumerate(_real(call(*moved))):
-            rng = torch.Generator().manual_seed(number)
-            r, q = (torch.randn(out.shape, generator=rng, dtype=torch.float64) for _ in range(2))
+            rng = torch.Generator(device="cpu").manual_seed(number)
+            r, q = (torch.randn(out.shape, generator=rng, dtype=torch.float64, device="cpu") for _ in range(2))
             total = total + (out * (r.abs() + 0.5)).sum() + (out.square() * q).sum() / 2
         return total
 

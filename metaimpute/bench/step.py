@@ -68,28 +68,31 @@ def limit_of(config: Config, mu: int = 1) -> float | None:
 class Bench:
     """WRN-16-2 on random images, with one labelled batch, mu unlabelled ones and a hold-out batch."""
 
-    def __init__(self, batch: int, mu: int, side: int = 32) -> None:
-        self.batch, self.mu, self.side = batch, mu, side
+    def __init__(self, batch: int, mu: int, side: int = 32, device: str = "cpu") -> None:
+        self.batch, self.mu, self.side, self.device = batch, mu, side, device
 
     def algorithm(self, config: Config) -> tuple[Algorithm1, Batch, Labelled]:
         torch.manual_seed(0)
         output, n, m = Classes(CLASSES), self.batch, self.batch * self.mu
-        module = WideResNet(16, 2, 3, CLASSES)
+        module = WideResNet(16, 2, 3, CLASSES).to(self.device)
         model = FunctionalModel(module)
 
         def pictures(count: int) -> Tensor:
-            return torch.randn(count, 3, self.side, self.side)
+            return torch.randn(count, 3, self.side, self.side).to(self.device)
 
         def targets(count: int) -> Tensor:
-            return torch.randint(0, CLASSES, (count,))
+            return torch.randint(0, CLASSES, (count,)).to(self.device)
+
+        def rows(count: int) -> Tensor:
+            return torch.arange(count, device=self.device)
 
         batch = Batch(
-            Labelled(pictures(n), targets(n), torch.arange(n)),
-            Unlabelled(pictures(m), pictures(m), torch.arange(m)),
+            Labelled(pictures(n), targets(n), rows(n)),
+            Unlabelled(pictures(m), pictures(m), rows(m)),
             0.5,
             0,
         )
-        holdout = Labelled(pictures(n), targets(n), torch.arange(n))
+        holdout = Labelled(pictures(n), targets(n), rows(n))
         options = {"threshold": 0.0} if config.method == "fixmatch" else {}
         method = methods.get(config.method)(**options).bind(output)
         problem = problems.get(config.problem)()
@@ -120,12 +123,17 @@ def configurations(method: str, mu: int) -> list[Config]:
 
 
 def sweep(
-    pairs: Iterable[tuple[str, int]], *, batch: int = 16, repeats: int = 5, say: Callable[[str], None] = print
+    pairs: Iterable[tuple[str, int]],
+    *,
+    batch: int = 16,
+    repeats: int = 5,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Measures every configuration for ``(method, mu)`` pairs, in turn within each."""
     rows = []
     for method, mu in pairs:
-        bench = Bench(batch, mu)
+        bench = Bench(batch, mu, device=device)
         configs = {c.name: c for c in configurations(method, mu)}
         works = {name: bench.work(config) for name, config in configs.items()}
         say(f"{method}, mu = {mu}: timing {len(works)} kinds of step")
@@ -151,7 +159,7 @@ def sweep(
         "model": "WRN-16-2",
         "batch": batch,
         "repeats": repeats,
-        "machine": machine(),
+        "machine": machine(device),
         "rows": rows,
     }
 

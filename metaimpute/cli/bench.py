@@ -69,7 +69,7 @@ def _numbers(context: Any, parameter: Any, text: str | None) -> tuple[int, ...] 
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Timings of each, taken in turn.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
 @click.option(
     "--plot", "picture", type=click.Path(path_type=Path), help="Write the cost-versus-accuracy plot (PNG or SVG)."
@@ -128,13 +128,15 @@ def hypergradient(
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
-def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, out: Path | None) -> None:
+def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, device: str, out: Path | None) -> None:
     """Cost of one training step of WRN-16-2 against the limit of counting passes."""
     with plain_errors():
         import torch
 
         from ..bench import step as work
+        from ..environment import NoDevice, pick_device
 
         pairs = []
         for text in methods:
@@ -143,7 +145,11 @@ def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, out: 
                 raise click.UsageError(f"'{text}': write mean_teacher:1 or fixmatch:7")
             pairs.append((name, int(mu or 1)))
         torch.set_num_threads(threads)
-        result = work.sweep(pairs, batch=batch, repeats=repeats, say=_say)
+        try:
+            where = str(pick_device(device))
+        except NoDevice as error:
+            raise click.UsageError(str(error)) from None
+        result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=_say)
         screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
         _finish(result, out)
 

@@ -33,19 +33,27 @@ class CannotDifferentiate(UserError, ValueError):
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
+class _Within(threading.local):
+    """Whether this thread runs a reverse pass for another one that holds the lock and waits, as autograd's threads do."""
+
+    delegated = False
+
+
 class _Switches:
     """The lock on what belongs to the process. Held by a thread, and by the reverse pass that this thread waits for."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.holder: object | None = None
+        self.thread: int | None = None
 
     def renew(self) -> None:
         """After a fork: another thread's lock would never be let go of in the child."""
-        self.lock, self.holder = threading.RLock(), None
+        self.lock, self.holder, self.thread = threading.RLock(), None, None
 
 
 _switches = _Switches()
+_within = _Within()
 os.register_at_fork(after_in_child=_switches.renew)
 
 
@@ -54,15 +62,33 @@ def holder() -> object | None:
     return _switches.holder
 
 
+def waiting() -> int | None:
+    """The thread that waits for what this one does: an accelerator's reverse passes run in a thread of autograd's."""
+    return _switches.thread if _within.delegated else None
+
+
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
     """One thread at a time: for work that reads or writes the global generator or a module's mode over many calls."""
+    if _within.delegated:  # the thread that waits for this one holds the lock
+        yield
+        return
     with _switches.lock:
-        before, _switches.holder = _switches.holder, _switches.holder or object()
+        before = _switches.holder, _switches.thread
+        _switches.holder, _switches.thread = _switches.holder or object(), threading.get_ident()
         try:
             yield
         finally:
-            _switches.holder = before
+            _switches.holder, _switches.thread = before
+
+
+@contextlib.contextmanager
+def _delegated() -> Iterator[None]:
+    before, _within.delegated = _within.delegated, threading.get_ident() != _switches.thread
+    try:
+        yield
+    finally:
+        _within.delegated = before
 
 
 class _NoReentrantCheckpoints:
@@ -94,7 +120,7 @@ def double_differentiable(part_of: object | None = None) -> Iterator[None]:
         part_of: the :func:`holder` of the call that this block is a part of, where it may run in another thread.
     """
     inside = part_of is not None and part_of is _switches.holder
-    with contextlib.nullcontext() if inside else exclusive():
+    with _delegated() if inside else exclusive():
         fast_path, cached = torch.backends.mha.get_fastpath_enabled(), torch.is_autocast_cache_enabled()
         with torch.inference_mode(False), forward_ad._set_fwd_grad_enabled(True), sdpa_kernel(SDPBackend.MATH):
             torch.backends.mha.set_fastpath_enabled(False)
@@ -112,6 +138,28 @@ def double_differentiable(part_of: object | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Recurrent layers without cuDNN (MIOpen), whose kernels have no second derivative; torch's own have one."""
+    with exclusive():
+        enabled = torch._C._get_cudnn_enabled()
+        torch._C._set_cudnn_enabled(False)
+        try:
+            yield
+        finally:
+            torch._C._set_cudnn_enabled(enabled)
+
+
+@contextlib.contextmanager
+def autocast_off() -> Iterator[None]:
+    """No device's autocast in this block."""
+    with contextlib.ExitStack() as stack:
+        for kind in _AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextlib.contextmanager
 def as_usual() -> Iterator[None]:
     """Torch as a program finds it: gradients recorded, no autocast, float32 and the CPU where nothing else is said.
 
@@ -121,9 +169,7 @@ def as_usual() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
-        for kind in _AUTOCAST:
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(autocast_off())
         dtype = torch.get_default_dtype()
         if dtype != torch.float32:
             stack.callback(torch.set_default_dtype, dtype)

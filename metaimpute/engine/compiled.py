@@ -81,13 +81,13 @@ class Compiled:
 
 def tensor_of_count(leaf: Any) -> Any:
     """A step count as a number the program reads, so that it is not compiled anew for each count."""
-    return torch.tensor(leaf, dtype=torch.float64) if type(leaf) is int else leaf
+    return torch.tensor(leaf, dtype=torch.float64, device="cpu") if type(leaf) is int else leaf
 
 
 def tensor_of_number(leaf: Any) -> Any:
     """A hyperparameter likewise, but for the number 0, which switches a part of the rule off."""
     number = isinstance(leaf, int | float) and not isinstance(leaf, bool)
-    return torch.tensor(leaf, dtype=torch.float64) if number and leaf else leaf
+    return torch.tensor(leaf, dtype=torch.float64, device="cpu") if number and leaf else leaf
 
 
 def like(before: Tree, after: Tree) -> Tree:

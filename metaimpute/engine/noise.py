@@ -1,7 +1,7 @@
 """Random numbers by seed: a block's noise is a function of its seed alone, and leaves every generator as it was.
 
-Torch's CPU generator is the process's. Where no other thread draws, it is seeded and put back; where one may, the thread's random
-operations are handed a generator of its own, which gives the same numbers.
+Torch's generators, one a device, are the process's. Where no other thread draws, they are seeded and put back; where one may, the
+thread's random operations are handed generators of its own, which give the same numbers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .ambient import waiting
+
 _MPS = torch.backends.mps.is_available()
+_DROPOUT = torch.ops.aten.native_dropout.default
+_CPU = torch.device("cpu")
+_ACCELERATORS: list[Any] = [torch.cuda, torch.xpu]  # a plug-in may add its torch module
 
 
 def _accelerated_generators() -> list[torch.Generator]:
     """Those of every device of an accelerator that is in use, so that a net spread over devices is replayed on all of them."""
     found: list[torch.Generator] = []
-    for module in (torch.cuda, torch.xpu):
+    for module in _ACCELERATORS:
         if module.is_initialized():
             found.extend(module.default_generators)
     if _MPS:
@@ -29,46 +34,78 @@ def _accelerated_generators() -> list[torch.Generator]:
     return found
 
 
+def _shared(device: torch.device) -> torch.Generator:
+    """The process's generator of a device."""
+    if device.type == "cpu":
+        return torch.default_generator
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    found: torch.Generator = torch.get_device_module(device).default_generators[device.index]
+    return found
+
+
+_swapping = threading.Lock()
+
+
 class _OwnNoise(TorchDispatchMode):
-    """Random operations of this thread draw from a generator of its own: the same numbers, and none of anybody else's."""
+    """Random operations of this thread draw from generators of its own: the same numbers, and none of anybody else's."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.generator = torch.Generator(device="cpu").manual_seed(seed)
+        self.seed = seed
+        self.generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        names = {a.name for a in func._schema.arguments}
+        generator = self._of(self._device(args, kwargs))
+        names = [a.name for a in func._schema.arguments]
         if "generator" in names:
-            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
-            if kwargs.get("generator", given.get("generator")) is None and self._on_cpu(args, kwargs):
-                position = [a.name for a in func._schema.arguments].index("generator")
-                if len(args) > position:
-                    args = (*args[:position], self.generator, *args[position + 1 :])
-                else:
-                    kwargs = {**kwargs, "generator": self.generator}
-            return func(*args, **kwargs)
+            position = names.index("generator")
+            given = args[position] if len(args) > position else kwargs.get("generator")
+            if given is not None:
+                return func(*args, **kwargs)
+            if len(args) > position:
+                return func(*args[:position], generator, *args[position + 1 :], **kwargs)
+            return func(*args, **{**kwargs, "generator": generator})
+        if func is _DROPOUT and generator.device.type == "cuda" and 0 < args[1] < 1 and args[2] is not False:
+            out, mask = torch.ops.aten._fused_dropout.default(args[0], 1 - args[1], generator)  # the same kernel
+            return out, mask.bool()
         variant = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
         overload = getattr(func.overloadpacket, variant, None)
-        if overload is not None and self._on_cpu(args, kwargs):
-            return overload(*args, **{**kwargs, "generator": self.generator})
+        if overload is not None:
+            return overload(*args, **{**kwargs, "generator": generator})
         # no way to hand it a generator: the shared one takes our place for this operation
-        shared = torch.default_generator
-        before = shared.get_state()
-        shared.set_state(self.generator.get_state())
-        try:
-            return func(*args, **kwargs)
-        finally:
-            self.generator.set_state(shared.get_state())
-            shared.set_state(before)
+        shared = _shared(generator.device)
+        with _swapping:
+            before = shared.get_state()
+            shared.set_state(generator.get_state())
+            try:
+                return func(*args, **kwargs)
+            finally:
+                generator.set_state(shared.get_state())
+                shared.set_state(before)
+
+    def _of(self, device: torch.device) -> torch.Generator:
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device=device).manual_seed(self.seed)
+        return self.generators[device]
 
     @staticmethod
-    def _on_cpu(args: Any, kwargs: Any) -> bool:
+    def _device(args: Any, kwargs: Any) -> torch.device:
+        """Where an operation draws: an accelerator as soon as one of its tensors is there."""
         if kwargs.get("device") is not None:
-            return torch.device(kwargs["device"]).type == "cpu"
-        return all(a.device.type == "cpu" for a in args if isinstance(a, Tensor))
+            device = torch.device(kwargs["device"])
+            if device.type == "cpu":
+                return _CPU
+            return (
+                device
+                if device.index is not None
+                else torch.device(device.type, torch.accelerator.current_device_index())
+            )
+        devices = [a.device for a in args if isinstance(a, Tensor)]
+        return next((d for d in devices if d.type != "cpu"), _CPU)
 
 
 _DRAW_NOTHING = frozenset({"torch", "tqdm", "tensorboard", "ipykernel", "IPython", "zmq", "tornado", "rich", "execnet"})
@@ -78,12 +115,12 @@ def _others_may_draw() -> bool:
     """Whether a thread runs beside this one that could draw random numbers: not a progress bar's, notebook's or compiler's."""
     if threading.active_count() == 1:
         return False
-    here = threading.current_thread()
+    here = (threading.get_ident(), waiting())  # current_thread() would enter autograd's threads into threading's list
     return any(
         (getattr(getattr(t, "_target", None), "__module__", None) or type(t).__module__).partition(".")[0]
         not in _DRAW_NOTHING
         for t in threading.enumerate()
-        if t is not here
+        if t.ident not in here
     )
 
 
@@ -91,29 +128,23 @@ def _others_may_draw() -> bool:
 def fixed_rng(seed: int, *, shared_generator: bool = False) -> Iterator[None]:
     """Runs the block under ``seed`` on the CPU and every accelerator in use, then restores all generators.
 
-    Where other threads run, the CPU's noise comes from a generator of this thread alone: the same numbers, and the others' are
-    their own.
+    Where other threads run, noise comes from generators of this thread alone: the same numbers, and the others' are their own.
 
     Args:
-        shared_generator: draw from the process's generator all the same, as a compiled program does.
+        shared_generator: draw from the process's generators all the same, as a compiled program does.
     """
-    shared = torch.default_generator
-    accelerated = [(generator, generator.get_state()) for generator in _accelerated_generators()]
-    alone = shared_generator or not _others_may_draw()
-    before = shared.get_state() if alone else None
-    try:
-        for generator, _ in accelerated:
-            generator.manual_seed(seed)
-        if before is not None:
-            shared.manual_seed(seed)
+    if _others_may_draw() and not shared_generator:
+        with _OwnNoise(seed):
             yield
-        else:
-            with _OwnNoise(seed):
-                yield
+        return
+    generators = [torch.default_generator, *_accelerated_generators()]
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
     finally:
-        if before is not None:
-            shared.set_state(before)
-        for generator, state in accelerated:
+        for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
 
 

@@ -119,6 +119,7 @@ _MISSING = (
 _WAYS = {
     "embedding_bag": "use F.embedding(...).sum(1) or .mean(1)",
     "hardsigmoid": "use F.relu6(x + 3) / 6",
+    "cudnn_rnn": "use nn.LSTM, nn.GRU or nn.RNN in a FunctionalModel, or torch.backends.cudnn.flags(enabled=False) around it",
     "multi_margin_loss": "write it with clamp and gather",
     "multilabel_margin_loss": "write it with clamp and gather",
     "use_reentrant": "pass use_reentrant=False (Hugging Face: gradient_checkpointing_enable(gradient_checkpointing_kwargs="

@@ -6,7 +6,7 @@ classes) by torch's pytrees, which mean the same and take ten times as long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -140,6 +140,11 @@ def _nothing(tree: Tree) -> Tensor:
     return torch.zeros((), device=leaves[0].device if leaves else "cpu")
 
 
+def _on_one_device(numbers: Sequence[Tensor]) -> list[Tensor]:
+    """A tree may be spread over devices; on one, nothing is copied."""
+    return [number.to(numbers[0].device) for number in numbers]
+
+
 def dot(left: Tree, right: Tree) -> Tensor:
     """Inner product over all differentiable leaves, accumulated in their own precision; of complex ones its real part.
 
@@ -147,13 +152,14 @@ def dot(left: Tree, right: Tree) -> Tensor:
     """
     pairs = zip(tensors(left), tensors(right), strict=True)
     products = [(a.conj() * b).real.sum() if a.is_complex() else (a * b).sum() for a, b in pairs]
-    return torch.stack(products).sum() if products else _nothing(left)
+    return torch.stack(_on_one_device(products)).sum() if products else _nothing(left)
 
 
 def norm(tree: Tree) -> Tensor:
     """Euclidean norm over all differentiable leaves."""
     leaves = tensors(tree)
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(leaves))) if leaves else _nothing(tree)
+    lengths = _on_one_device(torch._foreach_norm(leaves)) if leaves else []
+    return torch.linalg.vector_norm(torch.stack(lengths)) if lengths else _nothing(tree)
 
 
 def cosine(left: Tree, right: Tree) -> Tensor:

@@ -183,7 +183,7 @@ class Recording(Generic[Value]):
 
 
 def _no_loss(*_: Any) -> Tensor:
-    return torch.zeros(())
+    return torch.zeros((), device="cpu")
 
 
 @overload

@@ -31,13 +31,21 @@ def require_same_end(found: Tree, reached: Tree) -> None:
     NotRepeatable: when steps that are taken again end elsewhere by more than rounding."""
     for again, first in zip(tensors(found), tensors(reached), strict=True):
         tolerance = torch.finfo(first.dtype).eps ** 0.5
-        near = (again - first).abs() <= tolerance * first.abs().amax() if first.numel() else torch.tensor(True)
+        if not first.numel():
+            continue
+        near = (again - first).abs() <= tolerance * first.abs().amax()
         if not bool((near | (again == first) | (again.isnan() & first.isnan())).all()):
             raise NotRepeatable(
                 "the steps led elsewhere when they were taken again: the inner loss draws noise from numpy, random or a "
                 "generator of its own, or something that it uses was changed; draw noise from torch's global generator, and "
                 "change nothing between step() and value()"
             )
+
+
+def _on_the_host(values: list[Tensor]) -> Tensor:
+    """Scalars as one float64 vector on the CPU, in one transfer where all are of one device."""
+    one = len({value.device for value in values}) == 1
+    return torch.cat([(value if one else value.cpu()).reshape(1) for value in values]).cpu().double()
 
 
 class _Here(threading.local):
@@ -158,9 +166,8 @@ class Ledger:
         pairs, self.pairs = self.pairs, []
         if not pairs:
             return
-        first = torch.stack([a.double() for _, a, _ in pairs])
-        again = torch.stack([b.double() for _, _, b in pairs])
-        eps = torch.tensor([torch.finfo(a.dtype).eps for _, a, _ in pairs], dtype=torch.float64, device=first.device)
+        first, again = _on_the_host([a for _, a, _ in pairs]), _on_the_host([b for _, _, b in pairs])
+        eps = torch.tensor([torch.finfo(a.dtype).eps for _, a, _ in pairs], dtype=torch.float64, device="cpu")
         same = torch.isclose(again, first, rtol=0.0, atol=0.0, equal_nan=True)
         near = (again - first).abs() <= eps.sqrt() * torch.maximum(again.abs(), first.abs()) + eps
         wrong = (~(same | near)).nonzero().flatten().tolist()

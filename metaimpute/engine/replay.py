@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from .ambient import CannotDifferentiate, double_differentiable, holder
 from .dependence import other_than
-from .pytree import Tree, as_leaves, detach, tensors, tree_map, vjp_through, with_tensors
+from .pytree import Tree, as_leaves, detach, filled, leaves_of, tensors, tree_map, vjp_through, with_tensors
 from .repetition import rebuilding, require_same_end
 
 
@@ -155,14 +155,17 @@ class Replay:
     def _put_away(self, carry: Tree) -> Tree:
         if not self.plan.offload:
             return carry
-        return tree_map(lambda x: x.to("cpu", non_blocking=True) if isinstance(x, Tensor) else x, carry)
+        devices = [leaf.device if isinstance(leaf, Tensor) else None for leaf in leaves_of(carry)]
+        # CUDA's copies alone go into pinned memory and are ordered with those back
+        away = tree_map(lambda x: x.to("cpu", non_blocking=x.is_cuda) if isinstance(x, Tensor) else x, carry)
+        return devices, away
 
-    def _take_out(self, carry: Tree) -> Tree:
+    def _take_out(self, saved: Tree) -> Tree:
         if not self.plan.offload:
-            return carry
-        if len(tensors(carry)) != len(self.devices):  # an optimiser's state appeared after the first step
-            return tree_map(lambda x: x.to(self.devices[0]) if isinstance(x, Tensor) else x, carry)
-        return with_tensors(carry, [leaf.to(d) for leaf, d in zip(tensors(carry), self.devices, strict=True)])
+            return saved
+        devices, away = saved
+        pairs = zip(leaves_of(away), devices, strict=True)
+        return filled(away, [leaf if device is None else leaf.to(device) for leaf, device in pairs])
 
     def _record(self, carry: Tree, start: int, stop: int) -> tuple[Tree, Tree, Tree]:
         with torch.enable_grad():

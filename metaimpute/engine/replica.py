@@ -13,13 +13,15 @@ import functools
 import operator
 import types
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.weight_norm import WeightNorm
+
+from .ambient import without_cudnn
 
 _ATOMS = frozenset(
     [
@@ -44,6 +46,7 @@ _NEED_CARE = (
     nn.Embedding,
     nn.EmbeddingBag,
     nn.Hardsigmoid,
+    nn.RNNBase,
     parametrizations._WeightNorm,
 )
 _MISSING: Any = object()
@@ -70,6 +73,12 @@ def composed_weight_norm(g: Tensor, v: Tensor, dim: int) -> Tensor:
 def composed_hardsigmoid(x: Tensor) -> Tensor:
     """``min(max(x + 3, 0), 6) / 6``. (Howard et al., "Searching for MobileNetV3", ICCV 2019.)"""
     return nn.functional.relu6(x + 3) / 6
+
+
+def recurrent(forward: Callable[..., Any], twin: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A recurrent layer's forward pass by torch's own kernels."""
+    with without_cudnn():
+        return forward(twin, *args, **kwargs)
 
 
 class _ComposedHook:
@@ -193,18 +202,18 @@ class Twin:
                 )
                 held["_forward_hooks"] = OrderedDict(hooks)
             if isinstance(part, _NEED_CARE):
-                self._tame(part, held, tracked)
+                self._tame(part, twin, held, tracked)
             twin.__dict__.update(held)
             self.given.append(held)
         self.root: nn.Module = self.twins[0]
 
     @staticmethod
-    def _tame(part: nn.Module, held: dict[str, Any], tracked: bool) -> None:
+    def _tame(part: nn.Module, twin: nn.Module, held: dict[str, Any], tracked: bool) -> None:
         """What a module would do that has no derivative, or none twice.
 
         Statistics that ``torch.vmap`` cannot update are left alone; an embedding that would write into its weight writes into a
         copy, and its sparse gradients are dense ones; torch's fused weight norm, whose second derivative is wrong, and
-        hardsigmoid, which has none, are composed.
+        hardsigmoid, which has none, are composed; recurrent layers do without cuDNN, whose kernels have none either.
         """
         if isinstance(part, nn.modules.batchnorm._NormBase):
             if not tracked and part.training and part.track_running_stats:
@@ -216,6 +225,8 @@ class Twin:
                 held["_parameters"] = {**held["_parameters"], "weight": weight.detach().clone()}
         elif isinstance(part, nn.Hardsigmoid):
             held["forward"] = composed_hardsigmoid
+        elif isinstance(part, nn.RNNBase):
+            held["forward"] = functools.partial(recurrent, type(part).forward, twin)
         elif isinstance(part, parametrizations._WeightNorm):
             held["forward"] = functools.partial(composed_weight_norm, dim=part.dim)
 

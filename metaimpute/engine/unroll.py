@@ -258,7 +258,7 @@ def unroll(
     batches = batches if isinstance(batches, tuple) else batches_of(batches)
     problem = BilevelMap(
         inner_loss,
-        lambda *_: torch.zeros(()),
+        lambda *_: torch.zeros((), device="cpu"),
         params,
         coupling,
         Batches(batches, None),

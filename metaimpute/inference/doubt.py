@@ -21,7 +21,7 @@ def ranks(doubt: Tensor) -> list[int]:
     """Place of each row when the least sure comes first, from 1; equally sure rows in their order, ``[n]``."""
     order = doubt.double().argsort(descending=True, stable=True)
     found = torch.empty_like(order)
-    found[order] = torch.arange(1, len(order) + 1)
+    found[order] = torch.arange(1, len(order) + 1, device=order.device)
     return found.tolist()
 
 
@@ -33,7 +33,7 @@ def doubtful(doubt: Tensor) -> list[bool]:
     """
     order = doubt.double().argsort(descending=True, stable=True)
     total = doubt.double()[order].cumsum(0)
-    found = torch.zeros(len(doubt), dtype=torch.bool)
+    found = torch.zeros(len(doubt), dtype=torch.bool, device=doubt.device)
     if len(doubt) and float(total[-1]) > 0:
         count = int((total < BULK * total[-1] * (1 - 1e-12)).sum()) + 1
         found[order[:count]] = True

@@ -123,7 +123,9 @@ class Predictor:
         return dataclasses.replace(found, sets=torch.from_numpy(sets))
 
     def _pool(self, examples: Any) -> Pool:
-        return examples if isinstance(examples, Pool) else Pool(examples, None, torch.arange(len(examples)))
+        return (
+            examples if isinstance(examples, Pool) else Pool(examples, None, torch.arange(len(examples), device="cpu"))
+        )
 
     def _answer(self, examples: Any) -> np.ndarray:
         return as_answer(self._network(self._pool(examples)), self.task.output)

@@ -68,7 +68,7 @@ def _words(pool: Pool, output: Output, names: list[str]) -> list[str]:
     values = pool.targets if not isinstance(output, Standardized) else output.original(pool.targets)
     return [
         f"{row[0]:.6g}" if len(row) == 1 else " ".join(f"{v:.6g}" for v in row)
-        for row in torch.as_tensor(values).tolist()
+        for row in torch.as_tensor(values, device="cpu").tolist()
     ]
 
 

@@ -49,7 +49,7 @@ class MixMatch(MixUp):
         return (unlabelled.weak, unlabelled.strong, *unlabelled.more)[: self.augmentations]
 
     def draw_partners(self, labelled: int, unlabelled: int, rng: torch.Generator) -> Tensor:
-        return torch.randperm(labelled + unlabelled, generator=rng)
+        return torch.randperm(labelled + unlabelled, generator=rng, device="cpu")
 
     def psi(self, predict: Predict, params: Tree, unlabelled: Unlabelled) -> Tensor:
         guesses = [predict(params, view).softmax(-1) for view in self.copies(unlabelled)]

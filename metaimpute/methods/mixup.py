@@ -30,7 +30,7 @@ class Mixing(NamedTuple):
 
 def draw_shares(alpha: float, rows: int, rng: torch.Generator) -> Tensor:
     """``max(l, 1 - l)`` with ``l ~ Beta(alpha, alpha)``, ``[rows]``: a row stays closer to itself than to its partner."""
-    seed = int(torch.randint(2**62, (), generator=rng))  # torch's Beta takes no generator
+    seed = int(torch.randint(2**62, (), generator=rng, device="cpu"))  # torch's Beta takes no generator
     drawn = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, rows))
     return torch.maximum(drawn, 1 - drawn)
 
@@ -71,7 +71,7 @@ class MixUp(Method):
 
     def draw_partners(self, labelled: int, unlabelled: int, rng: torch.Generator) -> Tensor:
         """A permutation of labelled followed by unlabelled rows, ``[labelled + unlabelled]``."""
-        known, imputed = (torch.randperm(n, generator=rng) for n in (labelled, unlabelled))
+        known, imputed = (torch.randperm(n, generator=rng, device="cpu") for n in (labelled, unlabelled))
         return torch.cat([known, labelled + imputed])
 
     def prepare(self, predict: Predict, params: Tree, batch: Batch, rng: torch.Generator) -> Batch:

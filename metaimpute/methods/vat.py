@@ -93,7 +93,7 @@ class VAT(Method):
 
     def prepare(self, predict: Predict, params: Tree, batch: Batch, rng: torch.Generator) -> Batch:
         clean, at = batch.unlabelled.weak, detach(params)
-        direction = unit_rows(torch.randn(clean.shape, generator=rng).to(clean))
+        direction = unit_rows(torch.randn(clean.shape, generator=rng, device="cpu").to(clean))
         for _ in range(self.power_iterations):
             direction = unit_rows(curvature_product(lambda inputs: predict(at, inputs), clean, direction))
         return replace(batch, unlabelled=replace(batch.unlabelled, strong=clean + self.epsilon * direction))

@@ -96,10 +96,10 @@ class PatchClassifier(FeatureClassifier):
         """Whitening and centres from patches of float images ``[n, c, h, w]`` in [0, 1]; the same for the same images."""
         from sklearn.cluster import MiniBatchKMeans
 
-        rng, drawn = torch.Generator().manual_seed(0), []
+        rng, drawn = torch.Generator(device="cpu").manual_seed(0), []
         for image in self.reduced(images).split(1):
             found = self.patches(image)[0]
-            drawn.append(found[torch.randint(len(found), (DRAWN,), generator=rng).to(found.device)])
+            drawn.append(found[torch.randint(len(found), (DRAWN,), generator=rng, device="cpu").to(found.device)])
         values = torch.cat(drawn).double().cpu()
         if len(values) < len(self.centres):
             few = f"{len(images)} unlabelled images have {len(values):,} patches for {len(self.centres):,} clusters"

@@ -77,7 +77,7 @@ class Inputs:
 
     @as_usual()
     def __call__(self, examples: Pool) -> np.ndarray:
-        generator, found = torch.Generator(), []
+        generator, found = torch.Generator(device="cpu"), []
         for raw in pieces(examples):
             view: Any = self.task.view(raw, "none", generator)
             rows = view["pooled"] if isinstance(view, dict) else view

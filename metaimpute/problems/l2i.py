@@ -101,7 +101,7 @@ class L2I(BilevelProblem):
 
         def free(params: Tree, batch: Batch) -> Tensor:
             if alone:
-                return torch.zeros(())
+                return torch.zeros((), device="cpu")
             raw = method.forward_labelled(lambda inputs: self.predict(params, inputs), batch)
             return self._labelled_part(raw, method.targets(batch.imputation, batch)[0], batch)
 
@@ -222,7 +222,7 @@ class RandomDirection(L2I):
     """Control: L2I with the hypergradient replaced by a random direction of the same norm."""
 
     def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
-        noise = map_tensors(lambda g: torch.randn(g.shape, generator=rng).to(g), hypergradient)
+        noise = map_tensors(lambda g: torch.randn(g.shape, generator=rng, device="cpu").to(g), hypergradient)
         scale = norm(hypergradient) / norm(noise)
         return map_tensors(lambda g: g * scale, noise)
 

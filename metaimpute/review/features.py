@@ -43,7 +43,7 @@ def _encoded(task: Task, pools: list[Pool]) -> list[np.ndarray] | None:
     """What a frozen encoder returns for each row; None where the model prepares nothing of the kind."""
     if task.prepare_inputs is None:
         return None
-    rng, found = torch.Generator(), []
+    rng, found = torch.Generator(device="cpu"), []
     for pool in pools:
         rows = []
         for raw in _parts(pool):

@@ -28,7 +28,7 @@ def affine_view(images: Tensor, rng: torch.Generator, *, shift: float, rotate: f
         zoom: largest relative change of scale.
     """
     n, side = len(images), images.shape[-1]
-    draw = 2 * torch.rand(n, 4, generator=rng) - 1
+    draw = 2 * torch.rand(n, 4, generator=rng, device="cpu") - 1
     angle = draw[:, 0] * math.radians(rotate)
     scale = 1 + draw[:, 1] * zoom
     matrix = torch.stack(
@@ -84,5 +84,5 @@ class Digits(Task):
         if kind == "weak":
             return affine_view(raw, generator, shift=1.0, rotate=0.0, zoom=0.0)
         moved = affine_view(raw, generator, shift=1.5, rotate=25.0, zoom=0.2)
-        contrast = 0.5 + torch.rand(len(raw), 1, 1, 1, generator=generator).to(raw)
+        contrast = 0.5 + torch.rand(len(raw), 1, 1, 1, generator=generator, device="cpu").to(raw)
         return cutout(moved * contrast, generator, 3, fill=0.0)

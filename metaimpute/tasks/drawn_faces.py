@@ -28,7 +28,7 @@ def draw_faces(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """``count`` faces as bytes ``[n, 1, 60, 60]``, and their points ``[n, 5, 2]`` as (x, y) in pixels."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(count, *shape, generator=rng)
+        return low + (high - low) * torch.rand(count, *shape, generator=rng, device="cpu")
 
     size, angle = uniform(0.3, 0.4) * SIDE, uniform(-15, 15) * math.pi / 180
     centre = SIDE / 2 + uniform(-4, 4, 2)
@@ -59,10 +59,10 @@ def draw_faces(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     image = image - 0.7 * ink * blob(shape[:, 2], 0.09, 0.12)
     middle, half = (shape[:, 3] + shape[:, 4]) / 2, (shape[:, 4] - shape[:, 3]).norm(dim=-1) / 2
     image = image - ink * blob(middle, half, uniform(0.05, 0.12))
-    covered = torch.rand(count, generator=rng) < 0.15
+    covered = torch.rand(count, generator=rng, device="cpu") < 0.15
     bar = (local[..., 1] + 0.35).abs() < 0.12
     image = torch.where(covered[:, None, None] & bar & (outline < 1.2), torch.full_like(image, 0.15), image)
-    noise = 0.04 * torch.randn(count, SIDE, SIDE, generator=rng)
+    noise = 0.04 * torch.randn(count, SIDE, SIDE, generator=rng, device="cpu")
     return (255 * (image + noise).clamp(0, 1)).to(torch.uint8)[:, None], points
 
 

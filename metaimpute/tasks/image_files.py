@@ -100,7 +100,7 @@ def squares(images: Sequence[Tensor], side: int, rng: torch.Generator | None) ->
     found = []
     for image in images:
         top, left = (
-            (room // 2 if rng is None else int(torch.randint(room + 1, (), generator=rng))) if room else 0
+            (room // 2 if rng is None else int(torch.randint(room + 1, (), generator=rng, device="cpu"))) if room else 0
             for room in (image.shape[1] - side, image.shape[2] - side)
         )
         found.append(image[:, top : top + side, left : left + side])

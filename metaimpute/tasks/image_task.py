@@ -83,7 +83,7 @@ class ImageTask(Task):
             return [ImageVersion(one, recurs=kind == "none") for one in self.pixels(raw, kind, generator)]
         if kind == "weak":
             return [ImageVersion(one) for one in self.pixels(raw, "none", generator)]
-        numbers = torch.randint(self.copies, (len(raw),), generator=generator)
+        numbers = torch.randint(self.copies, (len(raw),), generator=generator, device="cpu")
         return [self.version(image, number) for image, number in zip(raw, numbers.tolist(), strict=True)]
 
     def version(self, image: Tensor, number: int) -> ImageVersion:
@@ -93,7 +93,7 @@ class ImageTask(Task):
     def _made(self, image: Tensor, number: int) -> Tensor:
         digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=6)
         seed = int.from_bytes(digest.digest(), "little") * 1024 + number
-        return self.pixels(image[None], "strong", torch.Generator().manual_seed(seed))[0]
+        return self.pixels(image[None], "strong", torch.Generator(device="cpu").manual_seed(seed))[0]
 
     def distinct_inputs(self, data: TaskData, unlabelled: bool) -> Iterator[ImageVersion] | None:
         if self.copies is None or self.prepare_inputs is None:
@@ -101,7 +101,7 @@ class ImageTask(Task):
         return self._every_version(data, unlabelled, self.copies)
 
     def _every_version(self, data: TaskData, unlabelled: bool, copies: int) -> Iterator[ImageVersion]:
-        rng = torch.Generator()
+        rng = torch.Generator(device="cpu")
         for pool in [data.labelled, data.unlabelled] if unlabelled else [data.labelled]:
             for index in torch.arange(len(pool)).split(READ_TOGETHER):
                 raw: Sequence[Tensor] = pool.take(index)  # type: ignore[assignment]

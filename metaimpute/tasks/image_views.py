@@ -24,8 +24,8 @@ def flip_and_shift(images: Tensor, rng: torch.Generator, *, flip: bool, shift: i
     n, _, height, width = images.shape
     if not n:
         return images
-    mirrored = torch.rand(n, generator=rng) < 0.5 if flip else torch.zeros(n, dtype=torch.bool)
-    down, right = torch.randint(-shift, shift + 1, (2, n), generator=rng)
+    mirrored = torch.rand(n, generator=rng, device="cpu") < 0.5 if flip else torch.zeros(n, dtype=torch.bool)
+    down, right = torch.randint(-shift, shift + 1, (2, n), generator=rng, device="cpu")
     rows = _reflected(torch.arange(height) - down[:, None], height)
     columns = _reflected(torch.arange(width) - right[:, None], width)
     columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
@@ -43,8 +43,8 @@ def _reflected(index: Tensor, size: int) -> Tensor:
 def square_holes(images: Tensor, rng: torch.Generator, size: int) -> Tensor:
     """Masks ``[n, 1, h, w]``, true in one square of ``size`` pixels per image, its centre anywhere in the image."""
     n, _, height, width = images.shape
-    top = torch.randint(0, height, (n, 1, 1), generator=rng) - size // 2
-    left = torch.randint(0, width, (n, 1, 1), generator=rng) - size // 2
+    top = torch.randint(0, height, (n, 1, 1), generator=rng, device="cpu") - size // 2
+    left = torch.randint(0, width, (n, 1, 1), generator=rng, device="cpu") - size // 2
     rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
     hole = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
     return hole[:, None].to(images.device)

@@ -105,9 +105,9 @@ class IMDb(TextTask):
             include_labelled=self.unlabelled_includes_labelled, source=source, extra_unlabelled=extra,
         )  # fmt: skip
         if self.unlabelled is not None and self.unlabelled < len(data.unlabelled):
-            kept = torch.randperm(len(data.unlabelled), generator=generator(seed, Stream.FEWER_UNLABELLED))[
-                : self.unlabelled
-            ]
+            kept = torch.randperm(
+                len(data.unlabelled), generator=generator(seed, Stream.FEWER_UNLABELLED), device="cpu"
+            )[: self.unlabelled]
             data = TaskData(data.labelled, data.unlabelled.subset(kept), data.validation, data.test, source)
         self._read_translations(data.unlabelled)
         self.fit_augmentation(data.unlabelled)

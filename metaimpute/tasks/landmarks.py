@@ -193,16 +193,16 @@ class LandmarkTask(Task):
         placement = self.placement(len(raw), kind == "strong", generator)
         images = placement.images(images)
         if kind == "strong":
-            contrast = 0.5 + torch.rand(len(raw), 1, 1, 1, generator=generator)
+            contrast = 0.5 + torch.rand(len(raw), 1, 1, 1, generator=generator, device="cpu")
             images = _hole(images * contrast, generator, self.cutout)
         return images, placement.motion(self.output)
 
     def placement(self, n: int, strong: bool, generator: torch.Generator) -> Placement:
-        offset = torch.randint(-self.shift, self.shift + 1, (n, 2), generator=generator) * (2 / SIDE)
-        mirrored = torch.rand(n, generator=generator) < (0.5 if self.flip else 0.0)
+        offset = torch.randint(-self.shift, self.shift + 1, (n, 2), generator=generator, device="cpu") * (2 / SIDE)
+        mirrored = torch.rand(n, generator=generator, device="cpu") < (0.5 if self.flip else 0.0)
         angle, scale = torch.zeros(n), torch.ones(n)
         if strong:
-            draw = 2 * torch.rand(n, 2, generator=generator) - 1
+            draw = 2 * torch.rand(n, 2, generator=generator, device="cpu") - 1
             angle, scale = draw[:, 0] * math.radians(self.rotate), 1 + draw[:, 1] * self.zoom
         cosine, sine, side = angle.cos() * scale, angle.sin() * scale, torch.where(mirrored, -1.0, 1.0)
         matrix = torch.stack([torch.stack([cosine * side, -sine], -1), torch.stack([sine * side, cosine], -1)], 1)

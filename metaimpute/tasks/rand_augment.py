@@ -97,10 +97,10 @@ def rand_augment(images: Tensor, rng: torch.Generator, count: int = 2, probabili
         return images
     images = images.clone()
     for _ in range(count):
-        chosen = torch.randint(len(OPERATIONS), (len(images),), generator=rng)
-        level = torch.rand(len(images), generator=rng)
+        chosen = torch.randint(len(OPERATIONS), (len(images),), generator=rng, device="cpu")
+        level = torch.rand(len(images), generator=rng, device="cpu")
         if probability < 1:
-            chosen = chosen.where(torch.rand(len(images), generator=rng) < probability, IDENTITY)
+            chosen = chosen.where(torch.rand(len(images), generator=rng, device="cpu") < probability, IDENTITY)
         for number, operation in enumerate(OPERATIONS.values()):
             members = (chosen == number).nonzero()[:, 0]
             if len(members):

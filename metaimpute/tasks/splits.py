@@ -16,7 +16,7 @@ from .base import Pool, TaskData, TaskError, check_balanced
 
 def generator(seed: int, *path: int) -> torch.Generator:
     """A CPU generator for the stream ``path`` of ``seed``."""
-    return torch.Generator().manual_seed(derive_seed(seed, *path))
+    return torch.Generator(device="cpu").manual_seed(derive_seed(seed, *path))
 
 
 def balanced_choice(targets: Tensor, count: int, rng: torch.Generator, classes: int, what: str = "labels") -> Tensor:
@@ -35,9 +35,9 @@ def balanced_choice(targets: Tensor, count: int, rng: torch.Generator, classes: 
         members = (targets == label).nonzero()[:, 0]
         if len(members) < per_class:
             raise TaskError(f"{what}: {per_class} per class asked, but class {label} has only {len(members)} examples")
-        chosen.append(members[torch.randperm(len(members), generator=rng)[:per_class]])
+        chosen.append(members[torch.randperm(len(members), generator=rng, device="cpu")[:per_class]])
     together = torch.cat(chosen)
-    return together[torch.randperm(len(together), generator=rng)]
+    return together[torch.randperm(len(together), generator=rng, device="cpu")]
 
 
 def stratified_choice(
@@ -66,9 +66,12 @@ def stratified_choice(
             break
         place = max(may, key=lambda i: step * (share[i] - wanted[i]))
         wanted[place] += step
-    drawn = [group[torch.randperm(len(group), generator=rng)[:n]] for group, n in zip(members, wanted, strict=True)]
+    drawn = [
+        group[torch.randperm(len(group), generator=rng, device="cpu")[:n]]
+        for group, n in zip(members, wanted, strict=True)
+    ]
     together = torch.cat(drawn)
-    return together[torch.randperm(len(together), generator=rng)]
+    return together[torch.randperm(len(together), generator=rng, device="cpu")]
 
 
 def is_known(targets: Tensor) -> Tensor:
@@ -91,16 +94,16 @@ def choose(targets: Tensor, rng: torch.Generator, classes: int | None, count: in
     if count > len(targets):
         raise TaskError(f"labels: {count} asked, but there are only {len(targets)} examples")
     if count or classes is None:
-        return torch.randperm(len(targets), generator=rng)[: count or max(round(share * len(targets)), 1)]
+        return torch.randperm(len(targets), generator=rng, device="cpu")[: count or max(round(share * len(targets)), 1)]
     chosen = []
     for label in range(classes):
         members = (targets == label).nonzero()[:, 0]
         if not len(members):
             raise TaskError(f"label_share: class {label} has no examples")
         wanted = max(round(share * len(members)), 1)
-        chosen.append(members[torch.randperm(len(members), generator=rng)[:wanted]])
+        chosen.append(members[torch.randperm(len(members), generator=rng, device="cpu")[:wanted]])
     together = torch.cat(chosen)
-    return together[torch.randperm(len(together), generator=rng)]
+    return together[torch.randperm(len(together), generator=rng, device="cpu")]
 
 
 def without(total: int, *taken: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ def semi_supervised(
     elif validation:
         if validation >= len(train):
             raise TaskError(f"validation: {validation} asked, but there are only {len(train)} examples")
-        held = torch.randperm(len(train), generator=generator(0, Stream.VALIDATION))[:validation]
+        held = torch.randperm(len(train), generator=generator(0, Stream.VALIDATION), device="cpu")[:validation]
     free = without(len(train), held)
     drawn = free[choose(targets[free], generator(seed, Stream.LABELS), classes, labels, label_share)]
     rest = free if include_labelled else without(len(train), held, drawn)
@@ -258,7 +261,7 @@ def separate_holdout(pool: Pool, classes: int | None, seed: int, share: float = 
     for label, members in enumerate(groups):
         if len(members) < 2:
             raise TaskError(f"holdout: separate needs at least 2 labels per class; class {label} has {len(members)}")
-        order = members[torch.randperm(len(members), generator=rng)]
+        order = members[torch.randperm(len(members), generator=rng, device="cpu")]
         cut = min(max(round(share * len(members)), 1), len(members) - 1)
         train.append(order[:cut])
         holdout.append(order[cut:])

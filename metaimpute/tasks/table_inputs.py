@@ -178,10 +178,10 @@ def table_view(
     """
     if swap:
         count = int(column_of.max()) + 1
-        donors = torch.randint(len(rows), (len(rows), count), generator=generator)[:, column_of]
-        swapped = (torch.rand(len(rows), count, generator=generator) < swap)[:, column_of]
+        donors = torch.randint(len(rows), (len(rows), count), generator=generator, device="cpu")[:, column_of]
+        swapped = (torch.rand(len(rows), count, generator=generator, device="cpu") < swap)[:, column_of]
         rows = torch.where(swapped, rows.gather(0, donors), rows)
-    return rows + noise * torch.randn(rows.shape, generator=generator) * measured
+    return rows + noise * torch.randn(rows.shape, generator=generator, device="cpu") * measured
 
 
 def _prepared(frame: DataFrame, numbers: Iterable[str], categories: Iterable[str]) -> DataFrame:

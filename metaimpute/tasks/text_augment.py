@@ -108,7 +108,7 @@ class Versions:
 
     def draw(self, texts: Sequence[str], generator: torch.Generator) -> list[str]:
         """One version of each text, drawn from ``generator``."""
-        numbers = torch.randint(self.count or 2**31, (len(texts),), generator=generator)
+        numbers = torch.randint(self.count or 2**31, (len(texts),), generator=generator, device="cpu")
         return [self.version(text, number) for text, number in zip(texts, numbers.tolist(), strict=True)]
 
 

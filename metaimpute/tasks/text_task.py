@@ -47,7 +47,7 @@ class TextTask(Task):
 
     def fit_augmentation(self, pool: Pool) -> None:
         """Scores words on a sample of the unlabelled texts; strong views need it."""
-        order = torch.randperm(len(pool), generator=generator(0, Stream.CORPUS))[:CORPUS]
+        order = torch.randperm(len(pool), generator=generator(0, Stream.CORPUS), device="cpu")[:CORPUS]
         fitted = TfIdfReplacement.fit(list(pool.take(order)), self.replace)
         self._versions = Versions(fitted, self.crop, self.copies)
 

@@ -61,4 +61,4 @@ class TwoMoons(Task):
         if kind == "none":
             return raw
         spread = self.weak if kind == "weak" else self.strong
-        return raw + spread * torch.randn(raw.shape, generator=generator).to(raw)
+        return raw + spread * torch.randn(raw.shape, generator=generator, device="cpu").to(raw)

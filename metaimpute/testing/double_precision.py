@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..engine.ambient import autocast_off
+
 _NARROW = {torch.float32, torch.float16, torch.bfloat16}
 _CASTS = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
 _PASSED_BY = {"__get__", "__set__", "requires_grad_", "_make_dual", "_unpack_dual", "data_ptr", "copy_"}
@@ -44,7 +46,7 @@ def double_precision() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Widening(), torch.autocast("cpu", enabled=False):
+        with _Widening(), autocast_off():
             yield
     finally:
         torch.set_default_dtype(before)

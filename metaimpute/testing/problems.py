@@ -106,7 +106,11 @@ def _couple(problem: BilevelProblem, meta: Tree, batch: Any, coupling: Tree) -> 
 
     def random_like(tree: Tree) -> Tree:
         return with_tensors(
-            tree, [torch.randn(x.shape, generator=rng, dtype=torch.float64).to(x.device) for x in tensors(tree)]
+            tree,
+            [
+                torch.randn(x.shape, generator=rng, dtype=torch.float64, device="cpu").to(x.device)
+                for x in tensors(tree)
+            ],
         )
 
     with double_precision(), torch.random.fork_rng(devices=[]):

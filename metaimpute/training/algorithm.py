@@ -131,16 +131,16 @@ class Algorithm1:
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch as base step and look-ahead share it: the method's random choices made, labels imputed (line 4)."""
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, Stream.PREPARE, batch.step, 1))
+        rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, Stream.PREPARE, batch.step, 1))
         with torch.no_grad(), self._noise(Stream.PREPARE, batch):
             batch = self.method.prepare(self.model, self.model.params, batch, rng)
         return batch.with_imputed(self._impute(batch))
 
     def _impute(self, batch: Batch) -> Imputation:
         if not self.method.uses_unlabelled and self.problem.learns == "nothing":
-            n = len(batch.unlabelled.index)
+            n, where = len(batch.unlabelled.index), batch.unlabelled.index.device
             size = self.method.output.size
-            return Imputation(torch.zeros(n, size), torch.zeros(n))
+            return Imputation(torch.zeros(n, size, device=where), torch.zeros(n, device=where))
         with torch.no_grad(), self._noise(Stream.BASE, batch, 1):
             return self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
 
@@ -273,7 +273,7 @@ class Algorithm1:
     ) -> tuple[Tree, dict[str, Tensor | float]]:
         """The hypergradient as it is applied, controlled and scaled to the ``base`` gradient, and diagnostics."""
         problem, params, result = self.problem, self.model.params, estimate.result
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, Stream.CONTROL, batch.step))
+        rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, Stream.CONTROL, batch.step))
         point = result.theta_k if problem.controls_at == "end" and result is not None else params
         with self._noise(Stream.CONTROL, batch):
             found = problem.control(estimate.found, point, holdout, rng)

@@ -117,8 +117,8 @@ def _network_and_data(
 
     def calibration() -> Iterator[Tree]:
         """Evaluation views of a fixed random sample of the unlabelled pool."""
-        rng = torch.Generator().manual_seed(derive_seed(seed, Stream.CALIBRATION))
-        for index in torch.randperm(len(data.unlabelled), generator=rng)[:CALIBRATION_SAMPLE].split(64):
+        rng = torch.Generator(device="cpu").manual_seed(derive_seed(seed, Stream.CALIBRATION))
+        for index in torch.randperm(len(data.unlabelled), generator=rng, device="cpu")[:CALIBRATION_SAMPLE].split(64):
             yield to_device(task.view(data.unlabelled.take(index), "none", rng), device)
 
     recipe.model.calibrate(module, calibration)

@@ -115,7 +115,9 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
 def _examples(data: TaskData, output: Any, forms: list[RowForm], seed: int) -> Examples:
     """Labelled and unlabelled examples in every form, which is fitted to both."""
     without = (~torch.isin(data.unlabelled.ids, data.labelled.ids)).nonzero()[:, 0]
-    drawn = torch.randperm(len(without), generator=torch.Generator().manual_seed(seed))[:UNLABELLED]
+    drawn = torch.randperm(len(without), generator=torch.Generator(device="cpu").manual_seed(seed), device="cpu")[
+        :UNLABELLED
+    ]
     unlabelled = data.unlabelled.subset(without[drawn.sort().values])
     labelled, beside = dict[str, Any](), dict[str, Any]()
     for form in forms:

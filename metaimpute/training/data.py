@@ -59,7 +59,7 @@ class BatchSource:
         self._holdout = StepSampler(len(holdout), sizes.holdout, seed, Stream.HOLDOUT)
 
     def _view(self, raw: Any, kind: ViewKind, step: int, stream: Stream, *part: int) -> tuple[Tree, LabelMotion | None]:
-        rng = torch.Generator().manual_seed(derive_seed(self.seed, stream, step, *part))
+        rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, stream, step, *part))
         inputs, motion = self.task.moved_view(raw, kind, rng)
         return to_device(inputs, self.device), None if motion is None else motion.to(self.device)
 

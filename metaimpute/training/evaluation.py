@@ -34,8 +34,8 @@ def views(
     task: Task, pool: Pool, batch: int, device: torch.device, kind: ViewKind = "none", seed: int = 0
 ) -> Iterator[Tree]:
     """Model inputs for a whole pool, in order, ``batch`` examples at a time; ``seed`` draws a random view."""
-    rng = torch.Generator().manual_seed(seed)
-    for index in torch.arange(len(pool)).split(batch):
+    rng = torch.Generator(device="cpu").manual_seed(seed)
+    for index in torch.arange(len(pool), device="cpu").split(batch):
         yield to_device(task.view(pool.take(index), kind, rng), device)
 
 
@@ -48,9 +48,9 @@ def predictions(
     Args:
         raw: raw examples as ``task.view`` takes them, or a pool of them. kind: the view; ``seed`` draws a random one.
     """
-    pool = raw if isinstance(raw, Pool) else Pool(raw, None, torch.arange(len(raw)))
+    pool = raw if isinstance(raw, Pool) else Pool(raw, None, torch.arange(len(raw), device="cpu"))
     found = [outputs.cpu() for outputs in outputs_of(module, views(task, pool, batch, device, kind, seed))]
-    return torch.cat(found).clone() if found else torch.zeros(0, task.output.size)
+    return torch.cat(found).clone() if found else torch.zeros(0, task.output.size, device="cpu")
 
 
 @as_usual()

@@ -22,8 +22,8 @@ class UpdateWatch:
 
     def __init__(self, module: nn.Module, task: Task, test: Pool, count: int, seed: int, device: torch.device) -> None:
         self.module, self.task = module, task
-        rng = torch.Generator().manual_seed(derive_seed(seed, Stream.WATCHED))
-        index = torch.randperm(len(test), generator=rng)[:count]
+        rng = torch.Generator(device="cpu").manual_seed(derive_seed(seed, Stream.WATCHED))
+        index = torch.randperm(len(test), generator=rng, device="cpu")[:count]
         assert test.targets is not None
         self.inputs = to_device(task.view(test.take(index), "none", rng), device)
         self.targets = test.targets[index].to(device)

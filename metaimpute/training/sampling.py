@@ -36,6 +36,6 @@ class StepSampler:
         if epoch not in self._orders:
             if len(self._orders) > 8:
                 self._orders.clear()
-            rng = torch.Generator().manual_seed(derive_seed(self.seed, self.stream, epoch))
-            self._orders[epoch] = torch.randperm(self.size, generator=rng)
+            rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, self.stream, epoch))
+            self._orders[epoch] = torch.randperm(self.size, generator=rng, device="cpu")
         return self._orders[epoch]

@@ -40,8 +40,8 @@ class Trajectories:
         say: Callable[[str], None],
     ) -> None:
         self.path, self.task, self.module, self.device = folder / LABELS, task, module, device
-        rng = torch.Generator().manual_seed(derive_seed(seed, Stream.TRAJECTORIES))
-        self.pool = pool.subset(torch.randperm(len(pool), generator=rng)[:EXAMPLES].sort().values)
+        rng = torch.Generator(device="cpu").manual_seed(derive_seed(seed, Stream.TRAJECTORIES))
+        self.pool = pool.subset(torch.randperm(len(pool), generator=rng, device="cpu")[:EXAMPLES].sort().values)
         self.ids = task.row_names(self.pool)
         cut_back(self.path, resume_step, say)
 

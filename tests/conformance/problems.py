@@ -23,6 +23,7 @@ from metaimpute.engine import (
     StructuredLoss,
     parse_memory,
 )
+from metaimpute.engine.pytree import tree_map
 
 CLASSES = 3
 
@@ -49,6 +50,11 @@ class Tied(nn.Module):
         self.second.weight = self.first.weight
         self.unused = nn.Parameter(torch.ones(2))
         self.first.bias.requires_grad_(False)
+
+    def _apply(self, *arguments: Any) -> nn.Module:
+        super()._apply(*arguments)
+        self.second.weight = self.first.weight  # some devices' tensors come as two
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
@@ -149,19 +155,26 @@ class Case:
         )  # fmt: skip
 
 
-def make_case(architecture: str, *, consistency: str = "squared", steps: int = 1, direct: bool = True) -> Case:
+def make_case(
+    architecture: str, *, consistency: str = "squared", steps: int = 1, direct: bool = True,
+    device: Any = "cpu", dtype: torch.dtype = torch.float64,
+) -> Case:  # fmt: skip
     """Imputed-label problem with one inner batch per step.
 
     Args:
         consistency: ``"squared"`` or ``"cross_entropy"`` between predictions and the coupling's labels.
         direct: let the outer loss depend on the coupling directly too.
+        device, dtype: where the problem lives and in which precision; its numbers are the same on all.
     """
     torch.manual_seed(5)
     build, sample = ARCHITECTURES[architecture]
-    model = FunctionalModel(build().double())
+    model = FunctionalModel(build().to(device, dtype))
     inner_batches = [(sample(4), torch.randint(0, CLASSES, (4,)), sample(5)) for _ in range(steps)]
     holdout = (sample(4), torch.randint(0, CLASSES, (4,)))
-    labels = torch.randn(5, CLASSES).softmax(-1)
+    labels = torch.randn(5, CLASSES).softmax(-1).to(device, dtype)
+    inner_batches, holdout = tree_map(
+        lambda x: x.to(device, dtype if x.is_floating_point() else None), (inner_batches, holdout)
+    )
 
     def unlabelled(logits: Tensor, z: Tensor) -> Tensor:
         if consistency == "squared":
@@ -192,7 +205,7 @@ def make_case(architecture: str, *, consistency: str = "squared", steps: int = 1
         return loss + (0.1 * c["labels"].pow(3).sum() if direct else 0.0)
 
     def rows(c: Any, found: Any, batch: Any) -> LabelRows:
-        return LabelRows(c["labels"], torch.full((5,), 1.5 / 5), found[1])
+        return LabelRows(c["labels"], torch.full((5,), 1.5 / 5, device=device), found[1])
 
     return Case(
         model, inner, outer, {"labels": labels}, Batches(inner_batches, holdout),

@@ -270,7 +270,7 @@ class Solved(Implicit):
             pairs = zip(tensors(tree), system.moving, strict=True)
             moving = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf, moves in pairs if moves]
             parts = [leaf.reshape(-1).to(moving[0].device) for leaf in moving]
-            return torch.cat(parts) if parts else torch.zeros(0)
+            return torch.cat(parts) if parts else torch.zeros(0, device="cpu")
 
         def tree(vector: Any) -> Tree:
             shape = list(flat(v).shape)

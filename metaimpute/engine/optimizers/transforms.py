@@ -196,7 +196,9 @@ def scale_by_schedule(schedule: Schedule) -> Transform:
             return schedule(t)
         values: Any = hyper["schedule"] if learned else schedule
         if isinstance(t, Tensor):  # the count of a compiled step, on whose value nothing may branch
-            return torch.as_tensor(values, dtype=None if learned else torch.float64).take(t.long())
+            place = values.device if isinstance(values, Tensor) else t.device
+            factors = torch.as_tensor(values, dtype=None if learned else torch.float64, device=place)
+            return factors.take(t.long().to(place))
         if t >= len(values):
             raise UnsupportedOptimizer(TOO_SHORT.format(len(values), t + 1))
         return values[t]
