@@ -39,14 +39,6 @@ def device() -> torch.device:
 
 
 @pytest.fixture
-def accelerator(device: torch.device) -> torch.device:
-    """For what is about an accelerator and means nothing on the CPU."""
-    if device.type == "cpu":
-        pytest.skip("about an accelerator's own memory or kernels")
-    return device
-
-
-@pytest.fixture
 def cuda(device: torch.device) -> torch.device:
     """For what torch measures or does on NVIDIA's and AMD's devices alone."""
     if device.type != "cuda":
