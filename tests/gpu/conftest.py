@@ -28,7 +28,7 @@ WITHOUT = "needs an accelerator, and torch finds none here; METAIMPUTE_TEST_DEVI
 def needs_whole_device() -> None:
     """Leaves a test out on the sham device, for what that does not imitate."""
     if ASKED == "sham":
-        pytest.skip("the sham device has no recurrent kernels, no autocast and no inference mode")
+        pytest.skip("the sham device has no recurrent kernels, no autocast, no inference mode and no compiler")
 
 
 @pytest.fixture
