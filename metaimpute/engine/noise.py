@@ -7,6 +7,7 @@ thread's random operations are handed generators of its own, which give the same
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,15 @@ def _shared(device: torch.device) -> torch.Generator:
 
 
 _swapping = threading.Lock()
+
+
+def _renew() -> None:
+    """After a fork: another thread's lock would never be let go of in the child."""
+    global _swapping
+    _swapping = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 class _OwnNoise(TorchDispatchMode):

@@ -14,7 +14,7 @@ from torch import nn
 
 from metaimpute.bench import step as step_bench
 from metaimpute.bench.hypergradient import accuracy, configurations
-from metaimpute.bench.measure import flops, paired_times, peak_bytes, ratio
+from metaimpute.bench.measure import flops, machine, paired_times, peak_bytes, ratio
 from metaimpute.bench.peers import PEERS, installed
 from metaimpute.bench.problems import build
 from metaimpute.cli import main
@@ -139,3 +139,10 @@ def test_measures() -> None:
     assert configurations(["exact", "mixed"], ["store", "recompute"], ["func", "higher"]) == [
         ("exact", "store", "func"), ("exact", "recompute", "func"), ("mixed", "store", "func"), ("exact", "store", "higher"),
     ]  # fmt: skip
+
+
+def test_a_device_is_asked_for_by_name_and_one_that_is_not_here_is_refused() -> None:
+    for command in (("step", "--method", "mean_teacher:1"), ("hypergradient",)):
+        done = invoke(*command, "--device", "sycophant")
+        assert done.exit_code == 2 and "device 'sycophant' is not available" in done.output
+    assert machine("cpu")["device"].startswith("cpu (")

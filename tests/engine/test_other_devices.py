@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from metaimpute.engine import Batches, FunctionalModel, hypergradient, momentum
 from metaimpute.engine.ambient import double_differentiable, exclusive, holder, waiting
 from metaimpute.engine.noise import _others_may_draw
+from metaimpute.engine.operators import in_words
 from metaimpute.engine.replay import Replay
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,18 @@ def test_recurrent_layers_are_called_without_cudnn_and_leave_it_on(kind: type[nn
     found = model(model.params, x)[0]
     assert seen == [False] and torch.backends.cudnn.enabled
     torch.testing.assert_close(found, cell(x)[0])
+
+
+def test_cudnns_refusal_is_said_in_words() -> None:
+    sentence = in_words(
+        RuntimeError(
+            "the derivative for '_cudnn_rnn_backward' is not implemented. Double backwards is not supported for CuDNN RNNs"
+        )
+    )
+    assert (
+        sentence is not None
+        and "no second derivative of _cudnn_rnn: use nn.LSTM, nn.GRU or nn.RNN in a FunctionalModel" in sentence
+    )
 
 
 @pytest.mark.slow

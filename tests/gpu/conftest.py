@@ -28,7 +28,7 @@ WITHOUT = "needs an accelerator, and torch finds none here; METAIMPUTE_TEST_DEVI
 def needs_whole_device() -> None:
     """Leaves a test out on the sham device, for what that does not imitate."""
     if ASKED == "sham":
-        pytest.skip("the sham device has no recurrent kernels, no autocast and no inference mode")
+        pytest.skip("the sham device has no recurrent kernels, no autocast, no inference mode and no compiler")
 
 
 @pytest.fixture
@@ -36,14 +36,6 @@ def device() -> torch.device:
     if DEVICE is None:
         pytest.skip(WITHOUT)
     return DEVICE
-
-
-@pytest.fixture
-def accelerator(device: torch.device) -> torch.device:
-    """For what is about an accelerator and means nothing on the CPU."""
-    if device.type == "cpu":
-        pytest.skip("about an accelerator's own memory or kernels")
-    return device
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from metaimpute.engine import Compiled
 from ..conformance.problems import Case, make_case
 from ..conformance.test_estimators import assert_exact, estimate, inner_optimizer
 from .cases import assert_near
+from .conftest import needs_whole_device
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,6 +29,7 @@ def inductor(device: torch.device) -> str:
 
 
 def compiled(case: Case, backend: str) -> Case:
+    needs_whole_device()
     return dataclasses.replace(case, inner=Compiled(case.inner, backend))
 
 

@@ -13,6 +13,7 @@ from metaimpute.engine.estimators import estimators
 from ..conformance.problems import make_case
 from ..conformance.test_estimators import RULES, estimate, inner_optimizer
 from .cases import assert_near, quiet_case
+from .conftest import needs_whole_device
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -57,6 +58,7 @@ def test_rules_whose_numbers_are_on_the_device_give_what_they_give_with_numbers_
 
 
 def test_a_compiled_step_runs_under_a_default_device(by_default: torch.device) -> None:
+    needs_whole_device()
     torch.set_default_device("cpu")
     case = make_case("tied_unused_frozen", steps=3, device=by_default)
     plain = estimate(case, inner_optimizer("adam"), 3, "exact")

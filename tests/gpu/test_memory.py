@@ -77,7 +77,7 @@ def test_the_count_of_live_bytes_is_the_allocators(cuda: torch.device) -> None:
     allocated = peak(problem, "store", cuda)
     with LiveBytes() as live:
         problem.run("store")
-    assert live.peak == pytest.approx(allocated, rel=0.15)
+    assert live.peak == pytest.approx(allocated, rel=0.25)
 
 
 @pytest.mark.parametrize("budget", [64, 256])
