@@ -102,8 +102,10 @@ def results_table(tasks: list[Found]) -> str:
         for (task, measure), low in zip(columns, lowest, strict=True):
             value, ran = mean(task, name, measure), len(by_draw(task, name, measure))
             failed = len(task["systems"].get(name, {})) - ran
+            lacking = len(task["seeds"]) - ran - failed if value is not None else 0
             shown = "-" if value is None else f"**{value:.1f}**" if value == low else f"{value:.1f}"
-            cells.append(shown + (f" ({failed} failed)" if failed else ""))
+            parts = [f"{failed} failed"] * bool(failed) + [f"{ran} of {ran + lacking} draws"] * bool(lacking)
+            cells.append(shown + (f" ({', '.join(parts)})" if parts else ""))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -166,7 +168,8 @@ def costs(tasks: list[Found]) -> str:
     for label, form, values in FORMS:
         chosen = [task for task in tasks if (task["form"], task["values"]) == (form, values)]
         for name in sorted({name for task in chosen for name in task["systems"]}):
-            runs = [one for task in chosen for one in task["systems"].get(name, {}).values() if "error" in one]
+            every = [one for task in chosen for one in task["systems"].get(name, {}).values() if "error" in one]
+            runs = [one for one in every if "device" not in one]  # seconds of another machine say nothing here
             if runs:
                 seconds, memory = (statistics.median(run[key] for run in runs) for key in ("cpu_seconds", "memory_mb"))
                 lines.append(f"| {label} | {name} | {seconds:.1f} | {memory:.0f} |")

@@ -25,7 +25,7 @@ Addcdiv Addcmul Addmm Addmv Addr Alias AliasBackward0_copy Amax Amin Aminmax Ang
 Asin Asinh Atan2 Atan Atanh AvgPool2D AvgPool3D Baddbmm Bernoulli BinaryCrossEntropy BinaryCrossEntropyWithLogits
 BlockDiag Bmm Cat Ceil Celu ChannelShuffle CholeskyInverse CholeskySolve Clamp ClampBackward1 ClampMaxBackward1
 ClampMin ClampMinBackward1 Clone Complex Conj ConjPhysical ConstantPadNd Convolution Copysign CopysignBackward1 Cos
-Cosh Cummax Cummin Cumsum Deg2Rad DiagEmbed Diagonal DiagonalBackward0_copy DiagonalScatter Digamma Dist Div
+Cosh CudnnBatchNorm Cummax Cummin Cumsum Deg2Rad DiagEmbed Diagonal DiagonalBackward0_copy DiagonalScatter Digamma Dist Div
 DivBackward1 DivBackward2 Dot Elu Embedding Erf Erfc Erfinv Exp2 Exp Expand ExpandBackward0_copy Expm1 FftC2C FftC2R
 FftR2C Fill Flip Floor Fmax Fmin FmodBackward1 Frac FractionalMaxPool2D FractionalMaxPool3D Frexp Gather Gelu Glu
 Hardshrink Hardswish Hardtanh Hypot I0 Im2Col IndexAdd Index IndexCopy IndexFill IndexFillBackward1 IndexPut

@@ -195,8 +195,9 @@ class ForwardGradient(Estimator):
             last = push_forward(problem, along)
             slope = last.slope
             for leaf, square, u in zip(tensors(mean), tensors(squares), tensors(along), strict=True):
-                leaf += slope * u / self.n
-                square += (slope * u).square() / self.n
+                found = slope.to(leaf.device) * u  # a hyperparameter may stand on the CPU
+                leaf += found / self.n
+                square += found.square() / self.n
         assert last is not None
         diagnostics: dict[str, Any] = {"inner_losses": last.losses, "directions": self.n}
         if self.n > 1:
