@@ -21,7 +21,8 @@ from typing import Any
 
 import click
 import torch
-from frozen_features_arms import ARMS, Arm, Bench
+from frozen_features_arms import ARMS, Arm
+from frozen_features_bench import Bench
 from frozen_features_data import BLOCKS, FOLDS, draws_of
 from frozen_features_tables import report
 from own_data_sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, DataSet

@@ -15,20 +15,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from frozen_features_arms import ARMS, Bench, Settings
+from frozen_features_arms import ARMS
+from frozen_features_bench import Bench, Settings
 from frozen_features_data import draws_of
 from own_data_sets import DATA_SETS, DESIGN
 
 OUT = Path(__file__).parent / "results" / "frozen_features_design.json"
-FIRST, DRAWS = 100, 4
+FIRST, DRAWS = 100, 3
 FAMILIES: tuple[tuple[str, dict[str, tuple[float, ...]]], ...] = (
-    ("entropy and balance, fixed", {"weight": (0.3, 1.0, 3.0), "balance": (1.0, 3.0, 10.0), "temperature": (0.5, 1.0)}),
-    ("labels, zero hypergradient", {"imputed": (0.3, 1.0, 3.0), "sharpness": (1.0, 2.0)}),
+    (
+        "entropy and balance, fixed",
+        {"weight": (0.3, 1.0, 3.0), "balance": (1.0, 3.0), "temperature": (0.5, 1.0)},
+    ),
+    ("labels, zero hypergradient", {"imputed": (1.0, 3.0), "sharpness": (1.0, 2.0)}),
     ("spreading, fixed", {"width": (0.35, 0.7, 1.4), "alpha": (1.0, 2.0, 4.0)}),
-    ("penalties of blocks, learned", {"spread_penalties": (0.3, 1.0, 3.0)}),
-    ("entropy and balance, learned", {"spread_scalars": (0.2, 0.5, 1.0)}),
-    ("labels, each learned", {"spread_rows": (1.0, 10.0, 100.0)}),
-    ("labels, a function learned", {"spread_map": (0.01, 0.03, 0.1)}),
+    ("penalties of blocks, search", {"tried_blocks": (0.3, 1.0, 3.0)}),
+    ("penalties of blocks, learned", {"near_blocks": (0.3, 1.0, 3.0)}),
+    ("penalties of directions, learned", {"near_directions": (0.1, 0.3)}),
+    ("entropy and balance, search", {"tried_scalars": (0.1, 0.3, 1.0)}),
+    ("entropy and balance, learned", {"near_scalars": (0.1, 0.3)}),
+    ("labels, each learned", {"near_rows": (1.0, 10.0)}),
+    ("labels, a function learned", {"near_map": (0.01, 0.03)}),
+    ("spreading, search", {"tried_graph": (0.3, 1.0)}),
+    ("spreading, learned", {"near_graph": (0.3, 1.0)}),
 )
 
 
@@ -57,7 +66,8 @@ def main() -> None:
         tried = [{**dict(zip(values, point, strict=True)), "error": round(value, 2)} for point, value in errors.items()]
         found.append({"arm": arm, "tried": tried, "seconds": round(time.perf_counter() - started)})
         print(f"{arm}: {dict(zip(values, best, strict=True))}, of {tried}", flush=True)
-        OUT.write_text(json.dumps({"draws": DRAWS, "tasks": len(tasks), "families": found, "kept": vars(settings)}, indent=1) + "\n")  # fmt: skip
+        record = {"draws": DRAWS, "tasks": len(tasks), "families": found, "kept": vars(settings)}
+        OUT.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

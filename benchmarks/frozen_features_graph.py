@@ -1,4 +1,4 @@
-"""Label spreading (Zhou et al., 2004) as an inner problem: gradient descent on a quadratic, whose minimum is known in closed form.
+"""Label spreading (Zhou et al., 2004) as an inner problem: gradient descent on a quadratic with a closed form.
 
 With the graph S and ``mu = (1 - alpha) / alpha`` the minimum of ``F^T (I - S) F / 2 + mu |F - Y|^2 / 2`` is
 ``(1 - alpha) (I - alpha S)^-1 Y``. The coupling is the width of the graph's Gaussian weights and alpha, two numbers.

@@ -25,8 +25,10 @@ BIAS = 1e-6  # penalty of the bias: enough for a unique solution
 
 
 def no_head(draws: Draws) -> Head:
-    sizes = (len(draws.labelled), draws.labelled.shape[2], draws.trained.shape[2], draws.targets.shape[2])
-    return {"weight": torch.zeros(sizes, dtype=torch.float64), "bias": torch.zeros(sizes[0], *sizes[2:], dtype=torch.float64)}  # fmt: skip
+    count, width = draws.labelled.shape[0], draws.labelled.shape[2]
+    problems = (draws.trained.shape[2], draws.targets.shape[2])
+    zeros = torch.zeros(count, width + 1, *problems, dtype=torch.float64)
+    return _parted(zeros)
 
 
 def scores(head: Head, rows: Tensor) -> Tensor:
@@ -78,10 +80,10 @@ def penalised(group: Tensor) -> Loss:
 def entropy_and_balance(log_penalty: Tensor, pace: Tensor) -> Loss:
     """Inner loss with unlabelled rows: their predictions are their own labels, sharpened, and their shares are to be the prior's.
 
-    At temperature 1 the first is the entropy (Grandvalet and Bengio, 2005), towards 0 that of pseudo-labels; with the second it is
-    the information of Boudiaf et al. (2020) with a prior that need not be even. Coupling: ``log_weight``, ``log_balance``,
-    ``log_temperature`` ``[R]`` and ``prior`` ``[R, C]``, what joins the logarithms of the shares that a problem's own labels have, each
-    class with one more.
+    At temperature 1 the first is the entropy (Grandvalet and Bengio, 2005), towards 0 that of pseudo-labels; with the second it
+    is the information of Boudiaf et al. (2020) with a prior that need not be even. Coupling: ``log_weight``, ``log_balance``,
+    ``log_temperature`` ``[R]`` and ``prior`` ``[R, C]``, which joins the logarithms of the shares that a problem's own labels
+    have, each class with one more.
 
     Args:
         pace: ``[R]``, by which a draw's loss is multiplied: its learning rate where the rule's is 1.

@@ -89,7 +89,7 @@ def summary(tasks: list[Found], design: list[Found]) -> str:
         (f"minus {BASE}", {arm: [BASE] * len(tasks) for arm in arms}),
         ("minus the rival without hypergradient", {arm: [RIVALS[arm]] * len(tasks) for arm in arms}),
         (f"minus the best simple rival of the design tasks ({best})", {arm: [best] * len(tasks) for arm in arms}),
-        ("minus the best simple rival on these very draws", {arm: each for arm in arms}),
+        ("minus the best simple rival on these very draws", dict.fromkeys(arms, each)),
     ]
     cells = [compared(tasks, arms, rivals) for _, rivals in columns]
     lines = ["| bilevel arm | " + " | ".join(title for title, _ in columns) + " |", "| --- |" + " --- |" * len(columns)]
@@ -119,8 +119,8 @@ def all_arms(tasks: list[Found]) -> str:
             lines.append("| " + " | ".join(cells) + " |")
     shared = statistics.median(task["prepared_seconds"] for task in tasks)
     return "\n".join(lines) + (
-        f"\n\nSeconds are medians over tasks. The grid of penalties, from which all heads but those of `choose` begin, takes {shared:.2f} s a "
-        "draw more.\n"
+        f"\n\nSeconds are medians over tasks. The grid of penalties, from which all heads but those of `choose` begin, takes "
+        f"{shared:.2f} s a draw more.\n"
     )
 
 

@@ -18,6 +18,7 @@ sys.path.append(str(BENCHMARKS))
 
 import frozen_features  # noqa: E402
 import frozen_features_arms as arms  # noqa: E402
+import frozen_features_bench as benches  # noqa: E402
 import frozen_features_data as data  # noqa: E402
 import frozen_features_graph as graphs  # noqa: E402
 import frozen_features_heads as heads  # noqa: E402
@@ -30,7 +31,7 @@ RULE = momentum(1.0, 0.9)
 
 
 @pytest.fixture(scope="module")
-def bench() -> arms.Bench:
+def bench() -> benches.Bench:
     """Two draws of three classes in a plane and two more columns; the second draw has a labelled row fewer."""
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
@@ -39,7 +40,7 @@ def bench() -> arms.Bench:
     block = np.array([0, 0, 1, 1])
     drawn = [np.arange(13), np.arange(20, 32)]
     made = data.stack_draws(features, block, labels, drawn, [0, 1])
-    return arms.Bench(made, arms.Settings(steps=STEPS))
+    return benches.Bench(made, benches.Settings(steps=STEPS))
 
 
 def with_changed(draws: data.Draws, **changes: Tensor) -> data.Draws:
@@ -66,7 +67,7 @@ def assert_equal(found: heads.Coupling, expected: heads.Coupling, rtol: float = 
         torch.testing.assert_close(found[name], leaf, rtol=rtol, atol=rtol * float(leaf.abs().max()))
 
 
-def couplings(bench: arms.Bench) -> dict[str, tuple[heads.Loss, heads.Coupling]]:
+def couplings(bench: benches.Bench) -> dict[str, tuple[heads.Loss, heads.Coupling]]:
     """Every inner loss that is unrolled, at a coupling that is none of its starts."""
     generator = torch.Generator().manual_seed(3)
 
@@ -87,7 +88,7 @@ def couplings(bench: arms.Bench) -> dict[str, tuple[heads.Loss, heads.Coupling]]
 @pytest.mark.parametrize("name", ["entropy and balance", "labels of rows", "labels as a function"])
 @pytest.mark.parametrize("estimator", ["exact", "mixed"])
 def test_hypergradients_through_the_heads_steps_equal_finite_differences(
-    name: str, estimator: str, bench: arms.Bench
+    name: str, estimator: str, bench: benches.Bench
 ) -> None:
     inner, at = couplings(bench)[name]
 
@@ -106,7 +107,7 @@ def test_hypergradients_through_the_heads_steps_equal_finite_differences(
     assert_equal({key: leaf[:, :5] if key == "change" else leaf for key, leaf in found.items()}, slopes(of_few, few))
 
 
-def test_forward_mode_agrees_with_reverse_mode(bench: arms.Bench) -> None:
+def test_forward_mode_agrees_with_reverse_mode(bench: benches.Bench) -> None:
     inner, at = couplings(bench)["entropy and balance"]
     ways = [
         heads.through(inner, bench.draws, lambda _: bench.start, RULE, STEPS, one)(at) for one in ("forward", "exact")
@@ -116,7 +117,7 @@ def test_forward_mode_agrees_with_reverse_mode(bench: arms.Bench) -> None:
 
 @pytest.mark.parametrize("groups", [arms.one_group, arms.blocks, arms.directions])
 def test_implicit_hypergradients_of_penalties_equal_finite_differences(
-    groups: Callable[[arms.Bench], Tensor], bench: arms.Bench
+    groups: Callable[[benches.Bench], Tensor], bench: benches.Bench
 ) -> None:
     group = groups(bench)
     at = {"log_penalty": torch.linspace(-1, 1, 2 * (int(group.max()) + 1), dtype=torch.float64).view(2, -1)}
@@ -131,7 +132,7 @@ def test_implicit_hypergradients_of_penalties_equal_finite_differences(
     assert_equal(found, slopes(lambda c: heads.outer(head(c), c, bench.draws), at))
 
 
-def test_implicit_hypergradients_of_a_graph_equal_finite_differences(bench: arms.Bench) -> None:
+def test_implicit_hypergradients_of_a_graph_equal_finite_differences(bench: benches.Bench) -> None:
     graph = graphs.graph_of(bench.draws)
     at = {"log_width": torch.tensor([-0.2, 0.3]).double(), "alpha": torch.tensor([0.5, 2.0]).double()}
     found = heads.through(
@@ -141,7 +142,7 @@ def test_implicit_hypergradients_of_a_graph_equal_finite_differences(bench: arms
     assert_equal(found, slopes(lambda c: graphs.held_shares(graphs.spread(graph, c), graph, bench.draws).sum(), at))
 
 
-def test_spread_labels_are_the_fixed_point_of_label_spreading(bench: arms.Bench) -> None:
+def test_spread_labels_are_the_fixed_point_of_label_spreading(bench: benches.Bench) -> None:
     graph = graphs.graph_of(bench.draws)
     coupling = {"log_width": torch.zeros(2).double(), "alpha": torch.ones(2).double()}
     share, S = torch.ones(()).double().sigmoid(), graphs.weights(graph, coupling)
@@ -152,7 +153,7 @@ def test_spread_labels_are_the_fixed_point_of_label_spreading(bench: arms.Bench)
     assert S[1, 12].abs().max() == 0, "a row of padding has edges"
 
 
-def test_heads_are_scikit_learns(bench: arms.Bench) -> None:
+def test_heads_are_scikit_learns(bench: benches.Bench) -> None:
     from sklearn.linear_model import LogisticRegression
 
     draws = bench.draws
@@ -164,7 +165,7 @@ def test_heads_are_scikit_learns(bench: arms.Bench) -> None:
         np.testing.assert_allclose(found, model.predict_proba(draws.unlabelled[r].numpy()), atol=1e-4)
 
 
-def test_folds_hold_out_what_they_do_not_train_on_and_every_row_once(bench: arms.Bench) -> None:
+def test_folds_hold_out_what_they_do_not_train_on_and_every_row_once(bench: benches.Bench) -> None:
     draws = bench.draws
     assert float((draws.trained * draws.held).abs().max()) == 0
     torch.testing.assert_close(draws.trained.sum(1), torch.ones_like(draws.count))
@@ -173,11 +174,11 @@ def test_folds_hold_out_what_they_do_not_train_on_and_every_row_once(bench: arms
     assert draws.count[:, -1].tolist() == [13, 12] and (draws.trained[1, 12] == 0).all()
 
 
-def predictions(arm: str, bench: arms.Bench) -> Tensor:
+def predictions(arm: str, bench: benches.Bench) -> Tensor:
     return arms.ARMS[arm](bench).shares
 
 
-def test_a_fold_knows_nothing_of_the_labels_it_holds_out(bench: arms.Bench) -> None:
+def test_a_fold_knows_nothing_of_the_labels_it_holds_out(bench: benches.Bench) -> None:
     draws, row = bench.draws, 4
     fold = int((draws.held[0, row] > 0).nonzero())
     targets = draws.targets.clone()
@@ -195,9 +196,9 @@ def test_a_fold_knows_nothing_of_the_labels_it_holds_out(bench: arms.Bench) -> N
         assert float((before[:, -1] - after[:, -1]).abs().max()) > 1e-3
 
 
-def test_draws_of_a_stack_do_not_touch_one_another(bench: arms.Bench) -> None:
+def test_draws_of_a_stack_do_not_touch_one_another(bench: benches.Bench) -> None:
     parts = {name: leaf if name == "block" else leaf[:1] for name, leaf in vars(bench.draws).items()}
-    alone = arms.Bench(data.Draws(**parts), bench.settings)
+    alone = benches.Bench(data.Draws(**parts), bench.settings)
     for arm in (
         "entropy and balance, learned",
         "labels, each learned",
@@ -207,7 +208,7 @@ def test_draws_of_a_stack_do_not_touch_one_another(bench: arms.Bench) -> None:
         torch.testing.assert_close(predictions(arm, bench)[:1], predictions(arm, alone), rtol=0, atol=1e-6)
 
 
-def test_every_arm_learns_and_none_is_given_the_hidden_truth(bench: arms.Bench) -> None:
+def test_every_arm_learns_and_none_is_given_the_hidden_truth(bench: benches.Bench) -> None:
     other = bench.altered(with_changed(bench.draws, truth=bench.draws.truth.roll(1, 1)))
     assert arms.RIVALS.keys() == arms.BILEVEL.keys() and set(arms.RIVALS.values()) < arms.ARMS.keys()
     for name in arms.ARMS:
@@ -217,10 +218,10 @@ def test_every_arm_learns_and_none_is_given_the_hidden_truth(bench: arms.Bench) 
         assert float((shares.argmax(-1) != bench.draws.truth).double().mean()) < 0.4, name
 
 
-def test_what_is_measured(bench: arms.Bench) -> None:
+def test_what_is_measured(bench: benches.Bench) -> None:
     sure = torch.nn.functional.one_hot(bench.draws.truth, 3).double()
     sure[1] = sure[1].roll(1, -1)
-    found = frozen_features.measured(lambda _: arms.Outcome(sure, torch.tensor([0.25, 0.5])), bench)
+    found = frozen_features.measured(lambda _: benches.Outcome(sure, torch.tensor([0.25, 0.5])), bench)
     assert found["error"] == [0.0, 100.0] and found["held_out"] == [0.25, 0.5]
     assert found["loss"] == [0.0, pytest.approx(13.816, abs=1e-3)]
 
@@ -243,7 +244,7 @@ def test_controls_change_the_direction_alone() -> None:
     assert all((along[name] < leaf).all() == (moved[name] > 0).all() for name, leaf in begun.items())
 
 
-def test_holdout_supervision_trains_every_problem_on_all_labels_twice(bench: arms.Bench) -> None:
+def test_holdout_supervision_trains_every_problem_on_all_labels_twice(bench: benches.Bench) -> None:
     twice = arms.with_labels_twice(bench).draws.trained
     torch.testing.assert_close(twice.sum(1), torch.full((2, 6), 2.0).double())
     assert (twice[1, 12] == 0).all() and (twice[0] > 0).all()
@@ -255,7 +256,7 @@ def test_statistics() -> None:
     assert (mean, low, high) == pytest.approx((2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-5)
 
 
-def test_the_page_names_every_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: arms.Bench) -> None:
+def test_the_page_names_every_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: benches.Bench) -> None:
     found: list[dict[str, Any]] = []
     for number, split in enumerate(["design", "reported", "reported"]):
         each = {arm: {"error": [float(i + number), i + 1.0], "loss": [0.5, 0.6], "seconds": 0.1, "held_out": [0.4, 0.4]}
