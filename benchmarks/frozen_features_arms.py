@@ -162,8 +162,12 @@ def holdout_supervision(bench: Bench) -> Outcome:
     return bench.answer(twice.trained(entropy_and_balance(bench.chosen, bench.pace), scalars(bench)))
 
 
-def labels_learned(as_function: bool, way: str) -> Arm:
-    """L2I. Labels start from what each fold's own head with entropy and balance says, sharpened."""
+def labels_learned(as_function: bool, way: str, near: float | None = None) -> Arm:
+    """L2I. Labels start from what each fold's own head with entropy and balance says, sharpened.
+
+    Args:
+        near: how far labels are expected to be from there, where it is not the setting's.
+    """
 
     def arm(bench: Bench) -> Outcome:
         s, draws = bench.settings, bench.draws
@@ -176,7 +180,8 @@ def labels_learned(as_function: bool, way: str) -> Arm:
             begun = {"map": bench.full(0.0, draws.unlabelled.shape[2], classes), "shift": bench.full(0.0, classes)}
         else:
             begun = {"change": bench.full(0.0, draws.unlabelled.shape[1], classes)}
-        coupling = bench.learned(begun, bench.along(inner), s.near_map if as_function else s.near_rows, way)
+        own = s.near_map if as_function else s.near_rows
+        coupling = bench.learned(begun, bench.along(inner), near or own, way)
         return bench.answer(bench.trained(inner, coupling))
 
     return arm
@@ -232,6 +237,7 @@ BILEVEL: dict[str, Arm] = {
     "penalties of directions, learned": penalties_learned(directions, "near_directions"),
     "entropy and balance, learned": entropy_learned("hypergradient"),
     "labels, each learned": labels_learned(False, "hypergradient"),
+    "labels, each learned, no prior": labels_learned(False, "hypergradient", 1e3),
     "labels, a function learned": labels_learned(True, "hypergradient"),
     "spreading, learned": graph_arm("hypergradient"),
 }
@@ -249,6 +255,7 @@ RIVALS = {
     "penalties of directions, learned": BASE,
     "entropy and balance, learned": "entropy and balance, search",
     "labels, each learned": "labels, zero hypergradient",
+    "labels, each learned, no prior": "labels, zero hypergradient",
     "labels, a function learned": "labels, zero hypergradient",
     "spreading, learned": "spreading, search",
 }  # of every bilevel arm the same without hypergradient

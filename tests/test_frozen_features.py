@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +241,10 @@ def test_controls_change_the_direction_alone() -> None:
     drawn = heads._of_equal_length(moved, torch.Generator().manual_seed(0))
     torch.testing.assert_close(heads._lengths(drawn), heads._lengths(moved))
     assert not torch.allclose(drawn["b"], moved["b"])
+    generator = torch.Generator().manual_seed(5)
+    rule = heads.learned(begun, lambda _: heads._of_equal_length(moved, generator), 3, 0.1, pull)
+    random = heads.learned(begun, differentiate, 3, 0.1, pull, "random", seed=5)
+    assert all(torch.equal(random[name], leaf) for name, leaf in rule.items())
     along = heads.learned(begun, differentiate, 3, 0.1, pull)
     assert all((along[name] < leaf).all() == (moved[name] > 0).all() for name, leaf in begun.items())
 
@@ -270,3 +275,11 @@ def test_the_page_names_every_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "minus the best simple rival of the design tasks (logistic regression, penalty by CV)" in page
     unfinished = {**found[1], "arms": {}}
     assert tables.report([found[0], found[2]]) == tables.report([found[0], found[2], unfinished])
+
+
+def test_settings_are_those_that_the_design_tasks_chose() -> None:
+    record = json.loads((BENCHMARKS / "results" / "frozen_features_design.json").read_text())
+    assert vars(benches.Settings()) == record["kept"]
+    for family in record["families"]:
+        kept = [one for one in family["tried"] if one.items() - {("error", one["error"])} <= record["kept"].items()]
+        assert len(kept) == 1 and kept[0]["error"] == min(one["error"] for one in family["tried"])
