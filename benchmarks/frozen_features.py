@@ -22,7 +22,7 @@ from typing import Any
 import click
 import torch
 from frozen_features_arms import ARMS, Arm
-from frozen_features_bench import Bench
+from frozen_features_bench import Bench, Settings
 from frozen_features_data import BLOCKS, FOLDS, draws_of
 from frozen_features_tables import report
 from own_data_sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, DataSet
@@ -58,7 +58,8 @@ def measure(data_set: DataSet, draws: int, results: Path = RESULTS) -> None:
     seeds = list(range(first, first + draws))
     path = results / f"{slug(data_set.name)}.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    arms: dict[str, Any] = known["arms"] if known.get("seeds") == seeds else {}
+    asked = {"seeds": seeds, "settings": vars(Settings()), "features": list(BLOCKS[data_set.form])}
+    arms: dict[str, Any] = known["arms"] if asked.items() <= known.items() else {}
     if not arms.keys() ^ ARMS.keys():
         return
     try:
@@ -71,9 +72,9 @@ def measure(data_set: DataSet, draws: int, results: Path = RESULTS) -> None:
     bench.prepare()
     seconds = (time.perf_counter() - start) / draws
     found = {
-        "task": data_set.name, "split": data_set.split, "form": data_set.form, "features": BLOCKS[data_set.form],
+        "task": data_set.name, "split": data_set.split, "form": data_set.form, **asked,
         "labels": int(stack.given.sum(1).max()), "classes": stack.targets.shape[2], "unlabelled": stack.truth.shape[1],
-        "folds": FOLDS, "seeds": seeds, "settings": vars(bench.settings), "log_penalties": bench.chosen[:, 0].tolist(),
+        "folds": FOLDS, "log_penalties": bench.chosen[:, 0].tolist(),
         "prepared_seconds": float(f"{seconds:.3g}"), "environment": describe(torch.device("cpu")), "arms": arms,
     }  # fmt: skip
     for name, arm in ARMS.items():

@@ -43,17 +43,17 @@ class Settings:
     balance: float = 3.0
     temperature: float = 1.0
     imputed: float = 1.0
-    sharpness: float = 2.0
+    sharpness: float = 1.0
     width: float = 0.35
     alpha: float = 2.0
-    near_blocks: float = 1.0
+    near_blocks: float = 0.3
     near_directions: float = 0.3
     near_scalars: float = 0.3
     near_graph: float = 0.3
     near_rows: float = 1.0
-    near_map: float = 0.03
+    near_map: float = 0.01
     tried_blocks: float = 0.3
-    tried_scalars: float = 0.3
+    tried_scalars: float = 0.1
     tried_graph: float = 0.3
     lr: float = 0.2
 

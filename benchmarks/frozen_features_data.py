@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from own_data import features_of
-from own_data_features import COLUMNS, EFFICIENTNET, MINILM, MINILM4, PIXELS, TFIDF
+from own_data_features import COLUMNS, EFFICIENTNET, MINILM, MINILM4, TFIDF
 from own_data_sets import Absent, DataSet
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from metaimpute.ensemble.folds import folds
 
-KERNEL = "random Fourier features"
-BLOCKS = {"table": (COLUMNS, KERNEL), "texts": (MINILM, MINILM4, TFIDF), "images": (EFFICIENTNET, PIXELS)}
+KERNEL, FURTHER = "random Fourier features", f"{EFFICIENTNET}, further directions"
+BLOCKS = {"table": (COLUMNS, KERNEL), "texts": (MINILM, MINILM4, TFIDF), "images": (EFFICIENTNET, FURTHER)}
 DIRECTIONS, FOURIER, SQUARE = 48, 512, 30.0  # columns kept of a block; waves; mean squared length of a block's row
 FOLDS, UNLABELLED = 5, 400
 
@@ -49,11 +49,11 @@ class Draws:
     block: Tensor
 
 
-def prepared(features: np.ndarray) -> np.ndarray:
-    """Centred rows in the directions along which they vary most, ``[n, at most DIRECTIONS]``, of mean squared length SQUARE."""
+def prepared(features: np.ndarray, most: int = DIRECTIONS) -> np.ndarray:
+    """Centred rows in the directions along which they vary most, ``[n, at most so many]``, of mean squared length SQUARE."""
     centred = features.astype(float) - features.mean(0)
-    if centred.shape[1] > DIRECTIONS:
-        _, _, directions = randomized_svd(centred, DIRECTIONS, n_iter=4, random_state=0)
+    if centred.shape[1] > most:
+        _, _, directions = randomized_svd(centred, most, n_iter=4, random_state=0)
         centred = centred @ directions.T
     return centred * np.sqrt(SQUARE / (centred**2).sum(1).mean())
 
@@ -68,6 +68,16 @@ def waves(columns: np.ndarray) -> np.ndarray:
     return np.cos(columns @ frequencies + rng.uniform(0, 2 * np.pi, FOURIER))
 
 
+def block_of(name: str, known: dict[str, np.ndarray]) -> np.ndarray:
+    """One block of features of all rows. Pixels are none: on the design task they made every head worse."""
+    if name == KERNEL:
+        return prepared(waves(known[COLUMNS]))
+    if name in (EFFICIENTNET, FURTHER):
+        both = prepared(known[EFFICIENTNET], 2 * DIRECTIONS)
+        return both[:, :DIRECTIONS] if name == EFFICIENTNET else both[:, DIRECTIONS:]
+    return prepared(known[name])
+
+
 def draws_of(data_set: DataSet, seeds: list[int]) -> Draws:
     """The draws of a task with these seeds, labels and rows as in ``own_data.py``; features from its cache.
 
@@ -78,7 +88,7 @@ def draws_of(data_set: DataSet, seeds: list[int]) -> Draws:
     known, _, lacking = features_of(data_set, data)
     if lacking:
         raise Absent(lacking[0])
-    parts = [prepared(waves(known[COLUMNS]) if name == KERNEL else known[name]) for name in BLOCKS[data_set.form]]
+    parts = [block_of(name, known) for name in BLOCKS[data_set.form]]
     block = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
     labels = np.unique(data.truth.astype(str), return_inverse=True)[1]
     return stack_draws(np.concatenate(parts, 1), block, labels, [data_set.draw(data.truth, s) for s in seeds], seeds)
