@@ -249,14 +249,20 @@ CONTROLS: dict[str, Arm] = {
     "labels, each random": labels_learned(False, "random"),
     "labels, a random function": labels_learned(True, "random"),
 }
-RIVALS = {
-    "penalty, learned": BASE,
-    "penalties of blocks, learned": "penalties of blocks, search",
+STARTS = {
+    "penalty, learned": "logistic regression, C = 1",
+    "penalties of blocks, learned": BASE,
     "penalties of directions, learned": BASE,
-    "entropy and balance, learned": "entropy and balance, search",
+    "entropy and balance, learned": "entropy and balance, fixed",
     "labels, each learned": "labels, zero hypergradient",
     "labels, each learned, no prior": "labels, zero hypergradient",
     "labels, a function learned": "labels, zero hypergradient",
+    "spreading, learned": "spreading, fixed",
+}  # of every bilevel arm the one from which it starts: what its loop gives with the hypergradient replaced by 0
+SEARCHED = {
+    "penalty, learned": BASE,
+    "penalties of blocks, learned": "penalties of blocks, search",
+    "entropy and balance, learned": "entropy and balance, search",
     "spreading, learned": "spreading, search",
-}  # of every bilevel arm the same without hypergradient
+}  # the one that looks for the same numbers by search
 ARMS = {**SIMPLE, **BILEVEL, **CONTROLS}

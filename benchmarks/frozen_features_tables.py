@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from frozen_features_arms import BASE, BILEVEL, CONTROLS, RIVALS, SIMPLE
+from frozen_features_arms import BASE, BILEVEL, CONTROLS, SEARCHED, SIMPLE, STARTS
 from scipy import stats
 
 from metaimpute.reporting.statistics import signed_rank
@@ -17,9 +17,8 @@ HEAD = """# Heads on frozen features
 Written by `benchmarks/frozen_features.py`, whose docstring says what is measured. Errors in percent of the unlabelled rows. A
 difference is that of means over draws, then over tasks, with a 95% t interval over tasks (over draws where it is one task's);
 below zero the arm is better. "Tasks" and "draws": on how many the arm is better, ties not counted. p: Wilcoxon's signed-rank
-test over tasks, by Holm's method for all bilevel arms of a column. The rival without hypergradient of an arm has the same head
-and the same budget: it looks for its settings by search, or has them fixed. The best simple rival of the design tasks was named
-before the reported ones were looked at; the best on these very draws is chosen anew in every task, which favours it.
+test over tasks, by Holm's method for all arms of a table. The best simple rival of the design tasks was named before the
+reported ones were measured; the best on these very draws is chosen anew in every task, which favours it.
 """
 Found = dict[str, Any]
 
@@ -65,37 +64,38 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def compared(tasks: list[Found], arms: list[str], rivals: dict[str, list[str]]) -> dict[str, str]:
-    """Cells of one column: every arm against its rivals, one in each task."""
-    found = {arm: difference(tasks, arm, rivals[arm]) for arm in arms}
-    adjusted = dict(zip(arms, holm([signed_rank(values) for values, _, _ in found.values()]), strict=True))
-    cells = {}
-    for arm, (values, better, draws) in found.items():
-        chance = adjusted[arm]
-        tasks_better = sum(value < 0 for value in values)
-        cells[arm] = (
-            f"{interval(values)}, {tasks_better} of {len(tasks)} tasks, {better} of {draws} draws, "
-            f"p {'-' if chance is None else f'{chance:.3f}'}"
-        )
-    return cells
+def compared(tasks: list[Found], rivals: dict[str, list[str]]) -> str:
+    """Markdown: every arm against its rivals, one in each task."""
+    found = {arm: difference(tasks, arm, names) for arm, names in rivals.items()}
+    adjusted = holm([signed_rank(values) for values, _, _ in found.values()])
+    lines = ["| arm | rival | difference | tasks | draws | p |", "| --- | --- | --- | ---: | ---: | ---: |"]
+    for (arm, (values, better, draws)), chance in zip(found.items(), adjusted, strict=True):
+        names = set(rivals[arm])
+        cells = [
+            arm, names.pop() if len(names) == 1 else "the best in each task", interval(values),
+            f"{sum(value < 0 for value in values)} of {len(tasks)}", f"{better} of {draws}",
+            "-" if chance is None else f"{chance:.3f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def summary(tasks: list[Found], design: list[Found]) -> str:
-    """Every bilevel arm against four rivals."""
+    """Every bilevel arm against its rivals."""
     best = best_simple(design)
     each = [min(SIMPLE, key=lambda arm: errors(task, arm).mean()) for task in tasks]
-    arms = list(BILEVEL)
-    columns = [
-        (f"minus {BASE}", {arm: [BASE] * len(tasks) for arm in arms}),
-        ("minus the rival without hypergradient", {arm: [RIVALS[arm]] * len(tasks) for arm in arms}),
-        (f"minus the best simple rival of the design tasks ({best})", {arm: [best] * len(tasks) for arm in arms}),
-        ("minus the best simple rival on these very draws", dict.fromkeys(arms, each)),
-    ]
-    cells = [compared(tasks, arms, rivals) for _, rivals in columns]
-    lines = ["| bilevel arm | " + " | ".join(title for title, _ in columns) + " |", "| --- |" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join([arm, *(column[arm] for column in cells)]) + " |" for arm in arms]
-    named = ", ".join(f"{arm}: {RIVALS[arm]}" for arm in arms)
-    return "\n".join(lines) + f"\n\nRivals without hypergradient: {named}.\n"
+
+    def always(rivals: dict[str, str]) -> str:
+        return compared(tasks, {arm: [rival] * len(tasks) for arm, rival in rivals.items()})
+
+    parts = [
+        f"Against the simple rival, {BASE}:", always(dict.fromkeys(BILEVEL, BASE)),
+        "Against what each starts from, which the same loop gives with its hypergradient replaced by 0:", always(STARTS),
+        "Against a search for the same numbers with the same budget:", always(SEARCHED),
+        "Against the best simple rival of the design tasks:", always(dict.fromkeys(BILEVEL, best)),
+        "Against the best simple rival on these very draws:", compared(tasks, dict.fromkeys(BILEVEL, each)),
+    ]  # fmt: skip
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
 def all_arms(tasks: list[Found]) -> str:

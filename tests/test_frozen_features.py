@@ -211,7 +211,7 @@ def test_draws_of_a_stack_do_not_touch_one_another(bench: benches.Bench) -> None
 
 def test_every_arm_learns_and_none_is_given_the_hidden_truth(bench: benches.Bench) -> None:
     other = bench.altered(with_changed(bench.draws, truth=bench.draws.truth.roll(1, 1)))
-    assert arms.RIVALS.keys() == arms.BILEVEL.keys() and set(arms.RIVALS.values()) < arms.ARMS.keys()
+    assert arms.STARTS.keys() == arms.BILEVEL.keys() > arms.SEARCHED.keys()
     for name in arms.ARMS:
         shares = predictions(name, bench)
         torch.testing.assert_close(shares, predictions(name, other), rtol=0, atol=0)
@@ -272,7 +272,7 @@ def test_the_page_names_every_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         })  # fmt: skip
     page = tables.report(found)
     assert all(page.count(f"{arm} |") >= 4 for arm in arms.ARMS)
-    assert "minus the best simple rival of the design tasks (logistic regression, penalty by CV)" in page
+    assert "| spreading, learned | spreading, search | +8.00 [+8.00, +8.00] | 0 of 2 | 0 of 4 | - |" in page
     unfinished = {**found[1], "arms": {}}
     assert tables.report([found[0], found[2]]) == tables.report([found[0], found[2], unfinished])
 
