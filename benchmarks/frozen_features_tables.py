@@ -17,8 +17,8 @@ HEAD = """# Heads on frozen features
 Written by `benchmarks/frozen_features.py`, whose docstring says what is measured. Errors in percent of the unlabelled rows. A
 difference is that of means over draws, then over tasks, with a 95% t interval over tasks (over draws where it is one task's);
 below zero the arm is better. "Tasks" and "draws": on how many the arm is better, ties not counted. p: Wilcoxon's signed-rank
-test over tasks, by Holm's method for all arms of a table. The best simple rival of the design tasks was named before the
-reported ones were measured; the best on these very draws is chosen anew in every task, which favours it.
+test over tasks, by Holm's method for all arms of a table. The best simple rival of the design tasks is chosen on them alone;
+the best on these very draws is chosen anew in every task, which favours it.
 """
 Found = dict[str, Any]
 
