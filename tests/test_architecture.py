@@ -22,9 +22,10 @@ FLOORS: tuple[set[str], ...] = (
     {"fetch", "recipes"},
     {"rundir"},
     {"training"},
-    {"bench", "imputer", "inference", "reporting", "testing"},
+    {"bench", "inference", "reporting", "testing"},
     {"review", "study", "trained"},
-    {"cli", "imputed"},
+    {"cli", "memory"},
+    {"imputed", "imputer"},
     {"__main__", "__init__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

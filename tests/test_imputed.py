@@ -121,7 +121,7 @@ def test_the_folder_goes_with_what_was_returned() -> None:
 @pytest.mark.parametrize(
     ("data", "labels", "error", "said"),
     [
-        ({"a": 1}, [1], TypeError, "data is a data frame, an array of numbers .* not dict"),
+        ({"a": 1}, [1], TypeError, "data is a data frame, an array .* not dict"),
         ("text", ["a"], TypeError, "not str"),
         (np.zeros((3, 2)), [1, 2], ValueError, "3 rows and 2 labels"),
         (np.random.default_rng(0).normal(size=(9, 2)), ["a"] * 9, ValueError, "only the class 'a'"),

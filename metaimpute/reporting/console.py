@@ -110,7 +110,7 @@ def system_name(result: Result) -> str:
     return f"{result.method} + {result.problem}{estimator}"
 
 
-def _interval(one: Estimated, unit: str, level: bool = True) -> str:
+def error_shown(one: Estimated, unit: str, level: bool = True) -> str:
     """``12.0% (8 to 17)``."""
     if one["error"] is None:
         return "unknown: nothing could be held out"
@@ -128,7 +128,7 @@ def candidates_table(result: Result, most: int = 20) -> Table:
         table.add_column(name, justify="right")
     for one in candidates[:most]:
         table.add_row(
-            cell(one["name"]), _interval(one, unit, level=False), f"{one['weight']:.2f}", f"{one['seconds']:.1f}"
+            cell(one["name"]), error_shown(one, unit, level=False), f"{one['weight']:.2f}", f"{one['seconds']:.1f}"
         )
     return table
 
@@ -140,9 +140,9 @@ def expectation(result: Result) -> list[str]:
     if result.expected["error"] is None:
         return ["no class has two labels: nothing could be held out, so nothing is known of the labels' error"]
     if result.metric.endswith("%"):
-        said = f"expected error of the imputed labels: {_interval(result.expected, '%')}"
+        said = f"expected error of the imputed labels: {error_shown(result.expected, '%')}"
     else:
-        said = f"expected error of the imputed values, root mean squared: {_interval(result.expected, '')}"
+        said = f"expected error of the imputed values, root mean squared: {error_shown(result.expected, '')}"
     return [f"{said}, from labels held out"]
 
 
@@ -217,7 +217,7 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
     if any(r.expected for r in firsts):
         unit = "%" if firsts[0].metric.endswith("%") else ""
         shown = [
-            _interval(r.expected, unit) if r.expected and len(s) == 1 else ""
+            error_shown(r.expected, unit) if r.expected and len(s) == 1 else ""
             for r, s in zip(firsts, systems, strict=True)
         ]
         rows.append(("expected error", shown))

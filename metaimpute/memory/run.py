@@ -1,0 +1,125 @@
+"""One run on data in memory: written as a file, a recipe drafted from looking at it, trained, its systems combined."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..inference import Predictor, load
+from ..recipes.draft import draft
+from ..rundir.begin import Beginning
+from ..rundir.files import write_text
+from ..rundir.result import Result
+from ..tasks.doubts import Doubt
+from ..tasks.files import held_in_memory
+from ..training.session import Session
+from .data import Data
+from .files import STEM, class_folders, in_users_words, label_column, write_data
+from .given import Given
+from .progress import telling
+
+DRAFTED = {"table": "table", "texts": "text", "images": "images"}
+WARNING = "warning: "
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run.
+
+    Attributes:
+        folder: of the run. result: what it says of itself. predictor: its systems combined.
+        originals: the user's own labels by the names that the run has for them. warnings: what looks wrong, a line each.
+    """
+
+    folder: Path
+    result: Result
+    predictor: Predictor
+    originals: Mapping[str, Any]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def run_on(
+    data: Data,
+    given: Given,
+    folder: Path,
+    begin: Callable[[Path], Beginning],
+    *,
+    sets: Sequence[str] = (),
+    argument: str = "set",
+    device: str = "auto",
+    verbose: int = 0,
+) -> Finished:
+    """Trains and combines systems on rows of which some have a label.
+
+    Args:
+        folder: for the data's file, the recipe and the run. begin: makes a run of the drafted recipe's file.
+        sets: ``task.key=value`` assignments. argument: of the caller, that takes such. verbose: 1 tells of it as it goes.
+
+    Raises:
+        TaskError, RecipeError: when the data cannot be used, in one line. MissingData: when an encoder is not installed.
+    """
+    folder = folder.absolute()
+    words = given.words()
+    path = write_data(data, words, folder)
+    recipe = folder / f"{STEM}.yaml"
+    classes = {place: label for label, place in class_folders(words).items()} if data.kind == "images" else {}
+    said: list[str] = []
+
+    def spoken(line: object) -> str:
+        return in_users_words(str(line), path, recipe, classes)
+
+    def answered(doubt: Doubt) -> str:
+        key, _, value = doubt.setting.partition("=")
+        return f"say which with {_as_argument(argument, key, value)}"
+
+    try:
+        with held_in_memory(path):
+            label = None if data.kind == "images" else label_column(data)
+            drafted = draft(DRAFTED[data.kind], path, label, sets=[*_usual(data), *sets], answered=answered)
+            write_text(recipe, drafted.text)
+            began = begin(recipe)
+            with telling(verbose, began.recipe.train.steps, began.recipe.task.output) as told:
+
+                def say(line: str) -> None:
+                    said.append(spoken(line))
+                    told.say(said[-1])
+
+                session = Session(
+                    began.recipe, began.folder, why=began.why, begun=began.begun, say=say, report=told.report
+                )
+                session.report_system = told.report_system
+                result = session.run()
+        predictor = load(began.folder, device)
+    except UserError as error:
+        error.args = (spoken(error),)
+        raise
+    called = {name: classes.get(name, name) for name in predictor.label_names}
+    own = given.names(list(called.values()))
+    originals = {name: own[label] for name, label in called.items()}
+    warnings = tuple(line.removeprefix(WARNING) for line in said if line.startswith(WARNING))
+    return Finished(began.folder, result, predictor, originals, warnings)
+
+
+def _usual(data: Data) -> list[str]:
+    """Task options of every run on data in memory: rows are found again by their place, and categories of pandas are words."""
+    import pandas
+
+    if data.kind != "table":
+        return [] if data.kind == "images" else ['task.id=""']
+    dtypes = data.rows.dtypes.items()
+    words = [name for name, dtype in dtypes if isinstance(dtype, pandas.CategoricalDtype)]
+    return ['task.id=""', *([f"task.words={json.dumps(words)}"] if words else [])]
+
+
+def _as_argument(argument: str, key: str, value: str) -> str:
+    """An option as Python has it: ``set={"task.kind": "classes"}`` or ``settings={"task": {"kind": "classes"}}``."""
+    import yaml
+
+    plain = json.dumps(yaml.safe_load(value), ensure_ascii=False)
+    section, _, option = key.partition(".")
+    nested = f'{{"{section}": {{"{option}": {plain}}}}}' if argument == "settings" else f'{{"{key}": {plain}}}'
+    return f"{argument}={nested}"
