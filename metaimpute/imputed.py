@@ -71,7 +71,7 @@ class Imputed:
         return answers_for(self.predictor, new, self._originals).labels
 
     def to_frame(self) -> DataFrame:
-        """A row for each row of the data, with its index: ``label``, ``confidence`` or ``spread``, and whether it was ``given``."""
+        """A row for each of the data, under its index: ``label``, ``confidence`` or ``spread``, and whether it was ``given``."""
         import pandas
 
         sure = {"confidence": self.confidence} if self.spread is None else {"spread": self.spread}
@@ -83,11 +83,11 @@ class Imputed:
         return candidates_table(self.result)
 
     def __str__(self) -> str:
-        from .reporting.console import expectation
+        from .reporting.console import expectation, in_short
 
-        said = "; ".join(expectation(self.result)) or "nothing is known of their error"
         things = "rows" if self.kind == "table" else self.kind
-        return f"{len(self.labels):,} {things}, {np.count_nonzero(self.given):,} of them labelled; {said}"
+        given = np.count_nonzero(self.given)
+        return in_short(len(self.labels), things, given, "; ".join(expectation(self.result)))
 
     def __repr__(self) -> str:
         return f"<Imputed: {self}>"
@@ -150,7 +150,9 @@ def _check(given: Given, data: Data) -> None:
         raise ValueError(f"labels: each of the {len(data):,} {data.things} has one, so there is nothing to impute")
     words = [str(label) for label in given.held]
     if data.kind != "table" and all(map(is_number, words)) and any(float(word) % 1 for word in words):
-        raise ValueError(f"labels are numbers with decimals; values are predicted of tables alone, and {data.kind} have classes")
+        raise ValueError(
+            f"labels are numbers with decimals; values are predicted of tables alone, and {data.kind} have classes"
+        )
 
 
 def _imputed(

@@ -41,6 +41,32 @@ class Data:
         return "rows" if self.kind == "table" else self.kind
 
 
+def plain_numbers(data: Any) -> bool:
+    """Whether data is an array or a frame of numbers without a gap, which can be computed with as they are."""
+    import pandas
+
+    if isinstance(data, pandas.DataFrame):
+        numeric = all(pandas.api.types.is_numeric_dtype(dtype) for dtype in data.dtypes)
+        return numeric and not bool(data.isna().to_numpy().any())
+    if isinstance(data, list | tuple | pandas.Series):
+        rows = list(data)
+        if rows and (_kind_of(rows[:1]) is not None or _kind_of(rows) is not None):
+            return False
+        data = _as_array(rows) if rows and _level(rows) else np.asarray(data)
+    if not isinstance(data, np.ndarray):
+        return True  # a sparse matrix or the like, for scikit-learn to judge
+    if data.dtype.kind == "O":
+        return not any(isinstance(cell, str) or cell is None or cell != cell for cell in data.reshape(-1).tolist())
+    if data.dtype.kind in "UT" or (data.ndim in (3, 4) and data.dtype == np.uint8):
+        return False
+    return data.dtype.kind not in "fc" or not bool(np.isnan(data).any())
+
+
+def _level(rows: list[Any]) -> bool:
+    """Whether rows are lists of one length."""
+    return all(isinstance(row, list | tuple) and len(row) == len(rows[0]) for row in rows)
+
+
 def data_of(data: Any) -> Data:
     """Data of any kind that there is.
 
@@ -119,7 +145,9 @@ def _filled(data: Data) -> Data:
     if data.kind == "table" and not data.rows.shape[1]:
         raise ValueError("data is empty: it has no column")
     if data.kind == "images":
-        absent = next((place for place, row in enumerate(data.rows) if isinstance(row, Path) and not row.is_file()), None)
+        absent = next(
+            (place for place, row in enumerate(data.rows) if isinstance(row, Path) and not row.is_file()), None
+        )
         if absent is not None:
             raise ValueError(f"row {absent} of the data: there is no file {data.rows[absent]}")
     return data

@@ -14,7 +14,11 @@ from ..tasks.image_listing import HIDDEN
 from .data import Data
 
 STEM, TEXT = "own", "text"
-LABELS = ("label", "labels", "label (given)")  # the column of labels is called by the first that no column of the data is
+LABELS = (
+    "label",
+    "labels",
+    "label (given)",
+)  # the column of labels is called by the first that no column of the data is
 PLAIN = re.compile(r"\w[\w -]{0,60}")  # names of classes that any folder can have
 IMAGE = re.compile(r"(?:[^\s,;]*/)?(?:labelled/[^/,;]+|unlabelled)/(\d{8})\.\w+")
 
@@ -23,7 +27,9 @@ def label_column(data: Data) -> str:
     """What the column of labels is called."""
     if data.kind == "texts":
         return LABELS[0]
-    free = (name for name in (*LABELS, *(f"label {number}" for number in range(2, 1000))) if name not in data.rows.columns)
+    free = (
+        name for name in (*LABELS, *(f"label {number}" for number in range(2, 1000))) if name not in data.rows.columns
+    )
     return next(free)
 
 
@@ -49,7 +55,9 @@ def class_folders(labels: Iterable[str | None]) -> dict[str, str]:
         bool(PLAIN.fullmatch(name)) and name == name.strip() and fold not in HIDDEN and folded.count(fold) == 1
         for name, fold in zip(names, folded, strict=True)
     ]
-    return {name: name if fine else f"class {number}" for number, (name, fine) in enumerate(zip(names, plain, strict=True))}
+    return {
+        name: name if fine else f"class {number}" for number, (name, fine) in enumerate(zip(names, plain, strict=True))
+    }
 
 
 def _images(rows: Sequence[Any], labels: Sequence[str | None], folder: Path) -> Path:
@@ -86,6 +94,7 @@ def in_users_words(line: str, data: Path, recipe: Path, classes: Mapping[str, st
         data, recipe: the files. classes: of images, the user's name of each class by its folder.
     """
     line = re.sub(rf"{re.escape(str(recipe))}(:\d+)?: ", "", line)
+    line = re.sub("^--set ", "set: ", line).replace("or mend the file", "or mend the data")
     line = IMAGE.sub(lambda found: f"row {int(found[1])}", line)
     for name in (str(data / "labelled"), str(data / "unlabelled"), str(data), data.name):
         line = re.sub(rf"(?<![\w/]){re.escape(name)}(?![\w/])", "the data", line)

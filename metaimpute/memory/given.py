@@ -35,6 +35,22 @@ class Given:
         """Labels as a file holds them; None where there is none."""
         return [str(label) if here else None for label, here in zip(self.labels, self.known, strict=True)]
 
+    def check_classes(self) -> None:
+        """Raises:
+        ValueError: for labels that are written alike, so that a file would make one class of them."""
+        first: dict[str, Any] = {}
+        for label in self.held:
+            other = first.setdefault(str(label).strip(), label)
+            if type(other) is type(label) and str(other) == str(label):
+                continue
+            if isinstance(label, str) != isinstance(other, str):
+                raise ValueError(f"labels hold {other!r} and {label!r}, which are written alike; give them one type")
+            if str(other) != str(label):
+                raise ValueError(
+                    f"labels hold '{safe(str(other))}' and '{safe(str(label))}', which differ only by blanks; strip them, "
+                    "or call one class otherwise"
+                )
+
     def names(self, found: Sequence[str]) -> dict[str, Any]:
         """The user's own labels by the names that a run has for them."""
         own = {str(label): label for label in self.held}
@@ -64,7 +80,7 @@ def given_labels(labels: Any, data: Data, missing_label: Any, values: bool = Fal
         raise ValueError(f"labels: none of the {len(data):,} {data.things} has one; a few of every class are needed")
     given = Given(found, known)
     if not values:
-        _check_classes(given)
+        given.check_classes()
     return given
 
 
@@ -91,7 +107,9 @@ def _by_row(labels: dict[Any, Any], data: Data) -> np.ndarray:
 
     names = pandas.RangeIndex(len(data)) if data.index is None else data.index
     if not names.is_unique:
-        raise ValueError("labels name rows by the data's index, in which a name stands twice; reset the index, or give a list")
+        raise ValueError(
+            "labels name rows by the data's index, in which a name stands twice; reset the index, or give a list"
+        )
     places = names.get_indexer(pandas.Index(list(labels), dtype=object)) if labels else np.array([], dtype=int)
     if (places < 0).any():
         strange = list(labels)[int(np.argmax(places < 0))]
@@ -111,23 +129,6 @@ def _by_index(labels: Any, data: Data) -> np.ndarray:
             "labels.to_numpy() if they are in order"
         )
     return _by_row(dict(zip(labels.index, labels.tolist(), strict=True)), data)
-
-
-def _check_classes(given: Given) -> None:
-    """Raises:
-    ValueError: for labels that are written alike, so that a file would make one class of them."""
-    first: dict[str, Any] = {}
-    for label in given.held:
-        other = first.setdefault(str(label).strip(), label)
-        if type(other) is type(label) and str(other) == str(label):
-            continue
-        if isinstance(label, str) != isinstance(other, str):
-            raise ValueError(f"labels hold {other!r} and {label!r}, which are written alike; give them one type")
-        if str(other) != str(label):
-            raise ValueError(
-                f"labels hold '{safe(str(other))}' and '{safe(str(label))}', which differ only by blanks; strip them, or call one "
-                "class otherwise"
-            )
 
 
 def require_classes(given: Given) -> None:

@@ -40,7 +40,11 @@ def console() -> Console:
 
 @contextlib.contextmanager
 def telling(verbose: int, steps: int, output: Output) -> Iterator[Told]:
-    """Reports on the standard error while the block lasts; nothing where ``verbose`` is 0."""
+    """Reports on the standard error while the block lasts; nothing where ``verbose`` is 0.
+
+    Args:
+        steps: of the network's training; 0 where it takes no part.
+    """
     if not verbose:
         yield Told()
         return
@@ -55,7 +59,8 @@ def telling(verbose: int, steps: int, output: Output) -> Iterator[Told]:
             if done == of:
                 progress.say(f"measured {name}")
 
-        progress.say(f"training the network, {steps:,} steps")
+        if steps:
+            progress.say(f"training the network, {steps:,} steps")
         yield Told(progress.say, progress.report, system)
 
 

@@ -73,13 +73,13 @@ def run_on(
         return in_users_words(str(line), path, recipe, classes)
 
     def answered(doubt: Doubt) -> str:
-        key, _, value = doubt.setting.partition("=")
-        return f"say which with {_as_argument(argument, key, value)}"
+        return f"say which with {_as_argument(argument, doubt, label)}"
+
+    label = None if data.kind == "images" else label_column(data)
 
     try:
         with held_in_memory(path):
-            label = None if data.kind == "images" else label_column(data)
-            drafted = draft(DRAFTED[data.kind], path, label, sets=[*_usual(data), *sets], answered=answered)
+            drafted = draft(DRAFTED[data.kind], path, label, sets=[*_usual(data, given), *sets], answered=answered)
             write_text(recipe, drafted.text)
             began = begin(recipe)
             with telling(verbose, began.recipe.train.steps, began.recipe.task.output) as told:
@@ -104,22 +104,29 @@ def run_on(
     return Finished(began.folder, result, predictor, originals, warnings)
 
 
-def _usual(data: Data) -> list[str]:
-    """Task options of every run on data in memory: rows are found again by their place, and categories of pandas are words."""
+def _usual(data: Data, given: Given) -> list[str]:
+    """Task options of every run on data in memory: rows are found again by their place, categories of pandas are words, and where
+    every row has a label all of them are unlabelled ones as well."""
     import pandas
 
-    if data.kind != "table":
-        return [] if data.kind == "images" else ['task.id=""']
-    dtypes = data.rows.dtypes.items()
-    words = [name for name, dtype in dtypes if isinstance(dtype, pandas.CategoricalDtype)]
-    return ['task.id=""', *([f"task.words={json.dumps(words)}"] if words else [])]
+    found = ["task.unlabelled_includes_labelled=true"] if given.known.all() else []
+    if data.kind != "images":
+        found.append('task.id=""')
+    if data.kind == "table":
+        dtypes = data.rows.dtypes.items()
+        words = [name for name, dtype in dtypes if isinstance(dtype, pandas.CategoricalDtype)]
+        found += [f"task.words={json.dumps(words)}"] if words else []
+    return found
 
 
-def _as_argument(argument: str, key: str, value: str) -> str:
-    """An option as Python has it: ``set={"task.kind": "classes"}`` or ``settings={"task": {"kind": "classes"}}``."""
+def _as_argument(argument: str, doubt: Doubt, label: str | None) -> str:
+    """An answer as Python has it: ``missing_label="?"``, ``set={"task.kind": "classes"}``, ``settings={"task": {...}}``."""
     import yaml
 
-    plain = json.dumps(yaml.safe_load(value), ensure_ascii=False)
+    key, _, text = doubt.setting.partition("=")
+    value = yaml.safe_load(text)
+    if key == "task.missing_values" and list(value) == [label] and len(value[label]) == 1:
+        return f"missing_label={json.dumps(value[label][0], ensure_ascii=False)}"
     section, _, option = key.partition(".")
-    nested = f'{{"{section}": {{"{option}": {plain}}}}}' if argument == "settings" else f'{{"{key}": {plain}}}'
-    return f"{argument}={nested}"
+    plain = json.dumps({section: {option: value}} if argument == "settings" else {key: value}, ensure_ascii=False)
+    return f"{argument}={plain}"

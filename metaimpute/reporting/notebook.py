@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from ..rundir.result import Estimated, Result
+from ..rundir.result import Result
 from ..terminal import spelled
-from .console import error_shown
+from .console import by_weight, error_shown, unit_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -26,8 +26,7 @@ def page(sentence: str, warnings: Sequence[str], result: Result, rows: DataFrame
 
 def systems(result: Result) -> str:
     """A table of the systems, the heaviest first."""
-    unit = "%" if result.metric.endswith("%") else ""
-    found: list[Estimated] = sorted(result.candidates or (), key=lambda one: (-one["weight"], one["name"]))
+    found, unit = by_weight(result.candidates or ()), unit_of(result)
     rows = ((one["name"], error_shown(one, unit, level=False), f"{one['weight']:.2f}") for one in found)
     return _table(["system", "error (90% interval)", "weight"], rows) if found else ""
 
