@@ -86,7 +86,7 @@ class Imputed:
         from .reporting.console import expectation, in_short
 
         things = "rows" if self.kind == "table" else self.kind
-        given = np.count_nonzero(self.given)
+        given = int(self.given.sum())
         return in_short(len(self.labels), things, given, "; ".join(expectation(self.result)))
 
     def __repr__(self) -> str:

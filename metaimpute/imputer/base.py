@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from ..batches.outputs import Output
 from ..ensemble.choice import Scored
+from ..inference import Predictor
 from ..inference.predictions import in_units
 from ..memory.answers import Answers, answers_for, by_row
 from ..memory.arrays import train_on
 from ..memory.data import Data, data_of, plain_numbers
 from ..memory.given import Given
+from ..memory.kept import kept, restored
 from ..memory.progress import conclude
 from ..memory.run import run_on
 from ..recipes.recipe import COMPONENTS, NETWORK, resolve, validate
@@ -47,6 +50,7 @@ class Imputer(BaseEstimator):
 
     _inner: ClassVar[dict[str, Any]]
     _of_classes: ClassVar[bool]
+    predictor_: Predictor
 
     def __init__(
         self,
@@ -88,6 +92,19 @@ class Imputer(BaseEstimator):
         tags.input_tags.allow_nan = tags.input_tags.string = True
         return tags
 
+    def __getstate__(self) -> Any:
+        """A predictor of data that is no plain numbers goes as the files of its run: parts of an encoder cannot be pickled."""
+        state = super().__getstate__()
+        if "_files" not in state:
+            return state
+        return {key: value for key, value in state.items() if key not in ("predictor_", "module_")}
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if "_files" in state:
+            self.predictor_ = restored(self._files, self.device)
+            self.module_ = self.predictor_.module
+
     def __rich__(self) -> Table | str:
         if not getattr(self, "candidates_", ()):
             return repr(self)
@@ -125,13 +142,17 @@ class Imputer(BaseEstimator):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         self._seed = int(seed)
+        for name in ("_files", "loss_curve_", "n_iter_", "module_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
         if isinstance(rows, Data):
             self._fit_data(rows, given)
         else:
             self._scale = Scale.of(rows)
             task = ArrayTask(inputs=self._scale(rows), targets=targets, known=torch.from_numpy(given.known), of=output)
             trained = train_on(task, self._adapted, type(self).__name__, self.verbose)
-            self.predictor_, self.originals_, self.warnings_ = trained.predictor, {}, ()
+            self.predictor_ = trained.predictor
+            self.originals_: Mapping[str, Any] = {}
+            self.warnings_: tuple[str, ...] = ()
             if trained.losses is not None:
                 self.loss_curve_, self.n_iter_ = trained.losses, len(trained.losses)
                 self.module_ = trained.predictor.module
@@ -161,6 +182,7 @@ class Imputer(BaseEstimator):
                 data, given, Path(scratch), begin, sets=self._task_options(data), argument="settings", device=self.device,
                 verbose=self.verbose,
             )  # fmt: skip
+            self._files = kept(found.folder)
         self.predictor_, self.originals_, self.warnings_ = found.predictor, found.originals, found.warnings
         self.n_iter_, self.module_ = found.result.steps, found.predictor.module
 
@@ -169,7 +191,9 @@ class Imputer(BaseEstimator):
         from ..recipes.source import flow
 
         options = (self.settings or {}).get("task") or {}
-        options = {"missing_values": [], **options} | self._kind_options(data)
+        if data.kind != "images":  # what means none has been asked
+            options = {"missing_values": []} | options
+        options = options | self._kind_options(data)
         return [f"task.{key}={flow(value)}" for key, value in options.items()]
 
     def _kind_options(self, data: Data) -> dict[str, Any]:

@@ -31,6 +31,13 @@ class Answers:
     sure: np.ndarray
     probabilities: np.ndarray | None
 
+    def without(self, rows: np.ndarray) -> Answers:
+        """The same with no answer for some rows ``[n]``, of which nothing could be read."""
+        labels = self.labels.astype(object)
+        labels[rows] = None
+        shares = None if self.probabilities is None else np.where(rows[:, None], np.nan, self.probabilities)
+        return Answers(labels, np.where(rows, np.nan, self.sure), shares)
+
 
 def answers_for(predictor: Predictor, data: Data, originals: Mapping[str, Any]) -> Answers:
     """What a predictor of such data says of every row.
@@ -46,7 +53,9 @@ def answers_for(predictor: Predictor, data: Data, originals: Mapping[str, Any]) 
         except UserError as error:
             error.args = (in_users_words(str(error), path, Path(scratch) / f"{STEM}.yaml", {}),)
             raise
-    return by_row(found, len(data), originals)
+    answers = by_row(found, len(data), originals)
+    blank = [not text.strip() for text in data.rows] if data.kind == "texts" else []
+    return answers.without(np.array(blank, dtype=bool)) if any(blank) else answers
 
 
 def by_row(found: Predictions, count: int, originals: Mapping[str, Any]) -> Answers:

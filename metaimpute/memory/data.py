@@ -48,7 +48,7 @@ def plain_numbers(data: Any) -> bool:
     if isinstance(data, pandas.DataFrame):
         numeric = all(pandas.api.types.is_numeric_dtype(dtype) for dtype in data.dtypes)
         return numeric and not bool(data.isna().to_numpy().any())
-    if isinstance(data, list | tuple | pandas.Series):
+    if isinstance(data, list | tuple | pandas.Series) or (isinstance(data, np.ndarray) and data.ndim == 1):
         rows = list(data)
         if rows and (_kind_of(rows[:1]) is not None or _kind_of(rows) is not None):
             return False
@@ -56,7 +56,8 @@ def plain_numbers(data: Any) -> bool:
     if not isinstance(data, np.ndarray):
         return True  # a sparse matrix or the like, for scikit-learn to judge
     if data.dtype.kind == "O":
-        return not any(isinstance(cell, str) or cell is None or cell != cell for cell in data.reshape(-1).tolist())
+        words = any(isinstance(cell, str) for cell in data.reshape(-1).tolist())
+        return not words and not bool(pandas.isna(data).any())
     if data.dtype.kind in "UT" or (data.ndim in (3, 4) and data.dtype == np.uint8):
         return False
     return data.dtype.kind not in "fc" or not bool(np.isnan(data).any())

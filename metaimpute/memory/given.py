@@ -29,7 +29,8 @@ class Given:
 
     @property
     def held(self) -> np.ndarray:
-        return self.labels[self.known]
+        found: np.ndarray = self.labels[self.known]
+        return found
 
     def words(self) -> list[str | None]:
         """Labels as a file holds them; None where there is none."""
