@@ -23,9 +23,8 @@ FLOORS: tuple[set[str], ...] = (
     {"rundir"},
     {"training"},
     {"bench", "inference", "reporting", "testing"},
-    {"review", "study", "trained"},
-    {"cli", "memory"},
-    {"imputed", "imputer"},
+    {"memory", "review", "study", "trained"},
+    {"cli", "imputed", "imputer"},
     {"__main__", "__init__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

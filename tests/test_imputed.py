@@ -205,6 +205,7 @@ HALF = ["x", "y"] * 10 + [None] * 20
         (NAMED.set_axis(["a", "a"], axis=1), HALF, ValueError, "two columns of the data are called 'a'"),
         ([[1, "a"], [2]], ["x", None], ValueError, "row 1 of the data has 1 cells, and row 0 has 2"),
         ([Path("none.png")], ["x"], ValueError, "row 0 of the data: there is no file none.png"),
+        (["none.png", "two.jpg"], ["x", None], ValueError, "row 0 of the data: there is no file none.png"),
         (np.zeros((3, 2)), [1, 2], ValueError, "3 rows and 2 labels; give one for each row"),
         (X, None, TypeError, "labels are a list, .* not NoneType"),
         (X, np.zeros((40, 2)), ValueError, r"labels: one column is needed, not the shape \(40, 2\)"),

@@ -370,6 +370,15 @@ def test_texts_and_a_blank_one_has_no_label() -> None:
     assert pickle.loads(pickle.dumps(found)).predict(texts[:2]).tolist() == ["money", "sport"]
 
 
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_columns_without_names_are_found_by_their_place() -> None:
+    frame, y, _ = flowers()
+    numbered = frame.set_axis(range(6), axis=1)
+    for fitted, other in ((frame, frame.to_numpy()), (numbered, frame.to_numpy()), (frame.to_numpy(), numbered)):
+        found = MetaImputer(systems="kernel", steps=2, random_state=0).fit(fitted, y)
+        np.testing.assert_array_equal(found.predict(other), found.predict(fitted))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [

@@ -127,6 +127,7 @@ class Imputer(BaseEstimator):
             rows = data_of(X)
             if rows.kind == "table":
                 validate_data(self, _framed(X, rows), skip_check_array=True)
+                self._columns = list(rows.rows.columns)
         labels = as_labels(y)
         check_consistent_length(rows.rows if isinstance(rows, Data) else rows, labels)
         self.kind_ = rows.kind if isinstance(rows, Data) else "numbers"
@@ -254,9 +255,8 @@ class Imputer(BaseEstimator):
             raise TypeError(f"this {type(self).__name__} is fitted to {self.kind_}, and that is {data.kind}")
         if data.kind == "table":
             validate_data(self, _framed(X, data), skip_check_array=True, reset=False)
-            names = getattr(self, "feature_names_in_", None)
-            if names is not None and data.index is None:
-                data = dataclasses.replace(data, rows=data.rows.set_axis([str(name) for name in names], axis=1))
+            if data.index is None or not hasattr(self, "feature_names_in_"):  # columns are found by their place
+                data = dataclasses.replace(data, rows=data.rows.set_axis(self._columns, axis=1))
         return data
 
     def _answers(self, rows: np.ndarray | Data) -> Answers:

@@ -13,7 +13,6 @@ from ..tasks.image_listing import SUFFIXES
 from ..tasks.own_data import safe
 
 Kind = Literal["table", "texts", "images"]
-LOOKED_AT = 100  # texts at most that are tried as paths
 ACCEPTED = (
     "data is a data frame, an array [n, columns], a list of texts, or a list of images (paths, PIL images, or arrays uint8 "
     "[h, w, 3])"
@@ -115,8 +114,7 @@ def _as_array(rows: list[Any]) -> np.ndarray:
 
 def _kind_of(rows: list[Any]) -> Kind | None:
     if rows and all(isinstance(row, str) for row in rows):
-        paths = all(Path(row).suffix.lower() in SUFFIXES and Path(row).is_file() for row in rows[:LOOKED_AT])
-        return "images" if paths else "texts"
+        return "images" if all(Path(row).suffix.lower() in SUFFIXES for row in rows) else "texts"
     if rows and all(isinstance(row, Path) or hasattr(row, "convert") or _is_image(row) for row in rows):
         return "images"
     return None
