@@ -124,7 +124,7 @@ def impute(
 
     Raises:
         TypeError: for data of another kind. ValueError (TaskError, RecipeError): when the data or its labels cannot be used, in
-            one line. MissingData: when texts need an encoder that is not installed.
+            one line. MissingData: when texts need an encoder that is not installed. FloatingPointError: when training diverges.
     """
     held = data_of(data)
     given = given_labels(labels, held, missing_label)

@@ -13,6 +13,7 @@ from rich.console import Console
 from sklearn.datasets import load_iris
 
 import metaimpute
+from metaimpute.training.session import Session
 
 QUICK: dict[str, Any] = {"train.steps": 10, "train.eval_every": 10, "train.threads": 1}
 SMALL: dict[str, Any] = {**QUICK, "choose.systems": ["kernel"]}
@@ -270,3 +271,17 @@ def test_new_rows_that_cannot_be_read_are_named_by_their_place() -> None:
         found.predict(NAMED[["b"]])
     with pytest.raises(TypeError, match="these labels are for table, and that is texts"):
         found.predict(["a text"])
+
+
+def test_training_that_diverges_says_what_to_lower() -> None:
+    said = r"^training diverged: .* at step \d+; lower set=\{\"train.optimizer.lr\": \.\.\.\}$"
+    with pytest.raises(FloatingPointError, match=said):
+        metaimpute.impute(NAMED, HALF, set={**SMALL, "train.optimizer.lr": 1e30})
+
+
+def test_a_signal_ends_it_as_a_program_expects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(Session, "_one_step", lambda self, log: self.stop())
+    with pytest.raises(KeyboardInterrupt):
+        metaimpute.impute(NAMED, HALF, set=SMALL)
+    assert not list(tmp_path.iterdir())

@@ -414,6 +414,8 @@ def test_what_cannot_be_fitted_is_said_of_the_data() -> None:
         MetaImputerRegressor().fit(["one", "two"], [1.0, None])
     with pytest.raises(ValueError, match="'a ' and 'a', which differ only by blanks"):
         MetaImputer().fit(frame, ["a ", "a"] * 75)
+    with pytest.raises(FloatingPointError, match=r"^training diverged: .* at step \d+; lower learning_rate$"):
+        MetaImputer(systems="kernel", learning_rate=1e30, steps=20, random_state=0).fit(frame, y)
 
 
 def test_it_tells_of_itself_on_the_standard_error_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ from ..rundir.files import write_text
 from ..rundir.result import Result
 from ..tasks.doubts import Doubt
 from ..tasks.files import held_in_memory
-from ..training.session import Session
+from ..training.algorithm import Diverged
+from ..training.session import Interrupted, Session
 from .data import Data
 from .files import STEM, class_folders, in_users_words, label_column, write_data
 from .given import Given
@@ -61,6 +62,7 @@ def run_on(
 
     Raises:
         TaskError, RecipeError: when the data cannot be used, in one line. MissingData: when an encoder is not installed.
+        FloatingPointError: when training diverges. KeyboardInterrupt: on a signal.
     """
     folder = folder.absolute()
     words = given.words()
@@ -94,6 +96,11 @@ def run_on(
                 session.report_system = told.report_system
                 result = session.run()
         predictor = load(began.folder, device)
+    except Interrupted:  # what a program expects of Ctrl-C; a run in memory is not gone on with
+        raise KeyboardInterrupt from None
+    except Diverged as error:
+        lower = "learning_rate" if argument == "settings" else f'{argument}={{"train.optimizer.lr": ...}}'
+        raise FloatingPointError(f"training diverged: {str(error).partition('; ')[0]}; lower {lower}") from None
     except UserError as error:
         error.args = (spoken(error),)
         raise
