@@ -174,7 +174,7 @@ def test_what_looks_wrong_is_said_of_rows_and_classes_and_not_of_files(tmp_path:
     found = metaimpute.impute(images, labels, set={**SMALL, "task.copies": 1})
     assert any(line.endswith("left out 1 images that cannot be read: row 3") for line in found.warnings)
     assert any(line == "few training labels: 'c' 2" for line in found.warnings)
-    assert not any("class" in line or "own" in line for line in found.warnings)
+    assert not any("class" in line or "in_memory" in line for line in found.warnings)
     frame, _, words = flowers()
     words[words == "setosa"] = "Virginica"
     said = metaimpute.impute(frame, words, set=SMALL).warnings
@@ -252,7 +252,7 @@ def test_mistakes_are_told_and_nothing_is_left_behind(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(error, match=said) as told:
         metaimpute.impute(data, labels)
-    assert "own." not in str(told.value) and "metaimpute-" not in str(told.value) and "\n" not in str(told.value)
+    assert "in_memory" not in str(told.value) and "metaimpute-" not in str(told.value) and "\n" not in str(told.value)
     assert not list(tmp_path.iterdir())
 
 

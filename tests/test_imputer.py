@@ -295,6 +295,15 @@ def test_a_frame_gets_the_systems_weights_and_probabilities_of_impute() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict_proba(frame), found.predict_proba(frame))
 
 
+def test_probabilities_stand_in_the_order_of_the_classes_whatever_the_runs_is() -> None:
+    frame, _, truth = flowers()
+    names = np.array(["10", "9", "8"])[truth]  # a run has numbers by their size, classes_ strings by the alphabet
+    found = MetaImputer(systems="kernel", steps=2, random_state=0).fit(frame, np.where(np.arange(150) % 5, "", names))
+    assert found.classes_.tolist() == ["10", "8", "9"] and found.predictor_.label_names == ["8", "9", "10"]
+    assert found.score(frame, names) > 0.85
+    np.testing.assert_array_equal(found.classes_[found.predict_proba(frame).argmax(1)], found.predict(frame))
+
+
 def test_a_frame_of_values_comes_with_intervals() -> None:
     frame, _, _ = flowers()
     truth = 100 * frame["c"].to_numpy()
@@ -408,6 +417,10 @@ def test_what_cannot_be_fitted_is_said_of_the_data() -> None:
     assert ".csv" not in str(refused.value)
     answered = MetaImputer(systems="kernel", steps=2, settings={"task": {"missing_values": {"a": ["oops"]}}})
     assert answered.fit(slip, y).transduction_.shape == (150,)
+    with pytest.raises(ValueError, match=r"^settings: task\.wrds=.*: unknown key; did you mean 'words'\?"):
+        MetaImputer(settings={"task": {"wrds": ["a"]}}).fit(frame, y)
+    with pytest.raises(ValueError, match="labels hold ' ', which a file cannot tell from no label"):
+        MetaImputer(missing_label=None).fit(frame, ["a", "b", " "] * 50)
     with pytest.raises(ValueError, match="width is of the network for tables; leave it out for texts"):
         MetaImputer(width=8).fit(["one", "two", "three"], ["p", "q", None])
     with pytest.raises(TypeError, match="values are predicted of tables alone"):

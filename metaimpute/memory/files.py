@@ -13,7 +13,7 @@ import numpy as np
 from ..tasks.image_listing import HIDDEN
 from .data import Data
 
-STEM, TEXT = "own", "text"
+STEM, TEXT = "in_memory", "text"
 LABELS = (
     "label",
     "labels",
@@ -87,17 +87,18 @@ def _image(image: Any, folder: Path, number: int) -> Path:
     return path
 
 
-def in_users_words(line: str, data: Path, recipe: Path, classes: Mapping[str, str]) -> str:
+def in_users_words(line: str, data: Path, recipe: Path, classes: Mapping[str, str], argument: str = "set") -> str:
     """A message about files that a user has never seen, as one about the data.
 
     Args:
-        data, recipe: the files. classes: of images, the user's name of each class by its folder.
+        data, recipe: the files. classes: of images, the user's name of each class by its folder. argument: of the caller, that
+            stands for ``--set``.
     """
     line = re.sub(rf"{re.escape(str(recipe))}(:\d+)?: ", "", line)
-    line = re.sub("^--set ", "set: ", line).replace("or mend the file", "or mend the data")
+    line = re.sub("^--set ", f"{argument}: ", line).replace("or mend the file", "or mend the data")
     line = IMAGE.sub(lambda found: f"row {int(found[1])}", line)
     for name in (str(data / "labelled"), str(data / "unlabelled"), str(data), data.name):
-        line = re.sub(rf"(?<![\w/]){re.escape(name)}(?![\w/])", "the data", line)
+        line = re.sub(rf"(?<![\w/]){re.escape(name)}(?![\w/]|\.\w)", "the data", line)
     for folder, label in classes.items():
         line = line.replace(f"'{folder}'", f"'{label}'") if folder != label else line
     line = re.sub(r"^the data: (target|label|folder): ", "labels: ", line)

@@ -41,6 +41,10 @@ class Given:
         ValueError: for labels that are written alike, so that a file would make one class of them."""
         first: dict[str, Any] = {}
         for label in self.held:
+            if not str(label).strip():
+                raise ValueError(
+                    f"labels hold {label!r}, which a file cannot tell from no label; call that class otherwise"
+                )
             other = first.setdefault(str(label).strip(), label)
             if type(other) is type(label) and str(other) == str(label):
                 continue

@@ -72,7 +72,7 @@ def run_on(
     said: list[str] = []
 
     def spoken(line: object) -> str:
-        return in_users_words(str(line), path, recipe, classes)
+        return in_users_words(str(line), path, recipe, classes, argument)
 
     def answered(doubt: Doubt) -> str:
         return f"say which with {_as_argument(argument, doubt, label)}"
