@@ -238,6 +238,15 @@ def test_one_system_may_be_picked_or_named() -> None:
     assert network.candidates_ == () and network.expected_ is None and network.module_ is not None
 
 
+def test_what_takes_no_part_is_told() -> None:
+    X, y, truth = partly(24)
+    y[y == 2] = -1
+    y[np.flatnonzero(truth == 2)[0]] = 2
+    found = MetaImputer(systems=["kernel"], random_state=0).fit(X, y)
+    (line,) = found.warnings_
+    assert line.startswith("1 labelled example is the only one of its class: not held out")
+
+
 def test_values_are_combined_in_their_own_units() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 3))
@@ -272,7 +281,7 @@ def flowers() -> tuple[pandas.DataFrame, np.ndarray, np.ndarray]:
     X, truth = load_iris(return_X_y=True)
     frame = pandas.DataFrame(X, columns=["a", "b", "c", "d"], index=np.arange(150) * 3)
     frame["colour"], frame["when"] = np.where(X[:, 0] > 6, "red", "blue"), pandas.date_range("2020", periods=150)
-    frame.iloc[5, 0] = np.nan
+    frame.iloc[5, 0], frame["same"] = np.nan, 1
     return frame, np.where(np.arange(150) % 5 == 0, truth, -1), truth
 
 
@@ -289,7 +298,7 @@ def test_a_frame_gets_the_systems_weights_and_probabilities_of_impute() -> None:
         assert (one.name, one.error, one.low, one.high, one.weight) == (
             other.name, other.error, other.low, other.high, other.weight
         )  # fmt: skip
-    assert found.warnings_ == same.warnings and any("'when'" in line for line in found.warnings_)
+    assert found.warnings_ == same.warnings and any("'same'" in line for line in found.warnings_)
     assert found.kind_ == "table" and list(found.feature_names_in_) == list(frame.columns)
     assert found.score(frame, truth) > 0.85 and found.classes_.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict_proba(frame), found.predict_proba(frame))
@@ -382,7 +391,7 @@ def test_texts_and_a_blank_one_has_no_label() -> None:
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 def test_columns_without_names_are_found_by_their_place() -> None:
     frame, y, _ = flowers()
-    numbered = frame.set_axis(range(6), axis=1)
+    numbered = frame.set_axis(range(7), axis=1)
     for fitted, other in ((frame, frame.to_numpy()), (numbered, frame.to_numpy()), (frame.to_numpy(), numbered)):
         found = MetaImputer(systems="kernel", steps=2, random_state=0).fit(fitted, y)
         np.testing.assert_array_equal(found.predict(other), found.predict(fitted))

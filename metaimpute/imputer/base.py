@@ -153,7 +153,7 @@ class Imputer(BaseEstimator):
             trained = train_on(task, self._adapted, type(self).__name__, self.verbose)
             self.predictor_ = trained.predictor
             self.originals_: Mapping[str, Any] = {}
-            self.warnings_: tuple[str, ...] = ()
+            self.warnings_: tuple[str, ...] = trained.warnings
             if trained.losses is not None:
                 self.loss_curve_, self.n_iter_ = trained.losses, len(trained.losses)
                 self.module_ = trained.predictor.module

@@ -23,6 +23,7 @@ from ..training.algorithm import Diverged
 from ..training.assemble import take_step
 from ..training.choosing import systems_of
 from ..training.evaluation import class_names
+from ..training.session import doubts_about
 from ..training.state import RunState
 from .progress import telling
 
@@ -33,11 +34,12 @@ RECIPE = "own_table"  # whose network, method and training those of an array are
 class Trained:
     """A predictor of rows in float64, so that a row's answer does not depend on its neighbours, and the network's losses.
 
-    ``losses``: of each step; None where the network takes no part.
+    ``losses``: of each step; None where the network takes no part. ``warnings``: what took no part, a line each.
     """
 
     predictor: Predictor
     losses: list[float] | None
+    warnings: tuple[str, ...]
 
 
 def train_on(task: ArrayTask, adapt: Callable[[Source], Source], name: str, verbose: int = 0) -> Trained:
@@ -72,6 +74,9 @@ def _trained(recipe: Recipe, task: ArrayTask, verbose: int) -> Trained:
             losses.append(float(take_step(run.parts, recipe, step)["loss"]))
             told.report(step + 1, {"loss": losses[-1]})
         systems = None if recipe.choose is None else systems_of(run, lambda: None, told.report_system)
+        warnings = () if systems is None else tuple(doubts_about(systems))
+        for line in warnings:
+            told.say(f"warning: {line}")
     if systems is not None:  # the network answers for itself, and its copy would keep the data
         fitted = {name: one for name, one in systems.ensemble.fitted.items() if name != NETWORK}
         systems = dataclasses.replace(systems, ensemble=dataclasses.replace(systems.ensemble, fitted=fitted))
@@ -79,4 +84,4 @@ def _trained(recipe: Recipe, task: ArrayTask, verbose: int) -> Trained:
     names = class_names(task.label_names, task.output.size)
     module = run.evaluated_module().eval().cpu().double()
     predictor = Predictor(recipe, task, module, torch.device("cpu"), names, systems)
-    return Trained(predictor, losses if takes_part else None)
+    return Trained(predictor, losses if takes_part else None, warnings)

@@ -89,7 +89,10 @@ def test_folders_of_classes_keep_names_that_every_folder_can_have() -> None:
         ("--set task.x=1: unknown", "set: task.x=1: unknown"),
         ("left out: labelled/class 1/00000007.png, unlabelled/00000012.jpg", "left out: row 7, row 12"),
         ("few: 'class 1' 2", "few: 'a/b' 2"),
-        ("column 'in_memory.csv.gz' and \"/x/in_memory.csvx\" stay", "column 'in_memory.csv.gz' and \"/x/in_memory.csvx\" stay"),
+        (
+            "column 'in_memory.csv.gz' and \"/x/in_memory.csvx\" stay",
+            "column 'in_memory.csv.gz' and \"/x/in_memory.csvx\" stay",
+        ),
     ],
 )
 def test_messages_about_files_become_messages_about_the_data(line: str, said: str) -> None:
