@@ -22,9 +22,9 @@ FLOORS: tuple[set[str], ...] = (
     {"fetch", "recipes"},
     {"rundir"},
     {"training"},
-    {"bench", "imputer", "inference", "reporting", "testing"},
-    {"review", "study", "trained"},
-    {"cli", "imputed"},
+    {"bench", "inference", "reporting", "testing"},
+    {"memory", "review", "study", "trained"},
+    {"cli", "imputed", "imputer"},
     {"__main__", "__init__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

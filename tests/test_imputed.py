@@ -13,8 +13,10 @@ from rich.console import Console
 from sklearn.datasets import load_iris
 
 import metaimpute
+from metaimpute.training.session import Session
 
 QUICK: dict[str, Any] = {"train.steps": 10, "train.eval_every": 10, "train.threads": 1}
+SMALL: dict[str, Any] = {**QUICK, "choose.systems": ["kernel"]}
 
 
 @pytest.fixture(autouse=True)
@@ -118,19 +120,168 @@ def test_the_folder_goes_with_what_was_returned() -> None:
     assert not folder.exists()
 
 
+def test_answers_stand_under_the_index_of_the_data() -> None:
+    frame, _, labels = flowers()
+    found = metaimpute.impute(frame, labels, set=SMALL)
+    table = found.to_frame()
+    assert table.index.equals(frame.index) and list(table.columns) == ["label", "confidence", "given"]
+    assert (table["label"].to_numpy() == found.labels).all() and table["given"].sum() == 30
+    assert (table.loc[table["given"], "confidence"] == 1).all()
+    X, _ = load_iris(return_X_y=True)
+    values = metaimpute.impute(X, np.where(np.arange(150) % 4 == 0, X[:, 2], np.nan), set=SMALL)
+    assert list(values.to_frame().columns) == ["label", "spread", "given"]
+    assert values.to_frame().index.equals(pandas.RangeIndex(150))
+
+
+def test_labels_may_be_those_of_some_rows() -> None:
+    frame, _, labels = flowers()
+    whole = metaimpute.impute(frame, labels, set=SMALL)
+    some = pandas.Series(labels, index=frame.index).dropna().sample(frac=1, random_state=0)
+    by_place = {place: label for place, label in enumerate(labels) if label is not None}
+    for given, data in ((some, frame), (some.to_dict(), frame), (by_place, frame.reset_index(drop=True).to_numpy())):
+        found = metaimpute.impute(data, given, set=SMALL)
+        assert (found.given == whole.given).all() and (found.labels[found.given] == labels[found.given]).all()
+    np.testing.assert_array_equal(metaimpute.impute(frame, some, set=SMALL).labels, whole.labels)
+
+
+def test_it_is_silent_unless_asked_and_then_on_the_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    frame, _, labels = flowers()
+    metaimpute.impute(frame, labels, set=SMALL)
+    assert capsys.readouterr() == ("", "")
+    found = metaimpute.impute(frame, labels, set=SMALL, verbose=1)
+    shown = capsys.readouterr()
+    assert not shown.out and shown.err.splitlines()[-1] == str(found)
+    for line in ("training the network, 10 steps", "measuring systems on folds of the labels", "measured kernel"):
+        assert line in shown.err.splitlines()
+
+
+def test_its_short_forms_hold_what_the_user_wrote_as_text() -> None:
+    frame, _, labels = flowers()
+    labels[labels == "setosa"] = "<script>alert(1)</script>"
+    found = metaimpute.impute(frame.assign(**{"<b>": "x"}), labels, set=SMALL)
+    assert repr(found) == f"<Imputed: {found}>" and len(repr(found)) < 200
+    page = found._repr_html_()
+    assert "<script>" not in page and "&lt;script&gt;" in page and "140 more rows" in page
+    assert any("<b>" in line for line in found.warnings) and "<b>" not in page and "kernel" in page
+
+
+def test_what_looks_wrong_is_said_of_rows_and_classes_and_not_of_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images: list[Any] = [rng.integers(0, 255, (16, 16)).astype(np.uint8) for _ in range(20)]
+    images[3] = tmp_path / "broken.png"
+    images[3].write_text("no image")
+    labels = ["a/b", "a/b", "a/b", "a/b", "c", "c", *[None] * 14]
+    found = metaimpute.impute(images, labels, set={**SMALL, "task.copies": 1})
+    assert any(line.endswith("left out 1 images that cannot be read: row 3") for line in found.warnings)
+    assert any(line == "few training labels: 'c' 2" for line in found.warnings)
+    assert not any("class" in line or "in_memory" in line for line in found.warnings)
+    frame, _, words = flowers()
+    words[words == "setosa"] = "Virginica"
+    said = metaimpute.impute(frame, words, set=SMALL).warnings
+    assert any("'Virginica' and 'virginica' differ only by blanks or capitals" in line for line in said), said
+
+
+def test_categories_of_pandas_are_words_whatever_they_look_like() -> None:
+    frame, _, labels = flowers()
+    codes = (np.arange(150) % 3).astype(str)
+    for column, words in ((pandas.Categorical(codes), True), (codes, False)):
+        found = metaimpute.impute(frame.assign(code=column), labels, set=SMALL)
+        assert ("code" in found.predictor.task._inputs.categories) == words
+
+
+X = np.random.default_rng(0).normal(size=(40, 2))
+NAMED = pandas.DataFrame(X, columns=["a", "b"], index=[f"r{i}" for i in range(40)])
+HALF = ["x", "y"] * 10 + [None] * 20
+
+
 @pytest.mark.parametrize(
     ("data", "labels", "error", "said"),
     [
-        ({"a": 1}, [1], TypeError, "data is a data frame, an array of numbers .* not dict"),
+        ({"a": 1}, [1], TypeError, "data is a data frame, an array .* not dict"),
         ("text", ["a"], TypeError, "not str"),
-        (np.zeros((3, 2)), [1, 2], ValueError, "3 rows and 2 labels"),
-        (np.random.default_rng(0).normal(size=(9, 2)), ["a"] * 9, ValueError, "only the class 'a'"),
+        (np.zeros((3, 2, 2)), [1, 2, None], TypeError, r"not ndarray of float64 \[3, 2, 2\]"),
+        (["a text", 3], ["a", None], TypeError, "; row 1 is int"),
+        ([], [], ValueError, "data is empty: it has no row"),
+        (NAMED[[]], HALF, ValueError, "data is empty: it has no column"),
+        (NAMED.set_axis(["a", "a"], axis=1), HALF, ValueError, "two columns of the data are called 'a'"),
+        ([[1, "a"], [2]], ["x", None], ValueError, "row 1 of the data has 1 cells, and row 0 has 2"),
+        ([Path("none.png")], ["x"], ValueError, "row 0 of the data: there is no file none.png"),
+        (["none.png", "two.jpg"], ["x", None], ValueError, "row 0 of the data: there is no file none.png"),
+        (np.zeros((3, 2)), [1, 2], ValueError, "3 rows and 2 labels; give one for each row"),
+        (X, None, TypeError, "labels are a list, .* not NoneType"),
+        (X, np.zeros((40, 2)), ValueError, r"labels: one column is needed, not the shape \(40, 2\)"),
+        (X, ["a"] * 39 + [None], ValueError, "labels: there is only the class 'a'; at least two"),
+        (X, [None] * 40, ValueError, "labels: none of the 40 rows has one"),
+        (X, np.full(40, np.nan), ValueError, "labels: none of the 40 rows has one"),
+        (X, ["x", "y"] * 20, ValueError, "labels: each of the 40 rows has one, so there is nothing to impute"),
+        (X, {}, ValueError, "labels: none of the 40 rows has one"),
+        (
+            X,
+            {0: "x", 99: "y"},
+            ValueError,
+            "labels name row 99, which the data does not have; rows are numbered from 0",
+        ),
+        (NAMED, {"r1": "x", "q": "y"}, ValueError, "labels name row 'q', .* called as in its index"),
+        (NAMED, pandas.Series(HALF, index=range(5, 45)), ValueError, "index names rows that the data's index does not"),
+        (X, ["a", "a "] * 10 + [None] * 20, ValueError, "'a' and 'a ', which differ only by blanks; strip them"),
+        (X, [1, "1"] * 10 + [None] * 20, ValueError, "labels hold 1 and '1', which are written alike"),
+        (
+            ["t"] * 9,
+            [0.5, 1.5, *[None] * 7],
+            ValueError,
+            "values are predicted of tables alone, and texts have classes",
+        ),
+        (
+            NAMED.assign(a=["oops", *X[1:, 0]]),
+            HALF,
+            ValueError,
+            r"'oops' \(row 0 of the data\); .*; say which with set=\{",
+        ),
+        (NAMED[["a"]] * 0, HALF, ValueError, "^the data has no column that can be an input"),
+        (
+            X,
+            ["x", "y", "z", *["unknown"] * 30, *[None] * 7],
+            ValueError,
+            '^labels: .* say which with missing_label="unknown"',
+        ),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_left_behind(
     data: Any, labels: Any, error: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=said) as told:
         metaimpute.impute(data, labels)
+    assert "in_memory" not in str(told.value) and "metaimpute-" not in str(told.value) and "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_there_are_not_are_named_as_they_were_given() -> None:
+    with pytest.raises(ValueError, match=r"^set: train\.stps=3: train\.stps: unknown key; did you mean 'steps'\?"):
+        metaimpute.impute(X, HALF, set={"train.stps": 3})
+
+
+def test_new_rows_that_cannot_be_read_are_named_by_their_place() -> None:
+    found = metaimpute.impute(NAMED, HALF, set=SMALL)
+    with pytest.raises(
+        ValueError, match="^the data: column 'a' holds numbers in training, and here no cell is one: 'no'"
+    ):
+        found.predict(NAMED.assign(a="no"))
+    with pytest.raises(ValueError, match="the data has no column 'a'"):
+        found.predict(NAMED[["b"]])
+    with pytest.raises(TypeError, match="these labels are for table, and that is texts"):
+        found.predict(["a text"])
+
+
+def test_training_that_diverges_says_what_to_lower() -> None:
+    said = r"^training diverged: .* at step \d+; lower set=\{\"train.optimizer.lr\": \.\.\.\}$"
+    with pytest.raises(FloatingPointError, match=said):
+        metaimpute.impute(NAMED, HALF, set={**SMALL, "train.optimizer.lr": 1e30})
+
+
+def test_a_signal_ends_it_as_a_program_expects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(Session, "_one_step", lambda self, log: self.stop())
+    with pytest.raises(KeyboardInterrupt):
+        metaimpute.impute(NAMED, HALF, set=SMALL)
     assert not list(tmp_path.iterdir())

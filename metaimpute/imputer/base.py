@@ -1,8 +1,12 @@
-"""What the estimators for classes and for values share: rows standardised, systems trained, their predictions combined."""
+"""What the estimators for classes and for values share: data of every kind, one recipe, one predictor."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -11,47 +15,61 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..batches.outputs import Classes, Output
-from ..ensemble.choice import Candidate, Ensemble, Examples, Scored, candidates_on, choose, usable
-from ..ensemble.members import Rows, members
-from ..recipes.recipe import NETWORK, Recipe, validate
-from ..recipes.source import Source, merge
+from ..batches.outputs import Output
+from ..ensemble.choice import Scored
+from ..inference import Predictor
+from ..inference.predictions import in_units
+from ..memory.answers import Answers, answers_for, by_row
+from ..memory.arrays import train_on
+from ..memory.data import Data, data_of, plain_numbers
+from ..memory.given import Given
+from ..memory.kept import kept, restored
+from ..memory.progress import conclude
+from ..memory.run import run_on
+from ..recipes.recipe import COMPONENTS, NETWORK, resolve, validate
+from ..recipes.source import Source, merge, read
+from ..rundir.begin import Beginning
+from ..rundir.origin import Begun
 from ..tasks.arrays import ArrayTask
-from ..tasks.base import Task
+from ..tasks.base import Pool
 from ..tasks.labels import as_labels
-from ..training.algorithm import Diverged
-from ..training.assemble import Parts, assemble, take_step
-from ..training.evaluation import predictions
+from .scale import Scale
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..rundir.result import Estimated
 
 MISSING = -1
-SPREAD = 1e-12  # of a column; one that varies less is left as it is
-LARGE, FARTHEST = 1e100, 1e30  # beyond the one squares are infinite in float64, beyond the other in float32 soon
-SECTIONS = ("model", "method", "problem", "train")  # that settings may have keys of; X and y are the task
-ROWS = "rows"  # the one form of the examples
+SECTIONS = ("model", "method", "problem", "choose", "train")  # that settings may have keys of
+FROM_PYTHON = "fitted from Python"
 
 
 class Imputer(BaseEstimator):
-    """What both estimators share. ``_inner``: L2I's look-ahead."""
+    """What both estimators share. ``_inner``: L2I's look-ahead. ``_of_classes``: whether labels are classes."""
 
     _inner: ClassVar[dict[str, Any]]
+    _of_classes: ClassVar[bool]
+    predictor_: Predictor
 
     def __init__(
         self,
-        method: str = "fixmatch",
+        method: str | None = None,
         problem: str = "none",
         *,
         systems: Any = "auto",
         combine: str = "mean",
         estimator: str = "mixed",
-        width: int = 128,
-        depth: int = 2,
-        steps: int = 300,
-        batch_size: int = 32,
-        unlabelled_batch_size: int = 128,
-        learning_rate: float = 1e-3,
+        width: int | None = None,
+        depth: int | None = None,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        unlabelled_batch_size: int | None = None,
+        learning_rate: float | None = None,
         settings: dict[str, Any] | None = None,
         random_state: Any = None,
         device: str = "auto",
+        verbose: int = 0,
     ) -> None:
         self.systems = systems
         self.combine = combine
@@ -67,169 +85,212 @@ class Imputer(BaseEstimator):
         self.settings = settings
         self.random_state = random_state
         self.device = device
+        self.verbose = verbose
 
-    def _recipe(self, task: Task, seed: int) -> Recipe:
-        problem: dict[str, Any] = {"name": self.problem}
-        if self.problem != "none":
-            problem |= {"estimator": self.estimator, "holdout_view": "weak", "form": "released", "inner": self._inner}
-        method: dict[str, Any] = {"name": self.method}
-        if self.method == "mean_teacher":
-            method |= {"weight": 1.0, "ramp": 0.4}
-        data: dict[str, Any] = {
-            "task": {"name": "arrays"},
-            "model": {"name": "mlp", "width": self.width, "depth": self.depth},
-            "method": method,
-            "problem": problem,
-            "train": {
-                "steps": self.steps,
-                "batch": self.batch_size,
-                "unlabelled_batch": self.unlabelled_batch_size,
-                "seed": seed,
-                "optimizer": {"name": "adamw", "lr": self.learning_rate, "weight_decay": 0.01},
-                "schedule": {"name": "cosine"},
-                "ema": 0.99,
-                "device": self.device,
-            },
-        }
-        name = type(self).__name__
-        source = Source(data, {}, name)
-        for section in self.settings or {}:
-            if section not in SECTIONS:
-                raise source.unknown(("settings", str(section)), SECTIONS)
-        return validate(merge(source, self.settings or {}, ("settings",)), name, "sample", task)
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.string = True
+        return tags
 
-    def _fit(self, X: np.ndarray, targets: Tensor, known: np.ndarray, output: Output) -> np.ndarray:
-        """Trains every system, and returns probabilities ``[n, classes]`` or standardised values ``[n]`` of every row."""
-        largest = np.abs(X).max(0)
-        self._unit = np.where(largest > LARGE, largest, 1.0)  # so that no square overflows
-        self.mean_ = (X / self._unit).mean(0) * self._unit
-        spread = (X / self._unit).std(0) * self._unit
-        self.scale_ = np.where(spread > SPREAD * (1 + np.abs(self.mean_)), spread, 1.0)
-        self.output_: Any = output
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        inputs = self._inputs(X).double().numpy()
-        classes = output.size if isinstance(output, Classes) else 0
-        labels = targets[torch.from_numpy(known)].numpy()
-        examples = Examples(
-            {ROWS: inputs[known]}, {ROWS: inputs[~known]}, labels if classes else labels[:, 0], classes, seed
-        )
-        names = self._names(classes, len(labels))
-        chosen = candidates_on(ROWS, [name for name in names if name != NETWORK])
-        if self.combine not in ("mean", "best"):
-            raise ValueError(f"combine is 'mean' or 'best', not {self.combine!r}")
-        if chosen:
-            if NETWORK in names:
-                chosen.append(Candidate(NETWORK, ROWS, lambda: _Network(self, output), prior=2.0, once=True))
-            self.ensemble_: Ensemble | None = choose(examples, chosen, self.combine)  # type: ignore[arg-type]
-            self.candidates_: tuple[Scored, ...] = self.ensemble_.scores
-            self.expected_: Scored | None = self.ensemble_.expected
+    def __getstate__(self) -> Any:
+        """A predictor of data that is no plain numbers goes as the files of its run: parts of an encoder cannot be pickled."""
+        state = super().__getstate__()
+        if "_files" not in state:
+            return state
+        return {key: value for key, value in state.items() if key not in ("predictor_", "module_")}
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if "_files" in state:
+            self.predictor_ = restored(self._files, self.device)
+            self.module_ = self.predictor_.module
+
+    def __rich__(self) -> Table | str:
+        if not getattr(self, "candidates_", ()):
+            return repr(self)
+        from ..reporting.console import systems_table
+
+        return systems_table([self._shown(one) for one in self.candidates_], "%" if self._of_classes else "")
+
+    # fitting ---------------------------------------------------------------------------------------------------------
+
+    def _rows_and_labels(self, X: Any, y: Any) -> tuple[np.ndarray | Data, np.ndarray]:
+        """Rows of numbers as they are, or data of another kind; and a label for each."""
+        from sklearn.utils import check_consistent_length
+
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        rows: np.ndarray | Data
+        if plain_numbers(X):
+            rows = validate_data(self, X, dtype=np.float64)
         else:
-            self.ensemble_, self.candidates_, self.expected_ = None, (), None
-            self.network_ = _Network(self, output)
-            self.network_.fit(examples.whole(ROWS))
-        return self._predicted(X)
+            rows = data_of(X)
+            if rows.kind == "table":
+                validate_data(self, _framed(X, rows), skip_check_array=True)
+                self._columns = list(rows.rows.columns)
+        labels = as_labels(y)
+        check_consistent_length(rows.rows if isinstance(rows, Data) else rows, labels)
+        self.kind_ = rows.kind if isinstance(rows, Data) else "numbers"
+        return rows, labels
 
-    def _names(self, classes: int, labelled: int) -> list[str]:
-        """Systems to train, in order.
+    def _fit(self, rows: np.ndarray | Data, targets: Tensor, given: Given, output: Output) -> Answers:
+        """Trains every system; what they predict of every row.
+
+        Args:
+            targets: class numbers ``[n]`` or standardised values ``[n, 1]``; any where there is none.
+        """
+        seed = self.random_state
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        self._seed = int(seed)
+        for name in ("_files", "loss_curve_", "n_iter_", "module_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
+        if isinstance(rows, Data):
+            self._fit_data(rows, given)
+        else:
+            self._scale = Scale.of(rows)
+            task = ArrayTask(inputs=self._scale(rows), targets=targets, known=torch.from_numpy(given.known), of=output)
+            trained = train_on(task, self._adapted, type(self).__name__, self.verbose)
+            self.predictor_ = trained.predictor
+            self.originals_: Mapping[str, Any] = {}
+            self.warnings_: tuple[str, ...] = trained.warnings
+            if trained.losses is not None:
+                self.loss_curve_, self.n_iter_ = trained.losses, len(trained.losses)
+                self.module_ = trained.predictor.module
+        systems, unit = self.predictor_.systems, self._unit
+        self.candidates_: tuple[Scored, ...] = ()
+        self.expected_: Scored | None = None
+        if systems is not None:
+            self.candidates_ = tuple(one.times(unit) for one in systems.ensemble.scores)
+            self.expected_ = systems.ensemble.expected.times(unit)
+        found = self._answers(rows)
+        if self.verbose:
+            self._conclude(rows, int(given.known.sum()))
+        return found
+
+    def _fit_data(self, data: Data, given: Given) -> None:
+        for name in ("width", "depth"):
+            if data.kind != "table" and getattr(self, name) is not None:
+                raise ValueError(f"{name} is of the network for tables; leave it out for {data.kind}")
+
+        def begin(path: Path) -> Beginning:
+            source = resolve(read(path), "sample")
+            recipe = validate(self._adapted(Source(source.data, {}, type(self).__name__)), str(path), "sample")
+            return Beginning(recipe, FROM_PYTHON, path.parent / "run", Begun(str(path), "sample", FROM_PYTHON))
+
+        with tempfile.TemporaryDirectory(prefix="metaimpute-") as scratch:
+            found = run_on(
+                data, given, Path(scratch), begin, sets=self._task_options(data), argument="settings", device=self.device,
+                verbose=self.verbose,
+            )  # fmt: skip
+            self._files = kept(found.folder)
+        self.predictor_, self.originals_, self.warnings_ = found.predictor, found.originals, found.warnings
+        self.n_iter_, self.module_ = found.result.steps, found.predictor.module
+
+    def _task_options(self, data: Data) -> list[str]:
+        """What the data is taken for, as assignments."""
+        from ..recipes.source import flow
+
+        options = (self.settings or {}).get("task") or {}
+        if data.kind != "images":  # what means none has been asked
+            options = {"missing_values": []} | options
+        options = options | self._kind_options(data)
+        return [f"task.{key}={flow(value)}" for key, value in options.items()]
+
+    def _kind_options(self, data: Data) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _adapted(self, source: Source) -> Source:
+        """The recipe that there is for such data, with what was asked for.
 
         Raises:
-            ValueError: for a system that there is not, or that is not for this kind of label.
+            RecipeError: for settings of no section.
         """
-        fitting = [*usable(classes, labelled), NETWORK]
-        if isinstance(self.systems, str) and self.systems == "auto":
-            return fitting
-        asked = [self.systems] if isinstance(self.systems, str) else list(self.systems)
-        if not asked:
-            raise ValueError("systems is empty; name one at least, or 'auto'")
-        for name in asked:
-            if name not in fitting:
-                known = name in members
-                reason = "does not fit these labels" if known else "is no system"
-                raise ValueError(f"systems: {name!r} {reason}; there are {', '.join(fitting)}")
-        return asked
+        train = {
+            "steps": self.steps, "batch": self.batch_size, "unlabelled_batch": self.unlabelled_batch_size, "seed": self._seed,
+            "device": self.device,
+        }  # fmt: skip
+        changes: dict[str, Any] = {
+            "train": {key: value for key, value in train.items() if value is not None},
+            "choose": {"systems": self._systems(), "combine": self.combine},
+            "model": {key: value for key in ("width", "depth") if (value := getattr(self, key)) is not None},
+        }
+        if changes["choose"]["systems"] == [NETWORK]:
+            changes["choose"] = None
+        if self.learning_rate is not None:
+            changes["train"]["optimizer"] = {"lr": self.learning_rate}
+        if self.method is not None:
+            ramp = {"weight": 1.0, "ramp": 0.4} if self.method == "mean_teacher" else {}
+            changes["method"] = {"name": self.method, **ramp}
+        if self.problem != "none":
+            changes["problem"] = {
+                "name": self.problem, "estimator": self.estimator, "holdout_view": "weak", "form": "released",
+                "inner": self._inner,
+            }  # fmt: skip
+        sections = SECTIONS if self.kind_ == "numbers" else ("task", *SECTIONS)
+        for section in self.settings or {}:
+            if section not in sections:
+                raise source.unknown(("settings", str(section)), sections)
+        asked = {key: value for key, value in (self.settings or {}).items() if key != "task"}
+        return merge(merge(source, changes, components=COMPONENTS), asked, ("settings",))
 
-    def _train(self, inputs: Tensor, targets: Tensor, known: Tensor, output: Output, seed: int) -> Any:
-        """The network that method, problem and the like describe, trained on standardised rows."""
-        task = ArrayTask(inputs=inputs, targets=targets, known=known, of=output)
-        threads = torch.get_num_threads()
-        recipe = self._recipe(task, seed)
-        try:
-            parts: Parts = assemble(recipe, lambda message: None)
-            self.loss_curve_ = []
-            for step in range(recipe.train.steps):
-                self.loss_curve_.append(float(take_step(parts, recipe, step)["loss"]))
-        except Diverged as error:
-            raise FloatingPointError(f"training diverged: {error}; lower learning_rate") from None
-        finally:
-            torch.set_num_threads(threads)
-        self.n_iter_ = recipe.train.steps
-        module = parts.module if parts.averaged is None else parts.averaged.module
-        self.module_: Any = module.eval().cpu().double()  # so that a row's answer does not depend on its neighbours
-        return self.module_
+    def _systems(self) -> Any:
+        if isinstance(self.systems, str):
+            return self.systems if self.systems == "auto" else [self.systems]
+        return list(self.systems)
 
-    def _inputs(self, X: np.ndarray) -> Tensor:
-        """Standardised rows.
+    # answers ---------------------------------------------------------------------------------------------------------
+
+    def _checked(self, X: Any) -> np.ndarray | Data:
+        """New rows of the kind that it is fitted to.
 
         Raises:
-            ValueError: naming a number so far from those of training that a network's arithmetic would overflow.
+            TypeError: for another kind. ValueError: for other columns.
         """
-        with np.errstate(over="ignore"):
-            rows = (X / self._unit - self.mean_ / self._unit) / (self.scale_ / self._unit)
-        far = np.argwhere(~(np.abs(rows) <= FARTHEST))
-        if len(far):
-            row, place = far[0]
-            raise ValueError(
-                f"X[{row}, {place}] is {X[row, place]:g}, more than {FARTHEST:g} standard deviations from the mean in training "
-                f"({self.mean_[place]:g}): nothing can be predicted from it"
-            )
-        return torch.from_numpy(rows.astype(np.float32))
+        check_is_fitted(self, "predictor_")
+        if self.kind_ == "numbers":
+            return cast("np.ndarray", validate_data(self, X, dtype=np.float64, reset=False))
+        data = data_of(X)
+        if data.kind != self.kind_:
+            raise TypeError(f"this {type(self).__name__} is fitted to {self.kind_}, and that is {data.kind}")
+        if data.kind == "table":
+            validate_data(self, _framed(X, data), skip_check_array=True, reset=False)
+            if data.index is None or not hasattr(self, "feature_names_in_"):  # columns are found by their place
+                data = dataclasses.replace(data, rows=data.rows.set_axis(self._columns, axis=1))
+        return data
 
-    def _predicted(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities ``[n, classes]`` or standardised values ``[n]``."""
-        rows = self._inputs(X).double().numpy()
-        return self.network_.predict(rows) if self.ensemble_ is None else self.ensemble_.predict({ROWS: rows})
+    def _answers(self, rows: np.ndarray | Data) -> Answers:
+        if isinstance(rows, Data):
+            return answers_for(self.predictor_, rows, self.originals_)
+        inputs = self._scale(rows).double()
+        pool = Pool(inputs, None, torch.arange(len(inputs)))
+        if self._of_classes or self.predictor_.systems is not None:
+            return by_row(self.predictor_.label(pool), len(pool), {})
+        values = in_units(
+            self.predictor_.task.output, self.predictor_.raw(pool).double()
+        )  # whose interval nothing tells
+        return Answers(values[:, 0].numpy(), np.full(len(values), np.nan), None)
 
-    def _checked(self, X: Any) -> np.ndarray:
-        check_is_fitted(self, "output_")
-        checked: np.ndarray = validate_data(self, X, dtype=np.float64, reset=False)
-        return checked
+    @property
+    def _unit(self) -> float:
+        return 1.0 if self._of_classes else float(self.predictor_.task.output.std[0])  # type: ignore[attr-defined]
+
+    def _shown(self, one: Scored) -> Estimated:
+        found = dataclasses.asdict(one.times(100.0 if self._of_classes else 1.0))
+        return cast("Estimated", {key: None if value != value else value for key, value in found.items()})
+
+    def _conclude(self, rows: np.ndarray | Data, given: int) -> None:
+        from ..reporting.console import expected_said, in_short
+
+        things = rows.things if isinstance(rows, Data) else "rows"
+        said = (
+            ""
+            if self.expected_ is None
+            else expected_said(self._shown(self.expected_), "%" if self._of_classes else "")
+        )
+        conclude(self.verbose, in_short(len(rows), things, given, said))
 
 
-class _Network:
-    """The network among the members of an ensemble."""
-
-    def __init__(self, owner: Imputer, output: Output) -> None:
-        self.owner: Imputer | None = owner
-        self.output = output
-
-    def fit(self, rows: Rows) -> None:
-        assert self.owner is not None
-        inputs = torch.from_numpy(np.concatenate([rows.labelled, rows.unlabelled])).float()
-        known = torch.arange(len(inputs)) < len(rows.labelled)
-        targets = torch.zeros(len(inputs), dtype=torch.long) if rows.classes else torch.zeros(len(inputs), 1)
-        given = torch.from_numpy(np.asarray(rows.labels))
-        targets[known] = given if rows.classes else given.float()[:, None]
-        self.module, self.owner = self.owner._train(inputs, targets, known, self.output, rows.seed), None
-
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        task = ArrayTask(inputs=torch.from_numpy(rows), of=self.output)
-        raw = predictions(self.module, task, task.inputs, 1024, torch.device("cpu")).double()
-        return (raw.softmax(-1) if isinstance(self.output, Classes) else raw[:, 0]).numpy()
-
-
-def rows_and_labels(estimator: Imputer, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.utils import check_consistent_length
-
-    if y is None:
-        raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
-    try:
-        X = validate_data(estimator, X, dtype=np.float64)
-    except ValueError as error:
-        if "could not convert string" not in str(error):
-            raise
-        raise ValueError(
-            f"{error}; metaimpute.impute(data, labels) takes words, texts and images as they are"
-        ) from None
-    labels = as_labels(y)
-    check_consistent_length(X, labels)
-    return X, labels
+def _framed(X: Any, data: Data) -> Any:
+    """The table as scikit-learn looks for names of columns: the user's own frame, or an array."""
+    return X if data.index is not None else data.rows.to_numpy(dtype=object)

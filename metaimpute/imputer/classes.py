@@ -11,63 +11,78 @@ from typing_extensions import Self
 
 from ..batches.outputs import Classes
 from ..engine.ambient import as_usual
+from ..memory.answers import Answers
+from ..memory.data import Data
+from ..memory.given import Given
 from ..tasks.labels import ask_what_means_none, missing
-from .base import MISSING, Imputer, rows_and_labels
+from .base import MISSING, Imputer
 
 
 class MetaImputer(ClassifierMixin, Imputer):
     """Labels for the rows that have none, by several systems at once: ``MetaImputer().fit(X, y).transduction_``.
 
-    ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an array of strings ('None' may
-    be a class, and stays one). By default trees, a kernel machine, linear classifiers, label spreading and a network trained
-    by FixMatch predict, and their probabilities are averaged, weighted by what each predicted of labelled rows that it had not
-    been fitted to. Columns are standardised; give it numbers (a ColumnTransformer makes them of a table).
+    ``X`` is what :func:`metaimpute.impute` takes: an array, a data frame with words, dates and gaps, a list of texts, of paths or
+    of images; and gets the same systems, weights and intervals. Rows of numbers without a gap are taken as they are: every column
+    is an input, standardised. ``y`` holds -1, NaN, None, NaT or pandas.NA where a label is missing, or what they become in an
+    array of strings ('None' may be a class, and stays one). By default trees, a kernel machine, linear classifiers, label
+    spreading and a network predict, and their probabilities are averaged, weighted by what each predicted of labelled rows that
+    it had not been fitted to.
 
     Args:
         method, problem, estimator: of the network, as in a recipe (``"fixmatch", "l2i"``: FixMatch with Learning to Impute);
-            ``metaimpute list methods`` and so on name what there is.
+            ``metaimpute list methods`` and so on name what there is. None: as in the recipe for such data, of tables FixMatch.
         systems: ``"auto"``, or names among ``extra_trees``, ``kernel``, ``label_spreading``, ``logistic_regression``,
             ``random_forest``, ``self_training`` and ``network``; ``"network"`` alone trains what method and problem say, once.
         combine: ``"mean"``, or ``"best"``: the one system with the lowest loss on rows held out.
-        width, depth: units per hidden layer, and hidden layers, of the network.
-        steps, batch_size, unlabelled_batch_size, learning_rate: of its training.
+        width, depth: units per hidden layer, and hidden layers, of the network; None: 128 and 2. Of tables and arrays alone.
+        steps, batch_size, unlabelled_batch_size, learning_rate: of its training; None: as in the recipe for such data, of arrays
+            300, 32, 128 and 0.001.
         missing_label: the label that means "none" beside the gaps that pandas knows, of any type; None where -1 and every
             string is a class like any other.
-        settings: further keys of a recipe's sections, e.g. ``{"method": {"weight": 1.0}, "problem": {"scale": "raw"}}``.
-        random_state: decides everything random. device: ``auto``, ``cpu``, ``cuda``.
+        settings: further keys of a recipe's sections, e.g. ``{"method": {"weight": 1.0}, "problem": {"scale": "raw"}}``; but for
+            rows of numbers also of the task, ``{"task": {"words": ["code"]}}``.
+        random_state: decides everything random; a whole number gives what ``impute(seed=...)`` does. device: ``auto``, ``cpu``,
+            ``cuda``. verbose: 1 shows phases, progress and the result on the standard error.
 
     Attributes:
-        classes_: labels, sorted. transduction_: a label for every row of ``X``, the given one where there was one.
+        classes_: labels, sorted. transduction_: a label for every row of ``X``, the given one where there was one; None where
+            nothing could be read of a row without.
         label_distributions_: predicted probabilities of every row ``[n, classes]``.
         expected_: the share of wrong labels to expect among those imputed, ``error`` with its 90% interval ``low`` to ``high``,
-            measured on labelled rows held out; None for the network alone. candidates_: the same of each system, with its weight.
-        n_features_in_. module_, n_iter_, loss_curve_: the trained network, on standardised columns, where it takes part.
+            measured on labelled rows held out; None for the network alone. candidates_: the same of each system, with its weight;
+            ``rich.print`` of the estimator shows them as a table.
+        warnings_: what looks wrong with the data, a line each. kind_: ``numbers``, ``table``, ``texts`` or ``images``.
+        predictor_: all systems, as :func:`metaimpute.load` has them. n_features_in_, feature_names_in_: of tables.
+        module_, n_iter_: the trained network, where it takes part, and its steps; loss_curve_: of each, for rows of numbers.
 
     Raises:
         ValueError: for labels of one class only, a label that may mean "none" in most rows, a number too far from those of
-            training, or a setting that is no recipe's. FloatingPointError: when training diverges.
+            training, or a setting that is no recipe's. TypeError: for data of another kind. FloatingPointError: when training
+            diverges. MissingData: when texts need an encoder that is not installed.
     """
 
+    _of_classes = True
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 0.01, "rate": "trust(0.05)"}
 
     def __init__(
         self,
-        method: str = "fixmatch",
+        method: str | None = None,
         problem: str = "none",
         *,
         systems: Any = "auto",
         combine: str = "mean",
         estimator: str = "mixed",
-        width: int = 128,
-        depth: int = 2,
-        steps: int = 300,
-        batch_size: int = 32,
-        unlabelled_batch_size: int = 128,
-        learning_rate: float = 1e-3,
+        width: int | None = None,
+        depth: int | None = None,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        unlabelled_batch_size: int | None = None,
+        learning_rate: float | None = None,
         missing_label: Any = MISSING,
         settings: dict[str, Any] | None = None,
         random_state: Any = None,
         device: str = "auto",
+        verbose: int = 0,
     ) -> None:
         super().__init__(
             method,
@@ -84,41 +99,66 @@ class MetaImputer(ClassifierMixin, Imputer):
             settings=settings,
             random_state=random_state,
             device=device,
+            verbose=verbose,
         )
         self.missing_label = missing_label
 
+    def _kind_options(self, data: Data) -> dict[str, Any]:
+        return {"kind": "classes"} if data.kind == "table" else {}
+
     @as_usual()
     def fit(self, X: Any, y: Any) -> Self:
-        """Trains on rows ``X [n, features]`` with labels ``y [n]``, some of them missing."""
-        X, labels = rows_and_labels(self, X, y)
+        """Trains on rows ``X [n, features]``, or on other data, with labels ``y [n]``, some of them missing."""
+        rows, labels = self._rows_and_labels(X, y)
         known = ~missing(labels, self.missing_label)
-        given = np.array([label for label, here in zip(labels, known, strict=True) if here])
-        _check_classes(given)
+        held = np.array([label for label, here in zip(labels, known, strict=True) if here])
+        _check_classes(held)
         if self.missing_label is not None:
-            ask_what_means_none(given, len(labels))
+            ask_what_means_none(held, len(labels))
         self.classes_: np.ndarray
-        self.classes_, numbers = np.unique(given, return_inverse=True)
+        self.classes_, numbers = np.unique(held, return_inverse=True)
         if len(self.classes_) < 2:
             shown = f"one class only ({self.classes_[0]})" if len(self.classes_) else "no label"
             raise ValueError(f"y holds {shown}; labels of at least 2 classes are needed")
-        targets = torch.zeros(len(X), dtype=torch.long)
+        targets = torch.zeros(len(labels), dtype=torch.long)
         targets[torch.from_numpy(known)] = torch.from_numpy(numbers)
-        self.label_distributions_ = self._fit(X, targets, known, Classes(len(self.classes_)))
-        self.transduction_ = self.classes_[self.label_distributions_.argmax(1)]
-        self.transduction_[known] = given
+        given = Given(labels, known)
+        if isinstance(rows, Data):
+            given.check_classes()
+        self.label_distributions_ = self._shares(self._fit(rows, targets, given, Classes(len(self.classes_))))
+        self.transduction_ = self._most_probable(self.label_distributions_)
+        self.transduction_[known] = held
         return self
+
+    def _shares(self, found: Answers) -> np.ndarray:
+        """Probabilities in the order of ``classes_``, whatever the run's was."""
+        assert found.probabilities is not None
+        if self.kind_ == "numbers":
+            return found.probabilities
+        shares = np.zeros((len(found.labels), len(self.classes_)))
+        for column, name in enumerate(self.predictor_.label_names):
+            shares[:, self.classes_ == self.originals_[name]] += found.probabilities[:, column, None]
+        return shares
+
+    def _most_probable(self, shares: np.ndarray) -> np.ndarray:
+        """A label for each row; None where nothing could be read of one."""
+        unread = np.isnan(shares).any(1)
+        labels: np.ndarray = self.classes_[np.where(unread[:, None], 0.0, shares).argmax(1)]
+        if unread.any():
+            labels = labels.astype(object)
+            labels[unread] = None
+        return labels
 
     @as_usual()
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities ``[n, classes]``, columns in the order of ``classes_``."""
-        return self._predicted(self._checked(X))
+        """Probabilities ``[n, classes]``, columns in the order of ``classes_``; NaN for a row that holds nothing, as a blank
+        text."""
+        return self._shares(self._answers(self._checked(X)))
 
     @as_usual()
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each row ``[n]``."""
-        most_probable = self.predict_proba(X).argmax(1)
-        labels: np.ndarray = self.classes_[most_probable]
-        return labels
+        """The most probable label of each row ``[n]``; None for a row that holds nothing."""
+        return self._most_probable(self.predict_proba(X))
 
 
 def _check_classes(given: np.ndarray) -> None:

@@ -12,8 +12,11 @@ from typing_extensions import Self
 
 from ..batches.outputs import Quantities
 from ..engine.ambient import as_usual
+from ..memory.data import Data
+from ..memory.given import Given
 from ..tasks.labels import missing
-from .base import LARGE, Imputer, rows_and_labels
+from .base import Imputer
+from .scale import LARGE
 
 
 class MetaImputerRegressor(RegressorMixin, Imputer):
@@ -25,27 +28,31 @@ class MetaImputerRegressor(RegressorMixin, Imputer):
 
     Attributes:
         transduction_: a value for every row of ``X``, the given one where there was one.
+        spread_: half the width of the interval that is to hold 90 of 100 of them, ``[n]``, 0 where they were given; NaN for the
+            network alone. expected_: the root mean squared error to expect, in the values' unit.
     """
 
+    _of_classes = False
     _inner: ClassVar[dict[str, Any]] = {"optimizer": "sgd", "lr": 1e-3, "rate": "trust(0.2)"}
 
     def __init__(
         self,
-        method: str = "mean_teacher",
+        method: str | None = None,
         problem: str = "none",
         *,
         systems: Any = "auto",
         combine: str = "mean",
         estimator: str = "mixed",
-        width: int = 128,
-        depth: int = 2,
-        steps: int = 300,
-        batch_size: int = 32,
-        unlabelled_batch_size: int = 128,
-        learning_rate: float = 1e-3,
+        width: int | None = None,
+        depth: int | None = None,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        unlabelled_batch_size: int | None = None,
+        learning_rate: float | None = None,
         settings: dict[str, Any] | None = None,
         random_state: Any = None,
         device: str = "auto",
+        verbose: int = 0,
     ) -> None:
         super().__init__(
             method,
@@ -62,18 +69,24 @@ class MetaImputerRegressor(RegressorMixin, Imputer):
             settings=settings,
             random_state=random_state,
             device=device,
+            verbose=verbose,
         )
+
+    def _kind_options(self, data: Data) -> dict[str, Any]:
+        return {"kind": "values"}
 
     @as_usual()
     def fit(self, X: Any, y: Any) -> Self:
-        """Trains on rows ``X [n, features]`` with values ``y [n]``, some of them missing."""
-        X, labels = rows_and_labels(self, X, y)
+        """Trains on rows ``X [n, features]``, or on a table, with values ``y [n]``, some of them missing."""
+        rows, labels = self._rows_and_labels(X, y)
+        if isinstance(rows, Data) and rows.kind != "table":
+            raise TypeError(f"values are predicted of tables alone, and {rows.kind} have classes: MetaImputer")
         known = ~missing(labels, None)
         if not known.any():
             raise ValueError("y holds no value")
-        given = torch.tensor(
-            [_value(value) for value, here in zip(labels, known, strict=True) if here], dtype=torch.float64
-        )
+        values = np.full(len(labels), np.nan)
+        values[known] = [_value(value) for value in labels[known]]
+        given = torch.from_numpy(values[known])
         if not bool(torch.isfinite(given).all()):
             raise ValueError("y contains infinity; a missing value is NaN or None")
         if float(given.abs().max()) > LARGE:
@@ -82,23 +95,19 @@ class MetaImputerRegressor(RegressorMixin, Imputer):
             )
         spread = float(given.std(correction=0))
         output = Quantities(1, mean=(float(given.mean()),), std=(spread if spread > 0 else 1.0,))
-        targets = torch.zeros(len(X), 1)
+        targets = torch.zeros(len(labels), 1)
         targets[torch.from_numpy(known)] = output.standardized(given[:, None]).float()
-        self.transduction_ = self._in_units(self._fit(X, targets, known, output))
-        unit = float(output.std[0])
-        self.candidates_ = tuple(one.times(unit) for one in self.candidates_)
-        self.expected_ = None if self.expected_ is None else self.expected_.times(unit)
-        self.transduction_[known] = given.numpy()
+        found = self._fit(rows, targets, Given(values, known), output)
+        self.transduction_, self.spread_ = found.labels, found.sure
+        self.transduction_[known], self.spread_[known] = values[known], 0.0
         return self
 
     @as_usual()
-    def predict(self, X: Any) -> np.ndarray:
-        """Values ``[n]``."""
-        return self._in_units(self._predicted(self._checked(X)))
-
-    def _in_units(self, standardised: np.ndarray) -> np.ndarray:
-        columns = torch.from_numpy(np.asarray(standardised, dtype=np.float64))[:, None]
-        return np.asarray(self.output_.original(columns)[:, 0])
+    def predict(self, X: Any, return_spread: bool = False) -> Any:
+        """Values ``[n]``; with ``return_spread`` also half the width of each one's 90% interval ``[n]``, NaN for the network
+        alone."""
+        found = self._answers(self._checked(X))
+        return (found.labels, found.sure) if return_spread else found.labels
 
 
 def _value(label: Any) -> float:

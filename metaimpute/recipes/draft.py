@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,24 @@ class Draft:
     warnings: tuple[str, ...]
 
 
+def by_set(doubt: Doubt) -> str:
+    """How a user of the command line answers a question."""
+    return f"say which here with --set {shlex.quote(doubt.setting)}"
+
+
 def draft(
-    kind: str, path: Path, label: str | None = None, missing: Sequence[str] = (), sets: Sequence[str] = ()
+    kind: str,
+    path: Path,
+    label: str | None = None,
+    missing: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    answered: Callable[[Doubt], str] = by_set,
 ) -> Draft:
     """A recipe for the images, text or table in ``path``.
 
     Args:
         label: column of labels or targets. missing: words that mean "none"; a number does so among the labels alone.
-        sets: ``task.key=value`` assignments, which go before what the data looks like.
+        sets: ``task.key=value`` assignments, which go before what the data looks like. answered: says how a question is answered.
 
     Raises:
         MissingData: when there is nothing at ``path``. TaskError, RecipeError: when the data cannot be used, and why, or can be
@@ -76,11 +86,7 @@ def draft(
         task.check()
         data = task.load(0)
     except TaskError as error:
-        answer = (
-            f"; say which here with --set {shlex.quote(error.setting)}"
-            if isinstance(error, Doubt) and error.answer
-            else ""
-        )
+        answer = f"; {answered(error)}" if isinstance(error, Doubt) and error.answer else ""
         raise RecipeError(f"{path}: {error}{answer}") from None
     values = {f"task.{key}": value for key, value in options.items()}
     if isinstance(task, OwnTable):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -110,40 +110,62 @@ def system_name(result: Result) -> str:
     return f"{result.method} + {result.problem}{estimator}"
 
 
-def _interval(one: Estimated, unit: str, level: bool = True) -> str:
-    """``12.0% (8 to 17)``."""
+def error_shown(one: Estimated, unit: str, level: bool = True) -> str:
+    """An error with its interval, e.g. ``12.0% (8 to 17)``."""
     if one["error"] is None:
         return "unknown: nothing could be held out"
     low, high = (f"{value:.3g}" for value in (one["low"] or 0.0, one["high"] or 0.0))
     return f"{one['error']:.3g}{unit} ({'90%: ' if level else ''}{low} to {high})"
 
 
-def candidates_table(result: Result, most: int = 20) -> Table:
-    """The systems of a run with ``choose``, the heaviest first: error on rows held out, its 90% interval, weight."""
-    candidates = sorted(result.candidates or (), key=lambda one: (-one["weight"], one["name"]))
-    unit = "%" if result.metric.endswith("%") else ""
+def unit_of(result: Result) -> str:
+    """What stands behind its errors."""
+    return "%" if result.metric.endswith("%") else ""
+
+
+def by_weight(systems: Iterable[Estimated]) -> list[Estimated]:
+    """Systems, the heaviest first."""
+    return sorted(systems, key=lambda one: (-one["weight"], one["name"]))
+
+
+def candidates_table(result: Result) -> Table:
+    """The systems of a run with ``choose``."""
+    return systems_table(result.candidates or (), unit_of(result))
+
+
+def systems_table(systems: Iterable[Estimated], unit: str, most: int = 20) -> Table:
+    """Systems, the heaviest first: error on rows held out, its 90% interval, weight."""
+    candidates = by_weight(systems)
     table = Table(title="systems, each on labels held out", title_justify="left")
     table.add_column("system", overflow="fold")
     for name in ("error (90% interval)", "weight", "s"):
         table.add_column(name, justify="right")
     for one in candidates[:most]:
         table.add_row(
-            cell(one["name"]), _interval(one, unit, level=False), f"{one['weight']:.2f}", f"{one['seconds']:.1f}"
+            cell(one["name"]), error_shown(one, unit, level=False), f"{one['weight']:.2f}", f"{one['seconds']:.1f}"
         )
     return table
 
 
 def expectation(result: Result) -> list[str]:
     """A sentence: how many imputed labels are to be expected wrong, or how far values are off."""
-    if result.expected is None:
-        return []
-    if result.expected["error"] is None:
-        return ["no class has two labels: nothing could be held out, so nothing is known of the labels' error"]
-    if result.metric.endswith("%"):
-        said = f"expected error of the imputed labels: {_interval(result.expected, '%')}"
+    return [] if result.expected is None else [expected_said(result.expected, unit_of(result))]
+
+
+def expected_said(expected: Estimated, unit: str) -> str:
+    """The same of an error in percent, or in the unit of values, which has no sign."""
+    if expected["error"] is None:
+        return "no class has two labels: nothing could be held out, so nothing is known of the labels' error"
+    if unit:
+        said = f"expected error of the imputed labels: {error_shown(expected, unit)}"
     else:
-        said = f"expected error of the imputed values, root mean squared: {_interval(result.expected, '')}"
-    return [f"{said}, from labels held out"]
+        said = f"expected error of the imputed values, root mean squared: {error_shown(expected, '')}"
+    return f"{said}, from labels held out"
+
+
+def in_short(count: int, things: str, given: int, expected: str) -> str:
+    """What was labelled, and how well, in a sentence."""
+    return f"{count:,} {things}, {given:,} of them labelled; {expected or 'nothing is known of their error'}"
 
 
 def title_of(result: Result) -> str | None:
@@ -217,7 +239,7 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
     if any(r.expected for r in firsts):
         unit = "%" if firsts[0].metric.endswith("%") else ""
         shown = [
-            _interval(r.expected, unit) if r.expected and len(s) == 1 else ""
+            error_shown(r.expected, unit) if r.expected and len(s) == 1 else ""
             for r, s in zip(firsts, systems, strict=True)
         ]
         rows.append(("expected error", shown))

@@ -39,6 +39,10 @@ class ArrayTask(Task):
     def check(self) -> None:
         """The estimator has checked its arrays."""
 
+    def forget(self) -> None:
+        """Lets go of the rows, which no prediction needs."""
+        self.inputs, self.targets, self.known = self.inputs[:0], self.targets[:0], self.known[:0]
+
     def load(self, seed: int) -> TaskData:
         """Labelled rows, and all rows as unlabelled ones."""
         every = Pool(self.inputs, None, torch.arange(len(self.inputs)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,19 @@ def missing_file(name: str, remedy: str = "give the path of a CSV or Parquet fil
     return Missing(f"file {name}", tuple(places), remedy)
 
 
+_in_memory: ContextVar[Path | None] = ContextVar("_in_memory", default=None)
+
+
+@contextmanager
+def held_in_memory(path: Path) -> Iterator[None]:
+    """While the block lasts, a file stands for data that a program holds: messages name its rows, from 0, and not lines."""
+    token = _in_memory.set(path)
+    try:
+        yield
+    finally:
+        _in_memory.reset(token)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as it was read.
@@ -59,13 +74,15 @@ class Table:
 
     def where(self, rows: Sequence[int], most: int = 3) -> str:
         """The lines of some rows for a message, e.g. ``line 7 of t.csv``; of Parquet the numbers of the rows, from 0."""
-        kind = "row" if self.lines is None else "line"
-        numbers = [str(row if self.lines is None else self.lines[row]) for row in rows[:most]]
+        held = self.path == _in_memory.get()
+        lines = None if held else self.lines
+        kind = "row" if lines is None else "line"
+        numbers = [str(row if lines is None else lines[row]) for row in rows[:most]]
         if len(rows) > most:
             shown = f"{', '.join(numbers)} and {len(rows) - most:,} more"
         else:
             shown = " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
-        return f"{kind}{'s' * (len(rows) > 1)} {shown} of {self.path.name}"
+        return f"{kind}{'s' * (len(rows) > 1)} {shown} of {'the data' if held else self.path.name}"
 
 
 def read_table(path: Path, as_text: Iterable[str] = (), as_words: Iterable[str] = ()) -> Table:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ranges import Share
+from .alike import alike_said
 from .base import TaskError, register_task
 from .image_files import Decoded, FilePool, ImageFileTask, Side, in_threads, list_images
 from .image_listing import LeftOut, classes_of, images_in, name_in, readable
@@ -77,7 +78,7 @@ class OwnImages(ImageFileTask, OwnData):
         kept = [path for path, fine in zip(paths, good.tolist(), strict=True) if fine]
         pool = FilePool(kept, torch.tensor(targets)[good], torch.arange(len(kept)), read)
         unread = (f"left out {len(bad):,} images that cannot be read: {shortened(bad)}",) if bad else ()
-        warnings = (*unread, *left.said(readable(folder.name)), *read.doubts(folder))
+        warnings = (*unread, *left.said(readable(folder.name)), *read.doubts(folder), *alike_said(classes))
         names = [name_in(folder, path) for path in kept]
         return Content(pool, names, contents(kept), tested, readable(folder.name), warnings)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..batches import ViewKind
 from ..batches.outputs import Classes, Quantities
 from ..ranges import NonNegative, Share
+from .alike import alike_said
 from .base import Missing, Pool, TaskData, TaskError, register_task
 from .column_kinds import as_trained
 from .doubts import words_for_none
@@ -117,6 +118,7 @@ class OwnTable(OwnData):
         if values:
             self._output = Quantities(1)
             return [self.target]
+        self._said += alike_said(rows.frame[self.target].dropna().astype(str))
         return ordered(labels)
 
     def gather(self) -> Content:

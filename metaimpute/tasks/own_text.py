@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..ranges import Count, Share
+from .alike import alike_said
 from .base import Missing, TaskData, TaskError, register_task
 from .doubts import words_for_none
 from .files import column, missing_file, read_table, require_rows, written
@@ -52,6 +53,7 @@ class OwnText(TextTask, OwnData):
     crop: Share = 0.5
     copies: Count | None = 2
     _said: list[str] = field(default_factory=list, init=False, repr=False)
+    _alike: list[str] = field(default_factory=list, init=False, repr=False)
     _read: dict[str, tuple[list[str], list[str], list[str]]] = field(default_factory=dict, init=False, repr=False)
 
     def check(self) -> None:
@@ -79,6 +81,7 @@ class OwnText(TextTask, OwnData):
                 raise TaskError(no_names(self.id, wrong))
             texts, labels = (written(table.frame[name]) for name in (self.text, self.label))
             names = written(table.frame[self.id]) if self.id else [str(row) for row in range(len(texts))]
+            self._alike += alike_said(table.frame[self.label].dropna().astype(str))
             self._read[name] = names, texts, labels
         return self._read[name]
 
@@ -88,7 +91,7 @@ class OwnText(TextTask, OwnData):
 
     def listed_labels(self) -> list[str]:
         labels = self._labels()
-        self._said = list(words_for_none(labels, "label", self.label, self.missing_values))
+        self._said = [*self._alike, *words_for_none(labels, "label", self.label, self.missing_values)]
         return ordered(labels)
 
     def gather(self) -> Content:

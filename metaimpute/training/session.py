@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -155,13 +155,8 @@ class Session(RunState):
         started = time.perf_counter()
         found = systems_of(self, between, self.report_system)
         self.seconds += time.perf_counter() - started
-        for name, reason in found.ensemble.left_out.items():
-            self.say(f"warning: system '{name}' was left out: {reason}")
-        held_out = found.ensemble.held_out
-        alone = int(np.isnan(held_out if held_out.ndim == 1 else held_out[:, 0]).sum())
-        if 0 < alone < len(held_out):
-            who = "example is the only one of its class" if alone == 1 else "examples are the only ones of their class"
-            self.say(f"warning: {alone:,} labelled {who}: not held out, and counted as wrong in the expected error")
+        for line in doubts_about(found):
+            self.say(f"warning: {line}")
         return found
 
     def _last_good(self, but: Path | None = None) -> str:
@@ -211,3 +206,14 @@ class Session(RunState):
             errors = self.evaluate()
             log.write(self.step, {k: v for k, v in errors.items() if k != "step"})
             self.report(self.step, errors)
+
+
+def doubts_about(systems: Systems) -> Iterator[str]:
+    """What took no part in a combination or its measurement, a line each."""
+    for name, reason in systems.ensemble.left_out.items():
+        yield f"system '{name}' was left out: {reason}"
+    held_out = systems.ensemble.held_out
+    alone = int(np.isnan(held_out if held_out.ndim == 1 else held_out[:, 0]).sum())
+    if 0 < alone < len(held_out):
+        who = "example is the only one of its class" if alone == 1 else "examples are the only ones of their class"
+        yield f"{alone:,} labelled {who}: not held out, and counted as wrong in the expected error"
