@@ -17,6 +17,7 @@ from metaimpute.training.session import Session
 
 QUICK: dict[str, Any] = {"train.steps": 10, "train.eval_every": 10, "train.threads": 1}
 SMALL: dict[str, Any] = {**QUICK, "choose.systems": ["kernel"]}
+TRAINED: dict[str, Any] = {**QUICK, "choose.systems": ["kernel", "network"]}
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +149,7 @@ def test_it_is_silent_unless_asked_and_then_on_the_standard_error(capsys: pytest
     frame, _, labels = flowers()
     metaimpute.impute(frame, labels, set=SMALL)
     assert capsys.readouterr() == ("", "")
-    found = metaimpute.impute(frame, labels, set=SMALL, verbose=1)
+    found = metaimpute.impute(frame, labels, set=TRAINED, verbose=1)
     shown = capsys.readouterr()
     assert not shown.out and shown.err.splitlines()[-1] == str(found)
     for line in ("training the network, 10 steps", "measuring systems on folds of the labels", "measured kernel"):
@@ -276,12 +277,12 @@ def test_new_rows_that_cannot_be_read_are_named_by_their_place() -> None:
 def test_training_that_diverges_says_what_to_lower() -> None:
     said = r"^training diverged: .* at step \d+; lower set=\{\"train.optimizer.lr\": \.\.\.\}$"
     with pytest.raises(FloatingPointError, match=said):
-        metaimpute.impute(NAMED, HALF, set={**SMALL, "train.optimizer.lr": 1e30})
+        metaimpute.impute(NAMED, HALF, set={**TRAINED, "train.optimizer.lr": 1e30})
 
 
 def test_a_signal_ends_it_as_a_program_expects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(Session, "_one_step", lambda self, log: self.stop())
     with pytest.raises(KeyboardInterrupt):
-        metaimpute.impute(NAMED, HALF, set=SMALL)
+        metaimpute.impute(NAMED, HALF, set=TRAINED)
     assert not list(tmp_path.iterdir())

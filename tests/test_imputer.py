@@ -226,6 +226,13 @@ def test_systems_are_combined_and_what_is_to_be_expected_is_told() -> None:
     again = MetaImputer(steps=60, width=32, random_state=0).fit(X, y)
     np.testing.assert_array_equal(again.label_distributions_, found.label_distributions_)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict(X), found.predict(X))
+    sets = found.predict_sets(X)
+    assert sets[np.arange(len(X)), truth][hidden].mean() > 0.88 and sets.sum(1).min() >= 1
+    with pytest.raises(ValueError, match="level is a probability between 0 and 1, not 90"):
+        found.predict_sets(X, 90)
+    alone = MetaImputer(systems="network", steps=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="sets need labelled rows that were held out; take systems='auto'"):
+        alone.predict_sets(X)
 
 
 def test_one_system_may_be_picked_or_named() -> None:
@@ -311,6 +318,10 @@ def test_probabilities_stand_in_the_order_of_the_classes_whatever_the_runs_is() 
     assert found.classes_.tolist() == ["10", "8", "9"] and found.predictor_.label_names == ["8", "9", "10"]
     assert found.score(frame, names) > 0.85
     np.testing.assert_array_equal(found.classes_[found.predict_proba(frame).argmax(1)], found.predict(frame))
+    assert not hasattr(found, "n_iter_")  # no network was trained
+    sets = found.predict_sets(frame, 0.8)
+    assert sets.shape == (150, 3) and np.mean([row[found.classes_ == name] for row, name in zip(sets, names)]) > 0.75
+    assert sets[np.arange(150), found.predict_proba(frame).argmax(1)].all()
 
 
 def test_a_frame_of_values_comes_with_intervals() -> None:
@@ -437,7 +448,7 @@ def test_what_cannot_be_fitted_is_said_of_the_data() -> None:
     with pytest.raises(ValueError, match="'a ' and 'a', which differ only by blanks"):
         MetaImputer().fit(frame, ["a ", "a"] * 75)
     with pytest.raises(FloatingPointError, match=r"^training diverged: .* at step \d+; lower learning_rate$"):
-        MetaImputer(systems="kernel", learning_rate=1e30, steps=20, random_state=0).fit(frame, y)
+        MetaImputer(systems="network", learning_rate=1e30, steps=20, random_state=0).fit(frame, y)
 
 
 def test_it_tells_of_itself_on_the_standard_error_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

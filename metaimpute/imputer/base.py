@@ -103,7 +103,8 @@ class Imputer(BaseEstimator):
         super().__setstate__(state)
         if "_files" in state:
             self.predictor_ = restored(self._files, self.device)
-            self.module_ = self.predictor_.module
+            if "n_iter_" in state:
+                self.module_ = self.predictor_.module
 
     def __rich__(self) -> Table | str:
         if not getattr(self, "candidates_", ()):
@@ -185,7 +186,8 @@ class Imputer(BaseEstimator):
             )  # fmt: skip
             self._files = kept(found.folder)
         self.predictor_, self.originals_, self.warnings_ = found.predictor, found.originals, found.warnings
-        self.n_iter_, self.module_ = found.result.steps, found.predictor.module
+        if found.result.steps:
+            self.n_iter_, self.module_ = found.result.steps, found.predictor.module
 
     def _task_options(self, data: Data) -> list[str]:
         """What the data is taken for, as assignments."""

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from ..batches.outputs import Classes
 from ..engine.ambient import as_usual
+from ..ensemble.conformal import LEVEL
 from ..memory.answers import Answers
 from ..memory.data import Data
 from ..memory.given import Given
@@ -133,12 +134,16 @@ class MetaImputer(ClassifierMixin, Imputer):
     def _shares(self, found: Answers) -> np.ndarray:
         """Probabilities in the order of ``classes_``, whatever the run's was."""
         assert found.probabilities is not None
+        return self._in_order(found.probabilities)
+
+    def _in_order(self, columns: np.ndarray) -> np.ndarray:
+        """A column ``[n]`` for each class of the run, in the order of ``classes_``."""
         if self.kind_ == "numbers":
-            return found.probabilities
-        shares = np.zeros((len(found.labels), len(self.classes_)))
+            return columns
+        found = np.zeros((len(columns), len(self.classes_)), dtype=columns.dtype)
         for column, name in enumerate(self.predictor_.label_names):
-            shares[:, self.classes_ == self.originals_[name]] += found.probabilities[:, column, None]
-        return shares
+            found[:, self.classes_ == self.originals_[name]] = columns[:, column, None]
+        return found
 
     def _most_probable(self, shares: np.ndarray) -> np.ndarray:
         """A label for each row; None where nothing could be read of one."""
@@ -159,6 +164,23 @@ class MetaImputer(ClassifierMixin, Imputer):
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each row ``[n]``; None for a row that holds nothing."""
         return self._most_probable(self.predict_proba(X))
+
+    @as_usual()
+    def predict_sets(self, X: Any, level: float = LEVEL) -> np.ndarray:
+        """Which classes each row may be of: sets that hold the right one with a probability of ``level``, truth values
+        ``[n, classes]`` with columns in the order of ``classes_``; all of them for a row that holds nothing.
+
+        Raises:
+            ValueError: for the network alone, which no labelled row was held out of.
+        """
+        rows = self._checked(X)
+        if not 0 < level < 1:
+            raise ValueError(f"level is a probability between 0 and 1, not {level!r}")
+        if self.predictor_.systems is None:
+            raise ValueError("sets need labelled rows that were held out; take systems='auto'")
+        shares = self._answers(rows).probabilities
+        assert shares is not None
+        return self._in_order(self.predictor_.systems.class_sets(np.nan_to_num(shares, nan=1.0), level))
 
 
 def _check_classes(given: np.ndarray) -> None:

@@ -65,9 +65,7 @@ def train_on(task: ArrayTask, adapt: Callable[[Source], Source], name: str, verb
 
 
 def _trained(recipe: Recipe, task: ArrayTask, verbose: int) -> Trained:
-    takes_part = recipe.choose is None or recipe.choose.systems == "auto" or NETWORK in recipe.choose.systems
-    steps = recipe.train.steps if takes_part else 0
-    losses = []
+    steps, losses = recipe.steps, []
     with telling(verbose, steps, task.output) as told:
         run = RunState(recipe, told.say)
         for step in range(steps):
@@ -84,4 +82,4 @@ def _trained(recipe: Recipe, task: ArrayTask, verbose: int) -> Trained:
     names = class_names(task.label_names, task.output.size)
     module = run.evaluated_module().eval().cpu().double()
     predictor = Predictor(recipe, task, module, torch.device("cpu"), names, systems)
-    return Trained(predictor, losses if takes_part else None, warnings)
+    return Trained(predictor, losses if steps else None, warnings)

@@ -84,7 +84,7 @@ def run_on(
             drafted = draft(DRAFTED[data.kind], path, label, sets=[*_usual(data, given), *sets], answered=answered)
             write_text(recipe, drafted.text)
             began = begin(recipe)
-            with telling(verbose, began.recipe.train.steps, began.recipe.task.output) as told:
+            with telling(verbose, began.recipe.steps, began.recipe.task.output) as told:
 
                 def say(line: str) -> None:
                     said.append(spoken(line))
