@@ -72,6 +72,8 @@ class BilevelMap:
 
     Noise inside a loss is drawn from a seed that depends on the step alone, so evaluating a step again, in whatever
     mode of differentiation, sees the same noise; ``ledger`` notices what is not repeated all the same.
+
+    A step is one call of the rule's ``update``, or several where the rule has several stages; ``t`` numbers the calls.
     """
 
     inner_loss: Loss
@@ -86,11 +88,25 @@ class BilevelMap:
     wrt_start: bool = True
     ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
 
+    @property
+    def moves(self) -> range:
+        """Numbers of all calls of ``update``: steps times stages."""
+        return range(self.steps * len(self.optimizer.stages))
+
+    def step_of(self, t: int) -> int:
+        """The inner step that call ``t`` is part of."""
+        return t // len(self.optimizer.stages)
+
+    def per_step(self, values: Sequence[Any]) -> list[Any]:
+        """Of one value per call those of each step's first gradient."""
+        stages = self.optimizer.stages
+        return list(values[stages.index(True) :: len(stages)])
+
     def inner_batch(self, t: int) -> Any:
-        return self.batches.inner[t if len(self.batches.inner) > 1 else 0]
+        return self.batches.inner[self.step_of(t) if len(self.batches.inner) > 1 else 0]
 
     def inner(self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
-        """Inner loss of step ``t``.
+        """Inner loss of call ``t``; a constant 0 in a stage without a gradient.
 
         Args:
             point: names where in parameter space ``theta`` is, so that a second evaluation there is held against the first;
@@ -99,17 +115,19 @@ class BilevelMap:
         Raises:
             NotScalar, CannotDifferentiate, NotRepeatable: for a loss that is no number, changes its arguments or its modules.
         """
-        loss, batch = self.inner_loss, self.inner_batch(t)
+        loss, batch, step = self.inner_loss, self.inner_batch(t), self.step_of(t)
+        if not self.optimizer.stages[t % len(self.optimizer.stages)]:
+            return tensors(theta)[0].real.new_zeros(())
         with self.ledger.evaluation("inner", t), unchanged("inner", theta, c):
             if isinstance(loss, StructuredLoss) and loss.split is not None:
-                with fixed_rng(derive_seed(self.seed, t, 0)):
+                with fixed_rng(derive_seed(self.seed, step, 0)):
                     free = loss.split.free(theta, batch)
-                with fixed_rng(derive_seed(self.seed, t, 1)):
+                with fixed_rng(derive_seed(self.seed, step, 1)):
                     coupled = scalar(loss.split.coupled(theta, c, batch), "inner")
                 value = scalar(free + coupled, "inner")
             else:
                 coupled = None
-                with fixed_rng(derive_seed(self.seed, t)):
+                with fixed_rng(derive_seed(self.seed, step)):
                     value = scalar(loss(theta, c, batch), "inner")
         if point is not None:
             self.ledger.note("inner", t, value, point)
@@ -120,9 +138,10 @@ class BilevelMap:
     def coupled(self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
         """The part of step ``t``'s inner loss that depends on the coupling; all of it when the loss is not split."""
         loss, batch = self.inner_loss, self.inner_batch(t)
-        if not isinstance(loss, StructuredLoss) or loss.split is None:
+        with_gradient = self.optimizer.stages[t % len(self.optimizer.stages)]
+        if not isinstance(loss, StructuredLoss) or loss.split is None or not with_gradient:
             return self.inner(t, theta, c, point)
-        with rebuilding(), unchanged("inner", theta, c), fixed_rng(derive_seed(self.seed, t, 1)):
+        with rebuilding(), unchanged("inner", theta, c), fixed_rng(derive_seed(self.seed, self.step_of(t), 1)):
             value = scalar(loss.split.coupled(theta, c, batch), "inner")
         if point is not None:
             self.ledger.note("coupled", t, value, point)
@@ -165,21 +184,29 @@ def run(
     first: dict[int, Tree] = {}
     moved: dict[int, list[bool]] = {}
 
+    stages = len(problem.optimizer.stages)
+    leading = problem.optimizer.stages.index(True)
+
     def take(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
-        (theta, state), (c, hyper), t = carry, closure, start + number
-        if isinstance(problem.inner_loss, Compiled):
+        for stage in range(stages):
+            carry = move(stages * (start + number) + stage, carry, closure)
+        return carry
+
+    def move(t: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
+        (theta, state), (c, hyper) = carry, closure
+        if isinstance(problem.inner_loss, Compiled) and problem.optimizer.stages[t % stages]:
             before, watched = (state, theta), problem.optimizer.update
             rule = problem.optimizer
             if isinstance(watched, GivenRule):  # a program is handed the rule as it is
                 rule = replace(rule, update=watched.function)
-            with fixed_rng(derive_seed(problem.seed, t), shared_generator=True):
+            with fixed_rng(derive_seed(problem.seed, problem.step_of(t)), shared_generator=True):
                 theta, state, losses[t], slopes = problem.inner_loss.step(
                     rule, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
                 )
             if isinstance(watched, GivenRule):
                 watched.require_closed(with_tensors(theta, slopes), *before, hyper)
             problem.ledger.note("inner", t, losses[t], TAKEN)
-            if t == 0:
+            if t == leading:
                 first[0] = with_tensors(theta, slopes)
             moved[t] = [slope is not None for slope in slopes]
             return theta, state
@@ -201,10 +228,11 @@ def run(
             else:
                 grads = detach(grads)
         losses[t] = loss.detach()
-        if t == 0:
+        if t == leading:
             first[0] = detach(grads)
-        flat = zip(leaves_of(grads), leaves_of(at), strict=True)
-        moved[t] = [grad is not None for grad, leaf in flat if differentiable(leaf)]
+        if problem.optimizer.stages[t % stages]:
+            flat = zip(leaves_of(grads), leaves_of(at), strict=True)
+            moved[t] = [grad is not None for grad, leaf in flat if differentiable(leaf)]
         updates, state = problem.optimizer.update(grads, state, at if tracked else theta, hyper)
         return apply_updates(at if tracked else theta, updates), state
 
@@ -221,7 +249,11 @@ def run(
         policy = problem.memory if mode == "full" else Store()
         theta_k, state = policy.scan(step, carry, (problem.steps if stop is None else stop) - start, (c, hyper))
     return Trajectory(
-        theta_k, state, [losses[t] for t in sorted(losses)], first.get(0), moved[max(moved)] if moved else []
+        theta_k,
+        state,
+        [losses[t] for t in sorted(losses) if t % stages == leading],
+        first.get(0),
+        moved[max(moved)] if moved else [],
     )
 
 

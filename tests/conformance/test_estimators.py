@@ -20,6 +20,7 @@ from metaimpute.engine import (
     optimizers,
     scheduled,
     sgd,
+    sharpness_aware,
 )
 from metaimpute.engine.optimizers import InnerOptimizer, hyper_tensors
 from metaimpute.engine.pytree import detach, dot, tree_map
@@ -64,6 +65,39 @@ def rules() -> dict[str, Callable[[], InnerOptimizer]]:
             T(0.03), T(0.9), T(0.05), momentum=T(0.5), centered=True
         ),
         "adagrad": lambda: optimizers.get("adagrad")(T(0.1), T(0.1), T(0.05), weight_decay=T(0.05)),
+        "nadam": lambda: optimizers.get("nadam")(
+            T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05), momentum_decay=T(0.1)
+        ),
+        "radam": lambda: optimizers.get("radam")(T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05)),
+        "radam_decoupled": lambda: optimizers.get("radam")(
+            T(0.1), eps=T(0.05), weight_decay=T(0.05), decoupled_weight_decay=True
+        ),
+        "adadelta": lambda: optimizers.get("adadelta")(T(0.5), T(0.8), T(0.05), weight_decay=T(0.05)),
+        "adamax": lambda: optimizers.get("adamax")(T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05)),
+        "lion": lambda: optimizers.get("lion")(T(0.05), (T(0.8), T(0.9)), weight_decay=T(0.1)),
+        "adafactor": lambda: optimizers.get("adafactor")(
+            T(0.1), T(-0.7), (T(0.05), T(0.02)), T(1.2), weight_decay=T(0.05)
+        ),
+        "muon": lambda: optimizers.get("muon")(
+            T(0.02),
+            T(0.1),
+            T(0.8),
+            eps=T(0.01),
+            ns_coefficients=(T(3.4445), T(-4.775), T(2.0315)),
+            ns_steps=2,
+            adamw_betas=(T(0.8), T(0.9)),
+            adamw_eps=T(0.05),
+        ),
+        "schedule_free_sgd": lambda: optimizers.get("schedule_free_sgd")(
+            T(0.3), T(0.8), weight_decay=T(0.05), warmup_steps=3, r=T(0.5), weight_lr_power=T(1.5)
+        ),
+        "schedule_free_adamw": lambda: optimizers.get("schedule_free_adamw")(
+            T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05), warmup_steps=2, r=T(0.5)
+        ),
+        "sam": lambda: optimizers.get("sam")(T(0.2), T(0.8), rho=T(0.1), weight_decay=T(0.05)),
+        "sam_adaptive_adam": lambda: sharpness_aware(
+            optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.3), adaptive=True
+        ),
         "adam_clipped": lambda: clip_norm(optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.3)),
         "momentum_scheduled": lambda: scheduled(
             optimizers.get("momentum")(T(0.3), T(0.8)), torch.linspace(1.0, 0.4, 7)

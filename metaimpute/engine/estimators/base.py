@@ -139,6 +139,7 @@ class Estimator:
         start_path: whether it gives a gradient with respect to the start. moves_all: whether its steps are the inner loss's own,
             of all parameters. per_scalar: whether every scalar of the coupling and the hyperparameters has its price.
         mixes: whether its result for problems in one stack is another than for each alone.
+        staged: whether it takes rules whose step has several stages.
     """
 
     name: ClassVar[str] = ""
@@ -152,6 +153,7 @@ class Estimator:
     moves_all: ClassVar[bool] = True
     per_scalar: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    staged: ClassVar[bool] = False
 
     def estimate(
         self,
@@ -271,6 +273,11 @@ class Estimator:
         inner_batches = list_of_batches(batches.inner)
         self.check(steps, memory, wrt_start)
         require_factors(optimizer, steps)
+        if optimizer.stages != (True,) and not self.staged:
+            raise EstimatorError(
+                f"'{self.name}' takes one gradient a step, and a step of {optimizer.label} has {len(optimizer.stages)} stages; "
+                f"these take any: {_names(lambda other: other.staged and _known_as_exact(other))}"
+            )
         if is_stacked(inner_loss):
             self._require_apart(optimizer)
         if len(inner_batches) not in (1, steps):

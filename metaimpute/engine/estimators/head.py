@@ -121,6 +121,7 @@ class Head(Estimator):
 
     unrolls = False
     moves_all = False
+    staged = True
 
     def named_parameters(self) -> tuple[str, ...]:
         return tuple(self.parameters)

@@ -54,10 +54,15 @@ class Stationary:
 
     def __init__(self, problem: BilevelMap, theta: Tree, moving: list[bool], name: str) -> None:
         rule = problem.optimizer
-        self.problem, self.theta, self.c, self.t, self.name = problem, theta, detach(problem.c), problem.steps - 1, name
+        self.problem, self.theta, self.c, self.t, self.name = problem, theta, detach(problem.c), problem.moves[-1], name
         self.moving = moving
         self.decay = rule.hyper.get("weight_decay", 0.0)
         self.sign = -1.0 if rule.options.get("maximize") else 1.0
+        if "not_stationary" in rule.options:
+            raise EstimatorError(
+                f"'{name}' needs a stationary point of the inner loss, and {rule.options['not_stationary']}; take 'exact' or "
+                "'mixed'"
+            )
         if rule.options.get("decoupled") and not is_zero(self.decay):
             raise EstimatorError(f"'{name}' needs a stationary point; decoupled weight decay has none, set it to 0")
 
@@ -96,6 +101,7 @@ class Implicit(Estimator):
     """What the implicit estimators share: take the steps, solve, multiply."""
 
     exact = False
+    staged = True
     start_path = False
     dropped = "the trajectory: exact only where the inner steps have converged"
 

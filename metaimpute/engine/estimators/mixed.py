@@ -52,13 +52,14 @@ class Mixed(Estimator):
     """
 
     unrolls = False
+    staged = True
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         c = detach(problem.c)
         theta, state = detach(problem.theta_0), problem.optimizer.init(detach(problem.theta_0))
         tape: list[tuple[Tree, Tree, Tree]] = []
         losses = []
-        for t in range(problem.steps):
+        for t in problem.moves:
             at = as_leaves(theta)
             problem.ledger.watch = HooksChangeNothing()
             loss = problem.inner(t, at, c)
@@ -76,7 +77,8 @@ class Mixed(Estimator):
         cotangent, grad_c = direct["theta"], direct["c"]
         state_cotangent = with_tensors(state, [torch.zeros_like(s) for s in tensors(state)])
         grad_hyper: Tree = None
-        for t in reversed(range(problem.steps)):
+        leading = problem.optimizer.stages.index(True)
+        for t in reversed(problem.moves):
             theta_t, state_t, grads_t = tape.pop()
             to_grads, state_cotangent, to_theta, to_hyper = pull_back_update(
                 problem, grads_t, state_t, theta_t, (cotangent, state_cotangent)
@@ -88,7 +90,13 @@ class Mixed(Estimator):
             grad_c = add(grad_c, found.c)
             if onwards:
                 cotangent = add(to_theta, found.theta)
-            first_gradient = grads_t
+            if t == leading:
+                first_gradient = grads_t
+        if problem.wrt_start:  # through a state that starts at the parameters
+            start = as_leaves(problem.theta_0)
+            made = problem.optimizer.init(start)
+            if any(leaf.requires_grad for leaf in tensors(made)):
+                cotangent = add(cotangent, vjp_through(made, state_cotangent, start))
         return HypergradientResult(
             grad_c=grad_c,
             grad_theta_0=cotangent if problem.wrt_start else None,
@@ -96,5 +104,5 @@ class Mixed(Estimator):
             outer_loss=outer.detach(),
             theta_k=detach(theta),
             first_gradient=first_gradient,
-            diagnostics={"inner_losses": losses},
+            diagnostics={"inner_losses": problem.per_step(losses)},
         )

@@ -1,7 +1,10 @@
 """Differentiable inner optimisers, one file per rule; importing this package registers all of them."""
 
+from .adadelta import adadelta
+from .adafactor import adafactor
 from .adagrad import adagrad
 from .adam import adam, adamw
+from .adamax import adamax
 from .base import (
     Hyper,
     InnerOptimizer,
@@ -13,7 +16,13 @@ from .base import (
     per_leaf,
     register_optimizer,
 )
+from .lion import lion
+from .muon import muon
+from .nadam import nadam
+from .radam import radam
 from .rmsprop import rmsprop
+from .sam import sam, sharpness_aware
+from .schedule_free import schedule_free_adamw, schedule_free_sgd
 from .sgd import momentum, nesterov, sgd
 from .torch_twins import from_torch
 from .transforms import (
@@ -33,8 +42,11 @@ __all__ = [
     "InnerOptimizer",
     "Transform",
     "UnsupportedOptimizer",
+    "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
+    "adamax",
     "adamw",
     "apply_updates",
     "chain",
@@ -45,14 +57,22 @@ __all__ = [
     "from_torch",
     "hyper_as_leaves",
     "hyper_tensors",
+    "lion",
     "momentum",
+    "muon",
+    "nadam",
     "nesterov",
     "optimizers",
     "parameter_groups",
     "per_leaf",
+    "radam",
     "register_optimizer",
     "rmsprop",
+    "sam",
     "scale_by_schedule",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "scheduled",
     "sgd",
+    "sharpness_aware",
 ]

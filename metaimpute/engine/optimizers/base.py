@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, TypeVar
 
 import torch
@@ -57,6 +58,9 @@ class InnerOptimizer:
         hyper: current hyperparameters; tensors among them are differentiated by every estimator (``grad_optimizer``).
         label: name shown in results.
         options: what is fixed at construction and never differentiated, such as ``nesterov``.
+        stages: the calls of ``update`` that make one step, each on the same batch with the same noise, from where the one before
+            left the parameters: True for one that gets the inner gradient there, False for one that gets None for
+            every parameter. Which one a call is, the rule knows by its state.
     """
 
     init: Callable[[Tree], Tree]
@@ -64,6 +68,7 @@ class InnerOptimizer:
     hyper: Hyper
     label: str
     options: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[bool, ...] = (True,)
 
     def with_hyper(self, **changes: Any) -> InnerOptimizer:
         """The same rule with other hyperparameters.
@@ -77,7 +82,7 @@ class InnerOptimizer:
                 f"{self.label} has no hyperparameter {sorted(unknown)}; it has {sorted(self.hyper)}"
             )
         whole = self.options.get("whole", ())  # of transforms, which have rules of their own for their numbers
-        require_hyper(self.label, {key: value for key, value in changes.items() if key not in whole})
+        require_hyper(self.label, {key: value for key, value in changes.items() if key not in whole}, self.options)
         return replace(self, hyper={**self.hyper, **changes})
 
 
@@ -98,9 +103,13 @@ def _like(update: Tensor, param: Tensor) -> Tensor:
     return update if update.dtype == param.dtype else update.to(param.dtype)
 
 
-def require_hyper(label: str, hyper: Mapping[str, Any]) -> None:
-    """Raises:
-    UnsupportedOptimizer: for a hyperparameter that is no number of at least 0, no tensor and no dict of them."""
+def require_hyper(label: str, hyper: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Checks hyperparameters. A rule's option ``signed`` names those of any sign.
+
+    Raises:
+        UnsupportedOptimizer: for one that is no finite number of at least 0, no tensor and no dict of them.
+    """
+    signed = options.get("signed", ())
     for key, value in hyper.items():
         for number in value.values() if isinstance(value, Mapping) else [value]:
             if not isinstance(number, Tensor | int | float) and not hasattr(number, "__float__"):
@@ -109,8 +118,9 @@ def require_hyper(label: str, hyper: Mapping[str, Any]) -> None:
                     f"{type(number).__name__}; "
                     "for one learning rate per step put scheduled(...) around the rule"
                 )
-            if not isinstance(number, Tensor) and not 0 <= number < float("inf"):
-                raise UnsupportedOptimizer(f"{label}: {key} must be a finite number of at least 0, not {number}")
+            if not isinstance(number, Tensor) and not (isfinite(number) and (number >= 0 or key in signed)):
+                limit = "" if key in signed else " of at least 0"
+                raise UnsupportedOptimizer(f"{label}: {key} must be a finite number{limit}, not {number}")
 
 
 def require_rule(value: object, where: str) -> InnerOptimizer:
@@ -134,7 +144,7 @@ def per_leaf(
     init_leaf: LeafInit, update_leaf: LeafUpdate, hyper: Hyper, label: str, options: dict[str, Any]
 ) -> InnerOptimizer:
     """Lifts a rule for one tensor to a rule for a tree of tensors; per-name hyperparameters are looked up here."""
-    require_hyper(label, hyper)
+    require_hyper(label, hyper, options)
 
     def init(params: Tree) -> Tree:
         return [init_leaf(leaf) if differentiable(leaf) else None for leaf in leaves_of(params)]
@@ -143,7 +153,7 @@ def per_leaf(
         flat, slopes = leaves_of(params), leaves_of(grads)
         names = list(params) if isinstance(params, dict) and len(params) == len(flat) else [None] * len(flat)
         moved = [
-            (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, _for_parameter(hyper, name))
+            (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, for_parameter(hyper, name))
             for g, s, p, name in zip(slopes, state, flat, names, strict=True)
         ]
         return filled(params, [u for u, _ in moved]), [s for _, s in moved]
@@ -153,7 +163,7 @@ def per_leaf(
     return InnerOptimizer(init, update, hyper, label, options)
 
 
-def _for_parameter(hyper: Hyper, name: str | None) -> Hyper:
+def for_parameter(hyper: Hyper, name: str | None) -> Hyper:
     if not any(isinstance(value, Mapping) for value in hyper.values()):
         return hyper
     if name is None:
