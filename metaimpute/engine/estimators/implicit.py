@@ -159,7 +159,7 @@ class Neumann(Implicit):
             raise EstimatorError(f"'neumann' needs alpha above 0, not {self.alpha}")
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
-        alpha = system.problem.optimizer.hyper["lr"] if self.alpha is None else self.alpha
+        alpha = system.problem.optimizer.hyper.get("lr", {}) if self.alpha is None else self.alpha
         if isinstance(alpha, Mapping) or (isinstance(alpha, Tensor) and alpha.ndim):
             raise EstimatorError("'neumann' with several inner learning rates needs alpha, one step for its series")
         alpha = float(alpha.detach() if isinstance(alpha, Tensor) else alpha)

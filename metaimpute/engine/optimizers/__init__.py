@@ -16,9 +16,12 @@ from .base import (
     per_leaf,
     register_optimizer,
 )
+from .callback import gradient_callback
 from .lion import lion
+from .masks import masked, partition
 from .muon import muon
 from .nadam import nadam
+from .per_step import per_step
 from .radam import radam
 from .rmsprop import rmsprop
 from .sam import sam, sharpness_aware
@@ -55,16 +58,20 @@ __all__ = [
     "clip_norm",
     "clip_value",
     "from_torch",
+    "gradient_callback",
     "hyper_as_leaves",
     "hyper_tensors",
     "lion",
+    "masked",
     "momentum",
     "muon",
     "nadam",
     "nesterov",
     "optimizers",
     "parameter_groups",
+    "partition",
     "per_leaf",
+    "per_step",
     "radam",
     "register_optimizer",
     "rmsprop",

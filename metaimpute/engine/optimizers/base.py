@@ -115,8 +115,7 @@ def require_hyper(label: str, hyper: Mapping[str, Any], options: Mapping[str, An
             if not isinstance(number, Tensor | int | float) and not hasattr(number, "__float__"):
                 raise UnsupportedOptimizer(
                     f"{label}: {key} is a number, a tensor or a dict with one of them per parameter name, not a "
-                    f"{type(number).__name__}; "
-                    "for one learning rate per step put scheduled(...) around the rule"
+                    f"{type(number).__name__}; for one value per step there is per_step(rule, {key}=[...])"
                 )
             if not isinstance(number, Tensor) and not (isfinite(number) and (number >= 0 or key in signed)):
                 limit = "" if key in signed else " of at least 0"
