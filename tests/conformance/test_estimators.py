@@ -14,10 +14,17 @@ from metaimpute.engine import (
     Batches,
     BilevelMap,
     EstimatorError,
+    chain,
+    clip,
+    clip_by_global_norm,
     clip_norm,
     get_estimator,
+    gradient_callback,
     hypergradient,
+    masked,
     optimizers,
+    partition,
+    per_step,
     scheduled,
     sgd,
     sharpness_aware,
@@ -74,7 +81,11 @@ def rules() -> dict[str, Callable[[], InnerOptimizer]]:
         ),
         "adadelta": lambda: optimizers.get("adadelta")(T(0.5), T(0.8), T(0.05), weight_decay=T(0.05)),
         "adamax": lambda: optimizers.get("adamax")(T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05)),
-        "lion": lambda: optimizers.get("lion")(T(0.05), (T(0.8), T(0.9)), weight_decay=T(0.1)),
+        "lion": lambda: (
+            partition(  # the sign of a gradient that is zero up to rounding (a bias before BatchNorm) is noise
+                {"*": optimizers.get("lion")(T(0.05), (T(0.8), T(0.9)), weight_decay=T(0.1)), "*bias": sgd(T(0.2))}
+            )
+        ),
         "adafactor": lambda: optimizers.get("adafactor")(
             T(0.1), T(-0.7), (T(0.05), T(0.02)), T(1.2), weight_decay=T(0.05)
         ),
@@ -97,6 +108,17 @@ def rules() -> dict[str, Callable[[], InnerOptimizer]]:
         "sam": lambda: optimizers.get("sam")(T(0.2), T(0.8), rho=T(0.1), weight_decay=T(0.05)),
         "sam_adaptive_adam": lambda: sharpness_aware(
             optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.3), adaptive=True
+        ),
+        "momentum_per_step": lambda: per_step(
+            optimizers.get("momentum")(T(0.3)),
+            lr=torch.linspace(0.3, 0.1, 7),
+            momentum=[0.9, 0.8, 0.7, 0.8, 0.9, 0.8, 0.7],
+        ),
+        "adam_masked_transforms": lambda: chain(
+            masked(clip_by_global_norm(T(0.2)), "*weight"),
+            masked(clip(T(0.05)), lambda name, p: p.ndim == 1),
+            gradient_callback(lambda grads: {n: g if g is None else g - g.mean() for n, g in grads.items()}),
+            optimizers.get("adam")(T(0.1), eps=T(0.05)),
         ),
         "adam_clipped": lambda: clip_norm(optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.3)),
         "momentum_scheduled": lambda: scheduled(

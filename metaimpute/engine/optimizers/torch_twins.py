@@ -133,9 +133,10 @@ def from_torch(
     """The differentiable twin of a ``torch.optim`` optimiser.
 
     Args:
-        optimizer: an instance of SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Adafactor, Adagrad, RMSprop or Muon, or a list of
-            several that share the parameters among them (Muon for matrices and AdamW for the rest): then a :func:`partition`.
-            Several parameter groups become per-parameter hyperparameters; a tensor learning rate is differentiated.
+        optimizer: an instance of SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Adafactor, Adagrad, RMSprop or Muon, or a
+            list of several that share the parameters among them (Muon for matrices and AdamW for the rest): then a
+            :func:`partition`. Several parameter groups become per-parameter hyperparameters; a tensor learning rate is
+            differentiated.
         params: the parameters the optimiser holds, by the names used in the unroll. None: by the names it was given them with
             (``SGD(net.named_parameters())``).
         resume: start from the optimiser's current state (True) or from none.
@@ -244,8 +245,8 @@ def _several(
     )
     if len(schedulers) != len(optimizers) or not optimizers:
         raise UnsupportedOptimizer(
-            f"from_torch was given {len(optimizers)} optimizers and {len(schedulers)} schedulers in lists; give one of each, with "
-            "None for an optimizer without"
+            f"from_torch was given {len(optimizers)} optimizers and {len(schedulers)} schedulers in lists; give one of each, "
+            "with None for an optimizer without"
         )
     parts: list[tuple[Any, InnerOptimizer]] = []
     for one, other in zip(optimizers, schedulers, strict=True):

@@ -25,8 +25,8 @@ def coming_groups(optimizer: torch.optim.Optimizer, scheduler: Any, steps: int) 
     """
     if isinstance(scheduler, ReduceLROnPlateau):
         raise UnsupportedOptimizer(
-            "ReduceLROnPlateau waits for a metric, which no inner step has; take a scheduler of the step alone, or per_step(rule, "
-            "lr=[...])"
+            "ReduceLROnPlateau waits for a metric, which no inner step has; take a scheduler of the step alone, or "
+            "per_step(rule, lr=[...])"
         )
     if not isinstance(scheduler, LRScheduler):
         raise UnsupportedOptimizer(
