@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ..pytree import Tree, leaves_of
+from ..pytree import Tree
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, require_rule
 from .stages import require_one_stage
 from .transforms import Transform, free_name
@@ -132,7 +132,7 @@ def _options(parts: Sequence[InnerOptimizer], names: Sequence[Mapping[str, str]]
 
 
 def _flat(params: Tree) -> list[str]:
-    if not isinstance(params, dict) or len(leaves_of(params)) != len(params):
+    if not isinstance(params, dict) or any(isinstance(p, dict | list | tuple) for p in params.values()):
         raise UnsupportedOptimizer("masked() and partition() need parameters as one flat dict of tensors")
     return list(params)
 

@@ -67,6 +67,7 @@ def per_step(rule: InnerOptimizer, **values: Values) -> InnerOptimizer:
         **rule.options,
         "factors": (*rule.options.get("factors", ()), *lengths),
         "per_step": (*taken, *values),
+        "transforms": (*rule.options.get("transforms", ()), "per_step"),
     }
     if "weight_decay" in values:
         options["not_stationary"] = "this rule's weight decay is another at each step"
