@@ -30,12 +30,16 @@ def inner(**options: Any) -> Any:
     return loaded(f"problem.inner={flow(options)}").problem_spec.inner.build()
 
 
-def other(value: Any) -> Any:
+def other(value: Any, kind: str = "") -> Any:
     """Another value of an option's type."""
+    if value == "original":  # of muon's factors
+        return "match_rms_adamw"
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, tuple):
-        return [0.5 * entry for entry in value]
+        return [0.5 * (entry or 1.0) for entry in value]
+    if kind == "int" or value == 1.0:  # a count, and what is at least 1
+        return value + 1
     return value / 2 if value else 0.25
 
 
@@ -54,7 +58,7 @@ def test_every_option_of_an_inner_optimizer_can_be_set(name: str) -> None:
     assert parameters
     for parameter in parameters:
         assert parameter.kind is not parameter.VAR_KEYWORD, "an option that a signature does not name cannot be checked"
-        value = other(parameter.default)
+        value = other(parameter.default, parameter.annotation)
         needs = {"momentum": 0.9} if parameter.name == "nesterov" else {}
         given = tuple(value) if isinstance(value, list) else value
         expected = optimizers.get(name)(0.1, **{"weight_decay": 0.0, **needs, parameter.name: given})
