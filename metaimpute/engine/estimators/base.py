@@ -245,6 +245,18 @@ class Estimator:
                 "memory",
             )
 
+    def check_rule(self, rule: InnerOptimizer) -> None:
+        """Whether it can differentiate steps of this rule, before anything is computed.
+
+        Raises:
+            EstimatorError: for a rule of several stages where it takes one gradient a step.
+        """
+        if rule.stages != (True,) and not self.staged:
+            raise EstimatorError(
+                f"'{self.name}' takes one gradient a step, and a step of {rule.label} has {len(rule.stages)} stages; these take "
+                f"any: {_names(lambda other: other.staged and _known_as_exact(other))}"
+            )
+
     def named_parameters(self) -> tuple[str, ...]:
         """Parameters of the model that an option names, so that a wrong name is found before training."""
         return ()
@@ -273,11 +285,7 @@ class Estimator:
         inner_batches = list_of_batches(batches.inner)
         self.check(steps, memory, wrt_start)
         require_factors(optimizer, steps)
-        if optimizer.stages != (True,) and not self.staged:
-            raise EstimatorError(
-                f"'{self.name}' takes one gradient a step, and a step of {optimizer.label} has {len(optimizer.stages)} stages; "
-                f"these take any: {_names(lambda other: other.staged and _known_as_exact(other))}"
-            )
+        self.check_rule(optimizer)
         if is_stacked(inner_loss):
             self._require_apart(optimizer)
         if len(inner_batches) not in (1, steps):
