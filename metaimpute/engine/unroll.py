@@ -97,7 +97,7 @@ class BilevelMap:
         """The inner step that call ``t`` is part of."""
         return t // len(self.optimizer.stages)
 
-    def per_step(self, values: Sequence[Any]) -> list[Any]:
+    def first_of_each_step(self, values: Sequence[Any]) -> list[Any]:
         """Of one value per call those of each step's first gradient."""
         stages = self.optimizer.stages
         return list(values[stages.index(True) :: len(stages)])

@@ -14,6 +14,7 @@ from metaimpute.engine import (
     Batches,
     BilevelMap,
     EstimatorError,
+    averaged,
     chain,
     clip,
     clip_by_global_norm,
@@ -120,6 +121,8 @@ def rules() -> dict[str, Callable[[], InnerOptimizer]]:
             gradient_callback(lambda grads: {n: g if g is None else g - g.mean() for n, g in grads.items()}),
             optimizers.get("adam")(T(0.1), eps=T(0.05)),
         ),
+        "momentum_averaged": lambda: averaged(optimizers.get("momentum")(T(0.3), T(0.8)), start=1),
+        "adam_moving_average": lambda: averaged(optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.7)),
         "adam_clipped": lambda: clip_norm(optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.3)),
         "momentum_scheduled": lambda: scheduled(
             optimizers.get("momentum")(T(0.3), T(0.8)), torch.linspace(1.0, 0.4, 7)

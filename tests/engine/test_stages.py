@@ -14,15 +14,18 @@ from metaimpute.engine import (
     EstimatorError,
     InnerOptimizer,
     UnsupportedOptimizer,
+    adafactor,
     adam,
     after_training,
     apply_updates,
+    averaged,
     begin,
     chain,
     clip,
     clip_norm,
     hypergradient,
     masked,
+    muon,
     parameter_groups,
     partition,
     per_step,
@@ -44,9 +47,10 @@ def T(*values: Any, **options: Any) -> Tensor:
     return torch.tensor(*values, dtype=torch.float64, **options)
 
 
-RULES = {
+RULES: dict[str, Any] = {
     "sam": lambda: sam(T(0.1), T(0.8), rho=T(0.2)),
     "schedule_free": lambda: schedule_free_sgd(T(0.2), weight_decay=T(0.1)),
+    "averaged": lambda: averaged(sgd(T(0.1), T(0.5)), T(0.6)),
 }
 both = pytest.mark.parametrize("rule", RULES)
 
@@ -158,6 +162,27 @@ def test_a_parameter_that_takes_no_part_stays_as_it_is(rule: str) -> None:
         assert not torch.equal(found.theta_k["w"], start["w"])
 
 
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "forward"])
+@both
+def test_complex_parameters_are_looked_ahead_of_as_well(rule: str, estimator: str) -> None:
+    start = {"w": torch.tensor([1 + 1j, 0.5 - 0.3j], dtype=torch.complex128)}
+
+    def loss(th: Any, c: Any, b: Any) -> Tensor:
+        return ((th["w"].abs() ** 2 - c) ** 2).sum() + (th["w"].real * th["w"].imag).sum()
+
+    def end(c: Tensor) -> float:
+        return float(
+            (unroll(loss, start, c, [None], made, 2, differentiable=False).params["w"] - 0.3j).abs().square().sum()
+        )
+
+    made, c, step = RULES[rule](), T([0.5, 0.2]), T([1e-6, 0.0])
+    found = hypergradient(
+        loss, lambda th, c, b: (th["w"] - 0.3j).abs().square().sum(), start, c, Batches([None], None), made, estimator, steps=2,
+        wrt_start=False,
+    )  # fmt: skip
+    assert float(found.grad_c[0]) == pytest.approx((end(c + step) - end(c - step)) / 2e-6, rel=1e-6)
+
+
 def test_nothing_moves_where_nothing_takes_part() -> None:
     for make in RULES.values():
         end = unroll(lambda th, c, b: torch.zeros(()), START, None, [None], make(), 2, differentiable=False)
@@ -234,6 +259,33 @@ def test_a_state_that_begins_at_the_parameters_is_differentiated(estimator: str)
     assert float((found.grad_theta_0["w"] * direction).sum()) == pytest.approx(slope, rel=1e-8)
 
 
+@pytest.mark.parametrize("decay", [None, 0.7])
+@pytest.mark.parametrize("begin_at", [0, 2])
+def test_averaged_steps_are_those_of_torchs_averaged_model(decay: float | None, begin_at: int) -> None:
+    swa = torch.optim.swa_utils
+    net = torch.nn.Linear(3, 2).double()
+    mean = swa.AveragedModel(net, multi_avg_fn=None if decay is None else swa.get_ema_multi_avg_fn(decay))
+    stock, start = (
+        torch.optim.Adam(net.parameters(), lr=0.1),
+        {n: p.detach().clone() for n, p in net.named_parameters()},
+    )
+    rule, x = averaged(adam(0.1), decay, start=begin_at), torch.randn(4, 3, dtype=torch.float64)
+
+    def loss(th: Any, c: Any, b: Any) -> Tensor:
+        return torch.func.functional_call(net, dict(th), (x,)).sub(1).pow(4).mean()
+
+    for step in range(5):
+        stock.zero_grad()
+        loss(dict(net.named_parameters()), None, None).backward()
+        stock.step()
+        if step >= begin_at:
+            mean.update_parameters(net)
+        shown = mean.module if step >= begin_at else net
+        end = unroll(loss, start, None, [None], rule, step + 1, differentiable=False)
+        for name, p in shown.named_parameters():
+            torch.testing.assert_close(end.params[name], p.detach(), rtol=1e-12, atol=1e-14)
+
+
 @both
 def test_what_would_count_stages_as_steps_is_refused(rule: str) -> None:
     made = RULES[rule]()
@@ -258,6 +310,13 @@ def test_what_would_count_stages_as_steps_is_refused(rule: str) -> None:
     [
         (lambda: sharpness_aware(sgd(0.1, maximize=True)), "negate the loss instead of maximize"),
         (lambda: sharpness_aware(sgd), "sgd makes one when it is called"),
+        (lambda: averaged(sam(0.1)), "averaged.. is given sam, whose step has 2 stages; average the rule inside"),
+        (lambda: averaged(sgd(0.1), start=-1), "start is a whole number of at least 0, not -1"),
+        (lambda: averaged(sgd(0.1), {"w": 0.5}), "decay is one number or tensor for all parameters, not a dict"),
+        (
+            lambda: InnerOptimizer(lambda p: None, lambda g, s, p, h: (g, s), {}, "mine", stages=(True, False)),
+            "the stages of mine end with one that gets a gradient",
+        ),
         (lambda: sam(0.1, rho=-1.0), "sam: rho must be a finite number of at least 0, not -1.0"),
         (lambda: sam(0.1, rho={"w": 1.0}), "rho is one number or tensor for all parameters, not a dict"),
         (lambda: parameter_groups(sam(0.1), {"w": 0}, {"w": {"rho": 1.0}}), "rho is one for all parameters"),
@@ -274,8 +333,9 @@ def test_options_that_mean_nothing_are_refused(make: Any, said: str) -> None:
 def test_sam_has_no_stationary_point_for_implicit_differentiation_and_mixes_a_stack() -> None:
     with pytest.raises(EstimatorError, match="there the gradient uphill is 0; take 'exact' or 'mixed'"):
         estimate(RULES["sam"](), "cg", wrt_start=False)
-    with pytest.raises(EstimatorError, match="'sam' mixes the problems of a stacked loss"):
-        estimate(RULES["sam"](), "exact", loss=stacked(inner))
+    for rule in (RULES["sam"](), adafactor(), muon()):
+        with pytest.raises(EstimatorError, match=f"'{rule.label}' mixes the problems of a stacked loss"):
+            estimate(rule, "exact", loss=stacked(inner))
 
 
 def test_schedule_free_at_its_stationary_point_is_differentiated_implicitly() -> None:

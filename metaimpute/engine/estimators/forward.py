@@ -92,7 +92,7 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
     slope = dot(slopes["theta"], to_theta)
     if to_c is not None:
         slope = slope + dot(slopes["c"], to_c)
-    return Pushed(slope, outer.detach(), theta, problem.per_step(losses), first)
+    return Pushed(slope, outer.detach(), theta, problem.first_of_each_step(losses), first)
 
 
 def _one_hots(tree: Tree) -> Iterator[tuple[int, int, complex, Tree]]:

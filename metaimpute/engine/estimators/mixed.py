@@ -104,5 +104,5 @@ class Mixed(Estimator):
             outer_loss=outer.detach(),
             theta_k=detach(theta),
             first_gradient=first_gradient,
-            diagnostics={"inner_losses": problem.per_step(losses)},
+            diagnostics={"inner_losses": problem.first_of_each_step(losses)},
         )

@@ -5,6 +5,7 @@ from .adafactor import adafactor
 from .adagrad import adagrad
 from .adam import adam, adamw
 from .adamax import adamax
+from .averaged import averaged
 from .base import (
     Hyper,
     InnerOptimizer,
@@ -52,6 +53,7 @@ __all__ = [
     "adamax",
     "adamw",
     "apply_updates",
+    "averaged",
     "chain",
     "clip",
     "clip_by_global_norm",

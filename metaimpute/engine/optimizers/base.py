@@ -70,6 +70,13 @@ class InnerOptimizer:
     options: dict[str, Any] = field(default_factory=dict)
     stages: tuple[bool, ...] = (True,)
 
+    def __post_init__(self) -> None:
+        if not self.stages or not self.stages[-1]:
+            raise UnsupportedOptimizer(
+                f"the stages of {self.label} end with one that gets a gradient, not {self.stages}; what comes after it belongs "
+                "to its call"
+            )
+
     def with_hyper(self, **changes: Any) -> InnerOptimizer:
         """The same rule with other hyperparameters.
 
