@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from metaimpute.engine import adamw, lion, sam, schedule_free_adamw, schedule_free_sgd, sharpness_aware, unroll
+from metaimpute.engine import (
+    adam,
+    adamw,
+    averaged,
+    lion,
+    sam,
+    schedule_free_adamw,
+    schedule_free_sgd,
+    sharpness_aware,
+    unroll,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 STEPS = 6
@@ -119,6 +129,33 @@ def test_sharpness_aware_steps_are_the_algorithms(rho: float, adaptive: bool) ->
         end = unroll(loss, start(), None, [None], rule, STEPS, differentiable=False)
         found = torch.cat([p.flatten() for p in end.params.values()])
         torch.testing.assert_close(found, by_hand(build, rho, adaptive), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("decay", [None, 0.7])
+@pytest.mark.parametrize("begin_at", [0, 2])
+def test_averaged_steps_are_those_of_torchs_averaged_model(decay: float | None, begin_at: int) -> None:
+    swa = torch.optim.swa_utils
+    net = torch.nn.Linear(3, 2)
+    mean = swa.AveragedModel(net, multi_avg_fn=None if decay is None else swa.get_ema_multi_avg_fn(decay))
+    stock, start = (
+        torch.optim.Adam(net.parameters(), lr=0.1),
+        {n: p.detach().clone() for n, p in net.named_parameters()},
+    )
+    rule, x = averaged(adam(0.1), decay, start=begin_at), torch.randn(4, 3)
+
+    def lost(th: Any, c: Any, b: Any) -> torch.Tensor:
+        return torch.func.functional_call(net, dict(th), (x,)).sub(1).pow(4).mean()
+
+    for step in range(5):
+        stock.zero_grad()
+        lost(dict(net.named_parameters()), None, None).backward()
+        stock.step()
+        if step >= begin_at:
+            mean.update_parameters(net)
+        shown = mean.module if step >= begin_at else net
+        end = unroll(lost, begun, None, [None], rule, step + 1, differentiable=False)
+        for name, p in shown.named_parameters():
+            torch.testing.assert_close(end.params[name], p.detach(), rtol=1e-12, atol=1e-14)
 
 
 if __name__ == "__main__":

@@ -259,33 +259,6 @@ def test_a_state_that_begins_at_the_parameters_is_differentiated(estimator: str)
     assert float((found.grad_theta_0["w"] * direction).sum()) == pytest.approx(slope, rel=1e-8)
 
 
-@pytest.mark.parametrize("decay", [None, 0.7])
-@pytest.mark.parametrize("begin_at", [0, 2])
-def test_averaged_steps_are_those_of_torchs_averaged_model(decay: float | None, begin_at: int) -> None:
-    swa = torch.optim.swa_utils
-    net = torch.nn.Linear(3, 2).double()
-    mean = swa.AveragedModel(net, multi_avg_fn=None if decay is None else swa.get_ema_multi_avg_fn(decay))
-    stock, start = (
-        torch.optim.Adam(net.parameters(), lr=0.1),
-        {n: p.detach().clone() for n, p in net.named_parameters()},
-    )
-    rule, x = averaged(adam(0.1), decay, start=begin_at), torch.randn(4, 3, dtype=torch.float64)
-
-    def loss(th: Any, c: Any, b: Any) -> Tensor:
-        return torch.func.functional_call(net, dict(th), (x,)).sub(1).pow(4).mean()
-
-    for step in range(5):
-        stock.zero_grad()
-        loss(dict(net.named_parameters()), None, None).backward()
-        stock.step()
-        if step >= begin_at:
-            mean.update_parameters(net)
-        shown = mean.module if step >= begin_at else net
-        end = unroll(loss, start, None, [None], rule, step + 1, differentiable=False)
-        for name, p in shown.named_parameters():
-            torch.testing.assert_close(end.params[name], p.detach(), rtol=1e-12, atol=1e-14)
-
-
 @both
 def test_what_would_count_stages_as_steps_is_refused(rule: str) -> None:
     made = RULES[rule]()

@@ -16,7 +16,7 @@ from .limits import require_betas, require_real
 def lion(
     lr: Any = 1e-4, betas: tuple[Any, Any] = (0.9, 0.99), *, weight_decay: Any = 0.0, maximize: bool = False
 ) -> InnerOptimizer:
-    """Lion (Chen et al., "Symbolic discovery of optimization algorithms", NeurIPS 2023).
+    """Lion (Chen et al., NeurIPS 2023): a sign, which carries no hypergradient through an inner gradient.
 
     The step is ``-lr (sign(beta1 m + (1 - beta1) g) + weight_decay p)``; then ``m <- beta2 m + (1 - beta2) g``.
 
