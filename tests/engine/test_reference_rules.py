@@ -137,7 +137,7 @@ def test_averaged_steps_are_those_of_torchs_averaged_model(decay: float | None, 
     swa = torch.optim.swa_utils
     net = torch.nn.Linear(3, 2)
     mean = swa.AveragedModel(net, multi_avg_fn=None if decay is None else swa.get_ema_multi_avg_fn(decay))
-    stock, start = (
+    stock, begun = (
         torch.optim.Adam(net.parameters(), lr=0.1),
         {n: p.detach().clone() for n, p in net.named_parameters()},
     )
