@@ -294,7 +294,7 @@ def test_what_would_count_stages_as_steps_is_refused(rule: str) -> None:
         (lambda: sam(0.1, rho={"w": 1.0}), "rho is one number or tensor for all parameters, not a dict"),
         (lambda: parameter_groups(sam(0.1), {"w": 0}, {"w": {"rho": 1.0}}), "rho is one for all parameters"),
         (lambda: schedule_free_sgd(0.1, warmup_steps=2.5), "warmup_steps is a whole number of at least 0, not 2.5"),  # type: ignore[arg-type]
-        (lambda: schedule_free_sgd(0.1, momentum=1.0), r"betas must lie in \[0, 1\)"),
+        (lambda: schedule_free_sgd(0.1, momentum=1.0), r"momentum must lie in \[0, 1\)"),
         (lambda: schedule_free_adamw(0.1, eps=float("nan")), "eps must be a finite number"),
     ],
 )

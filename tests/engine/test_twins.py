@@ -119,8 +119,8 @@ def test_every_option_of_a_class_is_read_or_known_to_say_nothing_of_the_steps() 
 def test_groups_have_numbers_of_their_own(kind: Any) -> None:
     net, x = Net(), inputs()
     groups = [
-        {"params": net.body.parameters(), "lr": 0.2},
-        {"params": [*net.conv.parameters(), *net.head.parameters()]},
+        {"name": "body", "params": net.body.parameters(), "lr": 0.2},
+        {"name": "rest", "params": [*net.conv.parameters(), *net.head.parameters()]},
     ]
     stock = kind(groups, lr=0.05, weight_decay=0.1)
     train(net, x, 2, stock)

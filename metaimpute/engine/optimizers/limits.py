@@ -10,12 +10,12 @@ from torch import Tensor
 from .base import UnsupportedOptimizer
 
 
-def require_betas(label: str, betas: Sequence[Any]) -> None:
+def require_betas(label: str, betas: Sequence[Any], name: str = "betas") -> None:
     """Raises:
     UnsupportedOptimizer: for a number among them outside [0, 1)."""
     for beta in betas:
         if not isinstance(beta, Tensor | Mapping) and not 0 <= beta < 1:
-            raise UnsupportedOptimizer(f"{label}: betas must lie in [0, 1), not {beta}")
+            raise UnsupportedOptimizer(f"{label}: {name} must lie in [0, 1), not {beta}")
 
 
 def require_real(label: str, param: Tensor) -> None:

@@ -121,7 +121,7 @@ def schedule_free_sgd(
     def direction(g: Tensor, y: Tensor, leaf: dict[str, Any], own: Hyper) -> tuple[Tensor, Any]:
         return g if is_zero(own["weight_decay"]) else g + own["weight_decay"] * y, None
 
-    require_betas("schedule_free_sgd", [momentum])
+    require_betas("schedule_free_sgd", [momentum], "momentum")
     hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "r": r, "weight_lr_power": weight_lr_power}
     return _schedule_free("schedule_free_sgd", hyper, "momentum", warmup_steps, direction, {})
 

@@ -21,7 +21,16 @@ from .twin import State, Twin, copied, count, pick
 from .twin_adaptive import ADAPTIVE
 from .twin_schedule import Groups, coming_groups
 
-IMPLEMENTATION_OPTIONS = {"foreach", "fused", "capturable", "differentiable", "params", "param_names", "initial_lr"}
+IMPLEMENTATION_OPTIONS = {
+    "foreach",
+    "fused",
+    "capturable",
+    "differentiable",
+    "params",
+    "param_names",
+    "name",
+    "initial_lr",
+}
 
 
 def _adam_values(group: dict[str, Any]) -> Hyper:
