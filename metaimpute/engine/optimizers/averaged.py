@@ -78,6 +78,7 @@ def averaged(rule: InnerOptimizer, decay: Any = None, *, start: int = 0) -> Inne
         init, update = closed(init), closed(update)
     options = {
         **rule.options,
+        "linear": False,
         "start": start,
         "whole": rule.options.get("whole", frozenset()) | set(own),
         "transforms": (*rule.options.get("transforms", ()), "averaged"),

@@ -159,7 +159,7 @@ def per_leaf(
         flat, slopes = leaves_of(params), leaves_of(grads)
         names = list(params) if isinstance(params, dict) and len(params) == len(flat) else [None] * len(flat)
         moved = [
-            (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, for_parameter(hyper, name))
+            (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, _for_parameter(hyper, name))
             for g, s, p, name in zip(slopes, state, flat, names, strict=True)
         ]
         return filled(params, [u for u, _ in moved]), [s for _, s in moved]
@@ -169,7 +169,7 @@ def per_leaf(
     return InnerOptimizer(init, update, hyper, label, options)
 
 
-def for_parameter(hyper: Hyper, name: str | None) -> Hyper:
+def _for_parameter(hyper: Hyper, name: str | None) -> Hyper:
     if not any(isinstance(value, Mapping) for value in hyper.values()):
         return hyper
     if name is None:

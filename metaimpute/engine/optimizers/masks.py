@@ -50,6 +50,7 @@ def masked(part: Part, where: Where) -> Part:
         return replace(part, init=init, update=update)
     options = {
         **part.options,
+        "linear": False,
         "transforms": (*part.options.get("transforms", ()), "masked"),
         "not_stationary": "masked() holds parameters fixed that the loss depends on",
     }

@@ -54,9 +54,8 @@ def muon(
     beta2 (``adamw_betas``), adamw_eps.
 
     Raises:
-        UnsupportedOptimizer: for an ``adjust_lr_fn`` or a number of steps that there is not, a beta outside [0, 1),
-            and at the first step for a
-            complex parameter.
+        UnsupportedOptimizer: for an ``adjust_lr_fn`` or a number of steps that there is not, a beta outside [0, 1), and at
+            the first step for a complex parameter.
     """
     if adjust_lr_fn not in FACTORS:
         raise UnsupportedOptimizer(f"muon: adjust_lr_fn is {', '.join(FACTORS)}, not {adjust_lr_fn!r}")

@@ -65,6 +65,7 @@ def per_step(rule: InnerOptimizer, **values: Values) -> InnerOptimizer:
         init, update = closed(init), update if any(map(callable, _parts(fixed))) else closed(update)
     options = {
         **rule.options,
+        "linear": False,
         "factors": (*rule.options.get("factors", ()), *lengths),
         "per_step": (*taken, *values),
         "transforms": (*rule.options.get("transforms", ()), "per_step"),

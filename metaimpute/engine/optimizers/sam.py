@@ -86,6 +86,7 @@ def sharpness_aware(rule: InnerOptimizer, rho: Any = 0.05, *, adaptive: bool = F
         init, update = closed(init), closed(update)
     options = {
         **rule.options,
+        "linear": False,
         "adaptive": adaptive,
         "whole": rule.options.get("whole", frozenset()) | {name},
         "mixes": (*rule.options.get("mixes", ()), "sam"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..pytree import Tree, leaves_of
-from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, for_parameter
+from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, _for_parameter
 
 
 def parks(state: dict[str, Any]) -> bool:
@@ -16,8 +17,10 @@ def parks(state: dict[str, Any]) -> bool:
 def hyper_of_each(params: Tree, hyper: Hyper) -> list[Hyper]:
     """The hyperparameters of every leaf, in tree order."""
     count = len(leaves_of(params))
+    if not any(isinstance(value, Mapping) for value in hyper.values()):
+        return [hyper] * count
     names = list(params) if isinstance(params, dict) and len(params) == count else [None] * count
-    return [for_parameter(hyper, name) for name in names]
+    return [_for_parameter(hyper, name) for name in names]
 
 
 def require_one_stage(rule: InnerOptimizer, where: str, way: str) -> None:
