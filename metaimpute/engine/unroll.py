@@ -18,7 +18,7 @@ from .losses import Loss, StructuredLoss, scalar
 from .memory import Auto, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
-from .optimizers import Hyper, InnerOptimizer, apply_updates
+from .optimizers import Hyper, InnerOptimizer, take_step
 from .optimizers.base import require_rule
 from .optimizers.transforms import require_factors
 from .pytree import (
@@ -26,11 +26,11 @@ from .pytree import (
     as_leaves,
     detach,
     differentiable,
+    filled,
     gradient,
     leaf_of,
     leaves_of,
     tensors,
-    tree_map,
     with_tensors,
 )
 from .repetition import Ledger, rebuilding
@@ -147,6 +147,13 @@ class BilevelMap:
                 return fresh.outer(end.params, c)
 
 
+def of_its_own(leaf: Any) -> Any:
+    """The leaf with a name of its own in autograd's graph: what else is done with the same tensor is no part of its gradient."""
+    if not differentiable(leaf):
+        return leaf
+    return (leaf if leaf.requires_grad else leaf_of(leaf)).view_as(leaf)
+
+
 def run(
     problem: BilevelMap, theta_0: Tree, c: Tree, hyper: Hyper, *, mode: Differentiation = "full", start: int = 0,
     stop: int | None = None, state: Tree = None, closed: bool = False,
@@ -164,6 +171,7 @@ def run(
     losses: dict[int, Tensor] = {}
     first: dict[int, Tree] = {}
     moved: dict[int, list[bool]] = {}
+    renewed: dict[int, list[bool]] = {}  # leaves that a step has made, which nothing but the steps after it uses
 
     def take(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
         (theta, state), (c, hyper), t = carry, closure, start + number
@@ -184,29 +192,30 @@ def run(
             moved[t] = [slope is not None for slope in slopes]
             return theta, state
         tracked = mode == "full" and torch.is_grad_enabled()
+        flat = leaves_of(theta)
         with torch.enable_grad():
-            if tracked:
-                at = tree_map(lambda p: p if not differentiable(p) or p.requires_grad else leaf_of(p), theta)
-                # an alias of its own: what c or another parameter does with the same tensor is no part of this gradient
-                at = tree_map(lambda p: p.view_as(p) if differentiable(p) else p, at)
+            if not tracked:
+                at = as_leaves(flat)
+            elif t - 1 in renewed:
+                at = [p if new else of_its_own(p) for p, new in zip(flat, renewed[t - 1], strict=True)]
             else:
-                at = as_leaves(theta)
-            loss = problem.inner(t, at, c if tracked else detach(c))
+                at = [of_its_own(p) for p in flat]
+            start_of_step = filled(theta, at)
+            loss = problem.inner(t, start_of_step, c if tracked else detach(c))
             # a step that is taken first and rebuilt later takes the rebuilt one's formulas, so that both are the same to the bit
-            grads = gradient(loss, at, create_graph=mode == "full", unused="none")
-            if tracked:
-                if t not in problem.ledger.checked:
-                    require_second_derivative(loss, tensors(at))
-                    problem.ledger.checked.add(t)
-            else:
-                grads = detach(grads)
+            slopes = gradient(loss, at, create_graph=mode == "full", unused="none")
+            if not tracked:
+                at, start_of_step, slopes = flat, theta, detach(slopes)
+            elif t not in problem.ledger.checked:
+                require_second_derivative(loss, tensors(at))
+                problem.ledger.checked.add(t)
         losses[t] = loss.detach()
         if t == 0:
-            first[0] = detach(grads)
-        flat = zip(leaves_of(grads), leaves_of(at), strict=True)
-        moved[t] = [grad is not None for grad, leaf in flat if differentiable(leaf)]
-        updates, state = problem.optimizer.update(grads, state, at if tracked else theta, hyper)
-        return apply_updates(at if tracked else theta, updates), state
+            first[0] = detach(filled(theta, slopes))
+        moved[t] = [slope is not None for slope, leaf in zip(slopes, at, strict=True) if differentiable(leaf)]
+        end, state = take_step(problem.optimizer, slopes, state, start_of_step, hyper)
+        renewed[t] = [after is not before for after, before in zip(end, at, strict=True)]
+        return filled(theta, end), state
 
     whole = (
         problem.inner_loss.whole if isinstance(problem.inner_loss, StructuredLoss | Compiled) else problem.inner_loss

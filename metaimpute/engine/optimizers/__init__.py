@@ -12,6 +12,7 @@ from .base import (
     optimizers,
     per_leaf,
     register_optimizer,
+    take_step,
 )
 from .rmsprop import rmsprop
 from .sgd import momentum, nesterov, sgd
@@ -55,4 +56,5 @@ __all__ = [
     "scale_by_schedule",
     "scheduled",
     "sgd",
+    "take_step",
 ]
