@@ -22,7 +22,7 @@ from .ambient import CannotDifferentiate, exclusive
 from .references import Ways, other_ways, require_no_other_way
 from .registry import describe_choices
 from .repetition import holds_back, saw, set_attribute
-from .replica import Twin, in_place, parts_of
+from .replica import Twin, in_place, parts_of, twinned
 
 Params = dict[str, Tensor]
 
@@ -96,6 +96,7 @@ class FunctionalModel:
         self.module = module
         self._update_buffers = False
         self._parts: tuple[nn.Module, ...] = ()
+        self._twinned: tuple[nn.Module, ...] = ()
         self._by_prefix: dict[str, nn.Module] = {}
         self._ways = Ways(False, False)
         self._sizes: list[int] = []
@@ -109,6 +110,7 @@ class FunctionalModel:
     def _learn_names(self) -> None:
         """What follows from which parts the module has, and changes only when one is put in or taken out."""
         self._parts = parts_of(self.module)
+        self._twinned = twinned(self._parts)
         self._by_prefix = dict(self.module.named_modules(remove_duplicate=False))
         self._ways = other_ways(self.module)
         self._sizes = self._attributes()
@@ -196,7 +198,7 @@ class FunctionalModel:
         if parts_of(self.module) != self._parts or self._attributes() != self._sizes:
             self._learn_names()
         values = self._places(params)
-        twin = Twin(self._parts, values, tracked=not _inside_vmap())
+        twin = Twin(self._twinned, values, tracked=not _inside_vmap())
         saw(tuple([part.training for part in self._parts]))
         seen_from_outside = self._ways.to_parts or any(part._forward_hooks for part in self._parts)
         with self._in_place_too(values) if seen_from_outside else contextlib.nullcontext():

@@ -188,21 +188,22 @@ def gradient(
             which is how ``torch.optim`` recognises a parameter that took no part and must not move.
     """
     leaves = leaves_of(inputs)
-    wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+    wants = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves]
     found: Iterator[Tensor | None] = itertools.repeat(None)
-    if wanted and output.requires_grad:
+    if output.requires_grad and any(wants):
+        wanted = [leaf for leaf, wants_one in zip(leaves, wants, strict=True) if wants_one]
         found = iter(
             torch.autograd.grad(output, wanted, create_graph=create_graph, retain_graph=retain_graph, allow_unused=True)
         )
-    return filled(inputs, [_slope(leaf, found, unused == "zeros") for leaf in leaves])
-
-
-def _slope(leaf: Any, found: Iterator[Tensor | None], zeros: bool) -> Any:
-    """The next gradient, where the leaf can have one."""
-    if not differentiable(leaf):
-        return leaf
-    slope = next(found) if leaf.requires_grad else None
-    return torch.zeros_like(leaf) if slope is None and zeros else slope
+    slopes = [
+        next(found) if wants_one else None if differentiable(leaf) else leaf
+        for leaf, wants_one in zip(leaves, wants, strict=True)
+    ]
+    if unused == "zeros":
+        slopes = [
+            torch.zeros_like(p) if g is None and differentiable(p) else g for g, p in zip(slopes, leaves, strict=True)
+        ]
+    return filled(inputs, slopes)
 
 
 def vjp_through(outputs: Tree, cotangents: Tree, inputs: Tree) -> Tree:

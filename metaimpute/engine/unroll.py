@@ -171,6 +171,7 @@ def run(
     losses: dict[int, Tensor] = {}
     first: dict[int, Tree] = {}
     moved: dict[int, list[bool]] = {}
+    can_move = [differentiable(leaf) for leaf in leaves_of(theta_0)]
     renewed: dict[int, list[bool]] = {}  # leaves that a step has made, which nothing but the steps after it uses
 
     def take(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
@@ -207,12 +208,12 @@ def run(
             if not tracked:
                 at, start_of_step, slopes = flat, theta, detach(slopes)
             elif t not in problem.ledger.checked:
-                require_second_derivative(loss, tensors(at))
+                require_second_derivative(loss, at)
                 problem.ledger.checked.add(t)
         losses[t] = loss.detach()
         if t == 0:
             first[0] = detach(filled(theta, slopes))
-        moved[t] = [slope is not None for slope, leaf in zip(slopes, at, strict=True) if differentiable(leaf)]
+        moved[t] = [slope is not None for slope, can in zip(slopes, can_move, strict=True) if can]
         end, state = take_step(problem.optimizer, slopes, state, start_of_step, hyper)
         renewed[t] = [after is not before for after, before in zip(end, at, strict=True)]
         return filled(theta, end), state

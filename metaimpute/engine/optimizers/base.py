@@ -82,6 +82,9 @@ class InnerOptimizer:
         return replace(self, hyper={**self.hyper, **changes})
 
 
+_OF_ALL = frozenset({int, float, Tensor, torch.nn.Parameter})  # kinds of hyperparameters that are no dict by name
+
+
 class Scaled(NamedTuple):
     """An update that is ``scale * direction / over``, not yet computed: a parameter takes it in one operation where it can."""
 
@@ -188,7 +191,7 @@ def per_leaf(
     def directions(
         slopes: list[Leaf], state: Tree, params: Tree, flat: list[Any], hyper: Hyper
     ) -> list[tuple[Tensor | Scaled | None, Tree]]:
-        if any(isinstance(value, Mapping) for value in hyper.values()):
+        if not _OF_ALL.issuperset(map(type, hyper.values())) and any(isinstance(v, Mapping) for v in hyper.values()):
             named = isinstance(params, dict) and len(params) == len(flat)
             hypers: Iterable[Hyper] = [
                 _for_parameter(hyper, name) for name in (params if named else [None] * len(flat))
@@ -228,7 +231,7 @@ def _for_parameter(hyper: Hyper, name: str | None) -> Hyper:
 
 def is_zero(value: Any) -> bool:
     """Whether a hyperparameter is switched off for good: the number 0, not a tensor that may be learned away from 0."""
-    return not isinstance(value, Tensor | Mapping) and value == 0
+    return value == 0 if isinstance(value, int | float) else not isinstance(value, Tensor | Mapping) and value == 0
 
 
 def root(x: Tensor) -> Tensor:
@@ -247,7 +250,8 @@ def root(x: Tensor) -> Tensor:
 def blend(old: Tensor, new: Tensor, kept: Any) -> Tensor:
     """``kept * old + (1 - kept) * new``; in one operation where the factor is a number and not learned."""
     if not isinstance(kept, int | float):
-        return kept * old + (1 - kept) * new
+        found: Tensor = kept * old + (1 - kept) * new
+        return found
     return torch.lerp(old, new, 1 - kept)
 
 
