@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import _engine_run_backward
 from torch.utils import _pytree
 
 from .ambient import has_tangent
@@ -192,9 +193,7 @@ def gradient(
     found: Iterator[Tensor | None] = itertools.repeat(None)
     if output.requires_grad and any(wants):
         wanted = [leaf for leaf, wants_one in zip(leaves, wants, strict=True) if wants_one]
-        found = iter(
-            torch.autograd.grad(output, wanted, create_graph=create_graph, retain_graph=retain_graph, allow_unused=True)
-        )
+        found = iter(_of_scalar(output, wanted, create_graph, create_graph if retain_graph is None else retain_graph))
     slopes = [
         next(found) if wants_one else None if differentiable(leaf) else leaf
         for leaf, wants_one in zip(leaves, wants, strict=True)
@@ -204,6 +203,19 @@ def gradient(
             torch.zeros_like(p) if g is None and differentiable(p) else g for g, p in zip(slopes, leaves, strict=True)
         ]
     return filled(inputs, slopes)
+
+
+def _of_scalar(
+    output: Tensor, inputs: list[Tensor], create_graph: bool, retain_graph: bool
+) -> tuple[Tensor | None, ...]:
+    """``torch.autograd.grad`` of a real number, without what it looks at first, which takes as long as a small loss."""
+    if output.is_complex() or output.ndim or type(output) is not Tensor:
+        return torch.autograd.grad(output, inputs, None, retain_graph, create_graph, allow_unused=True)
+    found: tuple[Tensor | None, ...] = _engine_run_backward(
+        (output,), (torch.ones_like(output),), retain_graph, create_graph, tuple(inputs), allow_unreachable=True,
+        accumulate_grad=False,
+    )  # fmt: skip
+    return found
 
 
 def vjp_through(outputs: Tree, cotangents: Tree, inputs: Tree) -> Tree:

@@ -42,15 +42,6 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # torch's own attributes, of wh
 _HOOKS = tuple(
     name for name, value in vars(nn.Module()).items() if isinstance(value, OrderedDict | dict) and name not in _OWN
 )
-# modules of torch that hold nothing a call could change or replace: any number of calls may share one
-_SHARED = frozenset(
-    [
-        nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ELU,
-        nn.Flatten, nn.GELU, nn.Identity, nn.LeakyReLU, nn.MaxPool1d, nn.MaxPool2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Sigmoid,
-        nn.Softmax, nn.Tanh,
-    ]
-)  # fmt: skip
-_CONTAINERS = frozenset({list, tuple, dict, OrderedDict})
 _NEED_CARE = (
     nn.modules.batchnorm._NormBase,
     nn.Embedding,
@@ -70,13 +61,9 @@ def parts_of(module: nn.Module) -> tuple[nn.Module, ...]:
         part = todo.pop()
         if id(part) not in found:
             found[id(part)] = part
-            todo.extend(child for child in reversed(part._modules.values()) if child is not None)
+            if part._modules:
+                todo.extend([child for child in reversed(part._modules.values()) if child is not None])
     return tuple(found.values())
-
-
-def twinned(parts: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
-    """The parts that a call needs twins of, the first always among them."""
-    return tuple(part for part in parts if part is parts[0] or type(part) not in _SHARED or "forward" in vars(part))
 
 
 def composed_weight_norm(g: Tensor, v: Tensor, dim: int) -> Tensor:
@@ -115,7 +102,7 @@ class _Rebinding:
     def __call__(self, value: Any) -> Any:
         """The value with every part replaced by its twin; the value itself where there is none in it."""
         kind = type(value)
-        if kind in _ATOMS:
+        if kind in _ATOMS or ((kind is tuple or kind is list) and _ATOMS.issuperset(map(type, value[:_LARGEST]))):
             return value
         if kind is WeightNorm:
             return _ComposedHook(value)
@@ -175,7 +162,7 @@ class Twin:
     """One call's twin of a module.
 
     Args:
-        parts: the user's module and all in it that is :func:`twinned`, each once, itself first.
+        parts: the user's module and all in it, each once, itself first.
         values: what stands in a parameter's place, by the parameter's ``id``; others stay as they are.
         tracked: False: normalisation in training mode leaves its running statistics alone (``torch.vmap`` cannot update them).
     """
@@ -193,7 +180,8 @@ class Twin:
         rebound = _Rebinding(places)
         self.given: list[dict[str, Any]] = []
         for part, twin in zip(parts, self.twins, strict=True):
-            held = dict(vars(part))
+            held = vars(twin)
+            held.update(vars(part))
             for name in held.keys() - _OF_EVERY_MODULE:
                 if type(held[name]) not in _ATOMS:
                     held[name] = rebound(held[name])
@@ -204,7 +192,7 @@ class Twin:
             if part._buffers:
                 held["_buffers"] = {n: b if b is None else places[id(b)] for n, b in part._buffers.items()}
             if part._modules:
-                held["_modules"] = {n: m if m is None else places.get(id(m), m) for n, m in part._modules.items()}
+                held["_modules"] = {n: m if m is None else places[id(m)] for n, m in part._modules.items()}
             if part._forward_hooks:  # they know the user's module, by identity
                 hooks = (
                     (key, functools.partial(_called_with, hook, part)) for key, hook in part._forward_hooks.items()
@@ -212,8 +200,7 @@ class Twin:
                 held["_forward_hooks"] = OrderedDict(hooks)
             if isinstance(part, _NEED_CARE):
                 self._tame(part, held, tracked)
-            twin.__dict__.update(held)
-            self.given.append(held)
+            self.given.append(dict(held))
         self.root: nn.Module = self.twins[0]
 
     @staticmethod
