@@ -112,6 +112,8 @@ def ordinary(tree: Tree) -> Tree:
 
 
 def _ordinary_tensor(leaf: Tensor) -> Tensor:
+    if leaf.layout is torch.strided and leaf.is_contiguous() and not leaf.is_inference():
+        return leaf
     shares = leaf.layout is torch.strided and any(
         n > 1 and step == 0 for n, step in zip(leaf.shape, leaf.stride(), strict=True)
     )
@@ -121,14 +123,18 @@ def _ordinary_tensor(leaf: Tensor) -> Tensor:
 class unchanged:  # a context manager, spelt as those of contextlib
     """Checks that a loss leaves its arguments as they are.
 
+    Args:
+        leaves: the trees' tensors, where they are at hand.
+
     Raises:
         CannotDifferentiate: naming the tensor that was changed in place.
     """
 
     __slots__ = ("_before", "_leaves", "_trees", "_which")
 
-    def __init__(self, which: str, *trees: Tree) -> None:
-        self._which, self._trees, self._leaves = which, trees, tensors(trees)
+    def __init__(self, which: str, *trees: Tree, leaves: list[Tensor] | None = None) -> None:
+        self._which, self._trees = which, trees
+        self._leaves = tensors(trees) if leaves is None else leaves
 
     def __enter__(self) -> None:
         self._before = [leaf._version for leaf in self._leaves]

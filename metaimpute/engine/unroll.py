@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -89,10 +89,13 @@ class BilevelMap:
     def inner_batch(self, t: int) -> Any:
         return self.batches.inner[t if len(self.batches.inner) > 1 else 0]
 
-    def inner(self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
+    def inner(
+        self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN, leaves: list[Tensor] | None = None
+    ) -> Tensor:
         """Inner loss of step ``t``.
 
         Args:
+            leaves: the tensors of ``theta`` and ``c``, where they are at hand.
             point: names where in parameter space ``theta`` is, so that a second evaluation there is held against the first;
                 None: nowhere that comes again.
 
@@ -100,7 +103,7 @@ class BilevelMap:
             NotScalar, CannotDifferentiate, NotRepeatable: for a loss that is no number, changes its arguments or its modules.
         """
         loss, batch = self.inner_loss, self.inner_batch(t)
-        with self.ledger.evaluation("inner", t), unchanged("inner", theta, c):
+        with self.ledger.evaluation("inner", t), unchanged("inner", theta, c, leaves=leaves):
             if isinstance(loss, StructuredLoss) and loss.split is not None:
                 with fixed_rng(derive_seed(self.seed, t, 0)):
                     free = loss.split.free(theta, batch)
@@ -174,24 +177,25 @@ def run(
     can_move = [differentiable(leaf) for leaf in leaves_of(theta_0)]
     renewed: dict[int, list[bool]] = {}  # leaves that a step has made, which nothing but the steps after it uses
 
+    def take_compiled(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
+        (theta, state), (c, hyper), t = carry, closure, start + number
+        before, watched, rule = (state, theta), problem.optimizer.update, problem.optimizer
+        if isinstance(watched, GivenRule):  # a program is handed the rule as it is
+            rule = replace(rule, update=watched.function)
+        with fixed_rng(derive_seed(problem.seed, t), shared_generator=True):
+            theta, state, losses[t], slopes = cast(Compiled, problem.inner_loss).step(
+                rule, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
+            )
+        if isinstance(watched, GivenRule):
+            watched.require_closed(with_tensors(theta, slopes), *before, hyper)
+        problem.ledger.note("inner", t, losses[t], TAKEN)
+        if t == 0:
+            first[0] = with_tensors(theta, slopes)
+        moved[t] = [slope is not None for slope in slopes]
+        return theta, state
+
     def take(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
         (theta, state), (c, hyper), t = carry, closure, start + number
-        if isinstance(problem.inner_loss, Compiled):
-            before, watched = (state, theta), problem.optimizer.update
-            rule = problem.optimizer
-            if isinstance(watched, GivenRule):  # a program is handed the rule as it is
-                rule = replace(rule, update=watched.function)
-            with fixed_rng(derive_seed(problem.seed, t), shared_generator=True):
-                theta, state, losses[t], slopes = problem.inner_loss.step(
-                    rule, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
-                )
-            if isinstance(watched, GivenRule):
-                watched.require_closed(with_tensors(theta, slopes), *before, hyper)
-            problem.ledger.note("inner", t, losses[t], TAKEN)
-            if t == 0:
-                first[0] = with_tensors(theta, slopes)
-            moved[t] = [slope is not None for slope in slopes]
-            return theta, state
         tracked = mode == "full" and torch.is_grad_enabled()
         flat = leaves_of(theta)
         with torch.enable_grad():
@@ -202,7 +206,9 @@ def run(
             else:
                 at = [of_its_own(p) for p in flat]
             start_of_step = filled(theta, at)
-            loss = problem.inner(t, start_of_step, c if tracked else detach(c))
+            at_c = c if tracked else detach(c)
+            leaves = [p for p, can in zip(at, can_move, strict=True) if can] + tensors(at_c)
+            loss = problem.inner(t, start_of_step, at_c, leaves=leaves)
             # a step that is taken first and rebuilt later takes the rebuilt one's formulas, so that both are the same to the bit
             slopes = gradient(loss, at, create_graph=mode == "full", unused="none")
             if not tracked:
@@ -218,13 +224,11 @@ def run(
         renewed[t] = [after is not before for after, before in zip(end, at, strict=True)]
         return filled(theta, end), state
 
-    whole = (
-        problem.inner_loss.whole if isinstance(problem.inner_loss, StructuredLoss | Compiled) else problem.inner_loss
+    is_compiled = isinstance(problem.inner_loss, Compiled)
+    step = Step(
+        take_compiled if is_compiled else take, _kind(problem), must_be_closed=closed, verify=problem.ledger.verify
     )
-    shapes = tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1])))
-    kind = (getattr(whole, "__code__", type(whole)), problem.optimizer.label, shapes)
-    step = Step(take, kind, must_be_closed=closed, verify=problem.ledger.verify)
-    if isinstance(problem.inner_loss, Compiled) and isinstance(problem.memory, Auto):
+    if is_compiled and isinstance(problem.memory, Auto):
         raise BadMemoryPolicy("memory 'auto' cannot measure inside a compiled step; use checkpoint(n) or recompute")
     with torch.set_grad_enabled(mode != "none"):
         carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
@@ -233,6 +237,16 @@ def run(
     return Trajectory(
         theta_k, state, [losses[t] for t in sorted(losses)], first.get(0), moved[max(moved)] if moved else []
     )
+
+
+def _kind(problem: BilevelMap) -> Any:
+    """Names steps that need the same memory, where a policy may measure them."""
+    if isinstance(problem.memory, Store):
+        return None
+    loss = problem.inner_loss
+    whole = loss.whole if isinstance(loss, StructuredLoss | Compiled) else loss
+    shapes = tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1])))
+    return getattr(whole, "__code__", type(whole)), problem.optimizer.label, shapes
 
 
 @renamed(theta_0="params", c="coupling")
