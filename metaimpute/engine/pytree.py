@@ -180,20 +180,23 @@ def cosine(left: Tree, right: Tree) -> Tensor:
 
 
 def gradient(
-    output: Tensor, inputs: Tree, *, create_graph: bool = False, retain_graph: bool | None = None, unused: str = "zeros"
-) -> Tree:
+    output: Tensor, inputs: Tree, *, create_graph: bool = False, retain_graph: bool | None = None, unused: str = "zeros",
+    cotangent: Tensor | None = None,
+) -> Tree:  # fmt: skip
     """``d output / d inputs`` by reverse mode, in the shape of ``inputs``.
 
     Args:
         unused: ``"zeros"`` materialises the gradient of inputs that ``output`` does not depend on; ``"none"`` leaves None,
             which is how ``torch.optim`` recognises a parameter that took no part and must not move.
+        cotangent: what the gradient is multiplied by; default 1.
     """
     leaves = leaves_of(inputs)
     wants = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves]
     found: Iterator[Tensor | None] = itertools.repeat(None)
     if output.requires_grad and any(wants):
         wanted = [leaf for leaf, wants_one in zip(leaves, wants, strict=True) if wants_one]
-        found = iter(_of_scalar(output, wanted, create_graph, create_graph if retain_graph is None else retain_graph))
+        retain_graph = create_graph if retain_graph is None else retain_graph
+        found = iter(_of_scalar(output, wanted, cotangent, retain_graph, create_graph))
     slopes = [
         next(found) if wants_one else None if differentiable(leaf) else leaf
         for leaf, wants_one in zip(leaves, wants, strict=True)
@@ -206,14 +209,14 @@ def gradient(
 
 
 def _of_scalar(
-    output: Tensor, inputs: list[Tensor], create_graph: bool, retain_graph: bool
+    output: Tensor, inputs: list[Tensor], cotangent: Tensor | None, retain_graph: bool, create_graph: bool
 ) -> tuple[Tensor | None, ...]:
     """``torch.autograd.grad`` of a real number, without what it looks at first, which takes as long as a small loss."""
     if output.is_complex() or output.ndim or type(output) is not Tensor:
-        return torch.autograd.grad(output, inputs, None, retain_graph, create_graph, allow_unused=True)
+        return torch.autograd.grad(output, inputs, cotangent, retain_graph, create_graph, allow_unused=True)
     found: tuple[Tensor | None, ...] = _engine_run_backward(
-        (output,), (torch.ones_like(output),), retain_graph, create_graph, tuple(inputs), allow_unreachable=True,
-        accumulate_grad=False,
+        (output,), (torch.ones_like(output) if cotangent is None else cotangent,), retain_graph, create_graph, tuple(inputs),
+        allow_unreachable=True, accumulate_grad=False,
     )  # fmt: skip
     return found
 
