@@ -59,7 +59,8 @@ def sgd(
 
     hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
     label = "nesterov" if nesterov else "sgd" if is_zero(momentum) else "momentum"
-    return per_leaf(init_leaf, update_leaf, hyper, label, {"nesterov": nesterov, "maximize": maximize})
+    options = {"nesterov": nesterov, "maximize": maximize, "linear": True}  # in gradient, buffer and parameter
+    return per_leaf(init_leaf, update_leaf, hyper, label, options)
 
 
 @register_optimizer("momentum")
