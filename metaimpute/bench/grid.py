@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..terminal import cell
 from .hypergradient import inner_rule, ours
-from .measure import Work, machine, paired_times, peak_bytes, ratio, seconds
+from .measure import Clock, Work, machine, paired_times, peak_bytes, ratio, seconds
 from .peers import PEERS, installed
 from .problems import WeightedExamples, build
 
@@ -84,13 +85,13 @@ def _repeated(work: Work, times: int) -> Work:
 
 
 def measured(
-    works: dict[str, Callable[[], Tensor]], peers: Sequence[str], repeats: int, key: tuple[str, str, int]
+    works: dict[str, Callable[[], Tensor]], peers: Sequence[str], repeats: int, key: tuple[str, str, int], clock: Clock
 ) -> tuple[list[Row], float]:
     """The rows of a cell, and the seconds of one call of every system together."""
     found = {name: work().detach() for name, work in works.items()}
-    once = {name: seconds(work) for name, work in works.items()}
+    once = {name: seconds(work, clock) for name, work in works.items()}
     calls = {name: max(1, round(SHORTEST / t)) for name, t in once.items()}
-    times = paired_times({name: _repeated(work, calls[name]) for name, work in works.items()}, repeats)
+    times = paired_times({name: _repeated(work, calls[name]) for name, work in works.items()}, repeats, clock)
     times = {name: [t / calls[name] for t in taken] for name, taken in times.items()}
     truth = next(iter(found.values()))
     fastest = min(peers, key=lambda name: statistics.median(times[name]), default=None)
@@ -117,6 +118,8 @@ def sweep(
 ) -> dict[str, Any]:
     """Measures every cell.
 
+    On one thread of the CPU the process's own time is taken, else the wall's.
+
     Args:
         estimators: ours, with memory ``store``; the first is what the table and the sentence are about.
         budget: seconds that a cell may take, as told by the cell of fewer steps; longer ones are left out.
@@ -124,6 +127,8 @@ def sweep(
     Raises:
         BenchError: for a model that cannot be set up. UnknownName, EstimatorError: for a wrong name.
     """
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     memory = 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     wanted, rows, skipped = list(peers), [], []
     skipped += [{"system": name, "steps": 0, "why": "not installed"} for name in wanted if not installed(name)]
@@ -137,7 +142,7 @@ def sweep(
                 skipped.append({"system": f"{model} / {optimizer}", "steps": k, "why": why})
                 continue
             works = systems_of(problem, optimizer, k, estimators, others)
-            found, once = measured(works, others, repeats, (model, optimizer, k))
+            found, once = measured(works, others, repeats, (model, optimizer, k), clock)
             rows += [asdict(row) for row in found]
             cost = Cost(k, once, peak_bytes(works[estimators[0]]) if k < max(steps) else 0)
             say(f"{model}, {optimizer}, k = {k}: {_told(found)}")
@@ -145,6 +150,7 @@ def sweep(
         "benchmark": "peers",
         "batch": batch,
         "repeats": repeats,
+        "clock": "CPU time" if alone else "wall time",
         "estimators": list(estimators),
         "machine": machine(device),
         "rows": rows,
@@ -174,7 +180,10 @@ def table(result: dict[str, Any], before: dict[str, Any] | None = None) -> Table
     """Microseconds an inner step of every system, and our ratio to the fastest other package with its range."""
     systems = list(dict.fromkeys(row["system"] for row in result["rows"]))
     name, earlier = result["estimators"][0], ratios(before) if before else {}
-    title = f"us an inner step, batch {result['batch']}; {name} in units of the fastest other package, median and range"
+    title = (
+        f"us of {result['clock']} an inner step, batch {result['batch']}; {name} in units of the fastest other package, median "
+        "and range"
+    )
     view = Table(title=cell(title), title_justify="left")
     view.add_column("model")
     view.add_column("optimizer")
@@ -239,7 +248,8 @@ def plot(result: dict[str, Any], path: Path, before: dict[str, Any] | None = Non
     axes[0][0].set_xlim(0.5, high + 0.1)
     hollow = "; hollow: before" if before else ""
     figure.suptitle(
-        f"{name} / store, wall time in units of the fastest of {', '.join(_rivals(result))} (red line); median and range{hollow}",
+        f"{name} / store, {result['clock']} in units of the fastest of {', '.join(_rivals(result))} (red line); "
+        f"median and range{hollow}",
         fontsize=9,
     )
     figure.savefig(path, dpi=150)
