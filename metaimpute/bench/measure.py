@@ -19,18 +19,24 @@ from ..engine.live_memory import LiveBytes
 Work = Callable[[], Any]
 
 
-def seconds(work: Work) -> float:
-    started = time.perf_counter()
+Clock = Callable[[], float]
+
+
+def seconds(work: Work, clock: Clock = time.perf_counter) -> float:
+    started = clock()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def paired_times(works: dict[str, Work], repeats: int) -> dict[str, list[float]]:
-    """Wall times of several pieces of work, taken in turn so that a slow moment of the machine hits all of them.
+def paired_times(works: dict[str, Work], repeats: int, clock: Clock = time.perf_counter) -> dict[str, list[float]]:
+    """Times of several pieces of work, taken in turn so that a slow moment of the machine hits all of them.
 
     Each is run once before, unmeasured.
+
+    Args:
+        clock: the wall's; ``time.process_time`` for work on one thread, where what else the machine does counts for less.
     """
     for work in works.values():
         work()
@@ -38,7 +44,7 @@ def paired_times(works: dict[str, Work], repeats: int) -> dict[str, list[float]]
     for _ in range(repeats):
         for name, work in works.items():
             gc.collect()
-            found[name].append(seconds(work))
+            found[name].append(seconds(work, clock))
     return found
 
 

@@ -6,9 +6,7 @@ operations are handed a generator of its own, which gives the same numbers.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -87,8 +85,7 @@ def _others_may_draw() -> bool:
     )
 
 
-@contextlib.contextmanager
-def fixed_rng(seed: int, *, shared_generator: bool = False) -> Iterator[None]:
+class fixed_rng:  # a context manager, spelt as those of contextlib
     """Runs the block under ``seed`` on the CPU and every accelerator in use, then restores all generators.
 
     Where other threads run, the CPU's noise comes from a generator of this thread alone: the same numbers, and the others' are
@@ -97,23 +94,29 @@ def fixed_rng(seed: int, *, shared_generator: bool = False) -> Iterator[None]:
     Args:
         shared_generator: draw from the process's generator all the same, as a compiled program does.
     """
-    shared = torch.default_generator
-    accelerated = [(generator, generator.get_state()) for generator in _accelerated_generators()]
-    alone = shared_generator or not _others_may_draw()
-    before = shared.get_state() if alone else None
-    try:
-        for generator, _ in accelerated:
-            generator.manual_seed(seed)
-        if before is not None:
-            shared.manual_seed(seed)
-            yield
+
+    __slots__ = ("_accelerated", "_before", "_own", "_seed", "_shared")
+
+    def __init__(self, seed: int, *, shared_generator: bool = False) -> None:
+        self._seed, self._shared = seed, shared_generator
+
+    def __enter__(self) -> None:
+        self._accelerated = [(generator, generator.get_state()) for generator in _accelerated_generators()]
+        self._own = None if self._shared or not _others_may_draw() else _OwnNoise(self._seed)
+        self._before = torch.default_generator.get_state() if self._own is None else None
+        for generator, _ in self._accelerated:
+            generator.manual_seed(self._seed)
+        if self._own is None:
+            torch.default_generator.manual_seed(self._seed)
         else:
-            with _OwnNoise(seed):
-                yield
-    finally:
-        if before is not None:
-            shared.set_state(before)
-        for generator, state in accelerated:
+            self._own.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        if self._own is not None:
+            self._own.__exit__(*raised)
+        if self._before is not None:
+            torch.default_generator.set_state(self._before)
+        for generator, state in self._accelerated:
             generator.set_state(state)
 
 

@@ -12,7 +12,13 @@ from torch import Tensor
 from typing_extensions import dataclass_transform
 
 from ...errors import UserError
-from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
+from ..ambient import (
+    CannotDifferentiate,
+    double_differentiable,
+    forward_mode_available,
+    has_tangent,
+    outside_transforms,
+)
 from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
 from ..given import given_rule
@@ -299,13 +305,14 @@ class Estimator:
             inner_loss = inner_loss.loss
         if seed is None:
             seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
-        if any(has_tangent(leaf) for leaf in tensors((theta_0, c, optimizer.hyper))):
+        if not forward_mode_available() and any(map(has_tangent, tensors((theta_0, c, optimizer.hyper)))):
             raise CannotDifferentiate(
                 "a hypergradient carries no forward-mode tangents on; pass plain tensors, or differentiate unroll(), which does"
             )
         with torch.enable_grad(), double_differentiable(), attributes_restored():
-            theta_0, c, batches = ordinary((theta_0, c, Batches(list(inner_batches), batches.outer)))
-            optimizer = replace(optimizer, hyper=ordinary(optimizer.hyper))
+            theta_0, c, inner_batches, outer_batch = ordinary((theta_0, c, list(inner_batches), batches.outer))
+            if tensors(optimizer.hyper):
+                optimizer = replace(optimizer, hyper=ordinary(optimizer.hyper))
             optimizer = given_rule(optimizer) if joined else optimizer
             with said_in_words(self.name):
                 yield BilevelMap(
@@ -313,7 +320,7 @@ class Estimator:
                     outer_loss,
                     theta_0,
                     c,
-                    batches,
+                    Batches(inner_batches, outer_batch),
                     optimizer,
                     steps,
                     memory or Store(),

@@ -16,6 +16,7 @@ from .base import (
     optimizers,
     per_leaf,
     register_optimizer,
+    take_step,
 )
 from .callback import gradient_callback
 from .lion import lion
@@ -84,4 +85,5 @@ __all__ = [
     "scheduled",
     "sgd",
     "sharpness_aware",
+    "take_step",
 ]

@@ -87,6 +87,7 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
     whole = [name for part, own in zip(parts, names, strict=True) if part is not rule for name in own.values()]
     options = {
         **rule.options,
+        "linear": False,
         "transforms": (*rule.options.get("transforms", ()), *around),
         "factors": (*rule.options.get("factors", ()), *factors),
         "mixes": (*rule.options.get("mixes", ()), *mixes),
