@@ -196,13 +196,20 @@ def assert_exact(case: Case, rule: InnerOptimizer, steps: int, results: dict[Any
 HIGHER = ("sgd", "momentum", "nesterov")
 
 
+QUICK = ("mlp_dropout", "conv_batchnorm", "tied_unused_frozen")
+EVERYWHERE = ("sgd", "momentum", "nesterov", "adam", "adam_amsgrad_root", "adamw", "rmsprop", "rmsprop_centered_momentum", "adagrad",
+              "adam_clipped", "momentum_scheduled")  # fmt: skip
+
+
 def pairs() -> list[Any]:
-    """Every architecture with every rule; the largest net with all rules but two among the slow tests."""
-    return [
-        pytest.param(a, r, marks=pytest.mark.slow if a == "hugging_face_bert" and r not in ("sgd", "adamw") else ())
-        for a in ARCHITECTURES
-        for r in RULES
-    ]
+    """Every architecture with every rule; slow where the net is the largest, and for most rules where it is not a quick one."""
+
+    def quick(architecture: str, rule: str) -> bool:
+        if architecture == "hugging_face_bert":
+            return rule in ("sgd", "adamw")
+        return architecture in QUICK or rule in EVERYWHERE
+
+    return [pytest.param(a, r, marks=() if quick(a, r) else pytest.mark.slow) for a in ARCHITECTURES for r in RULES]
 
 
 @pytest.mark.parametrize("steps", STEPS)
