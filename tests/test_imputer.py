@@ -320,7 +320,10 @@ def test_probabilities_stand_in_the_order_of_the_classes_whatever_the_runs_is() 
     np.testing.assert_array_equal(found.classes_[found.predict_proba(frame).argmax(1)], found.predict(frame))
     assert not hasattr(found, "n_iter_")  # no network was trained
     sets = found.predict_sets(frame, 0.8)
-    assert sets.shape == (150, 3) and np.mean([row[found.classes_ == name] for row, name in zip(sets, names)]) > 0.75
+    assert (
+        sets.shape == (150, 3)
+        and np.mean([row[found.classes_ == name] for row, name in zip(sets, names, strict=True)]) > 0.75
+    )
     assert sets[np.arange(150), found.predict_proba(frame).argmax(1)].all()
 
 

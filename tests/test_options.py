@@ -30,12 +30,16 @@ def inner(**options: Any) -> Any:
     return loaded(f"problem.inner={flow(options)}").problem_spec.inner.build()
 
 
-def other(value: Any) -> Any:
+def other(value: Any, kind: str = "") -> Any:
     """Another value of an option's type."""
+    if value == "original":  # of muon's factors
+        return "match_rms_adamw"
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, tuple):
-        return [0.5 * entry for entry in value]
+        return [0.5 * (entry or 1.0) for entry in value]
+    if kind == "int" or value == 1.0:  # a count, and what is at least 1
+        return value + 1
     return value / 2 if value else 0.25
 
 
@@ -54,7 +58,7 @@ def test_every_option_of_an_inner_optimizer_can_be_set(name: str) -> None:
     assert parameters
     for parameter in parameters:
         assert parameter.kind is not parameter.VAR_KEYWORD, "an option that a signature does not name cannot be checked"
-        value = other(parameter.default)
+        value = other(parameter.default, parameter.annotation)
         needs = {"momentum": 0.9} if parameter.name == "nesterov" else {}
         given = tuple(value) if isinstance(value, list) else value
         expected = optimizers.get(name)(0.1, **{"weight_decay": 0.0, **needs, parameter.name: given})
@@ -96,6 +100,11 @@ def test_what_a_recipe_does_not_set_is_as_before() -> None:
         ("problem.inner={optimizer: sgd, momentum: '{a}'}", "problem.inner.momentum: should be a valid number, unable to parse string as a number, not '{a}'"),
         ("problem.inner.stpes=2", "problem.inner.stpes: 'sgd' has no such option; did you mean 'steps'?"),
         ("problem.inner.betas=[0.9,0.9]", "problem.inner.betas: 'sgd' has no such option; valid keys: clip_norm, "),
+        ("problem={inner: {optimizer: sam}, estimator: finite_difference}", "problem.inner.optimizer: 'finite_difference' takes one gradient a step, and a step of sam has 2 stages"),
+        ("problem={inner: {optimizer: sam}, estimator: cg}", "problem.inner.optimizer: 'cg' needs a stationary point of the inner loss, and the end of 'sam' is none"),
+        ("problem.inner={optimizer: sam, clip_norm: 1.0}", "problem.inner: a chain around sam, whose step has 2 stages, would treat each as a step; put"),
+        ("problem.inner={optimizer: muon, adjust_lr_fn: fast}", "problem.inner.adjust_lr_fn: should be 'original', 'match_rms_adamw' or 'spectral_unclamped', not 'fast'"),
+        ("problem.inner={optimizer: adafactor, beta2_decay: 0.5}", "problem.inner: adafactor: beta2_decay must be at most 0, not 0.5"),
         ("problem.inner={optimizer: adan, betas: 3}", "problem.inner.optimizer: unknown inner optimizer 'adan'; did you mean 'adam'?"),
         ("problem.inner={optimizer: nesterov, momentum: 0}", "problem.inner: Nesterov momentum needs a momentum"),
         ("train.optimizer.amsgard=true", "train.optimizer.amsgard: 'adam' has no such option; did you mean 'amsgrad'?"),

@@ -41,11 +41,12 @@ def _losses(problem: WeightedExamples, call: Callable[[Tensor], Tensor], weights
 
 
 def by_higher(problem: WeightedExamples, optimizer: str, lr: float, steps: int) -> Callable[[], Tensor]:
-    """``higher.innerloop_ctx`` on a copy of the module."""
+    """``higher.innerloop_ctx``, which leaves the module as it is."""
     import higher
 
+    module = copy.deepcopy(problem.module)
+
     def work() -> Tensor:
-        module = copy.deepcopy(problem.module)
         weights = problem.weights.requires_grad_()
         stock = _torch_optimizer(optimizer, module.parameters(), lr)
         with warnings.catch_warnings(), double_differentiable():
@@ -60,11 +61,13 @@ def by_higher(problem: WeightedExamples, optimizer: str, lr: float, steps: int) 
 
 
 def by_torchopt(problem: WeightedExamples, optimizer: str, lr: float, steps: int) -> Callable[[], Tensor]:
-    """TorchOpt's ``MetaSGD`` / ``MetaAdam`` on a copy of the module."""
+    """TorchOpt's ``MetaSGD`` / ``MetaAdam``, which move the module; its parameters are put back afterwards."""
     import torchopt
 
+    module = copy.deepcopy(problem.module)
+
     def work() -> Tensor:
-        module = copy.deepcopy(problem.module)
+        start = torchopt.extract_state_dict(module, by="reference")
         weights = problem.weights.requires_grad_()
         if optimizer == "adam":
             rule: Any = torchopt.MetaAdam(module, lr=lr)
@@ -75,7 +78,7 @@ def by_torchopt(problem: WeightedExamples, optimizer: str, lr: float, steps: int
             for _ in range(steps):
                 rule.step(inner())
             found = torch.autograd.grad(outer(), weights)[0]
-        torchopt.stop_gradient(module)
+        torchopt.recover_state_dict(module, start)
         return found
 
     return work

@@ -48,6 +48,7 @@ def rows(shape: tuple[int, ...]) -> Callable[[int], Tensor]:
 
 
 BUILT_IN: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
+    "linear": (lambda: nn.Linear(8, CLASSES), rows((8,))),  # two parameters: what a step costs besides arithmetic
     "mlp": (lambda: MLP(width=512, depth=2).build((3, 32, 32), CLASSES), images(32, 3)),
     "cnn": (lambda: SmallCNN(width=16).build((3, 16, 16), CLASSES), images(16, 3)),
     "transformer": (TextClassifier, lambda n: torch.randint(0, 100, (n, 32))),

@@ -45,7 +45,13 @@ def _numbers(context: Any, parameter: Any, text: str | None) -> tuple[int, ...] 
 
 
 @bench.command()
-@click.option("--model", default="mlp", show_default=True, help="mlp, cnn, transformer, wrn, or module:Class.")
+@click.option(
+    "--grid",
+    type=click.Choice(["peers"]),
+    help="Models x optimisers x k against other packages, alike; --model, --optimizer, --steps, --peers and --estimator then "
+    "take lists and restrict it.",
+)
+@click.option("--model", default="mlp", show_default=True, help="linear, mlp, cnn, transformer, wrn, or module:Class.")
 @click.option("--input", "shape", callback=_numbers, help="Shape of one example for module:Class, e.g. 3,32,32.")
 @click.option("--steps", default="1,4,16", show_default=True, callback=_numbers, help="Numbers of inner steps k.")
 @click.option(
@@ -64,29 +70,41 @@ def _numbers(context: Any, parameter: Any, text: str | None) -> tuple[int, ...] 
 @click.option(
     "--peers", callback=_names, default="higher,torchopt,betty", show_default=True, help="Other packages to run."
 )
-@click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam"]), default="sgd", show_default=True)
+@click.option("--optimizer", default="sgd", show_default=True, help="sgd, momentum or adam.")
 @click.option("--lr", default=0.05, show_default=True, help="Inner learning rate.")
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Timings of each, taken in turn.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--budget", default=60.0, show_default=True, help="--grid: seconds a cell; longer ones are left out.")
+@click.option("--before", type=click.Path(exists=True, path_type=Path), help="--grid: earlier rows to stand beside.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
 @click.option(
     "--plot", "picture", type=click.Path(path_type=Path), help="Write the cost-versus-accuracy plot (PNG or SVG)."
 )
+@click.pass_context
 def hypergradient(
+    context: click.Context,
+    /,
+    grid: str | None,
     model: str,
+    optimizer: str,
     shape: tuple[int, ...] | None,
     steps: tuple[int, ...],
     backends: tuple[str, ...],
     peers: tuple[str, ...],
     threads: int,
     device: str,
+    budget: float,
+    before: Path | None,
     out: Path | None,
     picture: Path | None,
     **options: Any,
 ) -> None:
-    """Cost and accuracy of hypergradient estimators on a model."""
+    """Cost and accuracy of hypergradient estimators on a model; with --grid peers, against other packages on many."""
+    if grid is not None:
+        _peer_grid(context, before, out, picture)
+        return
     with plain_errors():
         import torch
 
@@ -97,16 +115,22 @@ def hypergradient(
         from ..engine.registry import describe_choices
         from ..environment import pick_device
 
-        for name, known in [*((b, (*BACKENDS, "compiled")) for b in backends), *((p, tuple(PEERS)) for p in peers)]:
+        for name, known in [
+            (optimizer, OPTIMIZERS), *((b, (*BACKENDS, "compiled")) for b in backends), *((p, tuple(PEERS)) for p in peers)
+        ]:  # fmt: skip
             if name not in known:
                 raise click.UsageError(f"unknown '{name}'; {describe_choices(name, list(known))}")
+        for given in ("budget", "before"):
+            if context.get_parameter_source(given) is click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{given} is for --grid peers")
         torch.set_num_threads(threads)
         sys.path.insert(0, str(Path.cwd()))  # module:Class may be a file here, as for python -m
         try:
             where = str(pick_device(device))
             result = work.sweep(
-                model, steps, shape=shape, backends=backends, peers=peers, device=where, say=_say, **options
-            )
+                model, steps, shape=shape, backends=backends, peers=peers, optimizer=optimizer, device=where, say=_say,
+                **options,
+            )  # fmt: skip
         except (BenchError, ValueError) as error:
             raise click.UsageError(str(error)) from None
         screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
@@ -114,6 +138,76 @@ def hypergradient(
         if picture is not None:
             work.plot(result, picture)
             echo(f"wrote {picture}")
+
+
+OPTIMIZERS = ("sgd", "momentum", "adam")
+OF_GRID = frozenset({
+    "grid", "model", "optimizer", "steps", "peers", "estimators", "batch", "repeats", "threads", "device", "budget",
+    "before", "out", "picture",
+})  # fmt: skip
+
+
+def _peer_grid(context: click.Context, before: Path | None, out: Path | None, picture: Path | None) -> None:
+    """``--grid peers``: the options that were given restrict the grid."""
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    foreign = min(set(given) - OF_GRID, default=None)
+    if foreign is not None:
+        raise click.UsageError(
+            f"--grid peers takes no {_flag(context, foreign)}; --model, --optimizer, --steps, --peers and --estimator restrict it"
+        )
+    with plain_errors():
+        import torch
+
+        from ..bench import grid as work
+        from ..bench.peers import PEERS
+        from ..bench.problems import BUILT_IN, BenchError
+        from ..engine.registry import describe_choices
+        from ..environment import pick_device
+
+        wanted: dict[str, tuple[str, ...]] = {}
+        for option, name, known, default in [
+            ("model", "models", tuple(BUILT_IN), work.MODELS),
+            ("optimizer", "optimizers", OPTIMIZERS, OPTIMIZERS),
+            ("peers", "peers", tuple(PEERS), work.RIVALS),
+        ]:
+            chosen = given.get(option, default)
+            wanted[name] = _names(None, None, chosen) if isinstance(chosen, str) else chosen
+            for one in wanted[name]:
+                if one not in known:
+                    raise click.UsageError(
+                        f"{_flag(context, option)}: unknown '{one}'; {describe_choices(one, list(known))}"
+                    )
+        earlier = json.loads(before.read_text()) if before else None
+        if earlier is not None and earlier.get("benchmark") != "peers":
+            raise click.UsageError(f"--before {before} is no result of --grid peers")
+        torch.set_num_threads(context.params["threads"])
+        try:
+            result = work.sweep(
+                **wanted,
+                steps=given.get("steps", work.STEPS),
+                estimators=given.get("estimators", ("exact",)),
+                batch=context.params["batch"],
+                repeats=given.get("repeats", 7),
+                budget=context.params["budget"],
+                device=str(pick_device(context.params["device"])),
+                say=_say,
+            )
+        except (BenchError, ValueError) as error:
+            raise click.UsageError(str(error)) from None
+        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result, earlier))
+        echo(work.sentence(result))
+        _finish(result, out)
+        if picture is not None:
+            work.plot(result, picture, earlier)
+            echo(f"wrote {picture}")
+
+
+def _flag(context: click.Context, name: str) -> str:
+    return next((option.opts[0] for option in context.command.params if option.name == name), name)
 
 
 @bench.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -113,29 +112,45 @@ def ordinary(tree: Tree) -> Tree:
 
 
 def _ordinary_tensor(leaf: Tensor) -> Tensor:
+    if leaf.layout is torch.strided and leaf.is_contiguous() and not leaf.is_inference():
+        return leaf
     shares = leaf.layout is torch.strided and any(
         n > 1 and step == 0 for n, step in zip(leaf.shape, leaf.stride(), strict=True)
     )
     return leaf.clone(memory_format=torch.contiguous_format) if shares or leaf.is_inference() else leaf
 
 
-@contextlib.contextmanager
-def unchanged(which: str, *trees: Tree) -> Iterator[None]:
+class unchanged:  # a context manager, spelt as those of contextlib
     """Checks that a loss leaves its arguments as they are.
+
+    Args:
+        leaves: the trees' tensors, where they are at hand.
 
     Raises:
         CannotDifferentiate: naming the tensor that was changed in place.
     """
-    leaves = tensors(trees)
-    before = [leaf._version for leaf in leaves]
-    yield
-    for number, (leaf, version) in enumerate(zip(leaves, before, strict=True)):
-        if leaf._version != version:
-            paths = [path for path, leaf in tree_flatten_with_path(trees)[0] if differentiable(leaf)]
-            first, *rest = paths[number]
-            place, name = "the parameters" if keystr((first,)) == "[0]" else "the coupling", keystr(tuple(rest))
-            raise CannotDifferentiate(
-                f"the {which} loss changes a tensor of {place} in place ({name or 'the tensor itself'}), so that a "
-                "gradient would be taken at another point than the one it is wanted at; work on a copy, or use the "
-                "operation without the underscore (an embedding's max_norm changes its weight too)"
-            )
+
+    __slots__ = ("_before", "_leaves", "_trees", "_which")
+
+    def __init__(self, which: str, *trees: Tree, leaves: list[Tensor] | None = None) -> None:
+        self._which, self._trees = which, trees
+        self._leaves = tensors(trees) if leaves is None else leaves
+
+    def __enter__(self) -> None:
+        self._before = [leaf._version for leaf in self._leaves]
+
+    def __exit__(self, *raised: Any) -> None:
+        if raised[0] is None and [leaf._version for leaf in self._leaves] != self._before:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        paths = [path for path, leaf in tree_flatten_with_path(self._trees)[0] if differentiable(leaf)]
+        pairs = zip(self._leaves, self._before, strict=True)
+        number = next(n for n, (leaf, version) in enumerate(pairs) if leaf._version != version)
+        first, *rest = paths[number]
+        place, name = "the parameters" if keystr((first,)) == "[0]" else "the coupling", keystr(tuple(rest))
+        raise CannotDifferentiate(
+            f"the {self._which} loss changes a tensor of {place} in place ({name or 'the tensor itself'}), so that a "
+            "gradient would be taken at another point than the one it is wanted at; work on a copy, or use the "
+            "operation without the underscore (an embedding's max_norm changes its weight too)"
+        )

@@ -97,6 +97,7 @@ class FunctionalModel:
         self._update_buffers = False
         self._parts: tuple[nn.Module, ...] = ()
         self._by_prefix: dict[str, nn.Module] = {}
+        self._slots: dict[str, tuple[str, str, nn.Module | None]] = {}
         self._ways = Ways(False, False)
         self._sizes: list[int] = []
         self._aliases: dict[str, list[str]] = {}
@@ -109,7 +110,7 @@ class FunctionalModel:
     def _learn_names(self) -> None:
         """What follows from which parts the module has, and changes only when one is put in or taken out."""
         self._parts = parts_of(self.module)
-        self._by_prefix = dict(self.module.named_modules(remove_duplicate=False))
+        self._by_prefix, self._slots = dict(self.module.named_modules(remove_duplicate=False)), {}
         self._ways = other_ways(self.module)
         self._sizes = self._attributes()
         first: dict[int, str] = {}
@@ -156,6 +157,12 @@ class FunctionalModel:
             raise HeadNotFound(f"the weight of '{self._head or 'the model'}' is frozen or tied to another layer")
         return names
 
+    def _slot(self, name: str) -> tuple[str, str, nn.Module | None]:
+        """Where a name leads: the part's own name, the parameter's in the part, and the part, None where there is none."""
+        prefix, _, leaf = name.rpartition(".")
+        self._slots[name] = prefix, leaf, self._by_prefix.get(prefix)
+        return self._slots[name]
+
     def _places(self, params: Mapping[str, Tensor]) -> dict[int, Tensor]:
         """The given tensors by the ``id`` of the parameter or buffer in whose place they stand."""
         if not isinstance(params, Mapping):
@@ -164,8 +171,7 @@ class FunctionalModel:
             )
         values: dict[int, Tensor] = {}
         for name, value in params.items():
-            prefix, _, leaf = name.rpartition(".")
-            part = self._by_prefix.get(prefix)
+            prefix, leaf, part = self._slots.get(name) or self._slot(name)
             own = None if part is None else part._parameters.get(leaf, part._buffers.get(leaf))
             if own is None:
                 known = [n for n, _ in self.module.named_parameters(remove_duplicate=False)]

@@ -139,4 +139,4 @@ def scalar(value: Tensor, which: str) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise NotScalar(f"the {which} loss must return a scalar tensor, not {found}; take its mean or sum")
-    return value.reshape(())
+    return value if value.ndim == 0 else value.reshape(())

@@ -6,10 +6,8 @@ thread's random operations are handed generators of its own, which give the same
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -134,8 +132,7 @@ def _others_may_draw() -> bool:
     )
 
 
-@contextlib.contextmanager
-def fixed_rng(seed: int, *, shared_generator: bool = False) -> Iterator[None]:
+class fixed_rng:  # a context manager, spelt as those of contextlib
     """Runs the block under ``seed`` on the CPU and every accelerator in use, then restores all generators.
 
     Where other threads run, noise comes from generators of this thread alone: the same numbers, and the others' are their own.
@@ -143,18 +140,27 @@ def fixed_rng(seed: int, *, shared_generator: bool = False) -> Iterator[None]:
     Args:
         shared_generator: draw from the process's generators all the same, as a compiled program does.
     """
-    if _others_may_draw() and not shared_generator:
-        with _OwnNoise(seed):
-            yield
-        return
-    generators = [torch.default_generator, *_accelerated_generators()]
-    before = [generator.get_state() for generator in generators]
-    try:
+
+    __slots__ = ("_before", "_own", "_seed", "_shared")
+
+    def __init__(self, seed: int, *, shared_generator: bool = False) -> None:
+        self._seed, self._shared = seed, shared_generator
+
+    def __enter__(self) -> None:
+        self._own = None if self._shared or not _others_may_draw() else _OwnNoise(self._seed)
+        if self._own is not None:
+            self._before: list[tuple[torch.Generator, torch.Tensor]] = []
+            self._own.__enter__()
+            return
+        generators = (torch.default_generator, *_accelerated_generators())
+        self._before = [(generator, generator.get_state()) for generator in generators]
         for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, before, strict=True):
+            generator.manual_seed(self._seed)
+
+    def __exit__(self, *raised: Any) -> None:
+        if self._own is not None:
+            self._own.__exit__(*raised)
+        for generator, state in self._before:
             generator.set_state(state)
 
 

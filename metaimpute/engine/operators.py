@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 
@@ -66,22 +67,21 @@ WRONG_SECOND_DERIVATIVE = {
 }
 
 
-def names_of(loss: Tensor, inputs: Iterable[Tensor] = ()) -> set[str]:
+def names_of(loss: Tensor, inputs: Iterable[Any] = ()) -> set[str]:
     """Autograd's names of all operations that lead to the loss, from leaves or from the inputs on."""
-    if loss.grad_fn is None:
-        return set()
-    seen = {tensor.grad_fn for tensor in inputs}
+    seen = {getattr(leaf, "grad_fn", None) for leaf in inputs}
+    seen.add(None)
     if loss.grad_fn in seen:
         return set()
     seen.add(loss.grad_fn)
-    names, todo = set(), [loss.grad_fn]
-    while todo:
-        node = todo.pop()
+    nodes: list[Any] = [loss.grad_fn]
+    names = set()
+    for node in nodes:  # which grow on the way
         names.add(node.name())
         for following, _ in node.next_functions:
-            if following is not None and following not in seen:
+            if following not in seen:
                 seen.add(following)
-                todo.append(following)
+                nodes.append(following)
     return names
 
 
@@ -92,16 +92,20 @@ def untrusted(loss: Tensor) -> str | None:
     )
 
 
-def require_second_derivative(loss: Tensor, inputs: Iterable[Tensor]) -> None:
+def require_second_derivative(loss: Tensor, inputs: Iterable[Any]) -> None:
     """Checks that reverse mode over reverse mode is right for everything on the way from the inputs to the loss.
 
     Raises:
         CannotDifferentiate: naming the operation, and another one that is right.
     """
-    names = names_of(loss, inputs)
+    names = names_of(loss, inputs) - _found_right
     for part, way in WRONG_SECOND_DERIVATIVE.items():
         if any(part in name for name in names):
             raise CannotDifferentiate(way)
+    _found_right.update(names)
+
+
+_found_right: set[str] = set()  # names that were looked at: there are a few hundred in all
 
 
 _MISSING = (

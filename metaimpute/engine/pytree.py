@@ -1,23 +1,28 @@
 """Trees of tensors: parameters, couplings and hyperparameters are nested dicts, lists and tuples of tensors.
 
-Dicts, lists and tuples, which an inner step goes through a dozen times, are walked here; other kinds (named tuples, registered
-classes) by torch's pytrees, which mean the same and take ten times as long.
+Dicts, lists and tuples, which an inner step goes through several times, are walked here, those that hold nothing but leaves in
+one go; other kinds (named tuples, registered classes) by torch's pytrees, which mean the same and take ten times as long.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import _engine_run_backward
 from torch.utils import _pytree
 
 from .ambient import has_tangent
 
 Tree = Any
 A = TypeVar("A")
+
+# types that are leaves at a glance; others, a tensor's subclasses among them, are looked at one by one
+_LEAVES = frozenset({Tensor, torch.nn.Parameter, type(None), int, float, bool, str})
 
 __all__ = [
     "Tree",
@@ -55,13 +60,14 @@ def leaves_of(tree: Tree) -> list[Any]:
 
 def _collect(tree: Tree, found: list[Any]) -> None:
     kind = type(tree)
-    if kind is dict:
-        for part in tree.values():
-            _collect(part, found)
-    elif kind is list or kind is tuple:
-        for part in tree:
-            _collect(part, found)
-    elif tree is None or isinstance(tree, Tensor | int | float | str):
+    if kind is dict or kind is list or kind is tuple:
+        parts = tree.values() if kind is dict else tree
+        if _LEAVES.issuperset(map(type, parts)):
+            found.extend(parts)
+        else:
+            for part in parts:
+                _collect(part, found)
+    elif kind in _LEAVES or isinstance(tree, Tensor | int | float | str):
         found.append(tree)
     else:
         found.extend(_pytree.tree_leaves(tree))
@@ -69,18 +75,22 @@ def _collect(tree: Tree, found: list[Any]) -> None:
 
 def filled(tree: Tree, leaves: Iterable[Any]) -> Tree:
     """A tree of the same shape with other leaves, in order."""
+    if type(tree) is dict and _LEAVES.issuperset(map(type, tree.values())):
+        return dict(zip(tree, leaves, strict=True))
     return _filled(tree, iter(leaves))
 
 
 def _filled(tree: Tree, leaves: Iterator[Any]) -> Tree:
     kind = type(tree)
+    if kind in _LEAVES:
+        return next(leaves)
     if kind is dict:
         return {name: _filled(part, leaves) for name, part in tree.items()}
     if kind is list:
         return [_filled(part, leaves) for part in tree]
     if kind is tuple:
         return tuple([_filled(part, leaves) for part in tree])
-    if tree is None or isinstance(tree, Tensor | int | float | str):
+    if isinstance(tree, Tensor | int | float | str):
         return next(leaves)
     own, spec = _pytree.tree_flatten(tree)
     return _pytree.tree_unflatten([next(leaves) for _ in own], spec)
@@ -91,13 +101,15 @@ def tree_map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     if others:
         return _pytree.tree_map(function, tree, *others)
     kind = type(tree)
+    if kind in _LEAVES:
+        return function(tree)
     if kind is dict:
         return {name: tree_map(function, part) for name, part in tree.items()}
     if kind is list:
         return [tree_map(function, part) for part in tree]
     if kind is tuple:
         return tuple([tree_map(function, part) for part in tree])
-    if tree is None or isinstance(tree, Tensor | int | float | str):
+    if isinstance(tree, Tensor | int | float | str):
         return function(tree)
     return _pytree.tree_map(function, tree)
 
@@ -158,8 +170,11 @@ def dot(left: Tree, right: Tree) -> Tensor:
 def norm(tree: Tree) -> Tensor:
     """Euclidean norm over all differentiable leaves."""
     leaves = tensors(tree)
-    lengths = _on_one_device(torch._foreach_norm(leaves)) if leaves else []
-    return torch.linalg.vector_norm(torch.stack(lengths)) if lengths else _nothing(tree)
+    if not leaves:
+        return _nothing(tree)
+    lengths = leaves[0] if len(leaves) == 1 else torch.stack(_on_one_device(torch._foreach_norm(leaves)))
+    found: Tensor = torch.linalg.vector_norm(lengths)
+    return found
 
 
 def cosine(left: Tree, right: Tree) -> Tensor:
@@ -169,26 +184,45 @@ def cosine(left: Tree, right: Tree) -> Tensor:
 
 
 def gradient(
-    output: Tensor, inputs: Tree, *, create_graph: bool = False, retain_graph: bool | None = None, unused: str = "zeros"
-) -> Tree:
+    output: Tensor, inputs: Tree, *, create_graph: bool = False, retain_graph: bool | None = None, unused: str = "zeros",
+    cotangent: Tensor | None = None,
+) -> Tree:  # fmt: skip
     """``d output / d inputs`` by reverse mode, in the shape of ``inputs``.
 
     Args:
         unused: ``"zeros"`` materialises the gradient of inputs that ``output`` does not depend on; ``"none"`` leaves None,
             which is how ``torch.optim`` recognises a parameter that took no part and must not move.
+        cotangent: what the gradient is multiplied by; default 1.
     """
-    leaves = tensors(inputs)
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    if not wanted or not output.requires_grad:
-        grads: list[Tensor | None] = [None] * len(leaves)
-    else:
-        found = iter(
-            torch.autograd.grad(output, wanted, create_graph=create_graph, retain_graph=retain_graph, allow_unused=True)
-        )
-        grads = [next(found) if leaf.requires_grad else None for leaf in leaves]
+    leaves = leaves_of(inputs)
+    wants = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves]
+    found: Iterator[Tensor | None] = itertools.repeat(None)
+    if output.requires_grad and any(wants):
+        wanted = [leaf for leaf, wants_one in zip(leaves, wants, strict=True) if wants_one]
+        retain_graph = create_graph if retain_graph is None else retain_graph
+        found = iter(_of_scalar(output, wanted, cotangent, retain_graph, create_graph))
+    slopes = [
+        next(found) if wants_one else None if differentiable(leaf) else leaf
+        for leaf, wants_one in zip(leaves, wants, strict=True)
+    ]
     if unused == "zeros":
-        grads = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)]
-    return with_tensors(inputs, grads)
+        slopes = [
+            torch.zeros_like(p) if g is None and differentiable(p) else g for g, p in zip(slopes, leaves, strict=True)
+        ]
+    return filled(inputs, slopes)
+
+
+def _of_scalar(
+    output: Tensor, inputs: list[Tensor], cotangent: Tensor | None, retain_graph: bool, create_graph: bool
+) -> tuple[Tensor | None, ...]:
+    """``torch.autograd.grad`` of a real number, without what it looks at first, which takes as long as a small loss."""
+    if output.is_complex() or output.ndim or type(output) is not Tensor:
+        return torch.autograd.grad(output, inputs, cotangent, retain_graph, create_graph, allow_unused=True)
+    found: tuple[Tensor | None, ...] = _engine_run_backward(
+        (output,), (torch.ones_like(output) if cotangent is None else cotangent,), retain_graph, create_graph, tuple(inputs),
+        allow_unreachable=True, accumulate_grad=False,
+    )  # fmt: skip
+    return found
 
 
 def vjp_through(outputs: Tree, cotangents: Tree, inputs: Tree) -> Tree:

@@ -109,6 +109,46 @@ def attributes_restored() -> Iterator[None]:
         _here.kept = before
 
 
+class Evaluation:
+    """The block in which a loss is evaluated; see :meth:`Ledger.evaluation`."""
+
+    __slots__ = ("_again", "_key", "_ledger", "_modes", "_outer")
+
+    def __init__(self, ledger: Ledger, key: tuple[str, int]) -> None:
+        self._ledger, self._key = ledger, key
+
+    def __enter__(self) -> None:
+        ledger, key = self._ledger, self._key
+        self._again = key in ledger.seen
+        if not _here.repeating:
+            ledger.seen.add(key)
+        self._outer = _here.modes
+        self._modes: list[tuple[bool, ...]] = []
+        _here.modes = self._modes
+        if self._again:
+            _here.repeating.append([])
+        if ledger.watch is not None:
+            ledger.watch.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        ledger, modes = self._ledger, self._modes
+        try:
+            if ledger.watch is not None:
+                ledger.watch.__exit__(*raised)
+        finally:
+            if self._again:
+                _here.repeating.pop()
+            _here.modes = self._outer
+        if raised[0] is not None:
+            return
+        first = ledger.modes.setdefault(self._key, modes)
+        if first and modes and first != modes:  # a compiled program tells nothing of its modules
+            raise NotRepeatable(
+                f"the {self._key[0]} loss was evaluated again with a module in another mode (train, eval) than the first time, "
+                "so it is another function; set modes before the hypergradient is taken and change none inside a loss"
+            )
+
+
 class Ledger:
     """What the evaluations of one bilevel problem were like the first time, and the later ones to be held against them."""
 
@@ -121,30 +161,13 @@ class Ledger:
         self.watch: contextlib.AbstractContextManager[Any] | None = None  # around every evaluation, where one is set
         self.reverse_only: str | None = None  # the operator for which products are taken by reverse over reverse
 
-    @contextlib.contextmanager
-    def evaluation(self, which: str, t: int) -> Iterator[None]:
+    def evaluation(self, which: str, t: int) -> Evaluation:
         """An evaluation of step ``t``'s loss: all but the first leave statistics alone; all see modules in one mode.
 
         Raises:
             NotRepeatable: when a module's mode is another than the first time.
         """
-        key, outer = (which, t), _here.modes
-        again = key in self.seen
-        if not _here.repeating:
-            self.seen.add(key)
-        modes: list[tuple[bool, ...]] = []
-        _here.modes = modes
-        try:
-            with rebuilding() if again else contextlib.nullcontext(), self.watch or contextlib.nullcontext():
-                yield
-        finally:
-            _here.modes = outer
-        first = self.modes.setdefault(key, modes)
-        if first and modes and first != modes:  # a compiled program tells nothing of its modules
-            raise NotRepeatable(
-                f"the {which} loss was evaluated again with a module in another mode (train, eval) than the first time, so it is "
-                "another function; set modes before the hypergradient is taken and change none inside a loss"
-            )
+        return Evaluation(self, (which, t))
 
     def note(self, which: str, t: int, value: Tensor, point: Hashable) -> None:
         """Keeps the value at a point, or holds it against the one that was there."""

@@ -40,7 +40,10 @@ _ATOMS = frozenset(
     ]
 )
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
-_CONTAINERS = frozenset({list, tuple, dict, OrderedDict})
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # torch's own attributes, of which only hooks can refer to a part
+_HOOKS = tuple(
+    name for name, value in vars(nn.Module()).items() if isinstance(value, OrderedDict | dict) and name not in _OWN
+)
 _NEED_CARE = (
     nn.modules.batchnorm._NormBase,
     nn.Embedding,
@@ -61,7 +64,8 @@ def parts_of(module: nn.Module) -> tuple[nn.Module, ...]:
         part = todo.pop()
         if id(part) not in found:
             found[id(part)] = part
-            todo.extend(child for child in reversed(part._modules.values()) if child is not None)
+            if part._modules:
+                todo.extend([child for child in reversed(part._modules.values()) if child is not None])
     return tuple(found.values())
 
 
@@ -107,7 +111,7 @@ class _Rebinding:
     def __call__(self, value: Any) -> Any:
         """The value with every part replaced by its twin; the value itself where there is none in it."""
         kind = type(value)
-        if kind in _ATOMS:
+        if kind in _ATOMS or ((kind is tuple or kind is list) and _ATOMS.issuperset(map(type, value[:_LARGEST]))):
             return value
         if kind is WeightNorm:
             return _ComposedHook(value)
@@ -167,8 +171,8 @@ class Twin:
     """One call's twin of a module.
 
     Args:
-        parts: the user's module and all in it, each once, itself first. values: what stands in a parameter's place, by the
-        parameter's ``id``; others stay as they are.
+        parts: the user's module and all in it, each once, itself first.
+        values: what stands in a parameter's place, by the parameter's ``id``; others stay as they are.
         tracked: False: normalisation in training mode leaves its running statistics alone (``torch.vmap`` cannot update them).
     """
 
@@ -185,11 +189,13 @@ class Twin:
         rebound = _Rebinding(places)
         self.given: list[dict[str, Any]] = []
         for part, twin in zip(parts, self.twins, strict=True):
-            held = dict(vars(part))
-            for name, value in vars(part).items():
-                kind = type(value)
-                if kind not in _ATOMS and (kind not in _CONTAINERS or value) and name not in _OWN:
-                    held[name] = rebound(value)
+            held = vars(twin)
+            held.update(vars(part))
+            for name in held.keys() - _OF_EVERY_MODULE:
+                if type(held[name]) not in _ATOMS:
+                    held[name] = rebound(held[name])
+            if any(map(held.get, _HOOKS)):
+                held.update({name: rebound(held[name]) for name in _HOOKS if held.get(name)})
             if part._parameters:
                 held["_parameters"] = {n: p if p is None else places.get(id(p), p) for n, p in part._parameters.items()}
             if part._buffers:
@@ -203,8 +209,7 @@ class Twin:
                 held["_forward_hooks"] = OrderedDict(hooks)
             if isinstance(part, _NEED_CARE):
                 self._tame(part, twin, held, tracked)
-            twin.__dict__.update(held)
-            self.given.append(held)
+            self.given.append(dict(held))
         self.root: nn.Module = self.twins[0]
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .losses import Loss, StructuredLoss, scalar
 from .memory import Auto, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
-from .optimizers import Hyper, InnerOptimizer, apply_updates
+from .optimizers import Hyper, InnerOptimizer, take_step
 from .optimizers.base import require_rule
 from .optimizers.transforms import require_factors
 from .pytree import (
@@ -26,11 +26,11 @@ from .pytree import (
     as_leaves,
     detach,
     differentiable,
+    filled,
     gradient,
     leaf_of,
     leaves_of,
     tensors,
-    tree_map,
     with_tensors,
 )
 from .repetition import Ledger, rebuilding
@@ -72,6 +72,8 @@ class BilevelMap:
 
     Noise inside a loss is drawn from a seed that depends on the step alone, so evaluating a step again, in whatever
     mode of differentiation, sees the same noise; ``ledger`` notices what is not repeated all the same.
+
+    A step is one call of the rule's ``update``, or several where the rule has several stages; ``t`` numbers the calls.
     """
 
     inner_loss: Loss
@@ -86,30 +88,49 @@ class BilevelMap:
     wrt_start: bool = True
     ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
 
-    def inner_batch(self, t: int) -> Any:
-        return self.batches.inner[t if len(self.batches.inner) > 1 else 0]
+    @property
+    def moves(self) -> range:
+        """Numbers of all calls of ``update``: steps times stages."""
+        return range(self.steps * len(self.optimizer.stages))
 
-    def inner(self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
-        """Inner loss of step ``t``.
+    def step_of(self, t: int) -> int:
+        """The inner step that call ``t`` is part of."""
+        return t // len(self.optimizer.stages)
+
+    def first_of_each_step(self, values: Sequence[Any]) -> list[Any]:
+        """Of one value per call those of each step's first gradient."""
+        stages = self.optimizer.stages
+        return list(values[stages.index(True) :: len(stages)])
+
+    def inner_batch(self, t: int) -> Any:
+        return self.batches.inner[self.step_of(t) if len(self.batches.inner) > 1 else 0]
+
+    def inner(
+        self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN, leaves: list[Tensor] | None = None
+    ) -> Tensor:
+        """Inner loss of call ``t``; a constant 0 in a stage without a gradient.
 
         Args:
+            leaves: the tensors of ``theta`` and ``c``, where they are at hand.
             point: names where in parameter space ``theta`` is, so that a second evaluation there is held against the first;
                 None: nowhere that comes again.
 
         Raises:
             NotScalar, CannotDifferentiate, NotRepeatable: for a loss that is no number, changes its arguments or its modules.
         """
-        loss, batch = self.inner_loss, self.inner_batch(t)
-        with self.ledger.evaluation("inner", t), unchanged("inner", theta, c):
+        loss, batch, step = self.inner_loss, self.inner_batch(t), self.step_of(t)
+        if not self.optimizer.stages[t % len(self.optimizer.stages)]:
+            return tensors(theta)[0].real.new_zeros(())
+        with self.ledger.evaluation("inner", t), unchanged("inner", theta, c, leaves=leaves):
             if isinstance(loss, StructuredLoss) and loss.split is not None:
-                with fixed_rng(derive_seed(self.seed, t, 0)):
+                with fixed_rng(derive_seed(self.seed, step, 0)):
                     free = loss.split.free(theta, batch)
-                with fixed_rng(derive_seed(self.seed, t, 1)):
+                with fixed_rng(derive_seed(self.seed, step, 1)):
                     coupled = scalar(loss.split.coupled(theta, c, batch), "inner")
                 value = scalar(free + coupled, "inner")
             else:
                 coupled = None
-                with fixed_rng(derive_seed(self.seed, t)):
+                with fixed_rng(derive_seed(self.seed, step)):
                     value = scalar(loss(theta, c, batch), "inner")
         if point is not None:
             self.ledger.note("inner", t, value, point)
@@ -120,9 +141,10 @@ class BilevelMap:
     def coupled(self, t: int, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
         """The part of step ``t``'s inner loss that depends on the coupling; all of it when the loss is not split."""
         loss, batch = self.inner_loss, self.inner_batch(t)
-        if not isinstance(loss, StructuredLoss) or loss.split is None:
+        with_gradient = self.optimizer.stages[t % len(self.optimizer.stages)]
+        if not isinstance(loss, StructuredLoss) or loss.split is None or not with_gradient:
             return self.inner(t, theta, c, point)
-        with rebuilding(), unchanged("inner", theta, c), fixed_rng(derive_seed(self.seed, t, 1)):
+        with rebuilding(), unchanged("inner", theta, c), fixed_rng(derive_seed(self.seed, self.step_of(t), 1)):
             value = scalar(loss.split.coupled(theta, c, batch), "inner")
         if point is not None:
             self.ledger.note("coupled", t, value, point)
@@ -147,6 +169,13 @@ class BilevelMap:
                 return fresh.outer(end.params, c)
 
 
+def of_its_own(leaf: Any) -> Any:
+    """The leaf with a name of its own in autograd's graph: what else is done with the same tensor is no part of its gradient."""
+    if not differentiable(leaf):
+        return leaf
+    return (leaf if leaf.requires_grad else leaf_of(leaf)).view_as(leaf)
+
+
 def run(
     problem: BilevelMap, theta_0: Tree, c: Tree, hyper: Hyper, *, mode: Differentiation = "full", start: int = 0,
     stop: int | None = None, state: Tree = None, closed: bool = False,
@@ -164,65 +193,90 @@ def run(
     losses: dict[int, Tensor] = {}
     first: dict[int, Tree] = {}
     moved: dict[int, list[bool]] = {}
+    can_move = [differentiable(leaf) for leaf in leaves_of(theta_0)]
+    renewed: dict[int, list[bool]] = {}  # leaves that a step has made, which nothing but the steps after it uses
+
+    stages, leading = len(problem.optimizer.stages), problem.optimizer.stages.index(True)
+    is_compiled = isinstance(problem.inner_loss, Compiled)
+
+    def move_compiled(t: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
+        (theta, state), (c, hyper) = carry, closure
+        before, watched, rule = (state, theta), problem.optimizer.update, problem.optimizer
+        if isinstance(watched, GivenRule):  # a program is handed the rule as it is
+            rule = replace(rule, update=watched.function)
+        with fixed_rng(derive_seed(problem.seed, problem.step_of(t)), shared_generator=True):
+            theta, state, losses[t], slopes = cast(Compiled, problem.inner_loss).step(
+                rule, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
+            )
+        if isinstance(watched, GivenRule):
+            watched.require_closed(with_tensors(theta, slopes), *before, hyper)
+        problem.ledger.note("inner", t, losses[t], TAKEN)
+        if t == leading:
+            first[0] = with_tensors(theta, slopes)
+        moved[t] = [slope is not None for slope in slopes]
+        return theta, state
 
     def take(number: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
-        (theta, state), (c, hyper), t = carry, closure, start + number
-        if isinstance(problem.inner_loss, Compiled):
-            before, watched = (state, theta), problem.optimizer.update
-            rule = problem.optimizer
-            if isinstance(watched, GivenRule):  # a program is handed the rule as it is
-                rule = replace(rule, update=watched.function)
-            with fixed_rng(derive_seed(problem.seed, t), shared_generator=True):
-                theta, state, losses[t], slopes = problem.inner_loss.step(
-                    rule, theta, state, c, hyper, problem.inner_batch(t), constant=mode != "full"
-                )
-            if isinstance(watched, GivenRule):
-                watched.require_closed(with_tensors(theta, slopes), *before, hyper)
-            problem.ledger.note("inner", t, losses[t], TAKEN)
-            if t == 0:
-                first[0] = with_tensors(theta, slopes)
-            moved[t] = [slope is not None for slope in slopes]
-            return theta, state
-        tracked = mode == "full" and torch.is_grad_enabled()
-        with torch.enable_grad():
-            if tracked:
-                at = tree_map(lambda p: p if not differentiable(p) or p.requires_grad else leaf_of(p), theta)
-                # an alias of its own: what c or another parameter does with the same tensor is no part of this gradient
-                at = tree_map(lambda p: p.view_as(p) if differentiable(p) else p, at)
-            else:
-                at = as_leaves(theta)
-            loss = problem.inner(t, at, c if tracked else detach(c))
-            # a step that is taken first and rebuilt later takes the rebuilt one's formulas, so that both are the same to the bit
-            grads = gradient(loss, at, create_graph=mode == "full", unused="none")
-            if tracked:
-                if t not in problem.ledger.checked:
-                    require_second_derivative(loss, tensors(at))
-                    problem.ledger.checked.add(t)
-            else:
-                grads = detach(grads)
-        losses[t] = loss.detach()
-        if t == 0:
-            first[0] = detach(grads)
-        flat = zip(leaves_of(grads), leaves_of(at), strict=True)
-        moved[t] = [grad is not None for grad, leaf in flat if differentiable(leaf)]
-        updates, state = problem.optimizer.update(grads, state, at if tracked else theta, hyper)
-        return apply_updates(at if tracked else theta, updates), state
+        for t in range(stages * (start + number), stages * (start + number + 1)):
+            one = move_compiled if is_compiled and problem.optimizer.stages[t % stages] else move
+            carry = one(t, carry, closure)
+        return carry
 
-    whole = (
-        problem.inner_loss.whole if isinstance(problem.inner_loss, StructuredLoss | Compiled) else problem.inner_loss
-    )
-    shapes = tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1])))
-    kind = (getattr(whole, "__code__", type(whole)), problem.optimizer.label, shapes)
-    step = Step(take, kind, must_be_closed=closed, verify=problem.ledger.verify)
-    if isinstance(problem.inner_loss, Compiled) and isinstance(problem.memory, Auto):
+    def move(t: int, carry: tuple[Tree, Tree], closure: tuple[Tree, Hyper]) -> tuple[Tree, Tree]:
+        (theta, state), (c, hyper) = carry, closure
+        tracked = mode == "full" and torch.is_grad_enabled()
+        flat = leaves_of(theta)
+        with torch.enable_grad():
+            if not tracked:
+                at = as_leaves(flat)
+            elif t - 1 in renewed:
+                at = [p if new else of_its_own(p) for p, new in zip(flat, renewed[t - 1], strict=True)]
+            else:
+                at = [of_its_own(p) for p in flat]
+            start_of_step = filled(theta, at)
+            at_c = c if tracked else detach(c)
+            leaves = [p for p, can in zip(at, can_move, strict=True) if can] + tensors(at_c)
+            loss = problem.inner(t, start_of_step, at_c, leaves=leaves)
+            # a step that is taken first and rebuilt later takes the rebuilt one's formulas, so that both are the same to the bit
+            slopes = gradient(loss, at, create_graph=mode == "full", unused="none")
+            if not tracked:
+                at, start_of_step, slopes = flat, theta, detach(slopes)
+            elif t not in problem.ledger.checked:
+                require_second_derivative(loss, at)
+                problem.ledger.checked.add(t)
+        losses[t] = loss.detach()
+        if t == leading:
+            first[0] = detach(filled(theta, slopes))
+        if problem.optimizer.stages[t % stages]:
+            moved[t] = [slope is not None for slope, can in zip(slopes, can_move, strict=True) if can]
+        end, state = take_step(problem.optimizer, slopes, state, start_of_step, hyper)
+        renewed[t] = [after is not before for after, before in zip(end, at, strict=True)]
+        return filled(theta, end), state
+
+    step = Step(take, _kind(problem), must_be_closed=closed, verify=problem.ledger.verify)
+    if is_compiled and isinstance(problem.memory, Auto):
         raise BadMemoryPolicy("memory 'auto' cannot measure inside a compiled step; use checkpoint(n) or recompute")
     with torch.set_grad_enabled(mode != "none"):
         carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
         policy = problem.memory if mode == "full" else Store()
         theta_k, state = policy.scan(step, carry, (problem.steps if stop is None else stop) - start, (c, hyper))
     return Trajectory(
-        theta_k, state, [losses[t] for t in sorted(losses)], first.get(0), moved[max(moved)] if moved else []
+        theta_k,
+        state,
+        [losses[t] for t in sorted(losses) if t % stages == leading],
+        first.get(0),
+        moved[max(moved)] if moved else [],
     )
+
+
+def _kind(problem: BilevelMap) -> Any:
+    """Names steps that need the same memory, where a policy may measure them."""
+    if isinstance(problem.memory, Store):
+        return None
+    loss = problem.inner_loss
+    whole = loss.whole if isinstance(loss, StructuredLoss | Compiled) else loss
+    shapes = tuple(tuple(leaf.shape) for leaf in tensors(list(problem.batches.inner[:1])))
+    return getattr(whole, "__code__", type(whole)), problem.optimizer.label, shapes
 
 
 @renamed(theta_0="params", c="coupling")

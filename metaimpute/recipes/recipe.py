@@ -310,7 +310,7 @@ def _compatible(
     except BadMemoryPolicy as error:
         raise source.fail(("problem", "memory"), str(error)) from None
     try:
-        spec.inner.build()
+        rule = spec.inner.build()
     except UnknownName as error:
         raise source.fail(("problem", "inner", "optimizer"), str(error)) from None
     except (UnsupportedOptimizer, TypeError) as error:
@@ -326,6 +326,10 @@ def _compatible(
         estimator.check(spec.inner.steps, memory if problem.needs_estimate else None, spec.path == "full")
     except EstimatorError as error:
         raise source.fail(("problem", *KEYS_OF[error.about]), str(error)) from None
+    try:
+        estimator.check_rule(rule)
+    except EstimatorError as error:
+        raise source.fail(("problem", "inner", "optimizer"), str(error)) from None
     if spec.schedule == "fused" and problem.learns == "labels":
         raise source.fail(
             ("problem", "schedule"), f"'{problem.name}' trains on the moved labels in a second step; use algorithm1"

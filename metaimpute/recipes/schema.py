@@ -40,6 +40,12 @@ RANGES: dict[str, Any] = {  # of inner optimisers' hyperparameters, which may be
     "lr_decay": NonNegative,
     "initial_accumulator_value": NonNegative,
     "weight_decay": NonNegative,
+    "momentum_decay": NonNegative,
+    "rho": NonNegative,
+    "r": NonNegative,
+    "weight_lr_power": NonNegative,
+    "adamw_betas": tuple[BelowOne, BelowOne],
+    "adamw_eps": Positive,
 }
 
 

@@ -14,12 +14,21 @@ from metaimpute.engine import (
     Batches,
     BilevelMap,
     EstimatorError,
+    averaged,
+    chain,
+    clip,
+    clip_by_global_norm,
     clip_norm,
     get_estimator,
+    gradient_callback,
     hypergradient,
+    masked,
     optimizers,
+    partition,
+    per_step,
     scheduled,
     sgd,
+    sharpness_aware,
 )
 from metaimpute.engine.optimizers import InnerOptimizer, hyper_tensors
 from metaimpute.engine.pytree import detach, dot, tree_map
@@ -64,6 +73,56 @@ def rules() -> dict[str, Callable[[], InnerOptimizer]]:
             T(0.03), T(0.9), T(0.05), momentum=T(0.5), centered=True
         ),
         "adagrad": lambda: optimizers.get("adagrad")(T(0.1), T(0.1), T(0.05), weight_decay=T(0.05)),
+        "nadam": lambda: optimizers.get("nadam")(
+            T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05), momentum_decay=T(0.1)
+        ),
+        "radam": lambda: optimizers.get("radam")(T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05)),
+        "radam_decoupled": lambda: optimizers.get("radam")(
+            T(0.1), eps=T(0.05), weight_decay=T(0.05), decoupled_weight_decay=True
+        ),
+        "adadelta": lambda: optimizers.get("adadelta")(T(0.5), T(0.8), T(0.05), weight_decay=T(0.05)),
+        "adamax": lambda: optimizers.get("adamax")(T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05)),
+        "lion": lambda: (
+            partition(  # the sign of a gradient that is zero up to rounding (a bias before BatchNorm) is noise
+                {"*": optimizers.get("lion")(T(0.05), (T(0.8), T(0.9)), weight_decay=T(0.1)), "*bias": sgd(T(0.2))}
+            )
+        ),
+        "adafactor": lambda: optimizers.get("adafactor")(
+            T(0.1), T(-0.7), (T(0.05), T(0.02)), T(1.2), weight_decay=T(0.05)
+        ),
+        "muon": lambda: optimizers.get("muon")(
+            T(0.02),
+            T(0.1),
+            T(0.8),
+            eps=T(0.01),
+            ns_coefficients=(T(3.4445), T(-4.775), T(2.0315)),
+            ns_steps=2,
+            adamw_betas=(T(0.8), T(0.9)),
+            adamw_eps=T(0.05),
+        ),
+        "schedule_free_sgd": lambda: optimizers.get("schedule_free_sgd")(
+            T(0.3), T(0.8), weight_decay=T(0.05), warmup_steps=3, r=T(0.5), weight_lr_power=T(1.5)
+        ),
+        "schedule_free_adamw": lambda: optimizers.get("schedule_free_adamw")(
+            T(0.1), (T(0.8), T(0.9)), T(0.05), weight_decay=T(0.05), warmup_steps=2, r=T(0.5)
+        ),
+        "sam": lambda: optimizers.get("sam")(T(0.2), T(0.8), rho=T(0.1), weight_decay=T(0.05)),
+        "sam_adaptive_adam": lambda: sharpness_aware(
+            optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.3), adaptive=True
+        ),
+        "momentum_per_step": lambda: per_step(
+            optimizers.get("momentum")(T(0.3)),
+            lr=torch.linspace(0.3, 0.1, 7),
+            momentum=[0.9, 0.8, 0.7, 0.8, 0.9, 0.8, 0.7],
+        ),
+        "adam_masked_transforms": lambda: chain(
+            masked(clip_by_global_norm(T(0.2)), "*weight"),
+            masked(clip(T(0.05)), lambda name, p: p.ndim == 1),
+            gradient_callback(lambda grads: {n: g if g is None else g - g.mean() for n, g in grads.items()}),
+            optimizers.get("adam")(T(0.1), eps=T(0.05)),
+        ),
+        "momentum_averaged": lambda: averaged(optimizers.get("momentum")(T(0.3), T(0.8)), start=1),
+        "adam_moving_average": lambda: averaged(optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.7)),
         "adam_clipped": lambda: clip_norm(optimizers.get("adam")(T(0.1), eps=T(0.05)), T(0.3)),
         "momentum_scheduled": lambda: scheduled(
             optimizers.get("momentum")(T(0.3), T(0.8)), torch.linspace(1.0, 0.4, 7)
@@ -137,13 +196,20 @@ def assert_exact(case: Case, rule: InnerOptimizer, steps: int, results: dict[Any
 HIGHER = ("sgd", "momentum", "nesterov")
 
 
+QUICK = ("mlp_dropout", "conv_batchnorm", "tied_unused_frozen")
+EVERYWHERE = ("sgd", "momentum", "nesterov", "adam", "adam_amsgrad_root", "adamw", "rmsprop", "rmsprop_centered_momentum", "adagrad",
+              "adam_clipped", "momentum_scheduled")  # fmt: skip
+
+
 def pairs() -> list[Any]:
-    """Every architecture with every rule; the largest net with all rules but two among the slow tests."""
-    return [
-        pytest.param(a, r, marks=pytest.mark.slow if a == "hugging_face_bert" and r not in ("sgd", "adamw") else ())
-        for a in ARCHITECTURES
-        for r in RULES
-    ]
+    """Every architecture with every rule; slow where the net is the largest, and for most rules where it is not a quick one."""
+
+    def quick(architecture: str, rule: str) -> bool:
+        if architecture == "hugging_face_bert":
+            return rule in ("sgd", "adamw")
+        return architecture in QUICK or rule in EVERYWHERE
+
+    return [pytest.param(a, r, marks=() if quick(a, r) else pytest.mark.slow) for a in ARCHITECTURES for r in RULES]
 
 
 @pytest.mark.parametrize("steps", STEPS)

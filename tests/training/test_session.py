@@ -319,6 +319,8 @@ def test_every_estimator_trains_from_a_recipe(estimator: str, tmp_path: Path) ->
         "{optimizer: adam, lr: 0.01, betas: [0.8, 0.9], eps: 1.0e-3}", "{optimizer: adamw, lr: 0.01, weight_decay: 0.1}",
         "{optimizer: rmsprop, lr: 0.01, alpha: 0.9, momentum: 0.5}", "{optimizer: adagrad, lr: 0.1, clip_value: 0.5}",
         "{optimizer: momentum, lr: 0.1, steps: 3, clip_norm: 1.0, schedule: [1.0, 0.5, 0.25]}",
+        "{optimizer: sam, lr: 0.1, steps: 2, rho: 0.1}", "{optimizer: schedule_free_adamw, lr: 0.01, steps: 2, warmup_steps: 1}",
+        "{optimizer: muon, lr: 0.02, bfloat16: true}", "{optimizer: adafactor, lr: 0.01, eps: [null, 0.01]}",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("memory", ["store", "recompute", "auto(10MB)"])

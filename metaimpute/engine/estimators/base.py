@@ -12,7 +12,13 @@ from torch import Tensor
 from typing_extensions import dataclass_transform
 
 from ...errors import UserError
-from ..ambient import CannotDifferentiate, double_differentiable, has_tangent, outside_transforms
+from ..ambient import (
+    CannotDifferentiate,
+    double_differentiable,
+    forward_mode_available,
+    has_tangent,
+    outside_transforms,
+)
 from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
 from ..given import given_rule
@@ -139,6 +145,7 @@ class Estimator:
         start_path: whether it gives a gradient with respect to the start. moves_all: whether its steps are the inner loss's own,
             of all parameters. per_scalar: whether every scalar of the coupling and the hyperparameters has its price.
         mixes: whether its result for problems in one stack is another than for each alone.
+        staged: whether it takes rules whose step has several stages.
     """
 
     name: ClassVar[str] = ""
@@ -152,6 +159,7 @@ class Estimator:
     moves_all: ClassVar[bool] = True
     per_scalar: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    staged: ClassVar[bool] = False
 
     def estimate(
         self,
@@ -243,6 +251,18 @@ class Estimator:
                 "memory",
             )
 
+    def check_rule(self, rule: InnerOptimizer) -> None:
+        """Whether it can differentiate steps of this rule, before anything is computed.
+
+        Raises:
+            EstimatorError: for a rule of several stages where it takes one gradient a step.
+        """
+        if rule.stages != (True,) and not self.staged:
+            raise EstimatorError(
+                f"'{self.name}' takes one gradient a step, and a step of {rule.label} has {len(rule.stages)} stages; these take "
+                f"any: {_names(lambda other: other.staged and _known_as_exact(other))}"
+            )
+
     def named_parameters(self) -> tuple[str, ...]:
         """Parameters of the model that an option names, so that a wrong name is found before training."""
         return ()
@@ -271,6 +291,7 @@ class Estimator:
         inner_batches = list_of_batches(batches.inner)
         self.check(steps, memory, wrt_start)
         require_factors(optimizer, steps)
+        self.check_rule(optimizer)
         if is_stacked(inner_loss):
             self._require_apart(optimizer)
         if len(inner_batches) not in (1, steps):
@@ -284,13 +305,14 @@ class Estimator:
             inner_loss = inner_loss.loss
         if seed is None:
             seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
-        if any(has_tangent(leaf) for leaf in tensors((theta_0, c, optimizer.hyper))):
+        if not forward_mode_available() and any(map(has_tangent, tensors((theta_0, c, optimizer.hyper)))):
             raise CannotDifferentiate(
                 "a hypergradient carries no forward-mode tangents on; pass plain tensors, or differentiate unroll(), which does"
             )
         with torch.enable_grad(), double_differentiable(), attributes_restored():
-            theta_0, c, batches = ordinary((theta_0, c, Batches(list(inner_batches), batches.outer)))
-            optimizer = replace(optimizer, hyper=ordinary(optimizer.hyper))
+            theta_0, c, inner_batches, outer_batch = ordinary((theta_0, c, list(inner_batches), batches.outer))
+            if tensors(optimizer.hyper):
+                optimizer = replace(optimizer, hyper=ordinary(optimizer.hyper))
             optimizer = given_rule(optimizer) if joined else optimizer
             with said_in_words(self.name):
                 yield BilevelMap(
@@ -298,7 +320,7 @@ class Estimator:
                     outer_loss,
                     theta_0,
                     c,
-                    batches,
+                    Batches(inner_batches, outer_batch),
                     optimizer,
                     steps,
                     memory or Store(),

@@ -43,6 +43,7 @@ class Exact(Estimator):
     """
 
     uses_memory = True
+    staged = True
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         return reverse(problem, "full")
@@ -58,6 +59,7 @@ class FirstOrder(Estimator):
     """
 
     exact = False
+    staged = True
     dropped = "second-order terms: inner gradients are constants"
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
@@ -78,6 +80,7 @@ class Truncated(Estimator):
     h: int = 1
     exact = False
     uses_memory = True
+    staged = True
     start_path = False
     dropped = "dependence of all but the last h inner steps"
 

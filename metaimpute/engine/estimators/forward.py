@@ -70,13 +70,14 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
     """
     theta, c, hyper = detach(problem.theta_0), detach(problem.c), detach(dict(problem.optimizer.hyper))
     to_theta, to_c = along.get("theta", zeros_like(theta)), along.get("c")
-    state = problem.optimizer.init(theta)
-    to_state = zeros_like(state)
+    with forward_mode(), torch.no_grad():
+        state, to_state = _parts(problem.optimizer.init(_duals(theta, to_theta)))
     losses, first = [], None
-    for t in range(problem.steps):
+    leading = problem.optimizer.stages.index(True)
+    for t in problem.moves:
         found = product(problem, t, theta, c, to_theta, to_c, wrt_c=False)
         losses.append(found.loss)
-        first = found.slopes if t == 0 else first
+        first = found.slopes if t == leading else first
         with forward_mode(), torch.no_grad():
             values = _duals(hyper, along["hyper"]) if "hyper" in along else hyper
             pairs = zip(leaves_of(found.slopes), leaves_of(found.theta), strict=True)
@@ -91,7 +92,7 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
     slope = dot(slopes["theta"], to_theta)
     if to_c is not None:
         slope = slope + dot(slopes["c"], to_c)
-    return Pushed(slope, outer.detach(), theta, losses, first)
+    return Pushed(slope, outer.detach(), theta, problem.first_of_each_step(losses), first)
 
 
 def _one_hots(tree: Tree) -> Iterator[tuple[int, int, complex, Tree]]:
@@ -118,6 +119,7 @@ class Forward(Estimator):
     max_scalars: int = 256
     start_path = False
     per_scalar = True
+    staged = True
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         c, hyper = problem.c, hyper_tensors(problem.optimizer.hyper)
@@ -165,6 +167,7 @@ class ForwardGradient(Estimator):
     distribution: Literal["rademacher", "normal"] = "rademacher"
     exact = False
     per_scalar = True
+    staged = True
     dropped = "nothing in expectation; one sample of a random estimate"
 
     def __post_init__(self) -> None:

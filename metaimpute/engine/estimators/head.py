@@ -56,7 +56,7 @@ def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any])
     """
     head, body = split(theta, names)
     inner, outer = problem.inner_loss, problem.outer_loss
-    batches: list[Any] = [problem.inner_batch(t) for t in range(len(problem.batches.inner))]
+    batches = list(problem.batches.inner)
     held: dict[str, Any] = {"c": problem.c, "body": body}
 
     def factored(loss: Any) -> Factored | None:
@@ -121,6 +121,7 @@ class Head(Estimator):
 
     unrolls = False
     moves_all = False
+    staged = True
 
     def named_parameters(self) -> tuple[str, ...]:
         return tuple(self.parameters)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..ambient import outside_transforms
-from ..optimizers import Hyper, hyper_as_leaves, hyper_tensors
+from ..optimizers import Hyper, InnerOptimizer, hyper_as_leaves, hyper_tensors
 from ..optimizers.base import is_zero
 from ..products import product
 from ..pytree import (
@@ -46,6 +46,18 @@ def _axpy(scale: Any, x: Tree, y: Tree) -> Tree:
     return with_tensors(y, [scale * a + b for a, b in zip(tensors(x), tensors(y), strict=True)])
 
 
+def require_stationary(rule: InnerOptimizer, name: str) -> None:
+    """Raises:
+    EstimatorError: for a rule that does not end at a stationary point of the inner loss (with its weight decay)."""
+    reason = rule.options.get("not_stationary")
+    if reason:
+        raise EstimatorError(
+            f"'{name}' needs a stationary point of the inner loss, and {reason}; take 'exact' or 'mixed'"
+        )
+    if rule.options.get("decoupled") and not is_zero(rule.hyper.get("weight_decay", 0.0)):
+        raise EstimatorError(f"'{name}' needs a stationary point; decoupled weight decay has none, set it to 0")
+
+
 class Stationary:
     """The inner problem's stationarity condition at ``theta``, with the last inner step's batch and noise.
 
@@ -54,12 +66,10 @@ class Stationary:
 
     def __init__(self, problem: BilevelMap, theta: Tree, moving: list[bool], name: str) -> None:
         rule = problem.optimizer
-        self.problem, self.theta, self.c, self.t, self.name = problem, theta, detach(problem.c), problem.steps - 1, name
+        self.problem, self.theta, self.c, self.t, self.name = problem, theta, detach(problem.c), problem.moves[-1], name
         self.moving = moving
         self.decay = rule.hyper.get("weight_decay", 0.0)
         self.sign = -1.0 if rule.options.get("maximize") else 1.0
-        if rule.options.get("decoupled") and not is_zero(self.decay):
-            raise EstimatorError(f"'{name}' needs a stationary point; decoupled weight decay has none, set it to 0")
 
     def _decays(self, decay: Any) -> list[Any]:
         if isinstance(decay, Mapping):
@@ -96,10 +106,15 @@ class Implicit(Estimator):
     """What the implicit estimators share: take the steps, solve, multiply."""
 
     exact = False
+    staged = True
     start_path = False
     dropped = "the trajectory: exact only where the inner steps have converged"
 
     diverged: ClassVar[str] = "the solution of its linear system is not finite"
+
+    def check_rule(self, rule: InnerOptimizer) -> None:
+        super().check_rule(rule)
+        require_stationary(rule, self.name)
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
         raise TypeError(f"{type(self).__name__} does not define solve()")
@@ -153,7 +168,7 @@ class Neumann(Implicit):
             raise EstimatorError(f"'neumann' needs alpha above 0, not {self.alpha}")
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
-        alpha = system.problem.optimizer.hyper["lr"] if self.alpha is None else self.alpha
+        alpha = system.problem.optimizer.hyper.get("lr", {}) if self.alpha is None else self.alpha
         if isinstance(alpha, Mapping) or (isinstance(alpha, Tensor) and alpha.ndim):
             raise EstimatorError("'neumann' with several inner learning rates needs alpha, one step for its series")
         alpha = float(alpha.detach() if isinstance(alpha, Tensor) else alpha)

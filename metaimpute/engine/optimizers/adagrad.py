@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, decayed, is_zero, per_leaf, register_optimizer, root
+from .base import (
+    Hyper,
+    InnerOptimizer,
+    Scaled,
+    UnsupportedOptimizer,
+    decayed,
+    is_zero,
+    per_leaf,
+    register_optimizer,
+    root,
+)
 
 
 @register_optimizer("adagrad")
@@ -39,13 +49,13 @@ def adagrad(
     def init_leaf(param: Tensor) -> Tree:
         return [0, torch.full_like(param, initial_accumulator_value, requires_grad=False)]
 
-    def update_leaf(grad: Tensor, state: list[Any], param: Tensor, hyper: Hyper) -> tuple[Tensor, Tree]:
+    def update_leaf(grad: Tensor, state: list[Any], param: Tensor, hyper: Hyper) -> tuple[Scaled, Tree]:
         t = state[0]
         grad = decayed(grad, param, hyper, maximize)
         total = state[1] + grad.square()
         under = total if is_zero(hyper["eps_root"]) else total + hyper["eps_root"]
         rate = hyper["lr"] / (1 + t * hyper["lr_decay"])
-        return -rate * grad / (root(under) + hyper["eps"]), [t + 1, total]
+        return Scaled(-rate, grad, root(under) + hyper["eps"]), [t + 1, total]
 
     hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}
     return per_leaf(init_leaf, update_leaf, hyper, "adagrad", {"maximize": maximize})

@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, decayed, is_zero, per_leaf, register_optimizer, root
+from .base import (
+    Hyper,
+    InnerOptimizer,
+    Scaled,
+    UnsupportedOptimizer,
+    blend,
+    decayed,
+    is_zero,
+    per_leaf,
+    register_optimizer,
+    root,
+)
 
 
 @register_optimizer("adam")
@@ -37,25 +48,27 @@ def adam(
         zeros = torch.zeros_like(param, requires_grad=False)
         return [0, zeros, zeros, *([zeros] if amsgrad else [])]
 
-    def update_leaf(grad: Tensor, state: list[Any], param: Tensor, hyper: Hyper) -> tuple[Tensor, Tree]:
+    def update_leaf(grad: Tensor, state: list[Any], param: Tensor, hyper: Hyper) -> tuple[Tensor | Scaled, Tree]:
         t, mean, square = state[0] + 1, state[1], state[2]
         if decoupled:
             grad = -grad if maximize else grad
         else:
             grad = decayed(grad, param, hyper, maximize)
-        mean = hyper["beta1"] * mean + (1 - hyper["beta1"]) * grad
-        square = hyper["beta2"] * square + (1 - hyper["beta2"]) * grad.square()
+        mean = blend(mean, grad, hyper["beta1"])
+        square = blend(square, grad.square(), hyper["beta2"])
         kept: list[Any] = [t, mean, square]
         second = square
         if amsgrad:
             second = torch.maximum(state[3], square)
             kept.append(second)
-        second = second / (1 - hyper["beta2"] ** t)
+        # sqrt(v_hat) = sqrt(v) / unbiased: numbers are multiplied with each other, not with every entry
+        unbiased = (1 - hyper["beta2"] ** t) ** 0.5
         if not is_zero(hyper["eps_root"]):
-            second = second + hyper["eps_root"]
-        step = -hyper["lr"] / (1 - hyper["beta1"] ** t) * mean / (root(second) + hyper["eps"])
+            second = second + hyper["eps_root"] * unbiased**2
+        scale = -hyper["lr"] * unbiased / (1 - hyper["beta1"] ** t)
+        step = Scaled(scale, mean, root(second) + hyper["eps"] * unbiased)
         if decoupled and not is_zero(hyper["weight_decay"]):
-            step = step - hyper["lr"] * hyper["weight_decay"] * param
+            return step.update() - hyper["lr"] * hyper["weight_decay"] * param, kept
         return step, kept
 
     hyper = {

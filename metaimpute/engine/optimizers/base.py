@@ -6,9 +6,11 @@ A parameter whose gradient is None took no part in the loss and, as in ``torch.o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from math import isfinite
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from ..registry import Registry
 Hyper = dict[str, Any]
 Leaf = Tensor | None
 LeafInit = Callable[[Tensor], Tree]
-LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], tuple[Tensor, Tree]]
+LeafUpdate = Callable[[Tensor, Tree, Tensor, Hyper], "tuple[Tensor | Scaled, Tree]"]
 
 optimizers: Registry[Callable[..., InnerOptimizer]] = Registry("inner optimizer", __package__)
 Rule = TypeVar("Rule", bound=Callable[..., "InnerOptimizer"])
@@ -57,6 +59,9 @@ class InnerOptimizer:
         hyper: current hyperparameters; tensors among them are differentiated by every estimator (``grad_optimizer``).
         label: name shown in results.
         options: what is fixed at construction and never differentiated, such as ``nesterov``.
+        stages: the calls of ``update`` that make one step, each on the same batch with the same noise, from where the one before
+            left the parameters: True for one that gets the inner gradient there, False for one that gets None for
+            every parameter. Which one a call is, the rule knows by its state.
     """
 
     init: Callable[[Tree], Tree]
@@ -64,6 +69,14 @@ class InnerOptimizer:
     hyper: Hyper
     label: str
     options: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[bool, ...] = (True,)
+
+    def __post_init__(self) -> None:
+        if not self.stages or not self.stages[-1]:
+            raise UnsupportedOptimizer(
+                f"the stages of {self.label} end with one that gets a gradient, not {self.stages}; what comes after it belongs "
+                "to its call"
+            )
 
     def with_hyper(self, **changes: Any) -> InnerOptimizer:
         """The same rule with other hyperparameters.
@@ -77,14 +90,62 @@ class InnerOptimizer:
                 f"{self.label} has no hyperparameter {sorted(unknown)}; it has {sorted(self.hyper)}"
             )
         whole = self.options.get("whole", ())  # of transforms, which have rules of their own for their numbers
-        require_hyper(self.label, {key: value for key, value in changes.items() if key not in whole})
+        require_hyper(self.label, {key: value for key, value in changes.items() if key not in whole}, self.options)
         return replace(self, hyper={**self.hyper, **changes})
+
+
+_OF_ALL = frozenset({int, float, Tensor, torch.nn.Parameter})  # kinds of hyperparameters that are no dict by name
+
+
+class Scaled(NamedTuple):
+    """An update that is ``scale * direction / over``, not yet computed: a parameter takes it in one operation where it can."""
+
+    scale: Any
+    direction: Tensor
+    over: Tensor | None = None
+
+    def update(self) -> Tensor:
+        """The update as a tensor."""
+        found: Tensor = self.scale * self.direction
+        return found if self.over is None else found / self.over
+
+    def added_to(self, param: Tensor) -> Tensor:
+        """``param + update``, as torch.optim rounds it."""
+        direction, over = self.direction, self.over
+        if not isinstance(self.scale, int | float) or direction.shape != param.shape or direction.dtype != param.dtype:
+            return param + _like(self.update(), param)
+        if over is None:
+            return torch.add(param, direction, alpha=self.scale)
+        if over.shape != param.shape or over.dtype != param.dtype:
+            return param + _like(self.update(), param)
+        return torch.addcdiv(param, direction, over, value=self.scale)
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """``params + updates``, leaf by leaf; a None update leaves its parameter as it is. Types and shapes are the parameters'."""
     pairs = zip(leaves_of(params), leaves_of(updates), strict=True)
-    return filled(params, [p if u is None else p + _like(u, p) for p, u in pairs])
+    return filled(params, [_moved(p, u) for p, u in pairs])
+
+
+def _moved(param: Any, update: Tensor | Scaled | None) -> Any:
+    if update is None:
+        return param
+    return update.added_to(param) if isinstance(update, Scaled) else param + _like(update, param)
+
+
+def take_step(
+    rule: InnerOptimizer, slopes: list[Leaf], state: Tree, params: Tree, hyper: Hyper
+) -> tuple[list[Any], Tree]:
+    """New parameters in tree order, and the new state: ``rule.update`` and :func:`apply_updates`, in fewer operations if it can.
+
+    Args:
+        slopes: gradients in the order of ``params``' leaves; a leaf that can have none stands for itself.
+    """
+    direct: Callable[..., tuple[list[Any], Tree]] | None = getattr(rule.update, "step", None)
+    if direct is not None:
+        return direct(slopes, state, params, hyper)
+    updates, state = rule.update(filled(params, slopes), state, params, hyper)
+    return leaves_of(apply_updates(params, updates)), state
 
 
 def _like(update: Tensor, param: Tensor) -> Tensor:
@@ -98,19 +159,23 @@ def _like(update: Tensor, param: Tensor) -> Tensor:
     return update if update.dtype == param.dtype else update.to(param.dtype)
 
 
-def require_hyper(label: str, hyper: Mapping[str, Any]) -> None:
-    """Raises:
-    UnsupportedOptimizer: for a hyperparameter that is no number of at least 0, no tensor and no dict of them."""
+def require_hyper(label: str, hyper: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Checks hyperparameters. A rule's option ``signed`` names those of any sign.
+
+    Raises:
+        UnsupportedOptimizer: for one that is no finite number of at least 0, no tensor and no dict of them.
+    """
+    signed = options.get("signed", ())
     for key, value in hyper.items():
         for number in value.values() if isinstance(value, Mapping) else [value]:
             if not isinstance(number, Tensor | int | float) and not hasattr(number, "__float__"):
                 raise UnsupportedOptimizer(
                     f"{label}: {key} is a number, a tensor or a dict with one of them per parameter name, not a "
-                    f"{type(number).__name__}; "
-                    "for one learning rate per step put scheduled(...) around the rule"
+                    f"{type(number).__name__}; for one value per step there is per_step(rule, {key}=[...])"
                 )
-            if not isinstance(number, Tensor) and not 0 <= number < float("inf"):
-                raise UnsupportedOptimizer(f"{label}: {key} must be a finite number of at least 0, not {number}")
+            if not isinstance(number, Tensor) and not (isfinite(number) and (number >= 0 or key in signed)):
+                limit = "" if key in signed else " of at least 0"
+                raise UnsupportedOptimizer(f"{label}: {key} must be a finite number{limit}, not {number}")
 
 
 def require_rule(value: object, where: str) -> InnerOptimizer:
@@ -134,28 +199,42 @@ def per_leaf(
     init_leaf: LeafInit, update_leaf: LeafUpdate, hyper: Hyper, label: str, options: dict[str, Any]
 ) -> InnerOptimizer:
     """Lifts a rule for one tensor to a rule for a tree of tensors; per-name hyperparameters are looked up here."""
-    require_hyper(label, hyper)
+    require_hyper(label, hyper, options)
 
     def init(params: Tree) -> Tree:
         return [init_leaf(leaf) if differentiable(leaf) else None for leaf in leaves_of(params)]
 
-    def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
-        flat, slopes = leaves_of(params), leaves_of(grads)
-        names = list(params) if isinstance(params, dict) and len(params) == len(flat) else [None] * len(flat)
-        moved = [
-            (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, _for_parameter(hyper, name))
-            for g, s, p, name in zip(slopes, state, flat, names, strict=True)
+    def directions(
+        slopes: list[Leaf], state: Tree, params: Tree, flat: list[Any], hyper: Hyper
+    ) -> list[tuple[Tensor | Scaled | None, Tree]]:
+        if not _OF_ALL.issuperset(map(type, hyper.values())) and any(isinstance(v, Mapping) for v in hyper.values()):
+            named = isinstance(params, dict) and len(params) == len(flat)
+            hypers: Iterable[Hyper] = [
+                _for_parameter(hyper, name) for name in (params if named else [None] * len(flat))
+            ]
+        else:
+            hypers = itertools.repeat(hyper, len(flat))
+        return [
+            (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, h)
+            for g, s, p, h in zip(slopes, state, flat, hypers, strict=True)
         ]
-        return filled(params, [u for u, _ in moved]), [s for _, s in moved]
 
+    def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
+        moved = directions(leaves_of(grads), state, params, leaves_of(params), hyper)
+        return filled(params, [u.update() if isinstance(u, Scaled) else u for u, _ in moved]), [s for _, s in moved]
+
+    def step(slopes: list[Leaf], state: Tree, params: Tree, hyper: Hyper) -> tuple[list[Any], Tree]:
+        flat = leaves_of(params)
+        moved = directions(slopes, state, params, flat, hyper)
+        return [_moved(p, u) for p, (u, _) in zip(flat, moved, strict=True)], [s for _, s in moved]
+
+    vars(update)["step"] = step
     if all(getattr(part, "__module__", "").startswith(f"{__package__}.") for part in (init_leaf, update_leaf)):
         init, update = closed(init), closed(update)
     return InnerOptimizer(init, update, hyper, label, options)
 
 
 def _for_parameter(hyper: Hyper, name: str | None) -> Hyper:
-    if not any(isinstance(value, Mapping) for value in hyper.values()):
-        return hyper
     if name is None:
         raise UnsupportedOptimizer("hyperparameters by name need parameters as one flat dict of tensors")
     for key, value in hyper.items():
@@ -168,22 +247,33 @@ def _for_parameter(hyper: Hyper, name: str | None) -> Hyper:
 
 def is_zero(value: Any) -> bool:
     """Whether a hyperparameter is switched off for good: the number 0, not a tensor that may be learned away from 0."""
-    return not isinstance(value, Tensor | Mapping) and value == 0
+    return value == 0 if isinstance(value, int | float) else not isinstance(value, Tensor | Mapping) and value == 0
 
 
 def root(x: Tensor) -> Tensor:
-    """Square root whose derivative at 0 is 0.
+    """Square root whose derivative at 0 is 0; at 0 it is the root of the smallest normal number, 1e-19 in float32.
 
     In ``g / (sqrt(v) + eps)`` with ``v`` a mean of ``g**2`` the root's infinite slope at 0 meets a factor 0 and gives NaN;
     the quotient itself is differentiable there, with slope ``1 / eps``, and this definition yields it.
     """
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+    if x.dtype == torch.float16:  # whose smallest normal number has a root of 0.008
+        positive = x > 0
+        return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+    found: Tensor = x.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+    return found
+
+
+def blend(old: Tensor, new: Tensor, kept: Any) -> Tensor:
+    """``kept * old + (1 - kept) * new``; in one operation where the factor is a number and not learned."""
+    if not isinstance(kept, int | float):
+        found: Tensor = kept * old + (1 - kept) * new
+        return found
+    return torch.lerp(old, new, 1 - kept)
 
 
 def plus(a: Tensor, scale: Any, b: Tensor) -> Tensor:
     """``a + scale * b``; in one operation where the scale is a number and not learned."""
-    return a + scale * b if isinstance(scale, Tensor) else torch.add(a, b, alpha=scale)
+    return torch.add(a, b, alpha=scale) if isinstance(scale, int | float) else a + scale * b
 
 
 def decayed(grad: Tensor, param: Tensor, hyper: Hyper, maximize: bool) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, decayed, is_zero, per_leaf, register_optimizer, root
+from .base import Hyper, InnerOptimizer, Scaled, blend, decayed, is_zero, per_leaf, plus, register_optimizer, root
 
 
 @register_optimizer("rmsprop")
@@ -35,19 +35,21 @@ def rmsprop(
         zeros = torch.zeros_like(param, requires_grad=False)
         return {"square": zeros, "mean": zeros if centered else None, "buffer": None}
 
-    def update_leaf(grad: Tensor, state: dict[str, Any], param: Tensor, hyper: Hyper) -> tuple[Tensor, Tree]:
+    def update_leaf(grad: Tensor, state: dict[str, Any], param: Tensor, hyper: Hyper) -> tuple[Scaled, Tree]:
         grad = decayed(grad, param, hyper, maximize)
-        square = hyper["alpha"] * state["square"] + (1 - hyper["alpha"]) * grad.square()
+        square = blend(state["square"], grad.square(), hyper["alpha"])
         mean, buffer, spread = state["mean"], state["buffer"], square
         if centered:
-            mean = hyper["alpha"] * mean + (1 - hyper["alpha"]) * grad
+            mean = blend(mean, grad, hyper["alpha"])
             spread = square - mean.square()
         if not is_zero(hyper["eps_root"]):
             spread = spread + hyper["eps_root"]
-        step = grad / (root(spread) + hyper["eps"])
-        if not is_zero(hyper["momentum"]):
-            step = buffer = step if buffer is None else hyper["momentum"] * buffer + step
-        return -hyper["lr"] * step, {"square": square, "mean": mean, "buffer": buffer}
+        over = root(spread) + hyper["eps"]
+        if is_zero(hyper["momentum"]):
+            return Scaled(-hyper["lr"], grad, over), {"square": square, "mean": mean, "buffer": buffer}
+        step = grad / over
+        buffer = step if buffer is None else plus(step, hyper["momentum"], buffer)
+        return Scaled(-hyper["lr"], buffer), {"square": square, "mean": mean, "buffer": buffer}
 
     hyper = {
         "lr": lr,

@@ -11,6 +11,7 @@ from .base import (
     Hyper,
     InnerOptimizer,
     Leaf,
+    Scaled,
     UnsupportedOptimizer,
     decayed,
     is_zero,
@@ -44,21 +45,22 @@ def sgd(
     def init_leaf(param: Tensor) -> Tree:
         return None  # the first step sets the buffer to the gradient itself
 
-    def update_leaf(grad: Tensor, buffer: Leaf, param: Tensor, hyper: Hyper) -> tuple[Tensor, Leaf]:
+    def update_leaf(grad: Tensor, buffer: Leaf, param: Tensor, hyper: Hyper) -> tuple[Scaled, Leaf]:
         grad = decayed(grad, param, hyper, maximize)
         if is_zero(hyper["momentum"]):
-            return -hyper["lr"] * grad, None
+            return Scaled(-hyper["lr"], grad), None
         if buffer is None:
             buffer = grad
         else:
             fresh = grad if is_zero(hyper["dampening"]) else (1 - hyper["dampening"]) * grad
             buffer = plus(fresh, hyper["momentum"], buffer)
         step = plus(grad, hyper["momentum"], buffer) if nesterov else buffer
-        return -hyper["lr"] * step, buffer
+        return Scaled(-hyper["lr"], step), buffer
 
     hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
     label = "nesterov" if nesterov else "sgd" if is_zero(momentum) else "momentum"
-    return per_leaf(init_leaf, update_leaf, hyper, label, {"nesterov": nesterov, "maximize": maximize})
+    options = {"nesterov": nesterov, "maximize": maximize, "linear": True}  # in gradient, buffer and parameter
+    return per_leaf(init_leaf, update_leaf, hyper, label, options)
 
 
 @register_optimizer("momentum")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,31 +13,24 @@ from ..pytree import Tree
 from .adagrad import adagrad
 from .adam import adam
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_zero
+from .masks import partition
+from .per_step import per_step
 from .rmsprop import rmsprop
 from .sgd import sgd
+from .twin import State, Twin, copied, count, pick
+from .twin_adaptive import ADAPTIVE
+from .twin_schedule import Groups, coming_groups
 
-IMPLEMENTATION_OPTIONS = {"foreach", "fused", "capturable", "differentiable", "params", "param_names", "initial_lr"}
-State = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Twin:
-    """How one torch class maps to one of our rules.
-
-    Attributes:
-        values: our hyperparameters from a parameter group. flags: options that must agree over groups. build: our rule
-            from the flags and the hyperparameters. state: our per-parameter state from torch's, or None where it has none.
-    """
-
-    values: Callable[[dict[str, Any]], Hyper]
-    flags: tuple[str, ...]
-    build: Callable[[dict[str, Any], Hyper], InnerOptimizer]
-    state: Callable[[State, Tensor, dict[str, Any]], Tree]
-    keys: frozenset[str]
-
-
-def _pick(*keys: str) -> Callable[[dict[str, Any]], Hyper]:
-    return lambda group: {key: group[key] for key in keys}
+IMPLEMENTATION_OPTIONS = {
+    "foreach",
+    "fused",
+    "capturable",
+    "differentiable",
+    "params",
+    "param_names",
+    "name",
+    "initial_lr",
+}
 
 
 def _adam_values(group: dict[str, Any]) -> Hyper:
@@ -72,37 +65,29 @@ def _adagrad(flags: dict[str, Any], hyper: Hyper) -> InnerOptimizer:
     return adagrad(initial_accumulator_value=flags["initial_accumulator_value"], maximize=flags["maximize"])
 
 
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _count(state: State) -> int:
-    return int(state["step"])
-
-
 def _sgd_state(state: State, param: Tensor, flags: dict[str, Any]) -> Tree:
-    return _copy(state.get("momentum_buffer"))
+    return copied(state.get("momentum_buffer"))
 
 
 def _adam_state(state: State, param: Tensor, flags: dict[str, Any]) -> Tree:
     if not state:
         return None
     names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if flags["amsgrad"] else [])]
-    return [_count(state), *(_copy(state[name]) for name in names)]
+    return [count(state), *(copied(state[name]) for name in names)]
 
 
 def _rmsprop_state(state: State, param: Tensor, flags: dict[str, Any]) -> Tree:
     if not state:
         return None
     return {
-        "square": _copy(state["square_avg"]),
-        "mean": _copy(state.get("grad_avg")),
-        "buffer": _copy(state.get("momentum_buffer")),
+        "square": copied(state["square_avg"]),
+        "mean": copied(state.get("grad_avg")),
+        "buffer": copied(state.get("momentum_buffer")),
     }
 
 
 def _adagrad_state(state: State, param: Tensor, flags: dict[str, Any]) -> Tree:
-    return [_count(state), _copy(state["sum"])] if state else None
+    return [count(state), copied(state["sum"])] if state else None
 
 
 _ADAM = Twin(
@@ -116,62 +101,93 @@ _RMSPROP_KEYS = ("lr", "alpha", "eps", "weight_decay", "momentum")
 _SGD_KEYS = ("lr", "momentum", "dampening", "weight_decay")
 _ADAGRAD_KEYS = ("lr", "lr_decay", "eps", "weight_decay")
 TWINS: dict[type[torch.optim.Optimizer], Twin] = {
-    torch.optim.SGD: Twin(_pick(*_SGD_KEYS), ("nesterov", "maximize"), _sgd, _sgd_state, frozenset(_SGD_KEYS)),
+    torch.optim.SGD: Twin(pick(*_SGD_KEYS), ("nesterov", "maximize"), _sgd, _sgd_state, frozenset(_SGD_KEYS)),
     torch.optim.Adam: _ADAM,
     torch.optim.AdamW: _ADAM,
     torch.optim.RMSprop: Twin(
-        lambda group: {**_pick(*_RMSPROP_KEYS)(group), "eps_root": 0.0},
+        lambda group: {**pick(*_RMSPROP_KEYS)(group), "eps_root": 0.0},
         ("centered", "maximize"),
         _rmsprop,
         _rmsprop_state,
         frozenset(_RMSPROP_KEYS),
     ),
     torch.optim.Adagrad: Twin(
-        lambda group: {**_pick(*_ADAGRAD_KEYS)(group), "eps_root": 0.0},
+        lambda group: {**pick(*_ADAGRAD_KEYS)(group), "eps_root": 0.0},
         ("initial_accumulator_value", "maximize"),
         _adagrad,
         _adagrad_state,
         frozenset(_ADAGRAD_KEYS),
     ),
+    **ADAPTIVE,
 }
+SCHEDULED = {
+    "max_lr",
+    "min_lr",
+    "base_lr",
+    "max_momentum",
+    "min_momentum",
+    "base_momentum",
+    "swa_lr",
+}  # what schedulers note
 
 
 def from_torch(
-    optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor], *, resume: bool = True
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    params: Mapping[str, Tensor] | None = None,
+    *,
+    resume: bool = True,
+    scheduler: Any = None,
+    steps: int | None = None,
 ) -> InnerOptimizer:
     """The differentiable twin of a ``torch.optim`` optimiser.
 
     Args:
-        optimizer: an instance of SGD, Adam, AdamW, RMSprop or Adagrad. Several parameter groups become per-parameter
-            hyperparameters; a tensor learning rate is differentiated.
-        params: the parameters the optimiser holds, by the names used in the unroll.
+        optimizer: an instance of SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adadelta, Adafactor, Adagrad, RMSprop or Muon, or a
+            list of several that share the parameters among them (Muon for matrices and AdamW for the rest): then a
+            :func:`partition`. Several parameter groups become per-parameter hyperparameters; a tensor learning rate is
+            differentiated.
+        params: the parameters the optimiser holds, by the names used in the unroll. None: by the names it was given them with
+            (``SGD(net.named_parameters())``).
         resume: start from the optimiser's current state (True) or from none.
+        scheduler: a scheduler of the optimiser (OneCycleLR, CyclicLR, SWALR, any that needs no metric; for a list of optimisers a
+            list, with None where there is none). What it will set in the next ``steps`` steps, with its ``step()`` after each,
+            becomes the hyperparameters :func:`per_step`, as numbers. The scheduler itself takes no step.
 
     Raises:
         UnsupportedOptimizer: for another optimiser class, an option it does not know, step hooks, a parameter without a
-            group, or groups that differ in an option that is not a number (``nesterov``, ``amsgrad``, ``maximize``, ...).
+            group, groups that differ in an option that is not a number (``nesterov``, ``amsgrad``, ``maximize``, ...), and a
+            scheduler that cannot be asked.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return _several(list(optimizer), params, resume, scheduler, steps)
     twin, kind = TWINS.get(type(optimizer)), type(optimizer).__name__
     if twin is None:
         supported = ", ".join(cls.__name__ for cls in TWINS)
-        raise UnsupportedOptimizer(f"no differentiable twin of {kind}; supported: {supported}")
+        raise UnsupportedOptimizer(
+            f"no differentiable twin of {kind}; supported: {supported}; per_leaf(...) makes a rule of your own"
+        )
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        raise UnsupportedOptimizer(f"cannot honour the step hooks registered on this {kind}")
-    groups: dict[str, dict[str, Any]] = {}
-    for group in optimizer.param_groups:
-        unknown = set(group) - twin.keys - set(twin.flags) - IMPLEMENTATION_OPTIONS
-        if unknown:
-            raise UnsupportedOptimizer(f"cannot honour the option(s) {sorted(unknown)} of {kind}")
+        raise UnsupportedOptimizer(
+            f"cannot honour the step hooks registered on this {kind}; remove them, or write the rule with per_leaf(...)"
+        )
+    params = _named(optimizer) if params is None else params
+    ahead = None if scheduler is None else coming_groups(optimizer, scheduler, steps)  # type: ignore[arg-type]  # it says so
+    numbers: dict[str, int] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        _require_known(group, twin, kind, scheduler is not None)
         held = {id(p) for p in group["params"]}
-        groups.update({name: group for name, p in params.items() if id(p) in held})
-    missing = [name for name in params if name not in groups]
+        numbers.update({name: number for name, p in params.items() if id(p) in held})
+    missing = [name for name in params if name not in numbers]
     if missing:
         raise UnsupportedOptimizer(f"the optimizer holds no parameter named {missing[0]} ({len(missing)} in all)")
+    groups = {name: optimizer.param_groups[number] for name, number in numbers.items()}
     flags: dict[str, Any] = {}
     for flag in twin.flags:
         found = {g.get(flag, 0.0 if flag == "initial_accumulator_value" else False) for g in groups.values()}
         if len(found) > 1:
-            raise UnsupportedOptimizer(f"parameter groups that differ in '{flag}' are not supported")
+            raise UnsupportedOptimizer(
+                f"parameter groups that differ in '{flag}' are not supported; make an optimizer for each and pass a list of them"
+            )
         flags[flag] = found.pop()
     values = {name: twin.values(group) for name, group in groups.items()}
     hyper = {key: _gather({name: v[key] for name, v in values.items()}) for key in next(iter(values.values()))}
@@ -184,11 +200,76 @@ def from_torch(
             return fresh
         return [new if kept[name] is None else _fork(kept[name]) for name, new in zip(tree, fresh, strict=True)]
 
-    return replace(rule, init=closed(init), hyper=hyper)
+    made = replace(rule, init=closed(init), hyper=hyper)
+    return made if ahead is None else per_step(made, **_changing(twin, ahead, numbers))
+
+
+def _require_known(group: Mapping[str, Any], twin: Twin, kind: str, scheduled: bool) -> None:
+    unknown = set(group) - twin.keys - set(twin.flags) - IMPLEMENTATION_OPTIONS - (SCHEDULED if scheduled else set())
+    if unknown and unknown <= SCHEDULED:
+        raise UnsupportedOptimizer(
+            f"a scheduler moves the hyperparameters of this {kind} (its groups have {sorted(unknown)[0]}); pass it, as "
+            "from_torch(optimizer, params, scheduler=scheduler, steps=k)"
+        )
+    if unknown:
+        raise UnsupportedOptimizer(
+            f"cannot honour the option(s) {sorted(unknown)} of {kind}; leave them out, or write the rule with per_leaf(...)"
+        )
+
+
+def _changing(twin: Twin, ahead: list[Groups], numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Those hyperparameters that change over the coming steps, one list or one per parameter name."""
+    tables = [{name: twin.values(groups[number]) for name, number in numbers.items()} for groups in ahead]
+    found = {}
+    for key in next(iter(tables[0].values())):
+        lists = {name: [table[name][key] for table in tables] for name in numbers}
+        if any(value != series[0] for series in lists.values() for value in series):
+            found[key] = _gather(lists)
+    return found
+
+
+def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Its parameters by the names it was given them with."""
+    found: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        if "param_names" not in group:
+            raise UnsupportedOptimizer(
+                "this optimizer does not know its parameters' names; pass params, or make it of net.named_parameters()"
+            )
+        found.update(zip(group["param_names"], group["params"], strict=True))
+    return found
+
+
+def _several(
+    optimizers: Sequence[Any], params: Mapping[str, Tensor] | None, resume: bool, scheduler: Any, steps: int | None
+) -> InnerOptimizer:
+    """A partition of the parameters among the twins of several optimisers."""
+    for one in optimizers:
+        if not isinstance(one, torch.optim.Optimizer):
+            raise UnsupportedOptimizer(
+                f"from_torch takes a torch.optim optimizer or a list of them, not a {type(one).__name__}"
+            )
+    schedulers = (
+        [None] * len(optimizers) if scheduler is None else list(scheduler) if isinstance(scheduler, Sequence) else []
+    )
+    if len(schedulers) != len(optimizers) or not optimizers:
+        raise UnsupportedOptimizer(
+            f"from_torch was given {len(optimizers)} optimizers and {len(schedulers)} schedulers in lists; give one of each, "
+            "with None for an optimizer without"
+        )
+    parts: list[tuple[Any, InnerOptimizer]] = []
+    for one, other in zip(optimizers, schedulers, strict=True):
+        held = {id(p) for group in one.param_groups for p in group["params"]}
+        own = _named(one) if params is None else {name: p for name, p in params.items() if id(p) in held}
+        if not own:
+            raise UnsupportedOptimizer(f"this {type(one).__name__} holds none of the parameters; leave it out")
+        rule = from_torch(one, own, resume=resume, scheduler=other, steps=steps)
+        parts.append((lambda name, p, names=frozenset(own): name in names, rule))
+    return partition(parts)
 
 
 def _fork(state: Tree) -> Tree:
-    return torch.utils._pytree.tree_map(_copy, state)
+    return torch.utils._pytree.tree_map(copied, state)
 
 
 def _gather(values: dict[str, Any]) -> Any:

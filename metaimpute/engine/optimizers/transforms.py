@@ -57,9 +57,14 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
     rule = rules[0]
     if len(parts) == 1:
         return rule
+    if rule.stages != (True,):
+        raise UnsupportedOptimizer(
+            f"a chain around {rule.label}, whose step has {len(rule.stages)} stages, would treat each as a step; put transforms "
+            "inside, such as sharpness_aware(chain(clip(1.0), sgd(0.1)))"
+        )
     hyper, names = dict(rule.hyper), []
     for part in parts:
-        own = {key: key if part is rule else _free(key, hyper) for key in part.hyper}
+        own = {key: key if part is rule else free_name(key, hyper) for key in part.hyper}
         hyper.update({own[key]: value for key, value in part.hyper.items()})
         names.append(own)
 
@@ -82,6 +87,7 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
     whole = [name for part, own in zip(parts, names, strict=True) if part is not rule for name in own.values()]
     options = {
         **rule.options,
+        "linear": False,
         "transforms": (*rule.options.get("transforms", ()), *around),
         "factors": (*rule.options.get("factors", ()), *factors),
         "mixes": (*rule.options.get("mixes", ()), *mixes),
@@ -90,7 +96,7 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
     return InnerOptimizer(init, update, hyper, rule.label, options)
 
 
-def _free(name: str, taken: Hyper) -> str:
+def free_name(name: str, taken: Hyper) -> str:
     """The name, with the first number from 2 that makes it one of its own."""
     number = 1
     while (found := name if number == 1 else f"{name}_{number}") in taken:

@@ -1,0 +1,184 @@
+"""Rules and transforms for some parameters, partitions, a function of one's own on the gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metaimpute.engine import (
+    Batches,
+    CannotDifferentiate,
+    EstimatorError,
+    UnsupportedOptimizer,
+    adafactor,
+    adam,
+    adamw,
+    after_training,
+    chain,
+    clip,
+    clip_by_global_norm,
+    gradient_callback,
+    hypergradient,
+    masked,
+    parameter_groups,
+    partition,
+    per_step,
+    scheduled,
+    sgd,
+    unroll,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def T(*values: Any, **options: Any) -> Tensor:
+    return torch.tensor(*values, dtype=torch.float64, **options)
+
+
+START, C = {"a": T([3.0, -0.2]), "b": T([[1.0, 0.5], [0.2, -1.0]])}, T([0.3, 0.1])
+
+
+def inner(th: Any, c: Any, batch: Any) -> Tensor:
+    return ((th["b"] @ th["a"] - c) ** 2).sum() + 0.1 * (th["a"] ** 4).sum()
+
+
+def outer(th: Any, c: Any, batch: Any) -> Tensor:
+    return (th["a"] - 0.3).square().sum() + (th["b"].sum() - 1).square()
+
+
+def end(rule: Any, steps: int = 3, loss: Any = inner) -> Any:
+    return unroll(loss, START, C, [None], rule, steps, differentiable=False).params
+
+
+def estimate(rule: Any, estimator: str = "exact", loss: Any = inner, **options: Any) -> Any:
+    return hypergradient(loss, outer, START, C, Batches([None], None), rule, estimator, steps=3, **options)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    for name, p in expected.items():
+        torch.testing.assert_close(found[name], p, rtol=1e-13, atol=1e-14)
+
+
+def test_a_masked_rule_moves_what_it_is_for_as_if_it_were_alone() -> None:
+    for where in ("a", ["a"], lambda name, p: p.ndim == 1):
+        found = end(masked(adam(0.1), where))
+        alone = unroll(
+            lambda th, c, b: inner({**START, **th}, c, b),
+            {"a": START["a"]},
+            C,
+            [None],
+            adam(0.1),
+            3,
+            differentiable=False,
+        )
+        assert torch.equal(found["b"], START["b"])
+        assert_same({"a": found["a"]}, alone.params)
+
+
+def test_a_masked_transform_leaves_others_gradients_as_they_are() -> None:
+    rule = chain(masked(clip(0.01), "a"), masked(clip_by_global_norm(0.1), "b"), sgd(0.1))
+    assert {"clip_value", "clip_norm"} <= set(rule.hyper)
+    at = {name: p.clone().requires_grad_() for name, p in START.items()}
+    a, b = torch.autograd.grad(inner(at, C, None), list(at.values()))
+    found = end(rule, 1)
+    torch.testing.assert_close(found["a"], START["a"] - 0.1 * a.clamp(-0.01, 0.01), rtol=1e-13, atol=0)
+    torch.testing.assert_close(found["b"], START["b"] - 0.1 * b * 0.1 / (b.norm() + 1e-6), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "forward", "head"])
+def test_a_partition_is_its_rules_side_by_side_and_all_is_learned(estimator: str) -> None:
+    T_ = T
+    rule = partition([("*", sgd(T_(0.01), T_(0.5))), (lambda name, p: p.ndim == 2, adamw(T_(0.1), eps=T_(0.1)))])
+    assert rule.hyper["lr_2"] == 0.1 and rule.label == "momentum+adamw"
+    start = {name: p.clone().requires_grad_() for name, p in START.items()}
+    stock = [torch.optim.SGD([start["a"]], lr=0.01, momentum=0.5), torch.optim.AdamW([start["b"]], lr=0.1, eps=0.1)]
+    for _ in range(3):
+        for one in stock:
+            one.zero_grad()
+        inner(start, C, None).backward()
+        for one in stock:
+            one.step()
+    assert_same(end(rule), {name: p.detach() for name, p in start.items()})
+    how: Any = estimator
+    if estimator == "head":
+        from metaimpute.engine import get_estimator
+
+        how = get_estimator("head", parameters=("a", "b"))
+    found = estimate(rule, how, wrt_start=False).grad_optimizer
+    for key in ("lr", "momentum", "lr_2", "eps"):
+        ends = [outer(end(rule.with_hyper(**{key: rule.hyper[key] + s})), C, None) for s in (1e-6, -1e-6)]
+        assert float(found[key]) == pytest.approx(float(ends[0] - ends[1]) / 2e-6, rel=1e-6) and found[key] != 0
+
+
+def test_the_last_rule_that_matches_moves_a_parameter() -> None:
+    assert_same(end(partition({"*": sgd(0.0), "a": sgd(0.01)})), end(masked(sgd(0.01), "a")))
+    scheduled_parts = partition({"a": scheduled(sgd(0.01), [1.0, 1.0]), "b": sgd(0.1)})
+    with pytest.raises(UnsupportedOptimizer, match="the schedule has 2 values, but step 3"):
+        end(scheduled_parts)
+    changed = parameter_groups(partition({"a": sgd(0.01), "b": adam(0.1)}), START, {"b": {"lr_2": 0.0}})
+    assert torch.equal(end(changed)["b"], START["b"])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: masked("sgd", "a"), "what masked.. is given, where it is no transform, is a rule, .*not 'sgd'"),  # type: ignore[type-var]
+        (lambda: end(masked(sgd(0.1), "c*")), r"no parameter matches 'c\*'; there are a, b"),
+        (lambda: end(partition({"a": sgd(0.1)})), "no rule of this partition is for the parameter 'b'; add one for '\\*'"),
+        (lambda: partition({}), r'give at least one, such as \{"\*": sgd\(0.1\)\}'),
+        (lambda: partition({"*": sgd}), "sgd makes one when it is called"),  # type: ignore[dict-item]
+        (lambda: partition({"a": sgd(0.1), "b": sgd(0.1, maximize=True)}), "let all do the same"),
+        (lambda: unroll(lambda th, c, b: th["x"]["w"].sum(), {"x": {"w": torch.ones(1)}}, None, [None], masked(sgd(0.1), "x"), 1),
+         "need parameters as one flat dict"),
+        (lambda: partition({"a": sgd(0.1), "b": adam(0.1)}).with_hyper(lr_3=0.1), "has no hyperparameter"),
+        (lambda: partition({"a": adafactor(), "b": adafactor()}).with_hyper(lr=-0.1, beta2_decay_2=-0.3), "lr must be .* at least 0"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_refused(make: Any, said: str) -> None:
+    with pytest.raises(UnsupportedOptimizer, match=said):
+        make()
+
+
+def test_the_higher_backend_does_not_move_what_is_masked() -> None:
+    for rule in (masked(sgd(0.1), "a"), partition({"*": sgd(0.1)}), per_step(sgd(0.1), lr=[0.1] * 3)):
+        with pytest.raises(EstimatorError, match="backend 'higher'"):
+            estimate(rule, backend="higher")
+
+
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "forward"])
+def test_a_gradient_callback_is_differentiated(estimator: str) -> None:
+    def centred(grads: Any) -> Any:
+        return {name: g - 0.5 * g.mean() * g.square().sum() for name, g in grads.items()}
+
+    rule = chain(gradient_callback(centred), sgd(T(0.01)))
+    found = estimate(rule, estimator, wrt_start=False)
+    step = 1e-6 * T([1.0, 0.0])
+    ends = [
+        outer(unroll(inner, START, c, [None], rule, 3, differentiable=False).params, c, None)
+        for c in (C + step, C - step)
+    ]
+    assert float(found.grad_c[0]) == pytest.approx(float(ends[0] - ends[1]) / 2e-6, rel=1e-6)
+    assert not torch.allclose(end(rule)["a"], end(sgd(0.01))["a"])
+
+
+def test_a_gradient_callback_may_only_look() -> None:
+    seen: list[float] = []
+
+    def look(grads: Any) -> None:
+        seen.append(float(grads["a"].norm()))
+
+    assert_same(end(chain(gradient_callback(look), sgd(0.01))), end(sgd(0.01)))
+    assert len(seen) == 3 and seen[0] != seen[1]
+
+
+def test_a_gradient_callback_that_returns_something_else_is_refused() -> None:
+    for wrong in (lambda g: {"a": g["a"]}, lambda g: {**g, "a": g["a"][:1]}, lambda g: 3):
+        with pytest.raises(UnsupportedOptimizer, match="return tensors of the same shapes"):
+            end(chain(gradient_callback(wrong), sgd(0.01)))
+    outside = T(1.0, requires_grad=True)
+    rule = chain(gradient_callback(lambda g: {name: slope * outside for name, slope in g.items()}), sgd(0.01))
+    with pytest.raises(CannotDifferentiate, match="none of its hyperparameters"):
+        after_training(inner, outer, START, C.clone().requires_grad_(), optimizer=rule, steps=2)

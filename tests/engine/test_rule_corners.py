@@ -1,0 +1,130 @@
+"""The newer rules where gradients are zero, numbers are wrong and parameters complex."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metaimpute.engine import (
+    Batches,
+    UnsupportedOptimizer,
+    adadelta,
+    adafactor,
+    adam,
+    adamax,
+    hypergradient,
+    lion,
+    muon,
+    nadam,
+    per_step,
+    radam,
+    unroll,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def T(*values: Any, **options: Any) -> Tensor:
+    return torch.tensor(*values, dtype=torch.float64, **options)
+
+
+START, C = {"a": T([3.0, -0.2]), "b": T([[1.0, 0.5], [0.2, -1.0]])}, T([0.3, 0.1])
+
+
+def inner(th: Any, c: Any, batch: Any) -> Tensor:
+    return ((th["b"] @ th["a"] - c) ** 2).sum() + 0.1 * (th["a"] ** 4).sum()
+
+
+def outer(th: Any, c: Any, batch: Any) -> Tensor:
+    return (th["a"] - 0.3).square().sum() + (th["b"].sum() - 1).square()
+
+
+def end(rule: Any, steps: int = 3, loss: Any = inner) -> Any:
+    return unroll(loss, START, C, [None], rule, steps, differentiable=False).params
+
+
+def estimate(rule: Any, estimator: str = "exact", loss: Any = inner, **options: Any) -> Any:
+    return hypergradient(loss, outer, START, C, Batches([None], None), rule, estimator, steps=3, **options)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    for name, p in expected.items():
+        torch.testing.assert_close(found[name], p, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("rule", [
+    nadam(0.1), radam(0.1, (0.9, 0.7)), radam(0.1, (0.9, 0.99)), adadelta(), adamax(0.1), adafactor(), lion(0.1), muon(0.1),
+    per_step(adam(0.1), lr=[0.1] * 7),
+])  # fmt: skip
+def test_derivatives_are_finite_where_gradients_are_zero(rule: Any) -> None:
+    """An input that is always zero, in a vector and in a matrix."""
+    start = {"a": torch.zeros(2, requires_grad=True), "b": torch.zeros(2, 3, requires_grad=True)}
+    scale = T([1.0, 0.0], requires_grad=True)
+
+    def loss(th: Any, c: Any, batch: Any) -> Tensor:
+        total = (th["a"] * c).sum() + (c @ th["b"]).sum()
+        return total**2 + total
+
+    for steps in (1, 3, 7):
+        reached = unroll(loss, start, scale, [None], rule, steps).params
+        for slope in torch.autograd.grad(
+            reached["a"].sum() + reached["b"].sum(), [*start.values(), scale], allow_unused=True
+        ):
+            assert slope is None or bool(torch.isfinite(slope).all())
+
+
+def test_the_slope_of_a_first_step_at_a_zero_gradient_is_that_of_the_quotient() -> None:
+    grad, param = torch.zeros(1, requires_grad=True), torch.ones(1)
+    first = 0.9 * (1 - 0.5 * 0.96**4e-3), 0.9 * (1 - 0.5 * 0.96**8e-3)
+    nesterov = (1 - first[0]) / (1 - first[0]) + first[1] * 0.1 / (1 - first[0] * first[1])
+    for rule, slope in (
+        (nadam(0.1, eps=1e-3), 0.1 * nesterov / 1e-3),
+        (adamax(0.1, eps=1e-3), 0.1 / 1e-3),
+        (adadelta(0.1, eps=1e-3), 0.1),
+        (adafactor(0.1, eps=(1e-3, 1e-3)), 0.1 / 1e-3),
+        (lion(0.1), 0.0),
+    ):
+        update, _ = rule.update([grad], rule.init([param]), [param], rule.hyper)
+        found = torch.autograd.grad(update[0].sum(), grad)[0]
+        torch.testing.assert_close(found, T([-slope]), rtol=1e-12, atol=0)
+
+
+def test_lion_carries_nothing_through_a_gradient_but_all_else() -> None:
+    found = estimate(lion(T(0.05), (T(0.9), T(0.99)), weight_decay=T(0.1)))
+    assert torch.equal(found.grad_c, torch.zeros(2)), "the coupling acts through the inner loss alone"
+    assert float(found.grad_optimizer["beta1"]) == 0 and float(found.grad_optimizer["lr"]) != 0
+    reached = {name: p.clone().requires_grad_() for name, p in found.theta_k.items()}
+    slope = torch.autograd.grad(outer(reached, C, None), reached["a"])[0]
+    torch.testing.assert_close(found.grad_theta_0["a"], slope * (1 - 0.05 * 0.1) ** 3, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: nadam(0.1, (1.0, 0.9)), r"nadam: betas must lie in \[0, 1\), not 1.0"),
+        (lambda: radam(0.1, (0.9, -0.1)), r"radam: betas must lie in"),
+        (lambda: adadelta(rho=1.5), r"rho must lie in \[0, 1\], not 1.5"),
+        (lambda: adafactor(beta2_decay=0.8), "beta2_decay must be at most 0, not 0.8"),
+        (lambda: adafactor(d=0.5), "d must be at least 1, not 0.5"),
+        (lambda: adafactor(0.1).with_hyper(beta2_decay=float("-inf")), "beta2_decay must be a finite number, not -inf"),
+        (
+            lambda: muon(0.1, adjust_lr_fn="none"),
+            "adjust_lr_fn is original, match_rms_adamw, spectral_unclamped, not 'none'",
+        ),  # type: ignore[arg-type]
+        (lambda: muon(0.1, ns_steps=2.5), "ns_steps is a whole number from 0 to 99, not 2.5"),  # type: ignore[arg-type]
+        (lambda: muon(0.1, ns_coefficients=(1.0, 2.0)), "ns_coefficients are 3, not 2"),  # type: ignore[arg-type]
+        (lambda: lion(0.1).with_hyper(lr=float("inf")), "lr must be a finite number of at least 0, not inf"),
+    ],
+)
+def test_numbers_that_a_rule_cannot_have_are_refused(make: Any, said: str) -> None:
+    with pytest.raises(UnsupportedOptimizer, match=said):
+        make()
+
+
+@pytest.mark.parametrize("rule", [nadam(), radam(), adadelta(), adamax(), adafactor(), lion(), muon()])
+def test_complex_parameters_are_refused_in_words(rule: Any) -> None:
+    with pytest.raises(UnsupportedOptimizer, match=f"{rule.label} moves real parameters; .*view_as_real"):
+        rule.init({"w": torch.zeros(2, dtype=torch.complex128)})
