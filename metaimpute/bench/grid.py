@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import statistics
 import time
@@ -35,7 +36,8 @@ class Row:
 
     Attributes:
         seconds: median of a call. ratio, low, high: to the fastest other package of the cell, the median of timings taken in
-            turn, and their range; None where there is none. difference: relative, to our exact gradient.
+            turn, and their range; None where there is none.
+        difference: of its gradient from our exact one, relative; None where it is not finite.
     """
 
     model: str
@@ -46,7 +48,7 @@ class Row:
     ratio: float | None
     low: float | None
     high: float | None
-    difference: float
+    difference: float | None
 
 
 @dataclass
@@ -98,7 +100,8 @@ def measured(
     rows = []
     for name, taken in times.items():
         middle, low, high = (None, None, None) if fastest is None else ratio(taken, times[fastest])
-        difference = float((found[name] - truth).norm() / truth.norm().clamp_min(1e-30))
+        off = float((found[name] - truth).norm() / truth.norm().clamp_min(1e-30))
+        difference = off if math.isfinite(off) else None
         rows.append(Row(*key, name, statistics.median(taken), middle, low, high, difference))
     return rows, sum(once.values())
 

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from metaimpute.bench import grid
+from metaimpute.bench.hypergradient import accuracy, inner_rule, ours
 from metaimpute.bench.peers import PEERS, installed
+from metaimpute.bench.problems import build
 from metaimpute.cli import main
 
 
@@ -113,3 +116,15 @@ def test_a_file_that_is_no_earlier_grid_is_refused(tmp_path: Path) -> None:
 
 def test_every_rival_is_a_peer() -> None:
     assert set(grid.RIVALS) <= set(PEERS)
+
+
+@pytest.mark.parametrize("peer", grid.RIVALS)
+def test_the_gradient_through_adam_of_other_packages(peer: str) -> None:
+    """TorchOpt's is ours to its place of eps; higher's is another rule's, with eps before the bias correction."""
+    if not installed(peer):
+        pytest.skip(f"{peer} is not installed")
+    problem = build("linear", 4, torch.float64, "cpu")
+    truth = ours(problem, inner_rule("adam", 0.001), 8, "exact", "store")()
+    found = PEERS[peer](problem, "adam", 0.001, 8)()
+    off = accuracy(found, truth)[0]
+    assert off > 1e-2 if peer == "higher" else off < 1e-4
