@@ -17,6 +17,7 @@ from ..ranges import NonNegative, Share
 from .alike import alike_said
 from .base import Missing, Pool, TaskData, TaskError, register_task
 from .column_kinds import as_trained
+from .date_inputs import DateColumn
 from .doubts import words_for_none
 from .files import column, missing_file, read_table, require_rows, written
 from .locate import locate_file
@@ -39,15 +40,15 @@ PREPROCESSING = "inputs.skops"
 class OwnTable(OwnData):
     """Rows of one's own CSV or Parquet file; a blank target is a row without label.
 
-    Inputs are all columns but the target, ``id`` and ``ignore``: numbers are standardised, words one-hot, gaps filled and
-    marked. Columns of dates, constants and numbers of rows are left out with a warning. Where a few cells decide whether a
-    column holds numbers or words, the user is asked.
+    Inputs are all columns but the target, ``id`` and ``ignore``: numbers are standardised, words one-hot, dates become a day and
+    places in the year, week and day, gaps are filled and marked. Constants and numbers of rows are left out with a warning.
+    Where a few cells decide whether a column holds numbers or words, the user is asked.
 
     Args:
         file: a path, or a name looked for where data is looked for. test: another such file with test rows.
         target: column to predict. id: column with a name for each row; empty: row numbers from 0. ignore: columns left out.
-        words: columns that are words although cells are numbers, e.g. codes. keep: inputs whatever they look like, e.g. numbers
-            that also number the rows.
+        words: columns that are words although cells are numbers or dates, e.g. codes. keep: inputs whatever they look like, e.g.
+            numbers that also number the rows.
         missing_values: words for "none" beside blank, ``["?"]`` in every column or ``{column: ["?"]}``; ``[]``: there are none.
         kind: classes or values; auto takes a target of many different numbers, or with decimals, as values.
         labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
@@ -148,10 +149,10 @@ class OwnTable(OwnData):
         frame = self._rows().frame
         rows = torch.cat([data.labelled.ids, data.unlabelled.ids]).unique()
         training = frame.iloc[rows.numpy()]
-        numbers, categories, left = sort_columns(training, self._columns(frame), self.keep)
-        if not numbers and not categories:
+        numbers, categories, dates, left = sort_columns(training, self._columns(frame), self.keep, self.words)
+        if not numbers and not categories and not dates:
             raise TaskError(f"file: {self.file} has no column that can be an input ({'; '.join(left)})")
-        self._inputs = TableInputs.fit(training, numbers, categories)
+        self._inputs = TableInputs.fit(training, numbers, categories, dates)
         if self._output is not None:
             known = data.labelled.targets
             assert known is not None
@@ -179,7 +180,7 @@ class OwnTable(OwnData):
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that are inputs, as far as :meth:`load` has seen the table."""
-        return () if self._inputs is None else (*self._inputs.numbers, *self._inputs.categories)
+        return () if self._inputs is None else self._inputs.columns
 
     def cells(self, rows: Sequence[int]) -> tuple[list[str], list[list[str]]]:
         """Columns beside target and id, and their cells as words in some rows, by their numbers in the files."""
@@ -233,14 +234,18 @@ class OwnTable(OwnData):
     def learnt(self) -> dict[str, Any]:
         assert self._inputs is not None
         scale = None if self._output is None else {"mean": self._output.mean, "std": self._output.std}
-        columns = {"numbers": self._inputs.numbers, "categories": self._inputs.categories}
+        columns: dict[str, Any] = {"numbers": self._inputs.numbers, "categories": self._inputs.categories}
+        if self._inputs.dates:
+            columns["dates"] = [dataclasses.asdict(date) for date in self._inputs.dates]
         return {**super().learnt(), "values": scale, "columns": columns}
 
     def relearn(self, known: dict[str, Any], folder: Path) -> None:
         super().relearn(known, folder)
         scale, columns = known["values"], known["columns"]
         self._output = scale and Quantities(1, mean=tuple(scale["mean"]), std=tuple(scale["std"]))
-        self._inputs = TableInputs.restore(folder / PREPROCESSING, columns["numbers"], columns["categories"])
+        numbers, categories = columns["numbers"], columns["categories"]
+        dates = [DateColumn(**one) for one in columns.get("dates", [])]
+        self._inputs = TableInputs.restore(folder / PREPROCESSING, numbers, categories, dates)
 
 
 def row_keys(frame: DataFrame) -> list[int]:

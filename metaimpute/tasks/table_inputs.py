@@ -1,4 +1,5 @@
-"""Columns of a table as inputs of a network: numbers standardised, categories one-hot, gaps filled and marked.
+"""Columns of a table as inputs of a network: numbers standardised, categories one-hot, dates as several numbers, gaps filled
+and marked.
 
 Preprocessing is scikit-learn's, fitted to the training rows alone; it is kept with skops, which loads no code.
 """
@@ -6,7 +7,6 @@ Preprocessing is scikit-learn's, fitted to the training rows alone; it is kept w
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .base import TaskError
+from .date_inputs import DateColumn, date_column
 from .doubts import counted
 from .files import column, written
 from .own_data import quoted, safe
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 MOST_CATEGORIES = 30  # per column; rarer ones share an input
 FARTHEST = 1e6  # standard deviations from the mean; of n training rows none is farther than the root of n
-DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?[./]\d\d?[./]\d{2,4}")
 TRUSTED = ["numpy.dtype"]  # beside what skops trusts of numpy and scikit-learn
 
 
@@ -37,44 +37,56 @@ class TableInputs:
     """Fitted preprocessing of a table's rows.
 
     Attributes:
-        numbers, categories: columns used. transformer: scikit-learn's, one part per column in this order.
+        numbers, categories, dates: columns used. transformer: scikit-learn's, one part per column in this order.
     """
 
     numbers: tuple[str, ...]
     categories: tuple[str, ...]
     transformer: Any
+    dates: tuple[DateColumn, ...] = ()
 
     @classmethod
-    def fit(cls, frame: DataFrame, numbers: Iterable[str], categories: Iterable[str]) -> TableInputs:
+    def fit(
+        cls, frame: DataFrame, numbers: Iterable[str], categories: Iterable[str], dates: Iterable[DateColumn] = ()
+    ) -> TableInputs:
         """Fills, scales and categories of the given rows."""
         from sklearn.compose import ColumnTransformer
         from sklearn.impute import SimpleImputer
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-        numbers, categories = tuple(numbers), tuple(categories)
-        parts: list[tuple[Any, str]] = []
+        def filled() -> Any:
+            return SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+
+        numbers, categories, dates = tuple(numbers), tuple(categories), tuple(dates)
+        parts: list[tuple[Any, list[str]]] = []
         for name in numbers:
-            filled = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-            parts.append((make_pipeline(filled, StandardScaler()), name))
+            parts.append((make_pipeline(filled(), StandardScaler()), [name]))
         for name in categories:
             one_hot = OneHotEncoder(
                 handle_unknown="infrequent_if_exist", max_categories=MOST_CATEGORIES, sparse_output=False
             )
-            parts.append((one_hot, name))
+            parts.append((one_hot, [name]))
+        for date in dates:
+            parts.append((make_pipeline(filled(), StandardScaler()), date.inputs))
         # parts have names of our own: scikit-learn takes 'remainder' and 'a__b', as columns may be called, for words of its own
-        named = [(f"column {number}", part, [name]) for number, (part, name) in enumerate(parts)]
-        made = ColumnTransformer(named, sparse_threshold=0).fit(_prepared(frame, numbers, categories))
-        return cls(numbers, categories, made)
+        named = [(f"column {number}", part, names) for number, (part, names) in enumerate(parts)]
+        made = ColumnTransformer(named, sparse_threshold=0).fit(_prepared(frame, numbers, categories, dates))
+        return cls(numbers, categories, made, dates)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns used."""
+        return (*self.numbers, *self.categories, *(date.name for date in self.dates))
 
     def __call__(self, frame: DataFrame) -> Tensor:
         """Rows as float32 ``[n, width]``; numbers too far from those of the training rows count as blank."""
-        made = self.transformer.transform(self._near(_prepared(frame, self.numbers, self.categories)))
+        made = self.transformer.transform(self._near(_prepared(frame, self.numbers, self.categories, self.dates)))
         return torch.tensor(np.asarray(made), dtype=torch.float32)
 
     def _part(self, name: str) -> tuple[Any, slice]:
         """The fitted transformer of a column, and where its inputs lie; parts stand in the order of the columns."""
-        called, part, _ = self.transformer.transformers_[(*self.numbers, *self.categories).index(name)]
+        called, part, _ = self.transformer.transformers_[self.columns.index(name)]
         return part, self.transformer.output_indices_[called]
 
     def _near(self, ready: DataFrame) -> DataFrame:
@@ -107,6 +119,13 @@ class TableInputs:
                 words = quoted(list(dict.fromkeys(strange)))
                 yield f"column '{safe(name)}': {counted(len(strange), len(ready))} hold what training has never seen: {words}"
 
+        for date in self.dates:
+            cells = column(frame, date.name, "columns", Path("the table"))
+            odd = cells.notna().to_numpy() & np.isnan(date.days(cells))
+            if odd.any():
+                words = quoted(list(dict.fromkeys(written(cells[odd]))))
+                yield f"column '{safe(date.name)}': {counted(int(odd.sum()), len(cells))} are no date and count as blank: {words}"
+
     def words(self, name: str) -> set[str]:
         """The words of a column that it is fitted to."""
         return set(self._part(name)[0].categories_[0].tolist())
@@ -119,7 +138,7 @@ class TableInputs:
     def column_of(self) -> Tensor:
         """Which column each input comes from, ``[width]``."""
         found = torch.zeros(self.width, dtype=torch.long)
-        for number, name in enumerate((*self.numbers, *self.categories)):
+        for number, name in enumerate(self.columns):
             found[self._part(name)[1]] = number
         return found
 
@@ -136,7 +155,9 @@ class TableInputs:
         dump(self.transformer, path)
 
     @classmethod
-    def restore(cls, path: Path, numbers: Iterable[str], categories: Iterable[str]) -> TableInputs:
+    def restore(
+        cls, path: Path, numbers: Iterable[str], categories: Iterable[str], dates: Iterable[DateColumn] = ()
+    ) -> TableInputs:
         """Preprocessing that :meth:`save` kept.
 
         Raises:
@@ -148,7 +169,7 @@ class TableInputs:
             strange = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED))
             if strange:
                 raise TaskError(f"{path} holds types that are not trusted: {', '.join(strange)}")
-            found = cls(tuple(numbers), tuple(categories), load(path, trusted=TRUSTED))
+            found = cls(tuple(numbers), tuple(categories), load(path, trusted=TRUSTED), tuple(dates))
             found._check()
             return found
         except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
@@ -157,7 +178,8 @@ class TableInputs:
     def _check(self) -> None:
         """Raises:
         ValueError, LookupError, AttributeError: when the transformer is not one that was fitted to these columns."""
-        if list(self.transformer.feature_names_in_) != [*self.numbers, *self.categories]:
+        names = [*self.numbers, *self.categories, *(name for date in self.dates for name in date.inputs)]
+        if list(self.transformer.feature_names_in_) != names:
             raise ValueError("it was fitted to other columns")
         if len(self.column_of) != len(self.measured):
             raise ValueError("its columns have no place")
@@ -184,8 +206,10 @@ def table_view(
     return rows + noise * torch.randn(rows.shape, generator=generator, device="cpu") * measured
 
 
-def _prepared(frame: DataFrame, numbers: Iterable[str], categories: Iterable[str]) -> DataFrame:
-    """The columns used: numbers as floats, categories as words, of which a blank is one."""
+def _prepared(
+    frame: DataFrame, numbers: Iterable[str], categories: Iterable[str], dates: Iterable[DateColumn] = ()
+) -> DataFrame:
+    """The columns used: numbers as floats, categories as words, of which a blank is one, dates as several numbers."""
     import pandas
 
     found: dict[str, Any] = {}
@@ -195,38 +219,43 @@ def _prepared(frame: DataFrame, numbers: Iterable[str], categories: Iterable[str
         found[name] = cells.astype("float64").replace([np.inf, -np.inf], np.nan).to_numpy()
     for name in categories:
         found[name] = np.array(written(column(frame, name, "columns", where)), dtype=object)
+    for date in dates:
+        found |= date(column(frame, date.name, "columns", where))
     return pandas.DataFrame(found, index=frame.index)
 
 
 def sort_columns(
-    frame: DataFrame, names: Iterable[str], keep: Iterable[str] = ()
-) -> tuple[list[str], list[str], list[str]]:
-    """Columns that are numbers, columns that are categories, and a line for each that is left out with its reason.
+    frame: DataFrame, names: Iterable[str], keep: Iterable[str] = (), words: Iterable[str] = ()
+) -> tuple[list[str], list[str], list[DateColumn], list[str]]:
+    """Columns that are numbers, that are categories, that are dates, and a line for each that is left out with its reason.
 
     Args:
-        keep: columns that are inputs whatever they look like, as long as they hold anything.
+        keep: columns that are inputs whatever they look like, as long as they hold anything. words: columns that are categories
+            although they look like dates.
     """
     import pandas
 
     numbers: list[str] = []
     categories: list[str] = []
+    dates: list[DateColumn] = []
     left: list[str] = []
     for name in names:
         cells = frame[name].dropna()
-        words = None if pandas.api.types.is_numeric_dtype(cells) else cells.astype(str)
-        reason = _unusable(cells, words, len(frame), name)
+        text = None if pandas.api.types.is_numeric_dtype(cells) else cells.astype(str)
+        reason = _unusable(cells, text, len(frame), name, name in words)
         if reason and not (name in keep and len(cells)):
             left.append(f"left out column '{safe(name)}': {reason}")
-        elif words is None:
+        elif name not in words and (date := date_column(cells, name)) is not None:
+            dates.append(date)
+        elif text is None:
             numbers.append(name)
         else:
             categories.append(name)
-    return numbers, categories, left
+    return numbers, categories, dates, left
 
 
-def _unusable(cells: Series, words: Series | None, rows: int, name: str) -> str | None:
+def _unusable(cells: Series, words: Series | None, rows: int, name: str, no_dates: bool) -> str | None:
     """Why a column is no input, given its cells that are not blank; ``words`` are they as text, None for numbers."""
-    import pandas
 
     learn = f"keep: {json.dumps([name], ensure_ascii=False)} to learn from it"
     if cells.nunique() <= 1 and len(cells) in (0, rows):
@@ -239,8 +268,8 @@ def _unusable(cells: Series, words: Series | None, rows: int, name: str) -> str 
         if numbers_rows(cells, name):
             return f"it numbers the rows, as a saved index does; name it as id, or {learn}"
         return None
-    if pandas.api.types.is_datetime64_any_dtype(cells) or words.map(lambda word: bool(DATE.match(word))).mean() > 0.9:
-        return "it holds dates; give what matters of them as numbers, e.g. the year"
+    if not no_dates and date_column(cells, name) is not None:
+        return None
     if len(words) > MOST_CATEGORIES and names_rows(words, name):
         return "its words differ in every row, as those of an id do"
     return None
