@@ -40,13 +40,10 @@ class DateColumn:
 
         if not pandas.api.types.is_datetime64_any_dtype(cells):
             words = ["" if gap else str(cell).strip() for cell, gap in zip(cells, cells.isna(), strict=True)]
-            text = pandas.Series([word if DATE.match(word) else None for word in words], dtype=object)
-            known = text.notna()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that a format was guessed, which day_first decides
-                cells = pandas.to_datetime(text, errors="coerce", dayfirst=self.day_first, utc=True)
-                if (cells.isna() & known).any():  # written in more than one way
-                    cells = pandas.to_datetime(text, errors="coerce", dayfirst=self.day_first, utc=True, format="mixed")
+            matches = [DATE.match(word) for word in words]
+            year_first = [word if match and not match[1] else None for word, match in zip(words, matches, strict=True)]
+            year_last = [word if match and match[1] else None for word, match in zip(words, matches, strict=True)]
+            cells = _parsed(year_first, False).fillna(_parsed(year_last, self.day_first))
         elif getattr(cells.dt, "tz", None) is not None:
             cells = cells.dt.tz_convert("UTC")
         found = cells.to_numpy(dtype="datetime64[ns]")
@@ -67,6 +64,19 @@ class DateColumn:
             angle = 2 * np.pi * ((days if self.time else np.floor(days)) - start) / period
             found += [np.nan_to_num(np.sin(angle)), np.nan_to_num(np.cos(angle))]
         return dict(zip(self.inputs, found, strict=True))
+
+
+def _parsed(words: list[str | None], day_first: bool) -> Series:
+    """Words as dates in UTC; NaT for None and for what is none."""
+    import pandas
+
+    text = pandas.Series(words, dtype=object)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a format was guessed, which day_first decides
+        found: Series = pandas.to_datetime(text, errors="coerce", dayfirst=day_first, utc=True)
+        if (found.isna() & text.notna()).any():  # written in more than one way
+            found = pandas.to_datetime(text, errors="coerce", dayfirst=day_first, utc=True, format="mixed")
+    return found
 
 
 def date_column(cells: Series, name: str) -> DateColumn | None:
