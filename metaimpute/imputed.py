@@ -22,6 +22,7 @@ from .memory.progress import conclude
 from .memory.run import run_on
 from .rundir.begin import PYTHON, beginning
 from .rundir.result import Result
+from .tasks.own_data import safe
 from .tasks.readings import is_number
 
 if TYPE_CHECKING:
@@ -147,7 +148,16 @@ def _check(given: Given, data: Data) -> None:
     ValueError: where there is one class only, nothing to impute, or values of what has classes alone."""
     require_classes(given)
     if given.known.all():
-        raise ValueError(f"labels: each of the {len(data):,} {data.things} has one, so there is nothing to impute")
+        words = [str(label) for label in given.held]
+        commonest = max(dict.fromkeys(words), key=words.count)
+        most = words.count(commonest)
+        label = given.held[words.index(commonest)]
+        plain = label.item() if isinstance(label, np.generic) else label
+        ask = f"; {most:,} are '{safe(commonest)}': if that means none, missing_label={plain!r}"
+        raise ValueError(
+            f"labels: each of the {len(data):,} {data.things} has one, so there is nothing to impute"
+            + (ask if 2 * most > len(data) else "")
+        )
     words = [str(label) for label in given.held]
     if data.kind != "table" and all(map(is_number, words)) and any(float(word) % 1 for word in words):
         raise ValueError(

@@ -286,3 +286,30 @@ def test_a_signal_ends_it_as_a_program_expects(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         metaimpute.impute(NAMED, HALF, set=TRAINED)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stray_name_among_paths_of_images_is_no_reason_to_read_them_as_texts() -> None:
+    paths = [f"a/{number}.png" for number in range(9)]
+    with pytest.raises(
+        ValueError, match=r"row 9 of the data, 'a/notes\.txt', is no path of an image, as most rows are"
+    ):
+        metaimpute.impute([*paths, "a/notes.txt"], ["p", "q", *[None] * 8])
+
+
+def test_what_may_mean_none_among_labels_is_asked() -> None:
+    labels = [number % 2 if number < 10 else -1 for number in range(50)]
+    with pytest.raises(ValueError, match="nothing to impute; 40 are '-1': if that means none, missing_label=-1"):
+        metaimpute.impute(np.arange(100.0).reshape(50, 2), labels)
+
+
+def test_gaps_among_texts_are_blank_ones_and_new_data_is_warned_of() -> None:
+    texts: list[Any] = [f"{('good', 'bad')[i % 2]} thing number {i}" for i in range(40)]
+    texts[20], texts[21] = None, float("nan")
+    labels = [("p", "q")[i % 2] if i < 12 else None for i in range(40)]
+    found = metaimpute.impute(texts, labels, set={**QUICK, "choose.systems": ["logistic_regression"]})
+    assert found.labels[20] is None and found.labels[21] is None and found.labels[22] in ("p", "q")
+    frame = pandas.DataFrame({"a": 1.37 * (np.arange(60.0) % 11), "b": np.arange(60.0) % 7})
+    given = [("low", "high")[int(i > 29)] if i % 3 else None for i in range(60)]
+    table = metaimpute.impute(frame, given, set=SMALL)
+    with pytest.warns(UserWarning, match="column 'a': 1 of 2 cells are no number and count as blank: row"):
+        table.predict(pandas.DataFrame({"a": ["oops", "3"], "b": [1.0, 2.0]}))

@@ -467,3 +467,10 @@ def test_it_tells_of_itself_on_the_standard_error_when_asked(capsys: pytest.Capt
     console = Console(record=True, width=80, file=io.StringIO())
     console.print(found, MetaImputer())
     assert "error (90% interval)" in console.export_text() and repr(MetaImputer(steps=3)) == "MetaImputer(steps=3)"
+
+
+def test_measurements_are_not_taken_for_classes() -> None:
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    prices = np.where(np.arange(60) < 40, np.round(1000 * np.exp(X[:, 0])), np.nan)
+    with pytest.raises(ValueError, match=r"40 rows, as values do; take MetaImputerRegressor"):
+        MetaImputer(steps=2).fit(X, prices)

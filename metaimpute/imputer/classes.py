@@ -16,7 +16,10 @@ from ..memory.answers import Answers
 from ..memory.data import Data
 from ..memory.given import Given
 from ..tasks.labels import ask_what_means_none, missing
+from ..tasks.targets import are_values
 from .base import MISSING, Imputer
+
+FEWEST = 20  # labels, below which as many different numbers may well be classes
 
 
 class MetaImputer(ClassifierMixin, Imputer):
@@ -186,5 +189,12 @@ class MetaImputer(ClassifierMixin, Imputer):
 def _check_classes(given: np.ndarray) -> None:
     from sklearn.utils.multiclass import check_classification_targets
 
-    if len(given):
-        check_classification_targets(given)
+    if not len(given):
+        return
+    words = [str(label) for label in given]
+    if given.dtype.kind in "iuf" and are_values(list(dict.fromkeys(words)), len(words)) and len(words) > FEWEST:
+        raise ValueError(
+            f"Unknown label type: continuous. y holds {len(set(words)):,} different numbers in {len(words):,} rows, as values "
+            "do; take MetaImputerRegressor, or make strings of them if they are classes"
+        )
+    check_classification_targets(given)

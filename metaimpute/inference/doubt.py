@@ -61,6 +61,8 @@ def advice(doubt: Tensor, where: str, classes: bool, ranked: bool = True, most: 
     expected = float(doubt.double().sum())
     if classes and expected < NEGLIGIBLE:
         return f"less than one wrong label is expected; the least sure rows are first by rank in {where}"
+    if not classes and 2 * count > len(doubt):
+        return f"the rows are about equally sure; the least sure ones are first by rank in {where}"
     rows = "the least sure row" if count == 1 else f"the {count:,} least sure rows"
     what = "of the wrong ones are" if classes else "of the squared error is"
     return f"check {rows}: about {share:.0%} {what} expected there ({where}{', column rank' if ranked else ''})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ def answers_for(predictor: Predictor, data: Data, originals: Mapping[str, Any]) 
         except UserError as error:
             error.args = (in_users_words(str(error), path, Path(scratch) / f"{STEM}.yaml", {}),)
             raise
+    for line in predictor.task.read_warnings:
+        warnings.warn(in_users_words(line, path, Path(scratch) / f"{STEM}.yaml", {}), stacklevel=2)
     answers = by_row(found, len(data), originals)
     blank = [not text.strip() for text in data.rows] if data.kind == "texts" else []
     return answers.without(np.array(blank, dtype=bool)) if any(blank) else answers

@@ -86,7 +86,11 @@ def data_of(data: Any) -> Data:
     if not listed or (isinstance(data, np.ndarray) and data.ndim != 1):
         raise TypeError(f"{ACCEPTED}, not {_called(data)}")
     rows = list(data)
+    if any(isinstance(row, str) for row in rows):
+        rows = [row if isinstance(row, str | Path) or not _is_gap(row) else "" for row in rows]
     kind = _kind_of(rows)
+    if kind == "texts":
+        _refuse_stray_paths(rows)
     if kind is None and rows and all(isinstance(row, list | tuple) for row in rows):
         return data_of(_as_array(rows))
     if rows and kind is None:
@@ -118,6 +122,21 @@ def _kind_of(rows: list[Any]) -> Kind | None:
     if rows and all(isinstance(row, Path) or hasattr(row, "convert") or _is_image(row) for row in rows):
         return "images"
     return None
+
+
+def _is_gap(row: Any) -> bool:
+    return row is None or (isinstance(row, float) and row != row) or type(row).__name__ in ("NAType", "NaTType")
+
+
+def _refuse_stray_paths(rows: list[str]) -> None:
+    """Raises:
+    ValueError: naming a row that is no image's path among rows most of which are, so that names are not learnt from as texts."""
+    paths = [Path(row).suffix.lower() in SUFFIXES for row in rows]
+    if 2 * sum(paths) > len(rows):
+        row = paths.index(False)
+        raise ValueError(
+            f"row {row} of the data, '{safe(rows[row])}', is no path of an image, as most rows are; leave it out"
+        )
 
 
 def _is_image(row: Any) -> bool:

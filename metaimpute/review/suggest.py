@@ -19,6 +19,7 @@ from ..inference import Predictions, imputed
 from ..inference.doubt import written
 from ..inference.predictions import write_rows
 from ..tasks.contents import Contents, contents_of
+from ..tasks.readings import is_number
 from .features import features_of
 
 KEPT = 10  # times as many as are wanted
@@ -63,7 +64,7 @@ class Suggestion:
         shown = [] if self.contents is None else ["content"]
         rows = []
         for name, _, *row in self.rows():
-            held = [" · ".join(row[count:])[:CONTENT]] if shown else []
+            held = [" · ".join(map(_short, row[count:]))[:CONTENT]] if shown else []
             rows.append(
                 [name, *(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row[:count]), *held]
             )
@@ -72,6 +73,11 @@ class Suggestion:
     def write(self, path: Path) -> None:
         """Writes the rows as CSV or Parquet, with a blank column ``label``; filled in, ``--labels`` takes it."""
         write_rows(path, self.header, self.rows())
+
+
+def _short(word: str) -> str:
+    """A number with few digits; a word as it is."""
+    return f"{float(word):.4g}" if is_number(word) else word
 
 
 def suggest(

@@ -82,7 +82,11 @@ def contents_in(task: Task, path: Path, names: Sequence[str]) -> Contents | None
     if task.input_kind == "text":
         text = task.text if isinstance(task, OwnText) else "text"
         _, texts, _ = read_texts(path, text, "") if is_table(path) else read_texts(path, "", "")
-        return _as_many(path, Contents("text", ["text"], [[one] for one in texts]), names)
+        return _as_many(
+            path,
+            Contents("text", ["text"], [[one] for one in texts if one.strip() or not any(map(str.strip, texts))]),
+            names,
+        )
     return None
 
 

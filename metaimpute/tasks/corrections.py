@@ -52,7 +52,8 @@ def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | 
             wrong = (
                 "number; write one"
                 if classes is None
-                else f"class of this data; {describe_choices(cell, list(classes))}; a new one is named in task.new_classes"
+                else f"class of this data; {describe_choices(cell, list(classes))}; a new one is announced with "
+                f"--set 'task.new_classes=[{safe(cell)}]'"
             )
             raise TaskError(f"{_at(table, row)}: '{safe(cell)}' is no {wrong}")
         if found.setdefault(known_names[name], value) != value:

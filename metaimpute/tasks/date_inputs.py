@@ -71,6 +71,8 @@ def _parsed(words: list[str | None], day_first: bool) -> Series:
     import pandas
 
     text = pandas.Series(words, dtype=object)
+    if not any(words):
+        return pandas.Series(pandas.NaT, index=text.index, dtype="datetime64[ns, UTC]")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a format was guessed, which day_first decides
         found: Series = pandas.to_datetime(text, errors="coerce", dayfirst=day_first, utc=True)

@@ -116,7 +116,13 @@ class OwnText(TextTask, OwnData):
         return data
 
     def read(self, path: Path) -> tuple[list[str], list[str]]:
-        """Texts from the text column of a CSV or Parquet file, or the lines of any other file."""
-        names, texts, self.read_warnings = read_texts(path, self.text, self.id)
+        """Texts from the text column of a CSV or Parquet file, or the lines of any other file; blank ones are left out."""
+        names, texts, said = read_texts(path, self.text, self.id)
         require_rows(path, len(texts))
-        return names, texts
+        kept = [row for row, text in enumerate(texts) if text.strip()]
+        if not kept:
+            self.read_warnings = [*said, "no row holds any text"]
+            return names, texts
+        blank = len(texts) - len(kept)
+        self.read_warnings = [*said, *([f"left out {blank:,} rows without text"] if blank else [])]
+        return [names[row] for row in kept], [texts[row] for row in kept]

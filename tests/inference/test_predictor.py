@@ -18,6 +18,8 @@ from metaimpute.cli import main
 from metaimpute.inference import Predictions, Predictor, impute
 from metaimpute.inference.predictor import NotExported
 from metaimpute.tasks.base import TaskError
+from metaimpute.tasks.contents import contents_in
+from metaimpute.tasks.own_text import OwnText
 from metaimpute.training.evaluation import calibration, confusion, outcome
 from metaimpute.training.evaluation import predictions as raw_outputs
 from metaimpute.training.session import Session
@@ -403,3 +405,14 @@ def test_truth_is_of_the_class_that_equals_its_number_and_names_a_row_once(tmp_p
     truth.write_text("id,label\na,0\nb,1\nb,0\n")
     with pytest.raises(TaskError, match=r"truth\.csv: 'b' has two truths, in lines 3 and 4 of truth\.csv"):
         found.against(truth, Classes(3))
+
+
+def test_rows_without_text_get_no_label_and_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text('text\nfine words\n"  "\nmore words\n')
+    task = OwnText(file=str(path))
+    names, texts = task.read(path)
+    assert (names, texts) == (["0", "2"], ["fine words", "more words"]) and task.read_warnings == [
+        "left out 1 rows without text"
+    ]
+    assert contents_in(task, path, names).rows == [["fine words"], ["more words"]]

@@ -151,7 +151,7 @@ def test_a_new_class_that_no_row_has_and_one_that_is_not_announced_are_refused(
     file = tmp_path / "corrected.csv"
     file.write_text(f"id,label\n{unlabelled(project)[0]},vast\n")
     code, said = rerun(project, file, tmp_path / "run")
-    assert code == 2 and "a new one is named in task.new_classes" in said
+    assert code == 2 and "a new one is announced with --set 'task.new_classes=[vast]'" in said
     file.write_text(f"id,label\n{unlabelled(project)[0]},{some_label(project)}\n")
     code, said = rerun(project, file, tmp_path / "other", "task.new_classes=[vast]")
     assert code == 2 and "no training label of class 'vast'" in said
