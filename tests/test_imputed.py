@@ -311,5 +311,5 @@ def test_gaps_among_texts_are_blank_ones_and_new_data_is_warned_of() -> None:
     frame = pandas.DataFrame({"a": 1.37 * (np.arange(60.0) % 11), "b": np.arange(60.0) % 7})
     given = [("low", "high")[int(i > 29)] if i % 3 else None for i in range(60)]
     table = metaimpute.impute(frame, given, set=SMALL)
-    with pytest.warns(UserWarning, match="column 'a': 1 of 2 cells are no number and count as blank: row"):
+    with pytest.warns(UserWarning, match="column 'a': 1 of 2 cells are no number and count as blank: 'oops'"):
         table.predict(pandas.DataFrame({"a": ["oops", "3"], "b": [1.0, 2.0]}))
