@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from .ensemble.choice import Scored
+from .ensemble.conformal import LEVEL
 from .inference import Predictor
 from .inference import impute as impute_run
-from .memory.answers import answers_for, by_row
+from .inference.doubt import ranks
+from .memory.answers import Answers, answers_for, by_row
 from .memory.data import Data, data_of
 from .memory.given import Given, given_labels, require_classes
 from .memory.progress import conclude
@@ -42,6 +45,8 @@ class Imputed:
             the interval that is to hold 90 of 100, ``[n]``, 0 where they were given.
         expected: the error to expect of the imputed ones, with its 90% interval: a share of wrong labels, or a root mean square.
         systems: the same of each system, and its weight. warnings: what looks wrong with the data, a line each.
+        probabilities: of every class, ``[n, classes]`` in the order of ``classes``, NaN for rows that were given or could not be
+            read; None for values.
         given: whether a label was given, ``[n]``. index: of the data frame or series; None where the data had none.
         kind: ``table``, ``texts`` or ``images``. folder: of the run, which ``metaimpute report`` and the others take.
     """
@@ -52,6 +57,8 @@ class Imputed:
     expected: Scored | None
     systems: tuple[Scored, ...]
     warnings: tuple[str, ...]
+    probabilities: np.ndarray | None
+    classes: tuple[Any, ...]
     given: np.ndarray
     index: Any
     kind: str
@@ -66,17 +73,52 @@ class Imputed:
         Raises:
             TypeError: for data of another kind. TaskError: for rows that lack a column, or hold words where numbers were.
         """
+        return self._answers(data).labels
+
+    def predict_proba(self, data: Any) -> np.ndarray:
+        """Probabilities ``[n, classes]`` of new data, in the order of ``classes``; NaN for a row that holds nothing.
+
+        Raises:
+            TypeError: for data of another kind, and for values.
+        """
+        found = self._answers(data).probabilities
+        if found is None:
+            raise TypeError("these are values, which have no probabilities")
+        return found
+
+    def predict_sets(self, data: Any, level: float = LEVEL) -> np.ndarray:
+        """Which classes each row of new data may be of: sets that hold the right one with a probability of ``level``.
+
+        Truth values ``[n, classes]`` in the order of ``classes``; all of them for a row that holds nothing.
+
+        Raises:
+            TypeError: as :meth:`predict_proba` does. ValueError: where nothing was held out, as with ``choose=null``.
+        """
+        shares = np.nan_to_num(self.predict_proba(data), nan=1.0)
+        if self.predictor.systems is None:
+            raise ValueError("sets need labelled rows that were held out; leave choose as it is")
+        return self.predictor.systems.class_sets(shares, level)
+
+    def _answers(self, data: Any) -> Answers:
         new = data_of(data)
         if new.kind != self.kind:
             raise TypeError(f"these labels are for {self.kind}, and that is {new.kind}")
-        return answers_for(self.predictor, new, self._originals).labels
+        return answers_for(self.predictor, new, self._originals)
 
     def to_frame(self) -> DataFrame:
-        """A row for each of the data, under its index: ``label``, ``confidence`` or ``spread``, and whether it was ``given``."""
+        """A row for each of the data, under its index: ``label``, ``confidence`` or ``spread``, whether it was ``given``, and of
+        those that were not the ``rank``, 1 for the least sure."""
         import pandas
 
-        sure = {"confidence": self.confidence} if self.spread is None else {"spread": self.spread}
-        return pandas.DataFrame({"label": self.labels, **sure, "given": self.given}, index=self.index)
+        if self.spread is None:
+            assert self.confidence is not None
+            sure, unsure = {"confidence": self.confidence}, 1 - self.confidence
+        else:
+            sure, unsure = {"spread": self.spread}, self.spread
+        places = np.flatnonzero(~self.given & np.isfinite(unsure))
+        rank = pandas.array([None] * len(self.labels), dtype="Int64")
+        rank[places] = ranks(torch.from_numpy(unsure[places]))
+        return pandas.DataFrame({"label": self.labels, **sure, "given": self.given, "rank": rank}, index=self.index)
 
     def __rich__(self) -> Table:
         from .reporting.console import candidates_table
@@ -189,7 +231,9 @@ def _imputed(
         _of_one_type(answers.labels), None if values else answers.sure, answers.sure if values else None,
         _scored(found.result.expected, unit),
         tuple(one for each in found.result.candidates or () if (one := _scored(each, unit))),
-        found.warnings, known, data.index, data.kind, found.folder, found.result, predictor, found.originals,
+        found.warnings, answers.probabilities,
+        () if values else tuple(found.originals[name] for name in predictor.label_names),
+        known, data.index, data.kind, found.folder, found.result, predictor, found.originals,
     )  # fmt: skip
 
 

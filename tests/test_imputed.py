@@ -125,12 +125,12 @@ def test_answers_stand_under_the_index_of_the_data() -> None:
     frame, _, labels = flowers()
     found = metaimpute.impute(frame, labels, set=SMALL)
     table = found.to_frame()
-    assert table.index.equals(frame.index) and list(table.columns) == ["label", "confidence", "given"]
+    assert table.index.equals(frame.index) and list(table.columns) == ["label", "confidence", "given", "rank"]
     assert (table["label"].to_numpy() == found.labels).all() and table["given"].sum() == 30
     assert (table.loc[table["given"], "confidence"] == 1).all()
     X, _ = load_iris(return_X_y=True)
     values = metaimpute.impute(X, np.where(np.arange(150) % 4 == 0, X[:, 2], np.nan), set=SMALL)
-    assert list(values.to_frame().columns) == ["label", "spread", "given"]
+    assert list(values.to_frame().columns) == ["label", "spread", "given", "rank"]
     assert values.to_frame().index.equals(pandas.RangeIndex(150))
 
 
@@ -313,3 +313,22 @@ def test_gaps_among_texts_are_blank_ones_and_new_data_is_warned_of() -> None:
     table = metaimpute.impute(frame, given, set=SMALL)
     with pytest.warns(UserWarning, match="column 'a': 1 of 2 cells are no number and count as blank: 'oops'"):
         table.predict(pandas.DataFrame({"a": ["oops", "3"], "b": [1.0, 2.0]}))
+
+
+def test_probabilities_sets_and_ranks_come_from_python_too() -> None:
+    X, truth = load_iris(return_X_y=True)
+    labels = [("a", "b", "c")[y] if i % 5 == 0 else None for i, y in enumerate(truth)]
+    found = metaimpute.impute(X, labels, set=SMALL)
+    assert found.classes == ("a", "b", "c") and found.probabilities is not None
+    assert np.isnan(found.probabilities[found.given]).all() and np.isfinite(found.probabilities[~found.given]).all()
+    np.testing.assert_allclose(found.predict_proba(X[~found.given]), found.probabilities[~found.given], atol=1e-9)
+    sets = found.predict_sets(X[~found.given], 0.8)
+    assert sets[np.arange(len(sets)), truth[~found.given]].mean() > 0.75
+    frame = found.to_frame()
+    assert frame["rank"].isna().tolist() == found.given.tolist()
+    assert frame["rank"].dropna().astype(int).sort_values().tolist() == list(range(1, 121))
+    assert frame.loc[frame["rank"] == 1, "confidence"].iloc[0] == frame.loc[~found.given, "confidence"].min()
+    values = metaimpute.impute(X[:, :3], np.where(np.arange(150) % 5 == 0, X[:, 3], np.nan), set=SMALL)
+    assert values.probabilities is None and values.classes == ()
+    with pytest.raises(TypeError, match="these are values, which have no probabilities"):
+        values.predict_sets(X[:, :3])
