@@ -67,7 +67,10 @@ class _OwnNoise(TorchDispatchMode):
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        generator = self._of(self._device(args, kwargs))
+        device = self._device(args, kwargs)
+        if device.type == "meta":  # there are no numbers to draw
+            return func(*args, **kwargs)
+        generator = self._of(device)
         names = [a.name for a in func._schema.arguments]
         if "generator" in names:
             position = names.index("generator")
@@ -105,8 +108,8 @@ class _OwnNoise(TorchDispatchMode):
         """Where an operation draws: an accelerator as soon as one of its tensors is there."""
         if kwargs.get("device") is not None:
             device = torch.device(kwargs["device"])
-            if device.type == "cpu":
-                return _CPU
+            if device.type in ("cpu", "meta"):
+                return device
             return (
                 device
                 if device.index is not None

@@ -43,7 +43,7 @@ def _kept(*names: str, counted: bool = True) -> Callable[[State, Tensor, dict[st
 def _nadam_state(state: State, param: Tensor, flags: dict[str, Any]) -> Tree:
     if not state:
         return None
-    product = torch.as_tensor(state["mu_product"]).detach().to(param.device, param.dtype, copy=True)
+    product = torch.as_tensor(state["mu_product"], device=param.device).detach().to(param.dtype, copy=True)
     return [count(state), product, copied(state["exp_avg"]), copied(state["exp_avg_sq"])]
 
 
