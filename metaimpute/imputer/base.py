@@ -200,7 +200,8 @@ class Imputer(BaseEstimator):
         return [f"task.{key}={flow(value)}" for key, value in options.items()]
 
     def _kind_options(self, data: Data) -> dict[str, Any]:
-        raise NotImplementedError
+        """What labels are taken for, as options of the task."""
+        raise TypeError(f"{type(self).__name__} does not define _kind_options()")
 
     def _adapted(self, source: Source) -> Source:
         """The recipe that there is for such data, with what was asked for.
