@@ -15,14 +15,14 @@ import torch
 
 from .ensemble.choice import Scored
 from .ensemble.conformal import LEVEL
+from .in_memory.answers import Answers, answers_for, by_row
+from .in_memory.data import Data, data_of
+from .in_memory.given import Given, given_labels, require_classes
+from .in_memory.progress import conclude
+from .in_memory.run import run_on
 from .inference import Predictor
 from .inference import impute as impute_run
 from .inference.doubt import ranks
-from .memory.answers import Answers, answers_for, by_row
-from .memory.data import Data, data_of
-from .memory.given import Given, given_labels, require_classes
-from .memory.progress import conclude
-from .memory.run import run_on
 from .rundir.begin import PYTHON, beginning
 from .rundir.result import Result
 from .tasks.own_data import safe

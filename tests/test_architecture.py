@@ -23,7 +23,7 @@ FLOORS: tuple[set[str], ...] = (
     {"rundir"},
     {"training"},
     {"bench", "inference", "reporting", "testing"},
-    {"memory", "review", "study", "trained"},
+    {"in_memory", "review", "study", "trained"},
     {"cli", "imputed", "imputer"},
     {"__main__", "__init__"},
 )

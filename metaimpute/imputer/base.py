@@ -17,15 +17,15 @@ from torch import Tensor
 
 from ..batches.outputs import Output
 from ..ensemble.choice import Scored
+from ..in_memory.answers import Answers, answers_for, by_row
+from ..in_memory.arrays import train_on
+from ..in_memory.data import Data, data_of, plain_numbers
+from ..in_memory.given import Given
+from ..in_memory.kept import kept, restored
+from ..in_memory.progress import conclude
+from ..in_memory.run import run_on
 from ..inference import Predictor
 from ..inference.predictions import in_units
-from ..memory.answers import Answers, answers_for, by_row
-from ..memory.arrays import train_on
-from ..memory.data import Data, data_of, plain_numbers
-from ..memory.given import Given
-from ..memory.kept import kept, restored
-from ..memory.progress import conclude
-from ..memory.run import run_on
 from ..recipes.recipe import COMPONENTS, NETWORK, resolve, validate
 from ..recipes.source import Source, merge, read
 from ..rundir.begin import Beginning

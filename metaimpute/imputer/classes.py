@@ -12,9 +12,9 @@ from typing_extensions import Self
 from ..batches.outputs import Classes
 from ..engine.ambient import as_usual
 from ..ensemble.conformal import LEVEL
-from ..memory.answers import Answers
-from ..memory.data import Data
-from ..memory.given import Given
+from ..in_memory.answers import Answers
+from ..in_memory.data import Data
+from ..in_memory.given import Given
 from ..tasks.labels import ask_what_means_none, missing
 from ..tasks.targets import are_values
 from .base import MISSING, Imputer

@@ -12,8 +12,8 @@ from typing_extensions import Self
 
 from ..batches.outputs import Quantities
 from ..engine.ambient import as_usual
-from ..memory.data import Data
-from ..memory.given import Given
+from ..in_memory.data import Data
+from ..in_memory.given import Given
 from ..tasks.labels import missing
 from .base import Imputer
 from .scale import LARGE

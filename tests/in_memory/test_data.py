@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
-from metaimpute.memory.data import data_of, plain_numbers
-from metaimpute.memory.files import class_folders, in_users_words, label_column
+from metaimpute.in_memory.data import data_of, plain_numbers
+from metaimpute.in_memory.files import class_folders, in_users_words, label_column
 
 NUMBERS = np.arange(6.0).reshape(3, 2)
 PIXELS = np.zeros((4, 4), dtype=np.uint8)
