@@ -236,6 +236,16 @@ class Task:
         """Model inputs for raw examples under a random view; ``"none"`` is the evaluation view."""
         return raw
 
+    @property
+    def more_forms(self) -> tuple[str, ...]:
+        """Names of further forms of an example, as rows of numbers, for systems beside the network; before loading,
+        those that it may have."""
+        return ()
+
+    def in_form(self, raw: Any, name: str) -> Tensor:
+        """Raw examples in one of these forms, ``[n, features]``."""
+        raise TypeError(f"{type(self).__name__} has no form '{name}'")
+
     def moved_view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> tuple[Tree, LabelMotion | None]:
         """A view and how labels move under it; the motion is None where a label stays the same, as a class does."""
         return self.view(raw, kind, generator), None

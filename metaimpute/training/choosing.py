@@ -22,7 +22,6 @@ from .fold_network import EXAMPLES, FoldNetwork, as_answer
 from .state import RunState
 
 UNLABELLED = 10_000  # that systems beside the network see at most
-LINEAR = ("logistic_regression", "ridge")  # of which no more is asked on a form that is one of several of its kind
 
 
 def check_choosable(recipe: Recipe) -> None:
@@ -64,7 +63,7 @@ def _named(recipe: Recipe) -> list[str]:
 def _fitting(form: RowForm, classes: int, labelled: int) -> list[str]:
     """Names of members for a form of the rows."""
     names = usable(classes, labelled, form.sparse)
-    return [name for name in names if name in LINEAR] if form.linear else names
+    return names if form.systems is None else [name for name in names if name in form.systems]
 
 
 def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str, int, int], None]) -> Systems:
