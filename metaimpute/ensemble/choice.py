@@ -166,7 +166,8 @@ def choose(
 
     Args:
         combine: the weighted mean of all, or the best one alone. report: told of each candidate's folds as they are done.
-        folds_of: how many; by default five, twice where labels are few. budget: seconds after which no candidate is begun.
+        folds_of: how many; by default five, twice where labels are few. budget: seconds after which no candidate is begun, and
+            one under way is left out after the fold it is at; the first is measured whatever it takes.
 
     Raises:
         Unfit: when no candidate could be fitted.
@@ -177,14 +178,23 @@ def choose(
     held_out, fitted = dict[str, np.ndarray](), dict[str, Fitted]()
     seconds, left_out = dict[str, float](), dict[str, str]()
     begun = time.perf_counter()
+
+    def spent() -> bool:
+        return bool(held_out) and time.perf_counter() - begun > budget
+
+    def fold(name: str, done: int, of: int) -> None:
+        report(name, done, of)
+        if done < of - 1 and spent():
+            raise Unfit(f"the budget was spent after {done} of {of - 1} folds")
+
     for one in candidates:
         started = time.perf_counter()
-        if held_out and started - begun > budget:
+        if spent():
             left_out[one.name] = "the budget was spent"
             continue
         some = parts[: -(-len(parts) // repeats)] if one.once else parts
         try:
-            found = _held_out(one, examples, some, report)
+            found = _held_out(one, examples, some, fold)
             member = one.make()
             member.fit(examples.whole(one.form))
         except (Unfit, np.linalg.LinAlgError) as error:

@@ -82,8 +82,9 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
     forms = row_forms(task, recipe.model, run.device) if asked != [NETWORK] else []
     prepared = task.prepare_inputs
     seed = derive_seed(recipe.train.seed, Stream.FOLDS) % 2**31  # as scikit-learn takes it
-    examples = _examples(data, task.output, forms, seed)
-    candidates = _candidates(recipe, forms, examples, asked)
+    classes = task.output.size if isinstance(task.output, Classes) else 0
+    candidates = _candidates(forms, classes, len(data.labelled), asked)
+    examples = _examples(data, classes, [form for form in forms if form.name in {one.form for one in candidates}], seed)
 
     def one_more(name: str, done: int, of: int) -> None:
         report(name, done, of)
@@ -111,8 +112,8 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
     return Systems(ensemble, kept)
 
 
-def _examples(data: TaskData, output: Any, forms: list[RowForm], seed: int) -> Examples:
-    """Labelled and unlabelled examples in every form, which is fitted to both."""
+def _examples(data: TaskData, classes: int, forms: list[RowForm], seed: int) -> Examples:
+    """Labelled and unlabelled examples in each form, which is fitted to both."""
     without = (~torch.isin(data.unlabelled.ids, data.labelled.ids)).nonzero()[:, 0]
     drawn = torch.randperm(len(without), generator=torch.Generator(device="cpu").manual_seed(seed), device="cpu")[
         :UNLABELLED
@@ -125,14 +126,13 @@ def _examples(data: TaskData, output: Any, forms: list[RowForm], seed: int) -> E
     labelled[EXAMPLES], beside[EXAMPLES] = np.arange(len(data.labelled))[:, None], np.zeros((0, 1), dtype=int)
     assert data.labelled.targets is not None
     targets = data.labelled.targets.numpy()
-    classes = output.size if isinstance(output, Classes) else 0
     return Examples(labelled, beside, targets if classes else targets[:, 0].astype(float), classes, seed)
 
 
-def _candidates(recipe: Recipe, forms: list[RowForm], examples: Examples, asked: Any) -> list[Candidate]:
+def _candidates(forms: list[RowForm], classes: int, labelled: int, asked: Any) -> list[Candidate]:
     found = []
     for form in forms:
-        names, suffix = _fitting(form, examples.classes, len(examples.labels)), ON + form.name if len(forms) > 1 else ""
+        names, suffix = _fitting(form, classes, labelled), ON + form.name if len(forms) > 1 else ""
         if asked != "auto":
             names = [name for name in names if name in asked or name + suffix in asked]
         found += candidates_on(form.name, names, suffix)

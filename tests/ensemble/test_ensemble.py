@@ -326,7 +326,9 @@ def test_forms_of_the_rows_go_to_their_own_members_and_sparse_ones_to_those_that
     assert right.mean() > 0.95
 
 
-def test_a_candidate_that_cannot_be_fitted_or_comes_too_late_is_left_out_with_its_reason() -> None:
+def test_a_candidate_that_cannot_be_fitted_or_comes_too_late_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Never:
         def fit(self, rows: Rows) -> None:
             raise Unfit("it diverged")
@@ -334,13 +336,26 @@ def test_a_candidate_that_cannot_be_fitted_or_comes_too_late_is_left_out_with_it
         def predict(self, rows: np.ndarray) -> np.ndarray:
             raise AssertionError
 
+    class Slow:
+        """Of which the clock says that a fold takes a tenth of a second."""
+
+        def fit(self, rows: Rows) -> None:
+            clock[0] += 0.15
+
+        def predict(self, rows: np.ndarray) -> np.ndarray:
+            return np.full((len(rows), 3), 1 / 3)
+
+    clock = [0.0]
+    monkeypatch.setattr("metaimpute.ensemble.choice.time.perf_counter", lambda: clock[0])
     X, y = load_wine(return_X_y=True)
     rows, _, _ = split(X, y, 6, classes=3)
     never = Candidate("never", FORM, Never)
     found = chosen(rows, ["kernel"], [never])
     assert found.left_out == {"never": "it diverged"} and [one.name for one in found.scores] == ["kernel"]
-    late = chosen(rows, ["kernel", "extra_trees"], budget=0.0)
+    late = chosen(rows, ["kernel", "extra_trees"], budget=-1.0)
     assert late.left_out == {"extra_trees": "the budget was spent"} and list(late.fitted) == ["kernel"]
+    slow = chosen(rows, ["kernel"], [Candidate("slow", FORM, Slow)], budget=0.2)
+    assert slow.left_out == {"slow": "the budget was spent after 2 of 10 folds"} and list(slow.fitted) == ["kernel"]
     with pytest.raises(Unfit, match="never: it diverged"):
         chosen(rows, [], [never])
 

