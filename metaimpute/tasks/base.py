@@ -108,6 +108,7 @@ class TaskData:
         source: where the data came from, shown with every result.
         warnings: what looks wrong with the data, a line each; a run says them and ``metaimpute check`` repeats them.
         fingerprint: of the content of one's own files, so that a run notices when they change; empty for published data sets.
+        chosen: ids of rows whose label came with corrections: they were picked, as doubtful ones, and say little of the others.
     """
 
     labelled: Pool
@@ -117,6 +118,7 @@ class TaskData:
     source: str
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
+    chosen: frozenset[int] = frozenset()
 
 
 def check_balanced(count: int, classes: int, what: str) -> None:

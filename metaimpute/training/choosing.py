@@ -126,7 +126,8 @@ def _examples(data: TaskData, classes: int, forms: list[RowForm], seed: int) -> 
     labelled[EXAMPLES], beside[EXAMPLES] = np.arange(len(data.labelled))[:, None], np.zeros((0, 1), dtype=int)
     assert data.labelled.targets is not None
     targets = data.labelled.targets.numpy()
-    return Examples(labelled, beside, targets if classes else targets[:, 0].astype(float), classes, seed)
+    chosen = np.isin(data.labelled.ids.numpy(), list(data.chosen))
+    return Examples(labelled, beside, targets if classes else targets[:, 0].astype(float), classes, seed, chosen)
 
 
 def _candidates(forms: list[RowForm], classes: int, labelled: int, asked: Any) -> list[Candidate]:

@@ -360,6 +360,26 @@ def test_a_candidate_that_cannot_be_fitted_or_comes_too_late_is_left_out_with_it
         chosen(rows, [], [never])
 
 
+def test_errors_are_measured_on_labels_that_were_not_picked_where_there_are_enough() -> None:
+    """Picked rows have wrong labels here, so that every system is wrong on them, and right on the others."""
+    X, y = load_wine(return_X_y=True)
+    rows, _, _ = split(X, y, 12, classes=3)
+    picked = np.arange(len(rows.labels)) % 3 == 0
+    labels = np.where(picked, (rows.labels + 1) % 3, rows.labels)
+
+    def error(chosen: np.ndarray | None) -> tuple[float, float]:
+        examples = Examples({FORM: rows.labelled}, {FORM: rows.unlabelled}, labels, 3, 0, chosen)
+        found = choose(examples, candidates_on(FORM, ["kernel"]))
+        return found.expected.error, found.scores[0].error
+
+    every, others = error(None), error(picked)
+    assert every[0] > 0.35 and others[0] < every[0] - 0.1 and others[1] < every[1] - 0.1
+    count = int((~picked).sum())
+    assert others[0] * count == pytest.approx(round(others[0] * count))
+    few = np.arange(len(labels)) >= 9  # nine labels are too few to measure on
+    assert error(few) == every
+
+
 # intervals -----------------------------------------------------------------------------------------------------------
 
 

@@ -366,3 +366,22 @@ def test_a_form_may_be_named_before_the_table_is_read(tmp_path: Path) -> None:
     flowers, _ = table(tmp_path)
     with pytest.raises(RecipeError, match="no system is 'random_forest on spelling'"):
         trained(flowers, out="other", choose__systems=["random_forest on spelling"])
+
+
+def test_labels_that_were_picked_do_not_count_in_the_expected_error(tmp_path: Path) -> None:
+    recipe, truth = table(tmp_path)
+    before = trained(recipe)
+    unlabelled = [int(row) for row in impute(before.folder)[0].ids]
+    doubtful = sorted(unlabelled, key=lambda row: truth[row] == "setosa")[
+        :20
+    ]  # of the two classes that are hard to tell
+    rows = [f"{row},{truth[row]}" for row in doubtful]
+    (tmp_path / "seen.csv").write_text("\n".join(["id,label", *rows]))
+    said: list[str] = []
+    sets = {**QUICK, "task.corrections": str(tmp_path / "seen.csv")}
+    after = metaimpute.train(recipe, set=sets, out="after", say=said.append)
+    assert after.result.labels == 50
+    line = "the expected error is measured on 30 labels: the 20 that came with corrections were picked"
+    assert any(line in one for one in said)
+    wrong = after.result.expected["error"] * 30 / 100
+    assert wrong == pytest.approx(round(wrong)) and round(wrong) % 3  # of 30 rows; no such number is one of 50
