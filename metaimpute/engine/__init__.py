@@ -62,6 +62,7 @@ from .optimizers import (
     sgd,
     sharpness_aware,
 )
+from .planning import Choice, PlanError, Planned, plan
 from .recording import Recording, begin
 from .repetition import NotRepeatable
 from .replay import BadMemoryPolicy
@@ -77,6 +78,7 @@ __all__ = [
     "BilevelMap",
     "CannotCompile",
     "CannotDifferentiate",
+    "Choice",
     "Checkpoint",
     "Compiled",
     "Estimator",
@@ -90,6 +92,8 @@ __all__ = [
     "MemoryPolicy",
     "NotRepeatable",
     "NotScalar",
+    "PlanError",
+    "Planned",
     "Recompute",
     "Recording",
     "Revolve",
@@ -136,6 +140,7 @@ __all__ = [
     "partition",
     "per_leaf",
     "per_step",
+    "plan",
     "radam",
     "register_estimator",
     "register_optimizer",
