@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
@@ -38,6 +37,7 @@ SHORTEST, LONGEST = (
     6,
     8,
 )  # inner steps of the longer one of the unrolls that are measured; the first two are often smaller ones
+RUNS, MOST_RUNS = 3, 20  # of each length, the fastest of which counts
 HEADROOM = 0.95  # of a budget, for what the outer loss needs beside the steps
 SCALARS = 8  # of coupling and hyperparameters, up to which an estimator with a price for each is tried
 NO_BUDGET = 1 << 60
@@ -82,7 +82,8 @@ class Planned:
             the others.
         refused: estimators that the problem is not for, and why. steps, budget: as asked, the latter in bytes or None.
         measured: inner steps of the two short unrolls. plain_seconds: predicted, of the steps without any differentiation.
-        least: bytes that ``exact`` needs at least, were every step repeated.
+        least: bytes that ``exact`` needs at least, were every step repeated. footprint: bytes of a step's graph, a snapshot and
+            what a step needs beside, from which memory policies are predicted; None where there is nothing to repeat.
     """
 
     choices: tuple[Choice, ...]
@@ -92,6 +93,7 @@ class Planned:
     measured: tuple[int, int]
     plain_seconds: float
     least: int
+    footprint: Footprint | None = None
 
     @property
     def best(self) -> Choice | None:
@@ -209,7 +211,7 @@ def plan(
             refused[name] = str(error).split("\n", 1)[0]
     plain_seconds = clock.plain_step() * steps
     choices: list[Choice] = []
-    least = 0
+    least, footprint = 0, None
 
     def choice(one: _Measured, memory: str, taken: float, peak: int) -> Choice:
         fits, cost = room is None or peak <= room, taken / plain_seconds
@@ -218,7 +220,8 @@ def plan(
     for one in found:
         choices.append(choice(one, "store", one.seconds.at(steps), math.ceil(one.peak.at(steps))))
         if one.name == "exact" and steps > 2:
-            again, footprint = _repeated_step(gradient, one.seconds, long)
+            again = max(0.0, clock(partial(gradient, memory="recompute")).each - one.seconds.each)
+            footprint = _footprint(gradient, long)
             base = max(0, math.ceil(one.peak.at(long)) - _stored(footprint, long))
             least = base + footprint.first + footprint.graph + footprint.snapshot + footprint.working
             ways = _with_repetition(room, steps, footprint, base)
@@ -233,7 +236,7 @@ def plan(
             one.seconds if one.exact else one.error,
         )
     )
-    return Planned(tuple(choices), refused, steps, room, counts, plain_seconds, least)
+    return Planned(tuple(choices), refused, steps, room, counts, plain_seconds, least, footprint)
 
 
 class PlanError(UserError, ValueError):
@@ -249,8 +252,9 @@ class _Line:
 
     @classmethod
     def through(cls, low: int, high: int, at_low: float, at_high: float) -> _Line:
-        each = max(0.0, (at_high - at_low) / (high - low)) if high > low else at_high / high
-        return cls(max(0.0, at_high - each * high), each)
+        """The line through two measurements, of which noise makes neither the slope nor what is fixed negative."""
+        each = min(max(0.0, (at_high - at_low) / (high - low)), at_high / high) if high > low else at_high / high
+        return cls(at_high - each * high, each)
 
     def at(self, steps: int) -> float:
         return self.fixed + self.each * steps
@@ -264,16 +268,16 @@ class _Clock:
         self.alone: list[float] = []
 
     def __call__(self, work: Callable[[int], Any]) -> _Line:
-        """Seconds of the work after so many steps, from medians."""
+        """Seconds of the work after so many steps: of the fastest runs, since what else a machine does only adds."""
         short, long = self.counts
         began, found = time.perf_counter(), list[tuple[float, float]]()
-        while not found or (time.perf_counter() - began < self.seconds and len(found) < 20):
+        while len(found) < RUNS or (time.perf_counter() - began < self.seconds and len(found) < MOST_RUNS):
             found.append((_seconds(work, short), _seconds(work, long)))
             self.alone.append(_seconds(self.plain, long))
-        return _Line.through(short, long, median(one for one, _ in found), median(other for _, other in found))
+        return _Line.through(short, long, min(one for one, _ in found), min(other for _, other in found))
 
     def plain_step(self) -> float:
-        return median(self.alone) / self.counts[1]
+        return min(self.alone) / self.counts[1]
 
 
 @dataclass(frozen=True)
@@ -315,13 +319,12 @@ def _stored(footprint: Footprint, steps: int) -> int:
     return footprint.first + steps * footprint.graph + footprint.working
 
 
-def _repeated_step(gradient: Callable[..., HypergradientResult], stored: _Line, long: int) -> tuple[float, Footprint]:
-    """Seconds of taking a step once more, and what steps hold, measured by an ``auto`` policy without a limit."""
+def _footprint(gradient: Callable[..., HypergradientResult], steps: int) -> Footprint:
+    """What steps hold, as an ``auto`` policy without a limit measures it."""
     policy = Auto(NO_BUDGET)
-    gradient(long, memory=policy)
-    times = [_seconds(partial(gradient, memory="recompute"), long) for _ in range(3)]
+    gradient(steps, memory=policy)
     assert policy.footprint is not None
-    return max(0.0, (median(times) - stored.at(long)) / long), policy.footprint
+    return policy.footprint
 
 
 def _affordable(plain: Callable[[int], None], most: int, seconds: float) -> int:
