@@ -63,7 +63,7 @@ def _refusal(module: nn.Module) -> str | None:
             return (
                 f"{name} is a TorchScript module, whose parameters cannot be replaced; pass the module it was made from"
             )
-        if kind.__module__.startswith("torch._dynamo"):
+        if kind.__module__.startswith("torch._dynamo") or part._compiled_call_impl is not None:
             return "the module is compiled; pass the module itself and wrap the inner loss: Compiled(inner_loss)"
         if isinstance(part, nn.parallel.DistributedDataParallel | nn.DataParallel):
             return (
@@ -199,9 +199,21 @@ class FunctionalModel:
             raise CannotDifferentiate(
                 "parametrize.cached() would keep one step's weights for the next; take the step outside it"
             )
+        self.look_again()
+        return self.run(self._places(params), args, kwargs)
+
+    @property
+    def hides_parameters(self) -> bool:
+        """Whether the module reaches a bare parameter by a way that no tensor can be put into."""
+        return self._ways.to_parameters
+
+    def look_again(self) -> None:
+        """Learns the module's parts anew where one was put in or taken out."""
         if parts_of(self.module) != self._parts or self._attributes() != self._sizes:
             self._learn_names()
-        values = self._places(params)
+
+    def run(self, values: dict[int, Tensor], args: Any, kwargs: Any) -> Any:
+        """A call, given the tensors by the ``id`` of the parameter or buffer in whose place they stand."""
         twin = Twin(self._parts, values, tracked=not _inside_vmap())
         saw(tuple([part.training for part in self._parts]))
         seen_from_outside = self._ways.to_parts or any(part._forward_hooks for part in self._parts)
