@@ -9,35 +9,28 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .ambient import CannotDifferentiate, double_differentiable, outside_transforms
-from .dependence import begins, leaves_below
+from .dependence import begins
 from .inside import Inside, of_the_user, others_are_open
 from .losses import scalar
 from .memory import MemoryPolicy, Recompute, Store, parse_memory
+from .moves import Moved, Moves, Params
 from .noise import fixed_rng
-from .operators import in_words, require_second_derivative
-from .optimizers import InnerOptimizer, take_step
+from .optimizers import InnerOptimizer
 from .optimizers.base import UnsupportedOptimizer
 from .optimizers.live import LiveRule, Optimizers, stock
-from .pytree import Tree, detach, gradient, tree_map
+from .pytree import Tree, detach, tree_map
 from .rebuilt import Rebuilt, as_it_is
 from .repetition import Ledger, rebuilding
 from .replay import BadMemoryPolicy
 from .unroll import Differentiation, of_its_own
 
-Params = dict[str, Tensor]
 Models = nn.Module | Sequence[nn.Module]
-
-
-class _Moved(NamedTuple):
-    params: Params
-    state: Tree
-    loss: Tensor
 
 
 class Inner:
@@ -122,7 +115,7 @@ class Inner:
                 name: of_its_own(begins(p)) if not p.requires_grad else begins(p) for name, p in first.items()
             }
         self._inside = Inside(self._root, originals)
-        self._ids = {id(p) for p in originals.values()}
+        self._moves = Moves(self._inside, self._mode, frozenset(map(id, originals.values())))
         self.state = self._live.rule.init(self.start)
         self._place(self.start)
 
@@ -177,14 +170,15 @@ class Inner:
                 raise CannotDifferentiate("arguments go to a loss that is a function: inner.step(function, x, y)")
             if len(rule.stages) > 1:
                 raise UnsupportedOptimizer(
-                    f"{rule.label} takes {len(rule.stages)} gradients a step; give it a function, inner.step(lambda: loss(model(x), y))"
+                    f"{rule.label} takes {len(rule.stages)} gradients a step; give it a function, "
+                    "inner.step(lambda: loss(model(x), y))"
                 )
             if self._recompute:
                 raise BadMemoryPolicy(
                     "memory 'recompute' takes each step again in the reverse pass; give it a function, "
                     "inner.step(lambda: loss(model(x), y)), or use memory 'store'"
                 )
-            moved = self._move(inside, rule, lambda: loss, self._params, self.state)
+            moved = self._moves.take(rule, lambda: loss, self._params, self.state)
         elif callable(loss):
             moved = self._called(inside, rule, loss, args)
         else:
@@ -196,7 +190,7 @@ class Inner:
         self._live.called()
         return moved.params
 
-    def _called(self, inside: Inside, rule: InnerOptimizer, loss: Callable[..., Tensor], args: Any) -> _Moved:
+    def _called(self, inside: Inside, rule: InnerOptimizer, loss: Callable[..., Tensor], args: Any) -> Moved:
         seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
 
         def evaluate(function: Callable[..., Tensor]) -> Callable[[], Tensor]:
@@ -209,7 +203,7 @@ class Inner:
         start, state = self._params, self.state
         try:
             if not self._recompute or self._mode != "full":
-                return self._move(inside, rule, evaluate(loss), start, state)
+                return self._moves.take(rule, evaluate(loss), start, state)
             if others_are_open(inside):
                 raise BadMemoryPolicy(
                     "memory 'recompute' takes steps again when no other block is open; use 'store' in blocks inside one another"
@@ -227,82 +221,18 @@ class Inner:
                     stack.enter_context(inside.as_then(at, buffers, modes))
                     for kind, enabled, dtype in settings:
                         stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
-                    found = self._move(inside, rule, frozen, at, before, hyper)
+                    found = self._moves.take(rule, frozen, at, before, hyper)
                 ledger.note("inner", number, found.loss, "taken")
                 ledger.verify()
 
             step = Rebuilt(again, self._rebuilt)
             with step.taking():
-                moved = self._move(inside, rule, evaluate(loss), start, state)
+                moved = self._moves.take(rule, evaluate(loss), start, state)
             ledger.note("inner", number, moved.loss, "taken")
             return moved
         except BaseException:
             inside.put(start)
             raise
-
-    def _move(
-        self,
-        inside: Inside,
-        rule: InnerOptimizer,
-        evaluate: Callable[[], Tensor],
-        at: Params,
-        state: Tree,
-        hyper: Any = None,
-    ) -> _Moved:
-        first: Tensor | None = None
-        for number, with_gradient in enumerate(rule.stages):
-            slopes: list[Tensor | None] = [None] * len(at)
-            if with_gradient:
-                with rebuilding() if first is not None else contextlib.nullcontext():
-                    loss = scalar(evaluate(), "inner")
-                slopes = self._slopes(loss, at)
-                first = loss if first is None else first
-            with torch.set_grad_enabled(self._mode != "none"):
-                end, state = take_step(rule, slopes, state, at, rule.hyper if hyper is None else hyper)
-            at = self._renewed(at, end)
-            if number + 1 < len(rule.stages):
-                inside.put(at)
-        assert first is not None
-        return _Moved(at, state, first)
-
-    def _slopes(self, loss: Tensor, at: Params) -> list[Tensor | None]:
-        if not loss.requires_grad:
-            raise CannotDifferentiate(
-                "the loss depends on nothing that requires a gradient; compute it in the block, outside no_grad, without detach()"
-            )
-        tensors = list(at.values())
-        if any(id(leaf) in self._ids for leaf in leaves_below([loss], tensors)):
-            raise CannotDifferentiate(
-                "the loss uses a parameter of the model that was taken out of it before the block, which no step moves; take it "
-                "from the model inside the block (model.weight, model.parameters()), or from inner.start for the first weights"
-            )
-        full = self._mode == "full"
-        try:
-            slopes: list[Tensor | None] = gradient(
-                loss, tensors, create_graph=full, retain_graph=self._mode != "none", unused="none"
-            )
-        except RuntimeError as error:
-            words = _WENT_BACK if "backward through the graph a second time" in str(error) else in_words(error)
-            if words is None:
-                raise
-            raise CannotDifferentiate(words) from error
-        if all(slope is None for slope in slopes):
-            raise CannotDifferentiate(
-                "the loss does not depend on the weights in place: it was computed before the last step, by another model, or by a "
-                "copy of this one; compute it anew from the model inside the block"
-            )
-        if full:
-            require_second_derivative(loss, tensors)
-            return slopes
-        return detach(slopes)  # type: ignore[no-any-return]
-
-    def _renewed(self, at: Params, end: Sequence[Tensor]) -> Params:
-        if self._mode == "none":
-            return {name: p.detach().requires_grad_() for name, p in zip(at, end, strict=True)}
-        return {
-            name: after if after is not before and after.requires_grad else of_its_own(after)
-            for (name, before), after in zip(at.items(), end, strict=True)
-        }
 
     # what else ---------------------------------------------------------------------------------------------------
 
@@ -345,7 +275,7 @@ class Inner:
             if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
                 raise CannotDifferentiate(f"'{name}' is a tensor of shape {list(old.shape)} and {old.dtype}")
         both = {**self._params, **params}
-        self._place(self._renewed(self._params, [both[name] for name in self._params]))
+        self._place(self._moves.renewed(self._params, [both[name] for name in self._params]))
 
     def detach(self) -> None:
         """Cuts the graph here: gradients of what follows end at these weights, and the memory of the steps so far is freed."""
@@ -362,9 +292,6 @@ class Inner:
             )
         self._inside.used = True
         self._inside.write_back()
-
-
-_WENT_BACK = "the graph of the loss is gone: backward() was called on it; inner.step(loss) takes the gradient itself, so leave out backward()"
 
 
 def _as_leaf(leaf: Any) -> Any:
@@ -415,8 +342,8 @@ def inner(
     policy = parse_memory(memory)
     if policy not in (Store(), Recompute()):
         raise BadMemoryPolicy(
-            f"a block cannot be run again, so its memory is 'store' or 'recompute', not '{policy}'; unroll() and begin() take all "
-            "policies"
+            f"a block cannot be run again, so its memory is 'store' or 'recompute', not '{policy}'; unroll() and begin() take "
+            "all policies"
         )
     mode: Differentiation = "none" if not differentiable else "first_order" if first_order else "full"
     return Inner(model, optimizer, dict(override or {}), track_start, mode, policy, resume)

@@ -1,0 +1,111 @@
+"""One step of a block: gradients of a loss at the weights in place, and the weights to which they lead."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .ambient import CannotDifferentiate
+from .dependence import leaves_below
+from .inside import Inside
+from .losses import scalar
+from .operators import in_words, require_second_derivative
+from .optimizers import InnerOptimizer, take_step
+from .pytree import Tree, detach, gradient
+from .repetition import rebuilding
+from .unroll import Differentiation, of_its_own
+
+Params = dict[str, Tensor]
+_WENT_BACK = (
+    "the graph of the loss is gone: backward() was called on it; inner.step(loss) takes the gradient itself, so leave out "
+    "backward()"
+)
+
+
+class Moved(NamedTuple):
+    """Where a step leads, and the loss before it."""
+
+    params: Params
+    state: Tree
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How a block takes its steps.
+
+    Attributes:
+        users: ids of the user's parameters in whose places the block's weights are, which no loss may use.
+    """
+
+    inside: Inside
+    mode: Differentiation
+    users: frozenset[int]
+
+    def take(
+        self,
+        rule: InnerOptimizer,
+        evaluate: Callable[[], Tensor],
+        at: Params,
+        state: Tree,
+        hyper: Any = None,
+    ) -> Moved:
+        first: Tensor | None = None
+        for number, with_gradient in enumerate(rule.stages):
+            slopes: list[Tensor | None] = [None] * len(at)
+            if with_gradient:
+                with rebuilding() if first is not None else contextlib.nullcontext():
+                    loss = scalar(evaluate(), "inner")
+                slopes = self._slopes(loss, at)
+                first = loss if first is None else first
+            with torch.set_grad_enabled(self.mode != "none"):
+                end, state = take_step(rule, slopes, state, at, rule.hyper if hyper is None else hyper)
+            at = self.renewed(at, end)
+            if number + 1 < len(rule.stages):
+                self.inside.put(at)
+        assert first is not None
+        return Moved(at, state, first)
+
+    def _slopes(self, loss: Tensor, at: Params) -> list[Tensor | None]:
+        if not loss.requires_grad:
+            raise CannotDifferentiate(
+                "the loss depends on nothing that requires a gradient; compute it in the block, outside no_grad, without detach()"
+            )
+        tensors = list(at.values())
+        if any(id(leaf) in self.users for leaf in leaves_below([loss], tensors)):
+            raise CannotDifferentiate(
+                "the loss uses a parameter of the model that was taken out of it before the block, which no step moves; take it "
+                "from the model inside the block (model.weight, model.parameters()), or from inner.start for the first weights"
+            )
+        full = self.mode == "full"
+        try:
+            slopes: list[Tensor | None] = gradient(
+                loss, tensors, create_graph=full, retain_graph=self.mode != "none", unused="none"
+            )
+        except RuntimeError as error:
+            words = _WENT_BACK if "backward through the graph a second time" in str(error) else in_words(error)
+            if words is None:
+                raise
+            raise CannotDifferentiate(words) from error
+        if all(slope is None for slope in slopes):
+            raise CannotDifferentiate(
+                "the loss does not depend on the weights in place: it was computed before the last step, by another model, or by "
+                "a copy of this one; compute it anew from the model inside the block"
+            )
+        if full:
+            require_second_derivative(loss, tensors)
+            return slopes
+        return detach(slopes)  # type: ignore[no-any-return]
+
+    def renewed(self, at: Params, end: Sequence[Tensor]) -> Params:
+        if self.mode == "none":
+            return {name: p.detach().requires_grad_() for name, p in zip(at, end, strict=True)}
+        return {
+            name: after if after is not before and after.requires_grad else of_its_own(after)
+            for (name, before), after in zip(at.items(), end, strict=True)
+        }
