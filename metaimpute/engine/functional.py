@@ -77,6 +77,16 @@ def _refusal(module: nn.Module) -> str | None:
     return None
 
 
+def require_no_max_norm(part: nn.Module | None, name: str) -> None:
+    """Raises:
+    CannotDifferentiate: for an embedding that normalises its weight as it goes."""
+    if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
+        raise CannotDifferentiate(
+            f"'{name}' has max_norm, which changes its weight in place whenever it is used and has no derivative; "
+            "set max_norm=None and normalise the rows in forward, or freeze the weight"
+        )
+
+
 class FunctionalModel:
     """A module as a pure function ``model(params, *inputs)``.
 
@@ -180,11 +190,7 @@ class FunctionalModel:
                 raise CannotDifferentiate(
                     f"'{name}' is tied to another parameter that was given another value; give one of them"
                 )
-            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
-                raise CannotDifferentiate(
-                    f"'{prefix}' has max_norm, which changes its weight in place whenever it is used and has no derivative; "
-                    "set max_norm=None and normalise the rows in forward, or freeze the weight"
-                )
+            require_no_max_norm(part, prefix)
         return values
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,6 @@ can follow back to the first and to everything the losses and the optimiser used
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,19 +15,18 @@ from torch import Tensor, nn
 
 from .ambient import CannotDifferentiate, double_differentiable, outside_transforms
 from .dependence import begins
-from .inside import Inside, of_the_user, others_are_open
+from .inside import Inside, of_the_user
 from .losses import scalar
 from .memory import MemoryPolicy, Recompute, Store, parse_memory
-from .moves import Moved, Moves, Params
-from .noise import fixed_rng
-from .optimizers import InnerOptimizer
+from .moves import Moves, Params
 from .optimizers.base import UnsupportedOptimizer
 from .optimizers.live import LiveRule, Optimizers, stock
-from .pytree import Tree, detach, tree_map
-from .rebuilt import Rebuilt, as_it_is
-from .repetition import Ledger, rebuilding
+from .optimizers.transforms import Transform
+from .pytree import Tree, detach
 from .replay import BadMemoryPolicy
+from .seal import Seal, require_none
 from .unroll import Differentiation, of_its_own
+from .unused import warn_of_unused, watch
 
 Models = nn.Module | Sequence[nn.Module]
 
@@ -50,14 +48,15 @@ class Inner:
         mode: Differentiation,
         memory: MemoryPolicy,
         resume: bool,
+        gradients: Sequence[Transform],
     ) -> None:
-        self._models = [model] if isinstance(model, nn.Module) else list(model)
+        self._models = _modules(model)
         self._root = self._models[0] if isinstance(model, nn.Module) else nn.ModuleList(self._models)
-        self._given = (optimizer, resume, override)
+        self._given = (optimizer, resume, gradients, override)
         self._track_start, self._mode, self._recompute = track_start, mode, memory == Recompute()
         self._stack: contextlib.ExitStack | None = None
         self._inside: Inside | None = None
-        self._rebuilt: weakref.WeakSet[Rebuilt] = weakref.WeakSet()
+        self._late: list[Tensor] = []
         self.start: Params = {}
         self.losses: list[Tensor] = []
         self.state: Tree = None
@@ -68,12 +67,15 @@ class Inner:
         if self._stack is not None:
             raise CannotDifferentiate("the block is open already")
         outside_transforms("an inner block")
-        if self._inside is None:
-            self._begin()
-        assert self._inside is not None
+        warn_of_unused()
+        if self._inside is None and not torch.is_grad_enabled():
+            self._mode = "none"
         with contextlib.ExitStack() as stack:
             stack.enter_context(double_differentiable())
             stack.enter_context(torch.enable_grad())
+            if self._inside is None:
+                self._begin()
+            assert self._inside is not None
             stack.enter_context(self._live.in_charge())
             stack.enter_context(self._inside.open(self._params))
             self._stack = stack.pop_all()
@@ -81,15 +83,18 @@ class Inner:
 
     def __exit__(self, *raised: Any) -> None:
         stack, self._stack = self._stack, None
-        assert stack is not None
+        inside = self._inside
+        assert stack is not None and inside is not None
+        displaced = inside.displaced()
         stack.__exit__(*raised)
         if raised[0] is None:
-            self._require_untouched()
+            self._require_untouched(displaced)
+            require_none(self._late)
+            if self.losses:
+                watch(self, inside.use)
 
     def _begin(self) -> None:
-        optimizer, resume, override = self._given
-        if not torch.is_grad_enabled():
-            self._mode = "none"
+        optimizer, resume, gradients, override = self._given
         here = dict(self._root.named_parameters())
         held = {id(p) for one in stock(optimizer) for group in one.param_groups for p in group["params"]}
         users = {name: of_the_user(p) for name, p in here.items()}
@@ -105,7 +110,7 @@ class Inner:
             raise UnsupportedOptimizer("the optimizer holds no parameter of the model that requires a gradient")
         originals = {name: users[name] for name in names}
         self._frozen = [here[name] for name in mine if not here[name].requires_grad]
-        self._live = LiveRule(optimizer, originals, resume, override)
+        self._live = LiveRule(optimizer, originals, resume, gradients, override)
         self._nested = any(users[name] is not here[name] for name in names)
         if self._mode == "none":
             self.start = {name: here[name].detach().clone().requires_grad_() for name in names}
@@ -115,30 +120,33 @@ class Inner:
                 name: of_its_own(begins(p)) if not p.requires_grad else begins(p) for name, p in first.items()
             }
         self._inside = Inside(self._root, originals)
-        self._moves = Moves(self._inside, self._mode, frozenset(map(id, originals.values())))
+        self._moves = Moves(self._inside, self._mode, frozenset(map(id, originals.values())), self._recompute)
         self.state = self._live.rule.init(self.start)
         self._place(self.start)
 
     def _place(self, params: Params) -> None:
         self._params = params
-        self._seal = [(p, p._version, p.data_ptr(), p.dtype) for p in params.values()]
+        if self._mode != "none":
+            self._seal = Seal(params, self._late)
         if self._inside is not None and self._inside.is_open:
             self._inside.put(params)
 
     def _open_block(self, what: str) -> Inside:
         if self._stack is None or self._inside is None:
-            raise CannotDifferentiate(f"{what} is for the inside of the block; 'with' it again to go on")
+            raise CannotDifferentiate(
+                f"{what} belongs inside the block, with inner(...) as block; 'with block' goes on with one that has ended"
+            )
         return self._inside
 
-    def _require_untouched(self) -> None:
+    def _require_untouched(self, displaced: str | None = None) -> None:
+        if displaced is not None:
+            raise CannotDifferentiate(
+                f"'{displaced}' was set to another tensor inside the block, which no step moves; say "
+                "inner.replace({name: new}) with a tensor that it is to become"
+            )
         if self._mode == "none":
             return
-        for name, (p, version, where, dtype) in zip(self._params, self._seal, strict=True):
-            if (p._version, p.data_ptr(), p.dtype) != (version, where, dtype):
-                raise CannotDifferentiate(
-                    f"'{name}' was changed in place inside the block, which no gradient would see; say "
-                    f"inner.replace({{'{name}': new}}) with what it is to become"
-                )
+        self._seal.require_whole()
         for p in self._frozen:
             if p.requires_grad:
                 raise CannotDifferentiate(
@@ -163,7 +171,7 @@ class Inner:
             UnsupportedOptimizer: for a hyperparameter that the rule does not have.
         """
         inside = self._open_block("step()")
-        self._require_untouched()
+        self._require_untouched(inside.displaced())
         rule = self._live.now(hyper)
         if isinstance(loss, Tensor):
             if args:
@@ -180,7 +188,7 @@ class Inner:
                 )
             moved = self._moves.take(rule, lambda: loss, self._params, self.state)
         elif callable(loss):
-            moved = self._called(inside, rule, loss, args)
+            moved = self._moves.called(rule, loss, args, self._params, self.state, len(self.losses))
         else:
             scalar(loss, "inner")
             raise AssertionError
@@ -190,57 +198,13 @@ class Inner:
         self._live.called()
         return moved.params
 
-    def _called(self, inside: Inside, rule: InnerOptimizer, loss: Callable[..., Tensor], args: Any) -> Moved:
-        seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
-
-        def evaluate(function: Callable[..., Tensor]) -> Callable[[], Tensor]:
-            def once() -> Tensor:
-                with fixed_rng(seed):
-                    return function(*args)
-
-            return once
-
-        start, state = self._params, self.state
-        try:
-            if not self._recompute or self._mode != "full":
-                return self._moves.take(rule, evaluate(loss), start, state)
-            if others_are_open(inside):
-                raise BadMemoryPolicy(
-                    "memory 'recompute' takes steps again when no other block is open; use 'store' in blocks inside one another"
-                )
-            frozen, number, ledger = evaluate(as_it_is(loss)), len(self.losses), Ledger()
-            buffers, modes = [b.clone() for b in inside.buffers()], inside.modes()
-            kept = tree_map(_as_leaf, (start, state, rule.hyper))
-            settings = _autocast()
-
-            def again() -> None:
-                at, before, hyper = tree_map(_as_leaf, kept)
-                with contextlib.ExitStack() as stack:
-                    stack.enter_context(double_differentiable())
-                    stack.enter_context(rebuilding())
-                    stack.enter_context(inside.as_then(at, buffers, modes))
-                    for kind, enabled, dtype in settings:
-                        stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
-                    found = self._moves.take(rule, frozen, at, before, hyper)
-                ledger.note("inner", number, found.loss, "taken")
-                ledger.verify()
-
-            step = Rebuilt(again, self._rebuilt)
-            with step.taking():
-                moved = self._moves.take(rule, evaluate(loss), start, state)
-            ledger.note("inner", number, moved.loss, "taken")
-            return moved
-        except BaseException:
-            inside.put(start)
-            raise
-
     # what else ---------------------------------------------------------------------------------------------------
 
     @property
     def params(self) -> Params:
         """The weights in place, by name."""
         if self._inside is not None:
-            self._inside.used = True
+            self._inside.use.since = True
         return dict(self._params)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -264,8 +228,7 @@ class Inner:
         Raises:
             CannotDifferentiate: for a name that no moved parameter has, and another shape or kind of number.
         """
-        self._open_block("replace()")
-        self._require_untouched()
+        self._require_untouched(self._open_block("replace()").displaced())
         for name, new in params.items():
             if name not in self._params:
                 raise CannotDifferentiate(
@@ -279,8 +242,7 @@ class Inner:
 
     def detach(self) -> None:
         """Cuts the graph here: gradients of what follows end at these weights, and the memory of the steps so far is freed."""
-        self._open_block("detach()")
-        self._require_untouched()
+        self._require_untouched(self._open_block("detach()").displaced())
         self.state = detach(self.state)
         self._place({name: of_its_own(p.detach()) for name, p in self._params.items()})
 
@@ -290,17 +252,8 @@ class Inner:
             raise CannotDifferentiate(
                 "write_back() is for a block that has begun, and not for one inside another block of the same model"
             )
-        self._inside.used = True
+        self._inside.use.since = True
         self._inside.write_back()
-
-
-def _as_leaf(leaf: Any) -> Any:
-    return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
-
-
-def _autocast() -> list[tuple[str, bool, torch.dtype]]:
-    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    return [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
 
 
 def inner(
@@ -313,6 +266,7 @@ def inner(
     differentiable: bool = True,
     memory: str | MemoryPolicy = "store",
     resume: bool = True,
+    gradients: Transform | Sequence[Transform] = (),
 ) -> Inner:
     """A block in which the model's training steps are differentiable::
 
@@ -334,6 +288,8 @@ def inner(
         memory: ``store``, or ``recompute``, which keeps the weights and optimiser state of each step alone and takes it again in
             the reverse pass; steps then are functions, ``inner.step(lambda: loss)``.
         resume: whether to go on from the torch optimiser's state.
+        gradients: what they pass through on their way to the optimiser, in order: ``clip_by_global_norm(1.0)``,
+            ``gradient_callback(function)``.
 
     Raises:
         CannotDifferentiate, UnsupportedOptimizer: on entry, for a module or an optimiser that cannot be taken as it is.
@@ -346,4 +302,12 @@ def inner(
             "all policies"
         )
     mode: Differentiation = "none" if not differentiable else "first_order" if first_order else "full"
-    return Inner(model, optimizer, dict(override or {}), track_start, mode, policy, resume)
+    transforms = [gradients] if isinstance(gradients, Transform) else list(gradients)
+    return Inner(model, optimizer, dict(override or {}), track_start, mode, policy, resume, transforms)
+
+
+def _modules(model: Any) -> list[nn.Module]:
+    found = [model] if isinstance(model, nn.Module) else list(model) if isinstance(model, list | tuple) else []
+    if not found or not all(isinstance(one, nn.Module) for one in found):
+        raise CannotDifferentiate(f"a block takes an nn.Module or a list of them, not {model!r}"[:200])
+    return found

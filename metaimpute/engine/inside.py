@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .ambient import CannotDifferentiate
-from .functional import FunctionalModel
+from .functional import FunctionalModel, require_no_max_norm
 from .references import require_no_other_way
-from .replica import CALL, parts_of
+from .replica import CALL, COPY, parts_of
+from .unused import Use
 
 _open: list[Inside] = []  # innermost last; one thread has blocks open at a time (:func:`.ambient.exclusive`)
 
@@ -36,6 +37,13 @@ def others_are_open(block: Inside) -> bool:
     return any(one is not block for one in _open)
 
 
+def _no_copy(memo: Any) -> Any:
+    raise CannotDifferentiate(
+        "a module cannot be copied while a block has its weights in place; copy it before the block, or load model.state_dict() "
+        "into the copy"
+    )
+
+
 class _Call:
     """What a part's call is while a block is open."""
 
@@ -44,12 +52,6 @@ class _Call:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._inside.call(self._part, args, kwargs)
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        raise CannotDifferentiate(
-            "a module cannot be copied while a block has its weights in place; copy it before the block, or load "
-            "model.state_dict() into another"
-        )
 
     def __reduce__(self) -> Any:
         raise CannotDifferentiate(
@@ -64,13 +66,13 @@ class Inside:
         root: a module that has them all. originals: the user's parameters that the block moves, by name.
 
     Attributes:
-        held: the block's tensors by name. used: whether the modules have been called since the last :meth:`put`.
+        held: the block's tensors by name. use: whether the modules have been called.
     """
 
     def __init__(self, root: nn.Module, originals: Mapping[str, Tensor]) -> None:
         self.root, self.originals = root, dict(originals)
         self.held: dict[str, Tensor] = {}
-        self.used = False
+        self.use = Use()
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # the user's, by its id, and the block's
         self._models: dict[int, FunctionalModel] = {}
         self._slots: list[tuple[dict[str, Any], str, str]] = []
@@ -88,6 +90,7 @@ class Inside:
             names = {id(p): name for name, p in self.originals.items()}
             for part in parts:
                 _set(vars(part), CALL, _Call(self, part), undo)
+                _set(vars(part), COPY, _no_copy, undo)
             for model in self.root if isinstance(self.root, nn.ModuleList) else [self.root]:
                 self._models[id(model)] = FunctionalModel(model)  # before its parameters are out of sight
             self._slots, self._recurrent = [], []
@@ -96,6 +99,7 @@ class Inside:
                 for leaf, p in places.items():
                     name = None if p is None else names.get(id(of_the_user(p)))
                     if name is not None:
+                        require_no_max_norm(part, name.rpartition(".")[0])
                         self._slots.append((places, leaf, name))
                         _set(places, leaf, p, undo)
                 places_of_buffers: dict[str, Any] = part._buffers
@@ -109,6 +113,8 @@ class Inside:
                         (part, [w if w is None else names.get(id(of_the_user(w)), w) for w in weights])
                     )
                     _set(vars(part), "_flat_weights", weights, undo)
+            for block in _open:
+                block.use.since = True  # this one may begin at its weights
             _open.append(self)
             undo.callback(_open.remove, self)
             self.put(params)
@@ -116,17 +122,21 @@ class Inside:
 
     def put(self, params: Mapping[str, Tensor]) -> None:
         """Puts other tensors in place."""
-        self.held, self.used = dict(params), False
+        self.held, self.use.since = dict(params), False
         for places, leaf, name in self._slots:
             places[leaf] = self.held[name]
         for part, weights in self._recurrent:
             vars(part)["_flat_weights"] = [self.held[w] if isinstance(w, str) else w for w in weights]
 
+    def displaced(self) -> str | None:
+        """The name of a parameter in whose place something else was put."""
+        return next((name for places, leaf, name in self._slots if places.get(leaf) is not self.held[name]), None)
+
     def call(self, part: nn.Module, args: Any, kwargs: Any) -> Any:
         """A part's call, under the weights of all blocks that are open."""
         values: dict[int, Tensor] = {}
         for block in _open:
-            block.used = True
+            block.use.ever = block.use.since = True
             values.update((id(p), block.held[name]) for name, p in block.originals.items())
         model = self._models.get(id(part))
         if model is None:
@@ -151,7 +161,7 @@ class Inside:
         self, params: Mapping[str, Tensor], buffers: Sequence[Tensor], modes: Sequence[tuple[nn.Module, bool]]
     ) -> Iterator[None]:
         """These weights, buffers and modes for the duration of the block, whether or not the modules are open."""
-        held, used, now, before = self.held, self.used, self.modes(), [b.clone() for b in self.buffers()]
+        held, since, now, before = self.held, self.use.since, self.modes(), [b.clone() for b in self.buffers()]
         try:
             _fill(self.buffers(), buffers)
             for part, training in modes:
@@ -168,7 +178,7 @@ class Inside:
             _fill(self.buffers(), before)
             if self.is_open:
                 self.put(held)
-            self.held, self.used = held, used
+            self.held, self.use.since = held, since
 
     def write_back(self) -> None:
         """Copies the block's weights and buffers into the user's."""

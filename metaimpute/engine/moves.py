@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .ambient import CannotDifferentiate
+from .ambient import CannotDifferentiate, double_differentiable
 from .dependence import leaves_below
-from .inside import Inside
+from .inside import Inside, others_are_open
 from .losses import scalar
+from .noise import fixed_rng
 from .operators import in_words, require_second_derivative
 from .optimizers import InnerOptimizer, take_step
-from .pytree import Tree, detach, gradient
-from .repetition import rebuilding
+from .pytree import Tree, detach, gradient, tree_map
+from .rebuilt import Rebuilt, as_it_is
+from .repetition import Ledger, rebuilding
+from .replay import BadMemoryPolicy
 from .unroll import Differentiation, of_its_own
 
 Params = dict[str, Tensor]
@@ -40,12 +44,69 @@ class Moves:
     """How a block takes its steps.
 
     Attributes:
-        users: ids of the user's parameters in whose places the block's weights are, which no loss may use.
+        users: ids of the user's parameters in whose places the block's weights are, which no loss may use. recompute: whether a
+            step's tensors are rebuilt in the reverse pass. neighbours: the steps for which they are.
     """
 
     inside: Inside
     mode: Differentiation
     users: frozenset[int]
+    recompute: bool
+    neighbours: weakref.WeakSet[Rebuilt] = field(default_factory=weakref.WeakSet)
+
+    def called(
+        self, rule: InnerOptimizer, loss: Callable[..., Tensor], args: Any, start: Params, state: Tree, number: int
+    ) -> Moved:
+        """A step by a function: its noise is drawn from a seed, so that it may be called again.
+
+        Args:
+            number: of the step.
+
+        Raises:
+            BadMemoryPolicy: for memory ``recompute`` in a block inside another.
+        """
+        seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+
+        def evaluate(function: Callable[..., Tensor]) -> Callable[[], Tensor]:
+            def once() -> Tensor:
+                with fixed_rng(seed):
+                    return function(*args)
+
+            return once
+
+        inside = self.inside
+        try:
+            if not self.recompute or self.mode != "full":
+                return self.take(rule, evaluate(loss), start, state)
+            if others_are_open(inside):
+                raise BadMemoryPolicy(
+                    "memory 'recompute' takes steps again when no other block is open; use 'store' in blocks inside one another"
+                )
+            frozen, ledger = evaluate(as_it_is(loss)), Ledger()
+            buffers, modes = [b.clone() for b in inside.buffers()], inside.modes()
+            kept = tree_map(_as_leaf, (start, state, rule.hyper))
+            settings = _autocast()
+
+            def again() -> None:
+                at, before, hyper = tree_map(_as_leaf, kept)
+                with contextlib.ExitStack() as stack:
+                    stack.enter_context(double_differentiable())
+                    stack.enter_context(rebuilding())
+                    stack.enter_context(inside.as_then(at, buffers, modes))
+                    for kind, enabled, dtype in settings:
+                        stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
+                    found = self.take(rule, frozen, at, before, hyper)
+                ledger.note("inner", number, found.loss, "taken")
+                ledger.verify()
+
+            step = Rebuilt(again, self.neighbours)
+            with step.taking():
+                moved = self.take(rule, evaluate(loss), start, state)
+            ledger.note("inner", number, moved.loss, "taken")
+            return moved
+        except BaseException:
+            inside.put(start)
+            raise
 
     def take(
         self,
@@ -87,6 +148,8 @@ class Moves:
             slopes: list[Tensor | None] = gradient(
                 loss, tensors, create_graph=full, retain_graph=self.mode != "none", unused="none"
             )
+            if full:
+                require_second_derivative(loss, tensors, slopes)
         except RuntimeError as error:
             words = _WENT_BACK if "backward through the graph a second time" in str(error) else in_words(error)
             if words is None:
@@ -97,10 +160,7 @@ class Moves:
                 "the loss does not depend on the weights in place: it was computed before the last step, by another model, or by "
                 "a copy of this one; compute it anew from the model inside the block"
             )
-        if full:
-            require_second_derivative(loss, tensors)
-            return slopes
-        return detach(slopes)  # type: ignore[no-any-return]
+        return slopes if full else detach(slopes)
 
     def renewed(self, at: Params, end: Sequence[Tensor]) -> Params:
         if self.mode == "none":
@@ -109,3 +169,12 @@ class Moves:
             name: after if after is not before and after.requires_grad else of_its_own(after)
             for (name, before), after in zip(at.items(), end, strict=True)
         }
+
+
+def _as_leaf(leaf: Any) -> Any:
+    return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+
+def _autocast() -> list[tuple[str, bool, torch.dtype]]:
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]

@@ -39,7 +39,7 @@ _ATOMS = frozenset(
         torch.memory_format,
     ]
 )
-CALL = "_call_impl"  # where a part has one of its own, its calls are a block's to answer (:mod:`.inside`), a twin's are not
+CALL, COPY = "_call_impl", "__deepcopy__"  # a part that has them is in a block (:mod:`.inside`), a twin of it is not
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # torch's own attributes, of which only hooks can refer to a part
 _HOOKS = tuple(
@@ -192,7 +192,8 @@ class Twin:
         for part, twin in zip(parts, self.twins, strict=True):
             held = vars(twin)
             held.update(vars(part))
-            held.pop(CALL, None)
+            if CALL in held:
+                del held[CALL], held[COPY]
             for name in held.keys() - _OF_EVERY_MODULE:
                 if type(held[name]) not in _ATOMS:
                     held[name] = rebound(held[name])

@@ -14,6 +14,7 @@ from ..ambient import CannotDifferentiate
 from ..pytree import tree_map
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, require_rule
 from .torch_twins import as_it_stands
+from .transforms import Transform, chain
 
 Optimizers = InnerOptimizer | torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 OPEN = "_steps_in_a_block"
@@ -40,16 +41,25 @@ class LiveRule:
 
     Args:
         params: the parameters that are moved, by name, as a torch optimiser holds them.
+        gradients: what they pass through on their way to the rule.
         override: hyperparameters in place of the optimiser's: numbers, tensors, dicts by parameter name, or lists with one of
             them per parameter group.
     """
 
-    def __init__(self, optimizer: Any, params: Mapping[str, Tensor], resume: bool, override: Mapping[str, Any]) -> None:
-        self._given, self._params = optimizer, params
+    def __init__(
+        self,
+        optimizer: Any,
+        params: Mapping[str, Tensor],
+        resume: bool,
+        gradients: Sequence[Transform],
+        override: Mapping[str, Any],
+    ) -> None:
+        self._given, self._params, self._gradients = optimizer, params, gradients
         self._stock = stock(optimizer)
         self._groups: list[dict[str, Any]] = []
         self._override = override
-        self.rule: InnerOptimizer = as_it_stands(optimizer, params, resume) if self._stock else optimizer
+        own: InnerOptimizer = as_it_stands(optimizer, params, resume) if self._stock else optimizer
+        self.rule = chain(*gradients, own)
         self._groups = self._seen()
         self._current = self._with(self.rule, override)
 
@@ -62,7 +72,7 @@ class LiveRule:
         groups = self._seen()
         if not _same(groups, self._groups):
             self._groups = groups
-            asked = as_it_stands(self._given, self._params, False)
+            asked = chain(*self._gradients, as_it_stands(self._given, self._params, False))
             self._current = self._with(replace(asked, init=self.rule.init), self._override)
         return self._with(self._current, changes) if changes else self._current
 
