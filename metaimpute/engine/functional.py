@@ -77,6 +77,14 @@ def _refusal(module: nn.Module) -> str | None:
     return None
 
 
+def require_taken(module: nn.Module) -> None:
+    """Raises:
+    CannotDifferentiate: for a module that cannot be taken as it is."""
+    reason = _refusal(module)
+    if reason is not None:
+        raise CannotDifferentiate(reason)
+
+
 def require_no_max_norm(part: nn.Module | None, name: str) -> None:
     """Raises:
     CannotDifferentiate: for an embedding that normalises its weight as it goes."""
@@ -100,9 +108,7 @@ class FunctionalModel:
     def __init__(self, module: nn.Module, head: str | None = None) -> None:
         if not isinstance(module, nn.Module):
             raise CannotDifferentiate(f"FunctionalModel takes an nn.Module, not {type(module).__name__}")
-        reason = _refusal(module)
-        if reason is not None:
-            raise CannotDifferentiate(reason)
+        require_taken(module)
         self.module = module
         self._update_buffers = False
         self._parts: tuple[nn.Module, ...] = ()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .ambient import CannotDifferentiate, double_differentiable, outside_transforms
 from .dependence import begins
+from .functional import require_taken
 from .inside import Inside, of_the_user
 from .losses import scalar
 from .memory import MemoryPolicy, Recompute, Store, parse_memory
@@ -95,6 +96,8 @@ class Inner:
 
     def _begin(self) -> None:
         optimizer, resume, gradients, override = self._given
+        for model in self._models:
+            require_taken(model)
         here = dict(self._root.named_parameters())
         held = {id(p) for one in stock(optimizer) for group in one.param_groups for p in group["params"]}
         users = {name: of_the_user(p) for name, p in here.items()}

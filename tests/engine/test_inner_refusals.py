@@ -1,0 +1,537 @@
+"""What goes wrong in a block as people write it: each case is right, or refused in one sentence."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag, hardsigmoid, mse_loss, multi_margin_loss
+from torch.utils.checkpoint import checkpoint
+
+from metaimpute.engine import (
+    BadMemoryPolicy,
+    CannotDifferentiate,
+    NotRepeatable,
+    NotScalar,
+    UnsupportedOptimizer,
+    adam,
+    clip_by_global_norm,
+    gradient_callback,
+    inner,
+    inside,
+    sgd,
+    unused,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+DRAW = torch.Generator().manual_seed(1)
+X, Y = (torch.randn(6, n, generator=DRAW, dtype=torch.float64) for n in (4, 2))
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    yield
+    assert not inside._open
+    unused._waiting.clear()
+
+
+def loss_of(net: Callable[[Tensor], Tensor]) -> Tensor:
+    return mse_loss(net(X), Y)
+
+
+def stock_of(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+# steps ---------------------------------------------------------------------------------------------------------------
+
+
+def test_steps_taken_in_torchs_way(net: nn.Sequential) -> None:
+    stock = stock_of(net)
+    with pytest.raises(CannotDifferentiate, match=r"leave out backward\(\) and optimizer.step"), inner(net, stock):
+        loss_of(net).backward()
+        stock.step()
+    stock.step()  # is torch's again
+    with pytest.raises(CannotDifferentiate, match=r"backward\(\) was called on it"), inner(net, stock) as block:
+        loss = loss_of(net)
+        loss.backward()
+        block.step(loss)
+    with pytest.raises(CannotDifferentiate, match="open block already"), inner(net, stock), inner(net, stock):
+        pass
+
+
+def test_losses_of_other_weights(net: nn.Sequential) -> None:
+    with pytest.raises(CannotDifferentiate, match="before the last step"), inner(net, stock_of(net)) as block:
+        loss = loss_of(net)
+        block.step(loss)
+        block.step(loss)
+    other = copy.deepcopy(net)
+    with pytest.raises(CannotDifferentiate, match="by another model"), inner(net, stock_of(net)) as block:
+        block.step(loss_of(other))
+    with (
+        pytest.raises(CannotDifferentiate, match="outside no_grad"),
+        inner(net, stock_of(net)) as block,
+        torch.no_grad(),
+    ):
+        block.step(loss_of(net))
+    outside = list(net.parameters())
+    with pytest.raises(CannotDifferentiate, match=r"inner.start"), inner(net, stock_of(net)) as block:
+        block.step(loss_of(net) + sum(p.square().sum() for p in outside))
+
+
+def test_the_first_weights_have_a_name(net: nn.Sequential) -> None:
+    ends = []
+    for how in ("start", "copy"):
+        kept = {name: p.detach().clone() for name, p in net.named_parameters()}
+        with inner(net, stock_of(net)) as block:
+            for _ in range(3):
+                anchor = block.start if how == "start" else kept
+                block.step(loss_of(net) + sum((p - anchor[n]).square().sum() for n, p in net.named_parameters()))
+        ends.append([p.detach() for p in block.params.values()])
+    assert all(map(torch.equal, *ends))
+
+
+@pytest.mark.parametrize("loss", [lambda net: net(X), lambda net: 1.0, lambda net: lambda: (net(X).sum(), 1)], ids=str)
+def test_losses_that_are_no_number(loss: Any, net: nn.Sequential) -> None:
+    with pytest.raises(NotScalar, match="must return a scalar"), inner(net, sgd(0.1)) as block:
+        block.step(loss(net))
+
+
+def test_a_step_outside_the_block(net: nn.Sequential) -> None:
+    block = inner(net, sgd(0.1))
+    with pytest.raises(CannotDifferentiate, match="belongs inside the block"):
+        block.step(loss_of(net))
+    with pytest.raises(CannotDifferentiate, match="has not begun"):
+        block(X)
+    with pytest.raises(CannotDifferentiate, match="has begun"):
+        block.write_back()
+    with block:
+        with pytest.raises(CannotDifferentiate, match="open already"), block:
+            pass
+        block.step(loss_of(net))
+    with pytest.raises(CannotDifferentiate, match="belongs inside the block"):
+        block.step(loss_of(net))
+
+
+def test_hyperparameters_are_checked_at_the_step(net: nn.Sequential) -> None:
+    with inner(net, stock_of(net)) as block:
+        for wrong, said in (
+            ({"lrr": 0.1}, "no hyperparameter"),
+            ({"lr": -1.0}, "at least 0"),
+            ({"lr": [0.1] * 2}, "group"),
+        ):
+            with pytest.raises(UnsupportedOptimizer, match=said):
+                block.step(loss_of(net), **wrong)
+        assert not block.losses
+
+
+# weights -------------------------------------------------------------------------------------------------------------
+
+
+def under_no_grad(net: Any) -> None:
+    with torch.no_grad():
+        net[0].weight.clamp_(-0.1, 0.1)
+
+
+def through_data(net: Any) -> None:
+    net[0].weight.data.clamp_(-0.1, 0.1)
+
+
+def data_set(net: Any) -> None:
+    net[0].weight.data = 2 * net[0].weight.data
+
+
+def loaded(net: Any) -> None:
+    net.load_state_dict({name: 0 * p for name, p in net.state_dict().items()})
+
+
+def another_parameter(net: Any) -> None:
+    net[0].weight = nn.Parameter(torch.ones(5, 4))
+
+
+@pytest.mark.parametrize("at_exit", [False, True])
+@pytest.mark.parametrize("edit", [under_no_grad, through_data, data_set, loaded, another_parameter, nn.Module.float])
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_weights_changed_behind_the_blocks_back(edit: Any, at_exit: bool, net: nn.Sequential) -> None:
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    with pytest.raises(CannotDifferentiate, match=r"inner.replace"), inner(net, stock_of(net)) as block:
+        block.step(loss_of(net))
+        edit(net)
+        if not at_exit:
+            block.step(loss_of(net) if edit is not nn.Module.float else net(X.float()).sum())
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters()), "the model's own are untouched"
+
+
+def test_without_a_graph_weights_may_be_changed(net: nn.Sequential) -> None:
+    """As in any training loop; there is no gradient to be wrong."""
+    with inner(net, stock_of(net), differentiable=False) as block:
+        under_no_grad(net)
+        block.step(loss_of(net))
+    assert (
+        float(block.params["0.weight"].detach().abs().max()) < 0.4 and float(net[0].weight.detach().abs().max()) > 0.4
+    )
+
+
+def test_unfrozen_parameters(net: nn.Sequential) -> None:
+    net[0].weight.requires_grad_(False)
+    with pytest.raises(CannotDifferentiate, match="was frozen"), inner(net, stock_of(net)) as block:
+        block.step(loss_of(net))
+        net[0].weight.requires_grad_(True)
+        block.step(loss_of(net))
+    with (
+        pytest.raises(RuntimeError, match="only change requires_grad flags of leaf"),
+        inner(net, stock_of(net)) as block,
+    ):
+        block.step(loss_of(net))
+        net[0].requires_grad_(False)  # torch's own refusal
+
+
+def test_replace_is_checked(net: nn.Sequential) -> None:
+    with inner(net, sgd(0.1)) as block:
+        with pytest.raises(
+            CannotDifferentiate, match="no parameter that the block moves is named '0.wei'; there are 0.weight"
+        ):
+            block.replace({"0.wei": X})
+        with pytest.raises(CannotDifferentiate, match=r"'0.weight' is a tensor of shape \[5, 4\]"):
+            block.replace({"0.weight": X})
+
+
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_copies_of_the_module_inside_the_block(differentiable: bool, net: nn.Sequential) -> None:
+    with inner(net, sgd(0.1), differentiable=differentiable) as block:
+        block.step(loss_of(net))
+        with pytest.raises(CannotDifferentiate, match="copy it before the block"):
+            copy.deepcopy(net)
+        with pytest.raises(CannotDifferentiate, match="copy it before the block"):
+            copy.deepcopy(net[0])
+        with pytest.raises(CannotDifferentiate, match="save model.state_dict"):
+            torch.save(net, io.BytesIO())
+        saved = {name: p.clone() for name, p in net.state_dict().items()}
+    copy.deepcopy(net).load_state_dict(saved)
+    assert all(torch.equal(block.params[name], p) for name, p in saved.items())
+
+
+# what there is no second derivative of -------------------------------------------------------------------------------
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return 2 * slope * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda h: hardsigmoid(h).square().sum(), "no second derivative of hardsigmoid"),
+        (lambda h: multi_margin_loss(h, torch.tensor([0, 1, 1, 0, 1, 1])), "multi_margin_loss"),
+        (lambda h: embedding_bag(torch.tensor([[0, 1]]), h).square().sum(), "embedding_bag"),
+        (lambda h: Once.apply(h).sum(), "differentiated only once"),
+        (lambda h: (Once.apply(h) * h).sum(), "differentiated only once"),
+        (lambda h: checkpoint(torch.tanh, h, use_reentrant=True).sum(), "use_reentrant=False"),
+    ],
+)  # fmt: skip
+def test_operations_without_one(loss: Any, said: str, net: nn.Sequential) -> None:
+    with pytest.raises(CannotDifferentiate, match=said), inner(net, sgd(0.1)) as block:
+        block.step(loss(net(X)))
+    if "reentrant" not in said:
+        with inner(net, sgd(0.1), first_order=True) as block:
+            block.step(loss(net(X)))
+            loss_of(net).backward()
+
+
+def test_a_function_of_once_on_the_way_from_something_else(net: nn.Sequential) -> None:
+    weights = torch.rand(6, 1, requires_grad=True)
+
+    def value() -> Tensor:
+        with inner(net, sgd(0.1)) as block:
+            block.step((Once.apply(weights) * (net(X) - Y).square()).mean())
+            return loss_of(net)
+
+    (found,) = torch.autograd.grad(value(), weights)
+    step = 1e-5 * torch.eye(6)[2][:, None]
+    slopes = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weights += sign * step
+        slopes.append(float(value()))
+        with torch.no_grad():
+            weights -= sign * step
+    assert float(found[2]) == pytest.approx((slopes[0] - slopes[1]) / 2e-5, rel=1e-6)
+
+
+def test_modules_that_are_tamed(net: nn.Sequential) -> None:
+    """Fused kernels without, or with a wrong, second derivative are composed, as in a FunctionalModel."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old = torch.nn.utils.weight_norm(nn.Linear(4, 2))
+    new = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))
+    for tamed in (old, new, nn.Sequential(nn.Linear(4, 2), nn.Hardsigmoid())):
+        first = next(iter(tamed.parameters()))
+
+        def value(tamed: nn.Module = tamed) -> Tensor:
+            with inner(tamed, sgd(0.3)) as block:
+                for _ in range(2):
+                    block.step(loss_of(tamed))
+                return loss_of(tamed)
+
+        (found,) = torch.autograd.grad(value(), first)
+        at, step = first.detach().view(-1), 1e-5
+        slopes = []
+        for sign in (1, -2):
+            at[0] += sign * step
+            slopes.append(float(value()))
+        at[0] += step
+        assert float(found.view(-1)[0]) == pytest.approx((slopes[0] - slopes[1]) / (2 * step), rel=1e-5)
+
+
+# modules and optimisers ----------------------------------------------------------------------------------------------
+
+
+class Hiding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 2))
+        self.helper = type("Helper", (), {})()
+        self.helper.weight = self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.helper.weight
+
+
+def test_modules_that_cannot_be_taken(net: nn.Sequential) -> None:
+    in_place = copy.deepcopy(net)
+    in_place.compile()
+    for module, said in (
+        (nn.DataParallel(net), "pass its .module"),
+        (torch.compile(net), "the module is compiled"),
+        (in_place, "the module is compiled"),
+        (nn.Embedding(5, 2, max_norm=1.0), "max_norm"),
+        (nn.LazyLinear(2), "no shape yet"),
+        ((lambda x: x), "takes an nn.Module"),
+        ([], "takes an nn.Module"),
+    ):
+        with pytest.raises(CannotDifferentiate, match=said), inner(module, sgd(0.1)):  # type: ignore[arg-type]
+            pass
+    hiding = Hiding()
+    with pytest.raises(CannotDifferentiate, match="by a way that cannot be followed"), inner(hiding, sgd(0.1)):
+        hiding(X)
+
+
+def test_a_compiled_wrapper_aside_sees_the_blocks_weights(net: nn.Sequential) -> None:
+    compiled = torch.compile(net, backend="eager")
+    compiled(X)
+    with inner(net, stock_of(net)) as block:
+        for _ in range(2):
+            block.step(loss_of(compiled))
+        assert torch.equal(compiled(X), net(X)) and not torch.equal(compiled(X), 0 * Y)
+        end = loss_of(compiled)
+    with inner(net, stock_of(net)) as block:
+        for _ in range(2):
+            block.step(loss_of(net))
+        assert torch.equal(end, loss_of(net))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda net: torch.optim.LBFGS(net.parameters()), "no differentiable twin of LBFGS"),
+        (lambda net: torch.optim.ASGD(net.parameters()), "no differentiable twin of ASGD"),
+        (lambda net: torch.optim.SGD([*net.parameters(), nn.Parameter(X)]), "holds 1 tensors that are no parameters"),
+        (lambda net: 0.1, "one of torch.optim, a list of them"),
+        (lambda net: sgd, "when it is called"),
+        (lambda net: [], "one of torch.optim, a list of them"),
+    ],
+)
+def test_optimizers_that_cannot_be_taken(make: Any, said: str, net: nn.Sequential) -> None:
+    with pytest.raises(UnsupportedOptimizer, match=said), inner(net, make(net)):
+        pass
+
+
+def test_nothing_to_move(net: nn.Sequential) -> None:
+    stock = stock_of(net)
+    net.requires_grad_(False)
+    with (
+        pytest.raises(UnsupportedOptimizer, match="holds no parameter of the model that requires a gradient"),
+        inner(net, stock),
+    ):
+        pass
+
+
+# memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_policies_of_a_block(net: nn.Sequential) -> None:
+    for policy in ("checkpoint(2)", "revolve(3)", "auto(1MB)", "recompute(offload)"):
+        with pytest.raises(BadMemoryPolicy, match=r"'store' or 'recompute'.*unroll\(\)"):
+            inner(net, sgd(0.1), memory=policy)
+    with pytest.raises(BadMemoryPolicy, match=r"give it a function"), inner(net, sgd(0.1), memory="recompute") as block:
+        block.step(loss_of(net))
+    stock = stock_of(net)
+    with inner(net, sgd(0.1)), inner(net, stock, memory="recompute") as block:
+        with pytest.raises(BadMemoryPolicy, match="no other block is open"):
+            block.step(lambda: loss_of(net))
+
+
+def test_noise_that_is_not_torchs_is_noticed(net: nn.Sequential) -> None:
+    with inner(net, sgd(0.1), memory="recompute") as block:
+        block.step(lambda: (net(X) * float(np.random.rand())).square().sum())
+        outer = loss_of(net)
+    with pytest.raises(NotRepeatable, match="draws noise from numpy"):
+        outer.backward()
+
+
+def test_data_changed_between_a_step_and_its_repetition_is_noticed(net: nn.Sequential) -> None:
+    data = X.clone()
+    with inner(net, sgd(0.1), memory="recompute") as block:
+        block.step(lambda: mse_loss(net(data), Y))
+        outer = loss_of(net)
+    data.mul_(2)
+    with pytest.raises(NotRepeatable):
+        outer.backward()
+
+
+def test_several_gradients_a_step_need_a_function(net: nn.Sequential) -> None:
+    from metaimpute.engine import sam
+
+    with pytest.raises(UnsupportedOptimizer, match=r"2 gradients a step.*lambda"), inner(net, sam(0.1)) as block:
+        block.step(loss_of(net))
+
+
+# surroundings --------------------------------------------------------------------------------------------------------
+
+
+def test_inference_mode_and_transforms(net: nn.Sequential) -> None:
+    with torch.inference_mode(), inner(net, adam(0.1)) as block:
+        block.step(loss_of(net))
+    assert all(p.is_leaf for p in block.params.values())
+
+    def through(factor: Tensor) -> Tensor:
+        with inner(net, sgd(0.1)) as block:
+            block.step(factor * loss_of(net))
+            return loss_of(net)
+
+    with pytest.raises(CannotDifferentiate, match="torch.func transforms"):
+        torch.func.grad(through)(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+def test_autocast_may_be_around_a_loss(memory: str, net: nn.Sequential) -> None:
+    torch.set_default_dtype(torch.float32)
+    net, weights, x, y = net.float(), torch.rand(6, 1, requires_grad=True), X.float(), Y.float()
+
+    def value(low: bool, memory: str) -> Tensor:
+        def loss() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                out = net(x)
+            assert out.dtype == (torch.bfloat16 if low else torch.float32)
+            return (weights * (out.float() - y).square()).mean()
+
+        with inner(net, stock_of(net), memory=memory) as block:
+            for _ in range(3):
+                block.step(loss)
+            assert all(p.dtype == torch.float32 for p in block.params.values())
+            return mse_loss(net(x), y)
+
+    tensors = [weights, *net.parameters()]
+    low = torch.autograd.grad(value(True, memory), tensors)
+    for a, b, c in zip(
+        low,
+        torch.autograd.grad(value(False, "store"), tensors),
+        torch.autograd.grad(value(True, "store"), tensors),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=5e-3)
+        assert torch.equal(a, c)
+
+
+def test_gradients_pass_through_transforms_on_their_way(net: nn.Sequential) -> None:
+    """Clipping, which in a loop of torch stands between backward() and step()."""
+    seen: list[list[Tensor]] = []
+
+    def look(grads: Any) -> None:
+        seen.append([g.detach().clone() for g in grads.values()])
+
+    stock = torch.optim.Adam(net.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(stock, 1, 0.5)
+    with inner(net, stock, gradients=[gradient_callback(look), clip_by_global_norm(0.1)]) as block:
+        for _ in range(3):
+            block.step(loss_of(net))
+            scheduler.step()
+        end = [p.detach() for p in block.params.values()]
+    stock.param_groups[0]["lr"] = 0.1
+    for turn in range(3):
+        stock.zero_grad()
+        loss_of(net).backward()
+        for p, g in zip(net.parameters(), seen[turn], strict=True):
+            torch.testing.assert_close(p.grad, g, rtol=1e-10, atol=1e-12)
+        nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        stock.step()
+        stock.param_groups[0]["lr"] *= 0.5
+    for a, b in zip(end, net.parameters(), strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-7)  # torch adds 1e-6 to the norm
+
+
+# ends ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_end_that_nothing_uses_is_warned_of(net: nn.Sequential) -> None:
+    def trained() -> Any:
+        with inner(net, stock_of(net)) as block:
+            block.step(loss_of(net))
+        return block
+
+    def turn() -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            unused.warn_of_unused()
+        return [str(one.message) for one in found]
+
+    block = trained()
+    assert not turn()  # block(x) may come yet
+    del block
+    assert "compute the outer loss inside the block" in turn()[0] and not turn()
+    for use in (lambda block: block(X), lambda block: block.params, lambda block: block.write_back()):
+        block = trained()
+        use(block)
+        del block
+        assert not turn()
+
+
+def test_blocks_leave_nothing_behind(net: nn.Sequential) -> None:
+    from metaimpute.engine.live_memory import LiveBytes
+
+    def once() -> None:
+        with inner(net, torch.optim.Adam(net.parameters()), memory="recompute") as block:
+            for _ in range(3):
+                block.step(lambda: loss_of(net))
+            torch.autograd.grad(loss_of(net), list(block.start.values()))
+
+    once()
+    with LiveBytes() as live:
+        once()
+        before = live.now
+        for _ in range(5):
+            once()
+        assert live.now <= before
