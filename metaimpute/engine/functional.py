@@ -214,11 +214,6 @@ class FunctionalModel:
         self.look_again()
         return self.run(self._places(params), args, kwargs)
 
-    @property
-    def hides_parameters(self) -> bool:
-        """Whether the module reaches a bare parameter by a way that no tensor can be put into."""
-        return self._ways.to_parameters
-
     def look_again(self) -> None:
         """Learns the module's parts anew where one was put in or taken out."""
         if parts_of(self.module) != self._parts or self._attributes() != self._sizes:

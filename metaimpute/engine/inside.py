@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from .ambient import CannotDifferentiate
 from .functional import FunctionalModel, require_no_max_norm
-from .references import require_no_other_way
 from .replica import CALL, COPY, parts_of
 from .unused import Use
 
@@ -76,7 +75,6 @@ class Inside:
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # the user's, by its id, and the block's
         self._models: dict[int, FunctionalModel] = {}
         self._slots: list[tuple[dict[str, Any], str, str]] = []
-        self._recurrent: list[tuple[nn.RNNBase, list[Any]]] = []
 
     @property
     def is_open(self) -> bool:
@@ -93,7 +91,7 @@ class Inside:
                 _set(vars(part), COPY, _no_copy, undo)
             for model in self.root if isinstance(self.root, nn.ModuleList) else [self.root]:
                 self._models[id(model)] = FunctionalModel(model)  # before its parameters are out of sight
-            self._slots, self._recurrent = [], []
+            self._slots = []
             for part in parts:
                 places: dict[str, Any] = part._parameters  # for plain tensors too
                 for leaf, p in places.items():
@@ -107,12 +105,6 @@ class Inside:
                     if buffer is not None:
                         _, own = self._buffers.setdefault(id(buffer), (buffer, buffer.detach().clone()))
                         _set(places_of_buffers, leaf, own, undo)
-                if isinstance(part, nn.RNNBase):  # its forward pass looks at a list of its own
-                    weights = list(part._flat_weights)
-                    self._recurrent.append(
-                        (part, [w if w is None else names.get(id(of_the_user(w)), w) for w in weights])
-                    )
-                    _set(vars(part), "_flat_weights", weights, undo)
             for block in _open:
                 block.use.since = True  # this one may begin at its weights
             _open.append(self)
@@ -125,8 +117,6 @@ class Inside:
         self.held, self.use.since = dict(params), False
         for places, leaf, name in self._slots:
             places[leaf] = self.held[name]
-        for part, weights in self._recurrent:
-            vars(part)["_flat_weights"] = [self.held[w] if isinstance(w, str) else w for w in weights]
 
     def displaced(self) -> str | None:
         """The name of a parameter in whose place something else was put."""
@@ -143,10 +133,7 @@ class Inside:
             model = self._models[id(part)] = FunctionalModel(part)
         model.look_again()
         with model.updating_buffers():
-            output = model.run(values, args, kwargs)
-        if model.hides_parameters:
-            require_no_other_way(output, values)
-        return output
+            return model.run(values, args, kwargs)
 
     def buffers(self) -> list[Tensor]:
         """The block's buffers."""

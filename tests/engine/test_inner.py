@@ -518,6 +518,18 @@ def test_recurrent_layers(kind: Any, direct: bool) -> None:
     check(value, [net.weight_ih_l0, net.bias_hh_l1], rtol=2e-5, atol=1e-8)
 
 
+def test_a_weight_that_was_taken_from_the_model_is_a_constant_later(data: Data) -> None:
+    """Whether or not it has moved since: the loss of a step is differentiated in the weights in place alone."""
+    net = nn.ModuleDict({"used": nn.Linear(4, 2), "not_yet": nn.Linear(4, 2)})
+    with inner(net, optim.SGD(net.parameters(), lr=1.0)) as block:
+        kept = [net["used"].weight, net["not_yet"].weight]
+        block.step(mse_loss(net["used"](data.x), data.y))
+        now = [net["used"].weight, net["not_yet"].weight]
+        block.step(sum((old * new).sum() for old, new in zip(kept, now, strict=True)))
+        for old, before, after in zip(kept, now, (net["used"].weight, net["not_yet"].weight), strict=True):
+            torch.testing.assert_close(after, before - old)
+
+
 @pytest.mark.parametrize("kind", ["shared_part", "tied", "list", "unused"])
 def test_models_with_more_than_one_way_to_a_weight(kind: str, data: Data) -> None:
     class Net(nn.Module):

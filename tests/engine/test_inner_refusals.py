@@ -147,6 +147,11 @@ def under_no_grad(net: Any) -> None:
         net[0].weight.clamp_(-0.1, 0.1)
 
 
+def turned_around(net: Any) -> None:
+    with torch.no_grad():
+        net[0].weight.neg_()
+
+
 def through_data(net: Any) -> None:
     net[0].weight.data.clamp_(-0.1, 0.1)
 
@@ -164,7 +169,9 @@ def another_parameter(net: Any) -> None:
 
 
 @pytest.mark.parametrize("at_exit", [False, True])
-@pytest.mark.parametrize("edit", [under_no_grad, through_data, data_set, loaded, another_parameter, nn.Module.float])
+@pytest.mark.parametrize(
+    "edit", [under_no_grad, turned_around, through_data, data_set, loaded, another_parameter, nn.Module.float]
+)
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_weights_changed_behind_the_blocks_back(edit: Any, at_exit: bool, net: nn.Sequential) -> None:
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
@@ -443,14 +450,14 @@ def test_autocast_may_be_around_a_loss(memory: str, net: nn.Sequential) -> None:
 
     def value(low: bool, memory: str) -> Tensor:
         def loss() -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=low):
-                out = net(x)
+            out = net(x)
             assert out.dtype == (torch.bfloat16 if low else torch.float32)
             return (weights * (out.float() - y).square()).mean()
 
         with inner(net, stock_of(net), memory=memory) as block:
             for _ in range(3):
-                block.step(loss)
+                with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                    block.step(loss)
             assert all(p.dtype == torch.float32 for p in block.params.values())
             return mse_loss(net(x), y)
 
