@@ -8,13 +8,14 @@ is postponed finds the weights of its call, operations have second derivatives, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .ambient import CannotDifferentiate
+from .checkpoints import checkpoints_wrapped, inside_a_twin
 from .functional import FunctionalModel, require_no_max_norm
 from .replica import CALL, COPY, parts_of
 from .unused import Use
@@ -105,6 +106,7 @@ class Inside:
                     if buffer is not None:
                         _, own = self._buffers.setdefault(id(buffer), (buffer, buffer.detach().clone()))
                         _set(places_of_buffers, leaf, own, undo)
+            undo.enter_context(checkpoints_wrapped(self._as_now))
             for block in _open:
                 block.use.since = True  # this one may begin at its weights
             _open.append(self)
@@ -132,7 +134,7 @@ class Inside:
         if model is None:
             model = self._models[id(part)] = FunctionalModel(part)
         model.look_again()
-        with model.updating_buffers():
+        with model.updating_buffers(), inside_a_twin():
             return model.run(values, args, kwargs)
 
     def buffers(self) -> list[Tensor]:
@@ -166,6 +168,11 @@ class Inside:
             if self.is_open:
                 self.put(held)
             self.held, self.use.since = held, since
+
+    def _as_now(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """What puts weights, buffers and modes in place as they are now."""
+        params, buffers, modes = self.held, [b.clone() for b in self.buffers()], self.modes()
+        return lambda: self.as_then(params, buffers, modes)
 
     def write_back(self) -> None:
         """Copies the block's weights and buffers into the user's."""

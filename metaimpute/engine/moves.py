@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .ambient import CannotDifferentiate, double_differentiable
+from .ambient import CannotDifferentiate, double_differentiable, holder
 from .dependence import leaves_below
 from .inside import Inside, others_are_open
 from .losses import scalar
@@ -85,12 +85,12 @@ class Moves:
             frozen, ledger = evaluate(as_it_is(loss)), Ledger()
             buffers, modes = [b.clone() for b in inside.buffers()], inside.modes()
             kept = tree_map(_as_leaf, (start, state, rule.hyper))
-            settings = _autocast()
+            settings, part_of = _autocast(), holder()
 
             def again() -> None:
                 at, before, hyper = tree_map(_as_leaf, kept)
                 with contextlib.ExitStack() as stack:
-                    stack.enter_context(double_differentiable())
+                    stack.enter_context(double_differentiable(part_of))
                     stack.enter_context(rebuilding())
                     stack.enter_context(inside.as_then(at, buffers, modes))
                     for kind, enabled, dtype in settings:

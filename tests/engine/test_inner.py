@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.checkpoint import checkpoint
 
 from metaimpute.engine import FunctionalModel, from_torch, inner, unroll
 from metaimpute.engine.optimizers.torch_twins import TWINS
@@ -590,27 +591,34 @@ def test_parts_and_methods_called_directly(data: Data) -> None:
     check(value, list(net.parameters()))
 
 
-def test_activation_checkpointing_finds_the_weights_of_its_call(data: Data) -> None:
-    from torch.utils.checkpoint import checkpoint
-
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+@pytest.mark.parametrize("where", ["inside", "around", "around a part"])
+def test_activation_checkpoints_find_the_weights_of_their_call(where: str, memory: str, data: Data) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(1)
-            self.body, self.head = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)), nn.Linear(3, 2)
+            self.body, self.head = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.BatchNorm1d(3)), nn.Linear(3, 2)
 
         def forward(self, x: Tensor) -> Tensor:
+            if where == "around":
+                return self.head(self.body(x).tanh())
             return self.head(checkpoint(self.body, x, use_reentrant=False).tanh())
 
     net = Net()
+    moved = net.body if where == "around a part" else net
+
+    def call(x: Tensor) -> Tensor:
+        return checkpoint(net, x, use_reentrant=False) if where == "around" else net(x)
 
     def value() -> Tensor:
-        with inner(net, optim.SGD(net.parameters(), lr=0.3)) as block:
+        with inner(moved, optim.SGD(moved.parameters(), lr=0.3), memory=memory) as block:
             for _ in range(STEPS):
-                block.step(mse_loss(net(data.x), data.y))
-            return after(net, data)
+                block.step(lambda: mse_loss(call(data.x), data.y))
+            return mse_loss(call(data.x_val), data.y_val)
 
-    check(value, list(net.parameters()))
+    check(value, [net.body[0].weight, net.head.weight])
+    assert int(net.body[2].num_batches_tracked) == 0
 
 
 def test_attention_is_differentiated_twice() -> None:

@@ -1,0 +1,67 @@
+"""Activation checkpoints taken in a block, outside any call of its modules: their second forward pass comes later.
+
+A module's own checkpoints refer to the twin of their call and need nothing. One around the module, ``checkpoint(model, x)`` in
+the loop, would find whatever weights are in place when the reverse pass runs, after the block the user's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils import checkpoint
+
+from .ambient import double_differentiable, holder
+from .repetition import rebuilding
+
+_PLACE: Any = checkpoint  # a module in which a class is replaced for a while
+_NAME = "_CheckpointFrame"  # of one checkpoint, made with the function that takes its forward pass again
+Snapshot = Callable[[], Callable[[], contextlib.AbstractContextManager[None]]]
+
+
+class _Here(threading.local):
+    """How many calls of a block's modules this thread is in."""
+
+    twins = 0
+
+
+_here = _Here()
+
+
+@contextlib.contextmanager
+def inside_a_twin() -> Iterator[None]:
+    """Around a module's call: checkpoints within refer to what is its own."""
+    _here.twins += 1
+    try:
+        yield
+    finally:
+        _here.twins -= 1
+
+
+@contextlib.contextmanager
+def checkpoints_wrapped(as_now: Snapshot) -> Iterator[None]:
+    """Functions that are checkpointed in this block are run again with what is in place now, back in place."""
+    original = getattr(_PLACE, _NAME)
+
+    def frame(again: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return original(again if _here.twins else _as_then(again, as_now()), *args, **kwargs)
+
+    setattr(_PLACE, _NAME, frame)
+    try:
+        yield
+    finally:
+        setattr(_PLACE, _NAME, original)
+
+
+def _as_then(
+    again: Callable[..., Any], as_then: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Callable[..., Any]:
+    part_of = holder()
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with double_differentiable(part_of), rebuilding(), as_then():
+            return again(*args, **kwargs)
+
+    return run
