@@ -18,6 +18,7 @@ from .ambient import CannotDifferentiate
 from .checkpoints import checkpoints_wrapped, inside_a_twin
 from .functional import FunctionalModel, require_no_max_norm
 from .replica import CALL, COPY, parts_of
+from .scalers import scaled_losses_marked
 from .unused import Use
 
 _open: list[Inside] = []  # innermost last; one thread has blocks open at a time (:func:`.ambient.exclusive`)
@@ -107,6 +108,7 @@ class Inside:
                         _, own = self._buffers.setdefault(id(buffer), (buffer, buffer.detach().clone()))
                         _set(places_of_buffers, leaf, own, undo)
             undo.enter_context(checkpoints_wrapped(self._as_now))
+            undo.enter_context(scaled_losses_marked())
             for block in _open:
                 block.use.since = True  # this one may begin at its weights
             _open.append(self)

@@ -22,6 +22,7 @@ from .pytree import Tree, detach, gradient, tree_map
 from .rebuilt import Rebuilt, as_it_is
 from .repetition import Ledger, rebuilding
 from .replay import BadMemoryPolicy
+from .scalers import is_scaled
 from .unroll import Differentiation, of_its_own
 
 Params = dict[str, Tensor]
@@ -136,6 +137,11 @@ class Moves:
         if not loss.requires_grad:
             raise CannotDifferentiate(
                 "the loss depends on nothing that requires a gradient; compute it in the block, outside no_grad, without detach()"
+            )
+        if is_scaled(loss):
+            raise CannotDifferentiate(
+                "the loss was scaled by a GradScaler, so that the step would be as many times too long; step down the loss itself: "
+                "a block's gradients are not scaled"
             )
         tensors = list(at.values())
         if any(id(leaf) in self.users for leaf in leaves_below([loss], tensors)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,13 +32,12 @@ class Seal:
         for mark, (name, p) in zip(self._marks, self._params.items(), strict=True):
             if (p._version, p.data_ptr(), p.dtype) != mark:
                 _refuse(name)
-        for name, before, now in zip(self._params, self._lengths, _lengths(self._params), strict=True):
-            differs = (before - now).abs() > 64 * torch.finfo(before.dtype).eps * before
-            if differs.is_cpu:
-                if differs:
-                    _refuse(name)
-            else:
+        for (name, p), before, now in zip(self._params.items(), self._lengths, _lengths(self._params), strict=True):
+            differs = abs(before - now) > 64 * torch.finfo(p.dtype).eps * before
+            if isinstance(differs, Tensor):
                 self._late.append(differs)
+            elif differs:
+                _refuse(name)
 
 
 def require_none(late: list[Tensor]) -> None:
@@ -47,8 +47,10 @@ def require_none(late: list[Tensor]) -> None:
         _refuse(None)
 
 
-def _lengths(params: Mapping[str, Tensor]) -> list[Tensor]:
-    return [length.detach() for length in torch._foreach_norm([p.detach() for p in params.values()])] if params else []
+def _lengths(params: Mapping[str, Tensor]) -> list[Any]:
+    """Euclidean norms, as numbers where they are on the CPU."""
+    found = torch._foreach_norm([p.detach() for p in params.values()]) if params else ()
+    return [length.item() if length.is_cpu else length for length in found]
 
 
 def _refuse(name: str | None) -> None:

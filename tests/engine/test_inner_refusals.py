@@ -473,6 +473,20 @@ def test_autocast_may_be_around_a_loss(memory: str, net: nn.Sequential) -> None:
         assert torch.equal(a, c)
 
 
+def test_a_loss_that_a_scaler_has_scaled(net: nn.Sequential) -> None:
+    for enabled in (True, False):
+        scaler = torch.amp.GradScaler("cpu", enabled=enabled)
+        with inner(net, stock_of(net)) as block:
+            scaled = scaler.scale(loss_of(net))
+            if enabled:
+                with pytest.raises(CannotDifferentiate, match="scaled by a GradScaler"):
+                    block.step(scaled)
+            else:
+                block.step(scaled)
+            block.step(2 * loss_of(net))
+    assert torch.amp.GradScaler.scale.__module__ == "torch.amp.grad_scaler"
+
+
 def test_gradients_pass_through_transforms_on_their_way(net: nn.Sequential) -> None:
     """Clipping, which in a loop of torch stands between backward() and step()."""
     seen: list[list[Tensor]] = []
