@@ -140,8 +140,8 @@ class Moves:
             )
         if is_scaled(loss):
             raise CannotDifferentiate(
-                "the loss was scaled by a GradScaler, so that the step would be as many times too long; step down the loss itself: "
-                "a block's gradients are not scaled"
+                "the loss was scaled by a GradScaler, so that the step would be as many times too long; step down the loss "
+                "itself: a block's gradients are not scaled"
             )
         tensors = list(at.values())
         if any(id(leaf) in self.users for leaf in leaves_below([loss], tensors)):
