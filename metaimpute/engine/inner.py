@@ -58,6 +58,7 @@ class Inner:
         self._stack: contextlib.ExitStack | None = None
         self._inside: Inside | None = None
         self._late: list[Tensor] = []
+        self._written = 0  # steps that are the user's own already
         self.start: Params = {}
         self.losses: list[Tensor] = []
         self.state: Tree = None
@@ -250,13 +251,18 @@ class Inner:
         self._place({name: of_its_own(p.detach()) for name, p in self._params.items()})
 
     def write_back(self) -> None:
-        """Copies the weights and running statistics into the model's own. Its optimiser's state stays as it was."""
+        """Makes the steps real: the weights, running statistics and state of the torch optimiser are copied into the user's own.
+
+        A gradient that is to go through the block is taken before; the state of ``gradients`` has no place in the optimiser.
+        """
         if self._inside is None or self._nested:
             raise CannotDifferentiate(
                 "write_back() is for a block that has begun, and not for one inside another block of the same model"
             )
         self._inside.use.since = True
         self._inside.write_back()
+        self._live.put_back(self.state, len(self.losses) - self._written)
+        self._written = len(self.losses)
 
 
 def inner(

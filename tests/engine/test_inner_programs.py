@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, so
 
 from metaimpute.engine import inner, inside, sgd, unused
 
-from .test_inner import check
+from .inner_data import check
 
 pytestmark = pytest.mark.usefixtures("float64")
 optim = torch.optim

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..ambient import CannotDifferentiate
-from ..pytree import tree_map
+from ..pytree import Tree, tree_map
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, require_rule
 from .torch_twins import as_it_stands
 from .transforms import Transform, chain
+from .twin_back import put_back
 
 Optimizers = InnerOptimizer | torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 OPEN = "_steps_in_a_block"
@@ -123,6 +124,11 @@ class LiveRule:
                     del vars(one)["step"]
                 else:
                     vars(one)["step"] = before
+
+    def put_back(self, state: Tree, steps: int) -> None:
+        """Copies the rule's state into the optimisers of torch, so that they go on from it."""
+        if self._stock:
+            put_back(self._stock, self._params, state[-1] if self._gradients else state, steps)
 
     def called(self) -> None:
         """Tells schedulers that a step was taken, which they look for."""

@@ -1,0 +1,230 @@
+"""What people write between the steps of a loop, in a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from metaimpute.engine import FunctionalModel, inner, inside, unused
+
+from .inner_data import STEPS, Data, after, check, network
+
+pytestmark = pytest.mark.usefixtures("float64")
+optim = torch.optim
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    yield
+    assert not inside._open
+    unused._waiting.clear()
+
+
+def test_a_changing_loss_with_early_stop_and_evaluations_between(data: Data) -> None:
+    net, pull = network(), torch.tensor(0.3, requires_grad=True)
+
+    def value() -> Tensor:
+        with inner(net, optim.SGD(net.parameters(), lr=0.2, momentum=0.9)) as block:
+            for t in range(10):
+                loss = mse_loss(net(data.x[t % 3 :]), data.y[t % 3 :])
+                if t % 2:
+                    loss = loss + pull * sum(p.square().sum() for p in net.parameters())
+                block.step(loss)
+                with torch.no_grad():
+                    if float(after(net, data)) < 1.3:
+                        break
+            return after(net, data)
+
+    check(value, [pull, *net.parameters()])
+
+
+def test_several_models_and_optimizers(data: Data) -> None:
+    body, head, weights = nn.Linear(4, 5), nn.Linear(5, 2), torch.rand(6, 1, requires_grad=True)
+
+    def one() -> Tensor:
+        both = optim.SGD([{"params": body.parameters(), "lr": 0.3}, {"params": head.parameters()}], lr=0.1)
+        with inner([body, head], both) as block:
+            for _ in range(STEPS):
+                block.step((weights * (head(body(data.x).tanh()) - data.y).square()).mean())
+            return mse_loss(head(body(data.x_val).tanh()), data.y_val)
+
+    def two() -> Tensor:
+        stock = [optim.SGD(body.parameters(), lr=0.3), optim.SGD(head.parameters(), lr=0.1)]
+        with inner([body, head], stock) as block:
+            for _ in range(STEPS):
+                block.step((weights * (head(body(data.x).tanh()) - data.y).square()).mean())
+            return mse_loss(head(body(data.x_val).tanh()), data.y_val)
+
+    def apart() -> Tensor:
+        with (
+            inner(body, optim.SGD(body.parameters(), lr=0.3)) as first,
+            inner(head, optim.SGD(head.parameters(), lr=0.1)) as second,
+        ):
+            for _ in range(STEPS):
+                loss = (weights * (head(body(data.x).tanh()) - data.y).square()).mean()
+                first.step(loss)
+                second.step(loss)
+            return mse_loss(head(body(data.x_val).tanh()), data.y_val)
+
+    check(one, [weights, *body.parameters(), *head.parameters()])
+    tensors = [weights, *body.parameters(), *head.parameters()]
+    expected = torch.autograd.grad(one(), tensors)
+    for other in (two, apart):
+        for a, b in zip(torch.autograd.grad(other(), tensors), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_detach_truncates(data: Data) -> None:
+    net, rate = network(), torch.tensor(0.1, requires_grad=True)
+    with inner(net, optim.SGD(net.parameters(), lr=0.5, momentum=0.9)) as block:
+        for _ in range(2):
+            block.step(mse_loss(net(data.x), data.y), lr=rate)
+        block.detach()
+        middle = {name: p.detach().clone().requires_grad_() for name, p in block.params.items()}
+        buffers = [b.clone() for b in block.state]
+        block.step(mse_loss(net(data.x), data.y), lr=rate)
+        outer = after(net, data)
+    found = torch.autograd.grad(outer, [rate, *net.parameters()], allow_unused=True)
+    assert all(g is None for g in found[1:])
+    model = FunctionalModel(net)
+    slopes = torch.autograd.grad(mse_loss(model(middle, data.x), data.y), list(middle.values()))
+    end = {n: p.detach() - rate * (0.9 * b + g) for (n, p), b, g in zip(middle.items(), buffers, slopes, strict=True)}
+    wanted = torch.autograd.grad(mse_loss(model(end, data.x_val), data.y_val), rate)[0]
+    torch.testing.assert_close(found[0], wanted, rtol=1e-12, atol=0)
+
+
+def test_rates_per_step_group_and_parameter(data: Data) -> None:
+    net, rates = network(), torch.full((STEPS,), 0.1, requires_grad=True)
+    lists, names = torch.tensor([0.1, 0.3], requires_grad=True), {n: torch.tensor(0.1 * i, requires_grad=True) for i, n in
+             enumerate(("0.weight", "0.bias", "2.weight", "2.bias"), 1)}  # fmt: skip
+
+    def run(per_step: bool, **options: Any) -> Tensor:
+        groups = [{"params": net[0].parameters()}, {"params": net[2].parameters()}]
+        with inner(net, optim.SGD(groups, lr=0.2, momentum=0.5), **options) as block:
+            for t in range(STEPS):
+                loss = mse_loss(net(data.x), data.y)
+                block.step(loss, lr=rates[t]) if per_step else block.step(loss)
+            return after(net, data)
+
+    check(lambda: run(True), [rates])
+    check(lambda: run(False, override={"lr": list(lists)}), [lists])
+    check(lambda: run(False, override={"lr": names}), list(names.values()))
+
+
+def test_a_learning_rate_in_the_optimizer_gets_a_gradient(data: Data) -> None:
+    net, rate = network(), torch.tensor(0.1, requires_grad=True)
+
+    def value() -> Tensor:
+        with inner(net, optim.SGD(net.parameters(), lr=rate)) as block:
+            for _ in range(STEPS):
+                block.step(mse_loss(net(data.x), data.y))
+            return after(net, data)
+
+    check(value, [rate])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["step", "one_cycle", "by_hand"])
+def test_schedulers_act_inside_the_block(kind: str, data: Data) -> None:
+    def trained(ours: bool) -> list[Tensor]:
+        net = network()
+        stock = optim.Adam(net.parameters(), lr=0.1)
+        scheduler: Any = {
+            "step": lambda: optim.lr_scheduler.StepLR(stock, 1, 0.5),
+            "one_cycle": lambda: optim.lr_scheduler.OneCycleLR(stock, 0.3, total_steps=8),
+            "by_hand": lambda: None,
+        }[kind]()
+
+        def turn() -> None:
+            if scheduler is None:
+                stock.param_groups[0]["lr"] *= 0.7
+            else:
+                scheduler.step()
+
+        if ours:
+            with inner(net, stock) as block:
+                for _ in range(5):
+                    block.step(mse_loss(net(data.x), data.y))
+                    turn()
+            return list(block.params.values())
+        for _ in range(5):
+            stock.zero_grad()
+            mse_loss(net(data.x), data.y).backward()
+            stock.step()
+            turn()
+        return list(net.parameters())
+
+    for a, b in zip(trained(True), trained(False), strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_blocks_inside_one_another(data: Data) -> None:
+    """The gradient of a step that itself looks through two steps, on one model."""
+    net = network()
+
+    def value() -> Tensor:
+        slow, fast = optim.SGD(net.parameters(), lr=0.3), optim.SGD(net.parameters(), lr=0.1)
+        with inner(net, slow) as outer:
+            for _ in range(2):
+                with inner(net, fast) as ahead:
+                    for _ in range(2):
+                        ahead.step(mse_loss(net(data.x), data.y))
+                    looked = after(net, data)
+                outer.step(looked)
+            return mse_loss(net(data.x), data.y)
+
+    check(value, list(net.parameters()))
+
+
+def test_replaced_weights_are_differentiated_through(data: Data) -> None:
+    net, limit = network(), torch.tensor(0.3, requires_grad=True)
+
+    def value() -> Tensor:
+        with inner(net, optim.SGD(net.parameters(), lr=0.3, momentum=0.9)) as block:
+            for _ in range(STEPS):
+                block.step(mse_loss(net(data.x), data.y))
+                block.replace({"0.weight": limit * torch.tanh(net[0].weight / limit)})
+            return after(net, data)
+
+    check(value, [limit, *net.parameters()])
+
+
+def test_rules_of_our_own_and_several_gradients_a_step(data: Data) -> None:
+    from metaimpute.engine import chain, clip_by_global_norm, sam, sgd
+
+    net, rho = network(), torch.tensor(0.1, requires_grad=True)
+
+    def value(rule: Any) -> Tensor:
+        with inner(net, rule) as block:
+            for _ in range(STEPS):
+                block.step(lambda: mse_loss(net(data.x), data.y))
+            return after(net, data)
+
+    check(lambda: value(sam(0.2, rho=rho)), [rho, *net.parameters()])
+    check(lambda: value(chain(clip_by_global_norm(0.5), sgd(0.3))), list(net.parameters()))
+
+
+def test_classification_and_a_sum_of_losses(data: Data) -> None:
+    """The meta-loss of a learned optimiser: the losses along the way."""
+    net, rate, labels = network(), torch.tensor(0.1, requires_grad=True), torch.tensor([0, 1, 1, 0, 1, 0])
+
+    def value() -> Tensor:
+        total = torch.zeros(())
+        with inner(net, optim.SGD(net.parameters(), lr=1.0)) as block:
+            for _ in range(STEPS):
+                loss = cross_entropy(net(data.x), labels)
+                total = total + loss
+                block.step(loss, lr=rate)
+        return total
+
+    check(value, [rate, *net.parameters()])
