@@ -123,10 +123,11 @@ class Inner:
             self.start = {
                 name: of_its_own(begins(p)) if not p.requires_grad else begins(p) for name, p in first.items()
             }
-        self._inside = Inside(self._root, originals)
-        self._moves = Moves(self._inside, self._mode, frozenset(map(id, originals.values())), self._recompute)
         self.state = self._live.rule.init(self.start)
         self._place(self.start)
+        inside = Inside(self._root, originals)
+        self._moves = Moves(inside, self._mode, frozenset(map(id, originals.values())), self._recompute)
+        self._inside = inside  # now the block has begun
 
     def _place(self, params: Params) -> None:
         self._params = params

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from metaimpute.engine import FunctionalModel, inner, inside, unused
+from metaimpute.engine import FunctionalModel, UnsupportedOptimizer, after_training, inner, inside, sgd, unroll, unused
 
 from .inner_data import STEPS, Data, after, check, network
 
@@ -228,3 +228,37 @@ def test_classification_and_a_sum_of_losses(data: Data) -> None:
         return total
 
     check(value, [rate, *net.parameters()])
+
+
+def test_a_block_that_could_not_begin_may_be_tried_again(data: Data) -> None:
+    net = network()
+    stock = optim.SGD(net.parameters(), lr=0.1)
+    handle = stock.register_step_pre_hook(lambda *_: None)
+    block = inner(net, stock)
+    with pytest.raises(UnsupportedOptimizer, match="step hooks"), block:
+        pass
+    handle.remove()
+    with block:
+        block.step(mse_loss(net(data.x), data.y))
+        after(net, data).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_engine_inside_a_block_begins_at_its_weights(data: Data) -> None:
+    """Steps down the loss after two steps ahead, which ``unroll`` takes; and a value of training in the outer loss."""
+    net = network()
+    before = FunctionalModel(net)
+
+    def fit(model: FunctionalModel) -> Any:
+        return lambda th, c, batch: mse_loss(model(th, data.x), data.y)
+
+    def value() -> Tensor:
+        with inner(net, optim.SGD(net.parameters(), lr=0.3)) as block:
+            for _ in range(2):
+                model = FunctionalModel(net)
+                ahead = unroll(fit(model), model.params, optimizer=sgd(0.2), steps=2)
+                block.step(mse_loss(model(ahead.params, data.x_val), data.y_val))
+            later = after_training(fit(before), fit(before), before.params, optimizer=sgd(0.2), steps=2)
+            return later + mse_loss(net(data.x), data.y)
+
+    check(value, list(net.parameters()))
