@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -262,3 +263,40 @@ def test_the_engine_inside_a_block_begins_at_its_weights(data: Data) -> None:
             return later + mse_loss(net(data.x), data.y)
 
     check(value, list(net.parameters()))
+
+
+def test_threads_take_their_blocks_one_after_another(data: Data) -> None:
+    def run(net: nn.Module) -> list[Tensor]:
+        with inner(net, optim.SGD(net.parameters(), lr=0.3), memory="recompute") as block:
+            for _ in range(STEPS):
+                block.step(lambda: mse_loss(nn.functional.dropout(net(data.x), 0.3), data.y))
+            outer = after(net, data)
+        return list(torch.autograd.grad(outer, list(net.parameters())))
+
+    def many(found: list[list[Tensor]]) -> None:
+        torch.set_default_dtype(torch.float64)
+        for _ in range(5):
+            found.append(run(network()))
+
+    results: list[list[list[Tensor]]] = [[], [], []]
+    threads = [threading.Thread(target=many, args=(found,)) for found in results]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [len(found) for found in results] == [5, 5, 5]
+    assert all(g.isfinite().all() for found in results for grads in found for g in grads)
+
+
+def test_a_reverse_pass_in_another_thread_than_the_blocks(data: Data) -> None:
+    net, found = network(), []
+    with inner(net, optim.SGD(net.parameters(), lr=0.3), memory="recompute") as block:
+        for _ in range(STEPS):
+            block.step(lambda: mse_loss(net(data.x), data.y))
+        outer = after(net, data)
+        here = torch.autograd.grad(outer, list(block.start.values()), retain_graph=True)
+    users = list(net.parameters())
+    thread = threading.Thread(target=lambda: found.extend(torch.autograd.grad(outer, users)))
+    thread.start()
+    thread.join(60)
+    assert all(map(torch.equal, found, here)) and len(found) == len(here)
