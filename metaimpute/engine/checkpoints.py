@@ -1,7 +1,8 @@
-"""Activation checkpoints taken in a block, outside any call of its modules: their second forward pass comes later.
+"""Activation checkpoints taken in a block: their second forward pass comes later, when the block may have ended.
 
-A module's own checkpoints refer to the twin of their call and need nothing. One around the module, ``checkpoint(model, x)`` in
-the loop, would find whatever weights are in place when the reverse pass runs, after the block the user's own.
+A module's own checkpoints refer to the twin of their call and need no more than the kernels that it had. One around the module,
+``checkpoint(model, x)`` in the loop, would find whatever weights are in place when the reverse pass runs, after the block the
+user's own.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def checkpoints_wrapped(as_now: Snapshot) -> Iterator[None]:
     original = getattr(_PLACE, _NAME)
 
     def frame(again: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return original(again if _here.twins else _as_then(again, as_now()), *args, **kwargs)
+        return original(_as_then(again, contextlib.nullcontext if _here.twins else as_now()), *args, **kwargs)
 
     setattr(_PLACE, _NAME, frame)
     try:

@@ -254,6 +254,35 @@ def test_activation_checkpoints_find_the_weights_of_their_call(where: str, memor
     assert int(net.body[2].num_batches_tracked) == 0
 
 
+@pytest.mark.parametrize("where", ["inside", "around"])
+def test_checkpointed_attention_has_the_kernel_of_its_call_after_the_block_too(where: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.inputs, self.out = nn.Linear(4, 12), nn.Linear(4, 2)
+
+        def body(self, x: Tensor) -> Tensor:
+            q, k, v = self.inputs(x).view(2, 3, 1, 12).transpose(1, 2).chunk(3, -1)
+            return self.out(nn.functional.scaled_dot_product_attention(q, k, v).sum((1, 2)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.body, x, use_reentrant=False) if where == "inside" else self.body(x)
+
+    net, x = Net(), torch.randn(2, 3, 4)
+
+    def call() -> Tensor:
+        return (net(x) if where == "inside" else checkpoint(net, x, use_reentrant=False)).square().sum()
+
+    def value() -> Tensor:
+        with inner(net, optim.SGD(net.parameters(), lr=0.05)) as block:
+            for _ in range(2):
+                block.step(call())
+            return call()
+
+    check(value, [net.inputs.weight, net.out.bias])  # the reverse pass comes after the block
+
+
 def test_attention_is_differentiated_twice() -> None:
     torch.manual_seed(0)
     net = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
