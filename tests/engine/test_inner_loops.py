@@ -11,7 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from metaimpute.engine import FunctionalModel, UnsupportedOptimizer, after_training, inner, inside, sgd, unroll, unused
+from metaimpute.engine import (
+    FunctionalModel,
+    UnsupportedOptimizer,
+    adam,
+    after_training,
+    averaged,
+    chain,
+    clip,
+    inner,
+    inside,
+    masked,
+    optimizers,
+    partition,
+    per_step,
+    scale_by_schedule,
+    sgd,
+    unroll,
+    unused,
+)
 
 from .inner_data import STEPS, Data, after, check, network
 
@@ -300,3 +318,39 @@ def test_a_reverse_pass_in_another_thread_than_the_blocks(data: Data) -> None:
     thread.start()
     thread.join(60)
     assert all(map(torch.equal, found, here)) and len(found) == len(here)
+
+
+RULES: dict[str, Any] = {
+    **{name: (lambda name=name: optimizers.get(name)(0.05)) for name in optimizers},
+    "averaged": lambda: averaged(sgd(0.1)),
+    "per_step": lambda: per_step(sgd(0.1, momentum=0.9), lr=[0.3, 0.2, 0.1]),
+    "partition": lambda: partition({"*": adam(0.1), "2.*": sgd(0.2)}),
+    "masked": lambda: masked(sgd(0.1), "*.weight"),
+    "scheduled": lambda: chain(clip(0.5), sgd(0.3), scale_by_schedule([1.0, 0.5, 0.25])),
+}
+
+
+@pytest.mark.parametrize("mode", ["store", "recompute", "first order", "no graph"])
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_of_ours_takes_the_steps_of_unroll(name: str, mode: str, data: Data) -> None:
+    net = network()
+    model, tensors = FunctionalModel(net), list(net.parameters())
+    end = unroll(
+        lambda th, c, b: mse_loss(model(th, data.x), data.y), model.params, optimizer=RULES[name](), steps=STEPS,
+        differentiable=mode != "no graph",
+    )  # fmt: skip
+    options: Any = {
+        "store": {},
+        "recompute": {"memory": "recompute"},
+        "first order": {"first_order": True},
+        "no graph": {"differentiable": False},
+    }[mode]
+    with inner(net, RULES[name](), **options) as block:
+        for _ in range(STEPS):
+            block.step(lambda: mse_loss(net(data.x), data.y))
+        outer = after(net, data)
+    for where, p in end.params.items():
+        torch.testing.assert_close(block.params[where].detach(), p.detach(), rtol=1e-13, atol=1e-14)
+    if mode in ("store", "recompute"):
+        wanted = torch.autograd.grad(mse_loss(model(end.params, data.x_val), data.y_val), tensors)
+        assert all(map(torch.equal, torch.autograd.grad(outer, tensors), wanted))
