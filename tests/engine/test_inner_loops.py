@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,7 @@ from metaimpute.engine import (
     optimizers,
     partition,
     per_step,
+    sam,
     scale_by_schedule,
     sgd,
     unroll,
@@ -153,12 +155,13 @@ def test_a_learning_rate_in_the_optimizer_gets_a_gradient(data: Data) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", ["step", "one_cycle", "by_hand"])
+@pytest.mark.parametrize("kind", ["step", "one_cycle", "by_hand", "tensor"])
 def test_schedulers_act_inside_the_block(kind: str, data: Data) -> None:
     def trained(ours: bool) -> list[Tensor]:
         net = network()
-        stock = optim.Adam(net.parameters(), lr=0.1)
+        stock = optim.Adam(net.parameters(), lr=torch.tensor(0.1) if kind == "tensor" else 0.1)
         scheduler: Any = {
+            "tensor": lambda: optim.lr_scheduler.StepLR(stock, 1, 0.5),  # which writes into it
             "step": lambda: optim.lr_scheduler.StepLR(stock, 1, 0.5),
             "one_cycle": lambda: optim.lr_scheduler.OneCycleLR(stock, 0.3, total_steps=8),
             "by_hand": lambda: None,
@@ -175,6 +178,7 @@ def test_schedulers_act_inside_the_block(kind: str, data: Data) -> None:
                 for _ in range(5):
                     block.step(mse_loss(net(data.x), data.y))
                     turn()
+                torch.autograd.grad(after(net, data), list(block.start.values()))  # no number was written over
             return list(block.params.values())
         for _ in range(5):
             stock.zero_grad()
@@ -354,3 +358,41 @@ def test_every_rule_of_ours_takes_the_steps_of_unroll(name: str, mode: str, data
     if mode in ("store", "recompute"):
         wanted = torch.autograd.grad(mse_loss(model(end.params, data.x_val), data.y_val), tensors)
         assert all(map(torch.equal, torch.autograd.grad(outer, tensors), wanted))
+
+
+def test_a_step_that_fails_leaves_the_weights_where_they_were(data: Data) -> None:
+    net, times = network(), []
+
+    def loss() -> Tensor:
+        times.append(1)
+        if len(times) == 2:  # at the second of the step's two gradients
+            raise KeyboardInterrupt
+        return mse_loss(net(data.x), data.y)
+
+    with inner(net, sam(0.1)) as block:
+        kept = net[0].weight
+        with pytest.raises(KeyboardInterrupt):
+            block.step(loss)
+        assert net[0].weight is kept and not block.losses
+        block.step(loss)
+        after(net, data)
+    with inner(net, sam(0.1)) as other:
+        other.step(lambda: mse_loss(net(data.x), data.y))
+        after(net, data)
+    assert all(torch.equal(block.params[name], p) for name, p in other.params.items())
+
+
+@pytest.mark.parametrize("rule", [lambda: sam(0.1), lambda: sgd(0.1)])
+def test_statistics_are_updated_once_a_step_whatever_is_evaluated_again(rule: Any, data: Data) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    stats = []
+    for memory in ("store", "recompute"):
+        other = copy.deepcopy(net)
+        with inner(other, rule(), memory=memory) as block:
+            for _ in range(STEPS):
+                block.step(lambda: mse_loss(other(data.x), data.y))
+            after(other.eval(), data).backward()
+        block.write_back()
+        assert int(other[1].num_batches_tracked) == STEPS
+        stats.append(list(other.buffers()))
+    assert all(map(torch.equal, *stats))

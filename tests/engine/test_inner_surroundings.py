@@ -217,7 +217,7 @@ def test_a_loss_that_a_scaler_has_scaled(net: nn.Sequential) -> None:
     for enabled in (True, False):
         scaler = torch.amp.GradScaler("cpu", enabled=enabled)
         with inner(net, stock_of(net)) as block:
-            scaled = scaler.scale(loss_of(net))
+            scaled = scaler.scale(2 * loss_of(net))
             if enabled:
                 with pytest.raises(CannotDifferentiate, match="scaled by a GradScaler"):
                     block.step(scaled)
