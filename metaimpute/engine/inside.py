@@ -8,6 +8,7 @@ is postponed finds the weights of its call, operations have second derivatives, 
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -173,8 +174,21 @@ class Inside:
 
     def _as_now(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
         """What puts weights, buffers and modes in place as they are now."""
-        params, buffers, modes = self.held, [b.clone() for b in self.buffers()], self.modes()
-        return lambda: self.as_then(params, buffers, modes)
+        find, params, buffers, modes = self.later(), self.held, [b.clone() for b in self.buffers()], self.modes()
+        return lambda: find().as_then(params, buffers, modes)
+
+    def later(self) -> Callable[[], Inside]:
+        """What finds this, or one like it when it is gone: a graph that held it would hold its own end, and never be freed."""
+        own, root, originals, buffers = weakref.ref(self), self.root, self.originals, self._buffers
+
+        def find() -> Inside:
+            found = own()
+            if found is None:
+                found = Inside(root, originals)
+                found._buffers = buffers
+            return found
+
+        return find
 
     def write_back(self) -> None:
         """Copies the block's weights and buffers into the user's."""

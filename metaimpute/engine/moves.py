@@ -87,16 +87,22 @@ class Moves:
             buffers, modes = [b.clone() for b in inside.buffers()], inside.modes()
             kept = tree_map(_as_leaf, (start, state, rule.hyper))
             settings, part_of = _autocast(), holder()
+            find, mode, users = (
+                inside.later(),
+                self.mode,
+                self.users,
+            )  # and not self: a graph that holds its own end is never freed
 
             def again() -> None:
                 at, before, hyper = tree_map(_as_leaf, kept)
+                inside = find()
                 with contextlib.ExitStack() as stack:
                     stack.enter_context(double_differentiable(part_of))
                     stack.enter_context(rebuilding())
                     stack.enter_context(inside.as_then(at, buffers, modes))
                     for kind, enabled, dtype in settings:
                         stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
-                    found = self.take(rule, frozen, at, before, hyper)
+                    found = Moves(inside, mode, users, True).take(rule, frozen, at, before, hyper)
                 ledger.note("inner", number, found.loss, "taken")
                 ledger.verify()
 

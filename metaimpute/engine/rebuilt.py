@@ -73,8 +73,13 @@ def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
         cells = tuple(types.CellType(cell.cell_contents) for cell in function.__closure__ or ())
     except ValueError:  # not filled yet
         return function
-    made = types.FunctionType(
-        function.__code__, dict(function.__globals__), function.__name__, function.__defaults__, cells or None
-    )
+    used = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
+    made = types.FunctionType(function.__code__, used, function.__name__, function.__defaults__, cells or None)
     made.__kwdefaults__ = function.__kwdefaults__
     return made
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Global names in a function's code, and in the code within that."""
+    inside = (_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*inside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.utils.checkpoint import checkpoint
 
 from metaimpute.engine import (
     BadMemoryPolicy,
@@ -280,19 +282,31 @@ def test_an_end_that_nothing_uses_is_warned_of(net: nn.Sequential) -> None:
         assert not turn()
 
 
-def test_blocks_leave_nothing_behind(net: nn.Sequential) -> None:
+@pytest.mark.parametrize("kind", ["store", "recompute", "checkpoint"])
+def test_blocks_leave_nothing_behind(kind: str, net: nn.Sequential) -> None:
+    """Whether or not a gradient is taken in the end, and whether or not the block is there still when it is."""
     from metaimpute.engine.live_memory import LiveBytes
 
-    def once() -> None:
-        with inner(net, torch.optim.Adam(net.parameters()), memory="recompute") as block:
-            for _ in range(3):
-                block.step(lambda: loss_of(net))
-            torch.autograd.grad(loss_of(net), list(block.start.values()))
+    def loss() -> Tensor:
+        return mse_loss(checkpoint(net, X, use_reentrant=False), Y) if kind == "checkpoint" else loss_of(net)
 
-    once()
+    def once(backward: bool) -> list[Tensor]:
+        memory = "recompute" if kind == "recompute" else "store"
+        with inner(net, torch.optim.Adam(net.parameters()), memory=memory) as block:
+            for _ in range(3):
+                block.step(loss)
+            outer = loss_of(net)
+            here = torch.autograd.grad(outer, list(block.start.values()), retain_graph=True)
+        del block
+        gc.collect()
+        if backward:
+            later = torch.autograd.grad(outer, list(net.parameters()))
+            assert all(map(torch.equal, here, later))
+        return []
+
+    once(True)
     with LiveBytes() as live:
-        once()
-        before = live.now
-        for _ in range(5):
-            once()
-        assert live.now <= before
+        for backward in (True, False, False, False):
+            once(backward)
+            gc.collect()
+            assert live.now == 0
