@@ -141,6 +141,10 @@ class Inner:
             raise CannotDifferentiate(
                 f"{what} belongs inside the block, with inner(...) as block; 'with block' goes on with one that has ended"
             )
+        if self._inside.is_covered():
+            raise CannotDifferentiate(
+                f"{what} of a block waits for the end of the blocks inside it that have the same weights; leave them first"
+            )
         return self._inside
 
     def _require_untouched(self, displaced: str | None = None) -> None:

@@ -123,6 +123,11 @@ class Inside:
         for places, leaf, name in self._slots:
             places[leaf] = self.held[name]
 
+    def is_covered(self) -> bool:
+        """Whether a block inside this one has its own weights in these places."""
+        own = set(map(id, self.originals.values()))
+        return any(own & set(map(id, later.originals.values())) for later in _open[_open.index(self) + 1 :])
+
     def displaced(self) -> str | None:
         """The name of a parameter in whose place something else was put."""
         return next((name for places, leaf, name in self._slots if places.get(leaf) is not self.held[name]), None)

@@ -68,6 +68,20 @@ def test_steps_taken_in_torchs_way(net: nn.Sequential) -> None:
         pass
 
 
+def test_a_step_of_the_outer_of_two_blocks_waits_for_the_end_of_the_inner(net: nn.Sequential) -> None:
+    slow, fast = stock_of(net), stock_of(net)
+    with inner(net, slow) as outer:
+        with inner(net, fast) as ahead:
+            ahead.step(loss_of(net))
+            looked = loss_of(net)
+            with pytest.raises(CannotDifferentiate, match="leave them first"):
+                outer.step(looked)
+        outer.step(looked)
+        other = nn.Linear(4, 2)
+        with inner(other, sgd(0.1)):
+            outer.step(mse_loss(net(X), other(X)))
+
+
 def test_losses_of_other_weights(net: nn.Sequential) -> None:
     with pytest.raises(CannotDifferentiate, match="before the last step"), inner(net, stock_of(net)) as block:
         loss = loss_of(net)
@@ -199,6 +213,22 @@ def test_unfrozen_parameters(net: nn.Sequential) -> None:
     ):
         block.step(loss_of(net))
         net[0].requires_grad_(False)  # torch's own refusal
+
+
+def test_the_best_weights_of_a_loop_are_put_back_with_their_graph(net: nn.Sequential) -> None:
+    with inner(net, stock_of(net)) as block:
+        best = block.params
+        for step in range(4):
+            block.step(loss_of(net))
+            if step == 1:
+                best = block.params
+        block.replace(best)
+        found = torch.autograd.grad(loss_of(net), list(block.start.values()))
+    with inner(net, stock_of(net)) as block:
+        for _ in range(2):
+            block.step(loss_of(net))
+        wanted = torch.autograd.grad(loss_of(net), list(block.start.values()))
+    assert all(map(torch.equal, found, wanted))
 
 
 def test_replace_is_checked(net: nn.Sequential) -> None:
