@@ -44,9 +44,11 @@ def inside_a_twin() -> Iterator[None]:
 @contextlib.contextmanager
 def checkpoints_wrapped(as_now: Snapshot) -> Iterator[None]:
     """Functions that are checkpointed in this block are run again with what is in place now, back in place."""
-    original = getattr(_PLACE, _NAME)
+    original, thread = getattr(_PLACE, _NAME), threading.get_ident()
 
     def frame(again: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:  # another's, which has nothing to do with the block
+            return original(again, *args, **kwargs)
         return original(_as_then(again, contextlib.nullcontext if _here.twins else as_now()), *args, **kwargs)
 
     setattr(_PLACE, _NAME, frame)

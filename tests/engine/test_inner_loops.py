@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.checkpoint import checkpoint
 
 from metaimpute.engine import (
     FunctionalModel,
@@ -396,3 +397,22 @@ def test_statistics_are_updated_once_a_step_whatever_is_evaluated_again(rule: An
         assert int(other[1].num_batches_tracked) == STEPS
         stats.append(list(other.buffers()))
     assert all(map(torch.equal, *stats))
+
+
+def test_another_threads_checkpoints_are_none_of_a_blocks_business(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, other, found = network(), network(), []
+    monkeypatch.delattr(inside.Inside, "as_then")  # the block's weights have no part in it
+
+    def elsewhere() -> None:
+        out = checkpoint(other, data.x, use_reentrant=False).square().sum()
+        found.extend(torch.autograd.grad(out, list(other.parameters())))
+
+    with inner(net, sgd(0.1)) as block:
+        block.step(mse_loss(net(data.x), data.y))
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join(20)  # while the block holds the engine's lock
+        assert len(found) == 4
+        after(net, data)
+    wanted = torch.autograd.grad(other(data.x).square().sum(), list(other.parameters()))
+    assert all(map(torch.equal, found, wanted))
