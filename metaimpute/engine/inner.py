@@ -220,13 +220,15 @@ class Inner:
         """The model at the block's weights: as ``model(...)`` inside the block, and after it at those it ended with.
 
         Raises:
-            CannotDifferentiate: for a block of several models, which are called themselves, inside it.
+            CannotDifferentiate: for a block of several models, which are called themselves, inside it, and where a block inside
+                this one has its own weights in place.
         """
         if len(self._models) > 1:
             raise CannotDifferentiate("the block has several models; call them themselves, inside the block")
         if self._inside is None:
             raise CannotDifferentiate("the block has not begun; say with inner(...) as block: block(x)")
         if self._stack is not None:
+            self._open_block("a call")
             return self._models[0](*args, **kwargs)
         with double_differentiable(), self._inside.open(self._params):
             return self._models[0](*args, **kwargs)
@@ -252,6 +254,8 @@ class Inner:
     def detach(self) -> None:
         """Cuts the graph here: gradients of what follows end at these weights, and the memory of the steps so far is freed."""
         self._require_untouched(self._open_block("detach()").displaced())
+        if self._mode == "none":
+            return
         self.state = detach(self.state)
         self._place({name: of_its_own(p.detach()) for name, p in self._params.items()})
 

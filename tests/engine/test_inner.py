@@ -166,6 +166,8 @@ def test_without_a_graph_and_under_no_grad(data: Data) -> None:
         ):
             for _ in range(STEPS):
                 block.step((weights * (net(data.x) - data.y).square()).mean())
+                if plain:
+                    block.detach()  # of no graph
         ends.append([p.detach() for p in block.params.values()])
         assert all(p.is_leaf == (plain or off) for p in block.params.values())
     for end in ends[1:]:

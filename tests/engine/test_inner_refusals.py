@@ -76,6 +76,8 @@ def test_a_step_of_the_outer_of_two_blocks_waits_for_the_end_of_the_inner(net: n
             looked = loss_of(net)
             with pytest.raises(CannotDifferentiate, match="leave them first"):
                 outer.step(looked)
+            with pytest.raises(CannotDifferentiate, match="a call of a block waits"):
+                outer(X)
         outer.step(looked)
         other = nn.Linear(4, 2)
         with inner(other, sgd(0.1)):
