@@ -114,7 +114,8 @@ def require_second_derivative(
                 raise CannotDifferentiate(way)
         if _passes_through_a_constant_slope(loss, inputs):
             raise CannotDifferentiate(_ONCE)
-        _found_right.update(names)
+        # functions of one's own, whose names have no number, are looked at each time: it is the way to them that counts
+        _found_right.update(name for name in names if not name.endswith("Backward"))
     if slopes is not None and not names <= _differentiated_twice:
         through = [slope for slope in slopes if slope is not None and slope.requires_grad]
         if through:

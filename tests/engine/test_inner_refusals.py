@@ -311,6 +311,8 @@ def test_a_function_of_once_on_the_way_from_something_else(net: nn.Sequential) -
         with torch.no_grad():
             weights -= sign * step
     assert float(found[2]) == pytest.approx((slopes[0] - slopes[1]) / 2e-5, rel=1e-6)
+    with pytest.raises(CannotDifferentiate, match="only once"), inner(net, sgd(0.1)) as block:
+        block.step(Once.apply(net(X)).sum())  # the same function, now between the weights and the loss
 
 
 def test_modules_that_are_tamed(net: nn.Sequential) -> None:
