@@ -9,6 +9,7 @@ from .estimators.choice import BACKENDS, get_estimator
 from .estimators.implicit import on_trees
 from .functional import FunctionalModel, HeadNotFound
 from .hypergradients import hypergradient
+from .inner import Inner, inner
 from .losses import Factored, LabelRows, NotScalar, Split, StructuredLoss
 from .memory import (
     Auto,
@@ -87,6 +88,7 @@ __all__ = [
     "FunctionalModel",
     "HeadNotFound",
     "HypergradientResult",
+    "Inner",
     "InnerOptimizer",
     "LabelRows",
     "MemoryPolicy",
@@ -126,6 +128,7 @@ __all__ = [
     "get_estimator",
     "gradient_callback",
     "hypergradient",
+    "inner",
     "lion",
     "masked",
     "memory_policies",
