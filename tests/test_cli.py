@@ -138,7 +138,8 @@ def test_list_shows_every_entry_with_a_line(here: Path, kind: str, monkeypatch: 
     done = call("list", kind)
     assert done.exit_code == 0
     expected = {"recipes": "recipes/small.yaml", "estimators": "mixed", "problems": "l2i_learnable", "tasks": "digits",
-                "methods": "uda", "models": "bert-base-uncased", "optimizers": "nesterov"}  # fmt: skip
+                "methods": "uda", "models": "bert-base-uncased", "optimizers": "nesterov",
+                "systems": "kernel"}  # fmt: skip
     assert expected[kind] in done.output
     shortest = 2 if kind == "recipes" else 4
     assert all(len(line.split()) >= shortest for line in done.output.splitlines()[1:])

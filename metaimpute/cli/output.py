@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -16,12 +19,45 @@ from ..terminal import spelled
 if TYPE_CHECKING:
     from rich.console import Console
 
+QUIET = "metaimpute.quiet"  # in a context's meta
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal
 
 
 def echo(message: object, err: bool = False) -> None:
     """Says a line, whatever it holds."""
     click.echo(spelled(message), err=err)
+
+
+def quiet() -> bool:
+    """Whether the command was called with ``--quiet``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(QUIET))
+
+
+def note(message: object) -> None:
+    """Says a line beside the results, on the standard error; none with ``--quiet``."""
+    if not quiet():
+        echo(message, err=True)
+
+
+def next_step(*commands: str) -> None:
+    """Says which command to type next."""
+    note(f"next: {' or '.join(commands)}")
+
+
+def print_json(found: object) -> None:
+    """Prints results as one JSON document: strict JSON, in which what is no number is null."""
+    click.echo(json.dumps(_strict(found), indent=1, ensure_ascii=True))
+
+
+def _strict(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {str(key): _strict(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_strict(value) for value in found]
+    if isinstance(found, float) and not math.isfinite(found):
+        return None
+    return found if isinstance(found, bool | int | float | str | None) else str(found)
 
 
 def screen(**options: Any) -> Console:
@@ -37,6 +73,43 @@ def screen(**options: Any) -> Console:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     return Plain(markup=False, highlight=False, emoji=False, **options)
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """A word on a terminal at once, gone when the block ends; a dumb one keeps it."""
+    stream = sys.stderr
+    seen = stream is not None and stream.isatty() and os.environ.get("TERM", "") != "unknown"
+    dumb = os.environ.get("TERM", "dumb") == "dumb"
+    if seen:
+        print("starting ...", end="\n" if dumb else "", file=stream, flush=True)
+    try:
+        yield
+    finally:
+        if seen and not dumb:
+            print("\r\x1b[K", end="", file=stream, flush=True)
+
+
+def plain_width() -> int | None:
+    """Columns of a table: the terminal's, or what ``COLUMNS`` says; else room enough, since nothing ends a line there."""
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+
+
+def notes() -> Console:
+    """The standard error, where progress, warnings and hints go; lines stay whole where it is no terminal."""
+    return screen(stderr=True, soft_wrap=not sys.stderr.isatty())
+
+
+def results_unread() -> bool:
+    """Whether the standard output is a pipe that nobody reads any more, though nothing has been written to it since."""
+    try:
+        import select
+
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+    except (AttributeError, ImportError, OSError, ValueError):  # no file, or none that can be asked here
+        return False
 
 
 def prepare_streams() -> None:

@@ -14,7 +14,7 @@ import click
 from ..errors import MISSING, UNREAD, USAGE
 from .errors import fail, plain_errors
 from .options import imports
-from .output import echo, screen
+from .output import echo, notes, results_unread, screen
 
 if TYPE_CHECKING:
     from ..recipes.recipe import Profile, Recipe
@@ -58,18 +58,16 @@ def run(
         from ..terminal import cell
         from ..training.session import Interrupted, Session
 
-        console = screen(soft_wrap=not sys.stdout.isatty())
         if labels is not None:
             sets = (*sets, f"{CORRECTIONS}={json.dumps(str(labels), ensure_ascii=False)}")
         began = beginning(recipe, cast("Profile", profile), sets, seed, out, resume)
         chosen, folder = began.recipe, began.folder
-        console.print(cell(f"profile {chosen.profile}: {began.why}"))
-        with TrainingProgress(console, chosen.steps, chosen.task.output.metric) as progress:
+        with TrainingProgress(notes(), chosen.task.output.metric) as progress:
+            progress.say(f"profile {chosen.profile}: {began.why}")
             session = Session(
                 chosen, folder, why=began.why, begun=began.begun, say=progress.say, report=progress.report
             )
-            session.report_system = progress.report_system
-            progress.when_unread(session.stop)
+            progress.when_unread(session.stop, results_unread)
             progress.say(f"data: {session.data.source}; run directory: {folder}")
             if resume is not None:
                 session.resume()
@@ -79,6 +77,7 @@ def run(
                 if progress.unread:
                     fail(UNREAD, stopped)
                 raise
+        console = screen(soft_wrap=not sys.stdout.isatty())
         if result.candidates is not None:
             console.print(candidates_table(result))
         console.print(result_table([[result]]))

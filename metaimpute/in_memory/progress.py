@@ -48,14 +48,13 @@ def telling(verbose: int, steps: int, output: Output) -> Iterator[Told]:
     if not verbose:
         yield Told()
         return
-    with TrainingProgress(console(), steps, output.metric) as progress:
+    with TrainingProgress(console(), output.metric) as progress:
         begun: list[str] = []
 
         def system(name: str, done: int, of: int) -> None:
             if not begun:
                 begun.append(name)
                 progress.say("measuring systems on folds of the labels")
-            progress.report_system(name, done, of)
             if done == of:
                 progress.say(f"measured {name}")
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..engine.ambient import as_usual
 from ..ensemble.choice import COUNTED
 from ..errors import INTERRUPTED, UserError
+from ..progress import phase
 from ..recipes.recipe import Recipe
 from ..rundir import checkpoint
 from ..rundir.export import digest, export
@@ -31,6 +32,7 @@ from .summary import summary_of
 from .trajectories import Trajectories
 
 Report = Callable[[int, dict[str, float]], None]
+TRAINING = "training"
 
 
 class Interrupted(UserError, RuntimeError):
@@ -132,13 +134,17 @@ class Session(RunState):
         try:
             if self.step == 0 and not checkpoint.existing(self.folder):
                 self.save()  # so that a run killed before its first checkpoint can be resumed as well
-            while self.step < self.recipe.steps:
-                self._one_step(log)
-                self.seconds = before + time.perf_counter() - started
-                if self.step % train.checkpoint_every == 0 or self._stop:
-                    self.save()
-                if self._stop:
-                    raise Interrupted(f"stopped at step {self.step}; continue with --resume {argument(self.folder)}")
+            with phase(TRAINING, self.recipe.steps, self.step) as reached:
+                while self.step < self.recipe.steps:
+                    self._one_step(log)
+                    reached.to(self.step)
+                    self.seconds = before + time.perf_counter() - started
+                    if self.step % train.checkpoint_every == 0 or self._stop:
+                        self.save()
+                    if self._stop:
+                        raise Interrupted(
+                            f"stopped at step {self.step}; continue with --resume {argument(self.folder)}"
+                        )
         except Diverged as error:
             raise self._diverged(error, log) from None
         finally:
