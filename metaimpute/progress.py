@@ -29,14 +29,17 @@ class Phase:
 
     name: str
     total: int | None = None
-    done: int = 0
+    done: float = 0
     note: str = ""
     begun: float = field(default_factory=lambda: time.monotonic())
     _listener: Listener | None = None
-    _moments: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    _moments: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
-    def to(self, done: int, total: int | None = None, note: str | None = None) -> None:
-        """Says how much is done; ``total`` and ``note`` where they have changed."""
+    def to(self, done: float, total: int | None = None, note: str | None = None) -> None:
+        """Says how much is done, a part of one too; ``total`` and ``note`` where they have changed."""
+        if done < self.done:  # of something else from now on
+            self._moments.clear()
+            self._moments.append((time.monotonic(), done))
         self.done = done
         self.total = self.total if total is None else total
         self.note = self.note if note is None else note
@@ -44,6 +47,18 @@ class Phase:
             now = time.monotonic()
             if now - self._moments[-1][0] >= 1:
                 self._moments.append((now, done))
+            self._listener.moved()
+
+    def again(self, total: int | None) -> None:
+        """Begins anew, with so much to do."""
+        self.total, self.done, self.begun = total, 0, time.monotonic()
+        self._moments.clear()
+        self._moments.append((self.begun, 0))
+
+    def end(self) -> None:
+        """Says that the phase is over."""
+        if self._listener is not None:
+            self._listener.phases.remove(self)
             self._listener.moved()
 
     def advance(self, by: int = 1) -> None:
@@ -87,19 +102,21 @@ def phase(name: str, total: int | None = None, done: int = 0) -> Iterator[Phase]
     Args:
         total: how much there is to do; None where that is not known. done: what had been done before.
     """
-    listener = _listener.get()
-    found = Phase(name, total, done, _listener=listener)
-    found._moments.append((found.begun, done))
-    if listener is None:
-        yield found
-        return
-    listener.phases.append(found)
-    listener.moved()
+    found = begin(name, total, done)
     try:
         yield found
     finally:
-        listener.phases.remove(found)
-        listener.moved()
+        found.end()
+
+
+def begin(name: str, total: int | None = None, done: float = 0) -> Phase:
+    """A phase that lasts until its :meth:`Phase.end`."""
+    found = Phase(name, total, done, _listener=_listener.get())
+    found._moments.append((found.begun, done))
+    if found._listener is not None:
+        found._listener.phases.append(found)
+        found._listener.moved()
+    return found
 
 
 def counted(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .errors import plain_errors
-from .output import echo, screen
+from .output import echo, plain_width, screen, working
 
 
 @click.group()
@@ -127,13 +127,14 @@ def hypergradient(
         sys.path.insert(0, str(Path.cwd()))  # module:Class may be a file here, as for python -m
         try:
             where = str(pick_device(device))
-            result = work.sweep(
+            with working():
+                result = work.sweep(
                 model, steps, shape=shape, backends=backends, peers=peers, optimizer=optimizer, device=where, say=_say,
                 **options,
             )  # fmt: skip
         except (BenchError, ValueError) as error:
             raise click.UsageError(str(error)) from None
-        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        screen(width=plain_width()).print(work.table(result))
         _finish(result, out)
         if picture is not None:
             work.plot(result, picture)
@@ -186,19 +187,20 @@ def _peer_grid(context: click.Context, before: Path | None, out: Path | None, pi
             raise click.UsageError(f"--before {before} is no result of --grid peers")
         torch.set_num_threads(context.params["threads"])
         try:
-            result = work.sweep(
-                **wanted,
-                steps=given.get("steps", work.STEPS),
-                estimators=given.get("estimators", ("exact",)),
-                batch=context.params["batch"],
-                repeats=given.get("repeats", 7),
-                budget=context.params["budget"],
-                device=str(pick_device(context.params["device"])),
-                say=_say,
-            )
+            with working():
+                result = work.sweep(
+                    **wanted,
+                    steps=given.get("steps", work.STEPS),
+                    estimators=given.get("estimators", ("exact",)),
+                    batch=context.params["batch"],
+                    repeats=given.get("repeats", 7),
+                    budget=context.params["budget"],
+                    device=str(pick_device(context.params["device"])),
+                    say=_say,
+                )
         except (BenchError, ValueError) as error:
             raise click.UsageError(str(error)) from None
-        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result, earlier))
+        screen(width=plain_width()).print(work.table(result, earlier))
         echo(work.sentence(result))
         _finish(result, out)
         if picture is not None:
@@ -243,8 +245,9 @@ def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, devic
             where = str(pick_device(device))
         except NoDevice as error:
             raise click.UsageError(str(error)) from None
-        result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=_say)
-        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        with working():
+            result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=_say)
+        screen(width=plain_width()).print(work.table(result))
         _finish(result, out)
 
 
@@ -266,10 +269,11 @@ def operators(samples: int, only: str, out: Path | None) -> None:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")  # the samples try what operators warn of
         try:
-            result = work.sweep(samples, only, _say)
+            with working():
+                result = work.sweep(samples, only, _say)
         except BenchError as error:
             raise click.UsageError(str(error)) from None
-        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        screen(width=plain_width()).print(work.table(result))
         _finish(result, out)
 
 

@@ -19,6 +19,8 @@ from ..terminal import spelled
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..reporting.progress import Shown
+
 QUIET = "metaimpute.quiet"  # in a context's meta
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal
 
@@ -98,6 +100,15 @@ def plain_width() -> int | None:
 def notes() -> Console:
     """The standard error, where progress, warnings and hints go; lines stay whole where it is no terminal."""
     return screen(stderr=True, soft_wrap=not sys.stderr.isatty())
+
+
+@contextlib.contextmanager
+def working() -> Iterator[Shown]:
+    """Shows the phases of what is done in the block, but with ``--quiet``."""
+    from ..reporting.progress import Shown
+
+    with Shown(notes(), hidden=quiet()) as found:
+        yield found
 
 
 def results_unread() -> bool:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..progress import phase
 from .errors import plain_errors
 from .options import imports
-from .output import echo, screen
+from .output import echo, screen, working
 
 if TYPE_CHECKING:
     from ..inference import Given, Predictions, Predictor
@@ -66,7 +67,8 @@ def impute(
         from ..tasks.contents import contents_of
 
         check_truth(truth)
-        made = imputed(run, device, data)
+        with working():
+            made = imputed(run, device, data)
         found = made.found if sets is None else made.predictor.with_sets(made.found, sets)
         target = _target(out, kind, run / PREDICTED)
         refuse_input(target, truth, *made.task.files_read())
@@ -104,11 +106,13 @@ def predict(
         if out is None and (kind is not None or with_content):
             raise click.UsageError("--format and --with-content are of a file: name it with --out.")
         check_truth(truth)
-        predictor = load(run, device)
         if out is not None:
             out = _target(out, kind, out)
             refuse_input(out, source, truth)
-        found = predictor.predict(source)
+        with working():
+            with phase("loading the run"):
+                predictor = load(run, device)
+            found = predictor.predict(source)
         found = found if sets is None else predictor.with_sets(found, sets)
         for line in predictor.task.read_warnings:
             echo(f"warning: {line}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import plain_errors
-from .output import echo, screen
+from .output import echo, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,17 +39,19 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         from ..rundir.files import write_text
         from ..rundir.layout import REPORT
 
-        found, left_out = _read(runs)
+        with working():
+            found, left_out = _read(runs)
         systems = by_system(found)
         console = _console()
         for group in by_kind(found).values():
             console.print(result_table([[run.result for run in seeds] for seeds in group]))
         if out is None:
             out = (found[0].folder if len(found) == 1 else Path()) / REPORT
-        if out.suffix != ".html":
-            _figures(out, found, systems, set(runs))
-            out = out / REPORT
-        write_text(out, page(found, left_out))
+        with working():
+            if out.suffix != ".html":
+                _figures(out, found, systems, set(runs))
+                out = out / REPORT
+            write_text(out, page(found, left_out))
         echo(f"wrote {out}")
 
 
@@ -66,7 +68,8 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
     with plain_errors():
         from ..reporting.comparison import comparison_tables
 
-        found, _ = _read(runs, metrics=False)
+        with working():
+            found, _ = _read(runs, metrics=False)
         console = _console()
         for table in comparison_tables(found, against):
             console.print(table)

@@ -8,7 +8,7 @@ import click
 
 from .errors import plain_errors
 from .options import imports
-from .output import echo, screen
+from .output import echo, screen, working
 from .predict import DATA
 
 SHOWN = 20  # rows in a terminal, where a file has them all
@@ -41,9 +41,10 @@ def review(run: Path, out: Path | None, before: Path | None, data: Path | None, 
         target = out or run / REVIEW
         if target.suffix.lower() not in (".html", ".htm"):
             raise click.UsageError(f"--out: {target.name} is no page; name it with .html")
-        found = collect(run, before=before, data=data, device=device, rows=rows)
-        refuse_input(target, data)
-        write_text(target, page(found))
+        with working():
+            found = collect(run, before=before, data=data, device=device, rows=rows)
+            refuse_input(target, data)
+            write_text(target, page(found))
         for part in found.parts:
             shown = (
                 f"{len(part.items):,}; doubtful are {part.total:,}" if part.slug == "doubtful" else f"{part.total:,}"
@@ -79,7 +80,8 @@ def suggest(run: Path, count: int, out: Path | None, data: Path | None, device: 
 
         if out is not None:
             refuse_input(out, data)
-        found = suggest_rows(run, count, data=data, device=device)
+        with working():
+            found = suggest_rows(run, count, data=data, device=device)
         table = Table()
         header, rows = found.brief()
         for name in header:

@@ -11,7 +11,7 @@ import click
 from ..errors import DIVERGED, INTERNAL, INTERRUPTED
 from .errors import fail, plain_errors
 from .options import imports
-from .output import echo, screen
+from .output import echo, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,16 +85,9 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
 
 def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) -> bool:
     """Makes the runs, a line for each; whether it was stopped."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
     from ..study.progress import carry_out
     from ..study.runs import Job, Outcome
     from ..terminal import cell
-
-    columns = (TextColumn("runs"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("", total=len(progress.jobs), completed=len(progress.jobs) - len(progress.waiting))
 
     def report(job: Job, outcome: Outcome) -> None:
         said = outcome.reason or "stopped"
@@ -103,13 +96,12 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
             shown = "-" if value is None else f"{value:.2f}"
             said = f"{outcome.result.metric} {shown} ({outcome.result.training_seconds:.0f} s)"
         try:
-            console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True)
-            bar.advance(task)
+            live.aside(lambda: console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True))
         except OSError:  # nobody reads any more: the runs under way stop with a checkpoint
             raise KeyboardInterrupt from None
 
     try:
-        with bar:
+        with working() as live:
             carry_out(progress, jobs, report)
     except KeyboardInterrupt:
         return True

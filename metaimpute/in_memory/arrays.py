@@ -26,7 +26,7 @@ from ..training.choosing import systems_of
 from ..training.evaluation import class_names
 from ..training.session import TRAINING, doubts_about
 from ..training.state import RunState
-from .progress import telling
+from .progress import shown, telling
 
 RECIPE = "own_table"  # whose network, method and training those of an array are
 
@@ -67,7 +67,8 @@ def train_on(task: ArrayTask, adapt: Callable[[Source], Source], name: str, verb
 
 def _trained(recipe: Recipe, task: ArrayTask, verbose: int) -> Trained:
     steps, losses = recipe.steps, []
-    with telling(verbose, steps, task.output) as told:
+    with shown(verbose) as progress:
+        told = telling(progress, steps, task.output)
         run = RunState(recipe, told.say)
         for step in counted(range(steps), TRAINING, steps):
             losses.append(float(take_step(run.parts, recipe, step)["loss"]))

@@ -46,7 +46,8 @@ def imputed(run: str | Path, device: str = "auto", data: str | Path | None = Non
         NotExported: when the run is not finished. MissingData: when its data is no longer here. TaskError: when the data has
             changed since, so that what the network learnt no longer fits it.
     """
-    predictor = load(run, device)
+    with phase("loading the run"):
+        predictor = load(run, device)
     recipe = recipe_of(Path(run), None if data is None else Path(data))
     task = recipe.task
     if absent := task.missing():

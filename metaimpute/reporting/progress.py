@@ -36,10 +36,14 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def name_of(phase: Phase) -> str:
+    return spelled(f"{phase.name}: {phase.note}" if phase.note else phase.name)
+
+
 def count_of(phase: Phase) -> str:
     if phase.total is None:
-        return f"{phase.done:,}" if phase.done else ""
-    return f"{phase.done:,}/{phase.total:,}"
+        return f"{int(phase.done):,}" if phase.done else ""
+    return f"{int(phase.done):,}/{phase.total:,}"
 
 
 def time_of(phase: Phase, now: float) -> str:
@@ -56,7 +60,7 @@ def line_of(phase: Phase, width: int, now: float, name_width: int = 0) -> Text:
     """
     end = "  ".join(filter(None, (count_of(phase), time_of(phase, now))))
     room = width - cell_len(end) - 2
-    name = spelled(f"{phase.name}: {phase.note}" if phase.note else phase.name)
+    name = name_of(phase)
     wanted = max(cell_len(name), name_width)
     bar = min(WIDEST, max(NARROWEST, room - wanted - 2)) if phase.total is not None else 1
     if room - bar - 2 < 4:  # no room for both
@@ -76,13 +80,17 @@ def _bar(phase: Phase, cells: int, now: float) -> Text:
 
 def plain_line(phase: Phase, now: float) -> str:
     """A phase as a line of a log: ``encoding texts: 312/950, 0:42 left``."""
-    name = f"{phase.name}: {phase.note}" if phase.note else phase.name
-    return f"{name}: {', '.join(filter(None, (count_of(phase), time_of(phase, now))))}"
+    return f"{name_of(phase)}: {', '.join(filter(None, (count_of(phase), time_of(phase, now))))}"
 
 
 def in_notebook() -> bool:
     """Whether the standard error is a cell of a notebook."""
     return type(sys.stderr).__module__.startswith("ipykernel.")
+
+
+def standard_error() -> Console:
+    """The standard error as rich writes to it, long lines whole where no terminal is."""
+    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
 class Shown:
@@ -105,7 +113,10 @@ class Shown:
         self._is_unread: Callable[[], bool] = lambda: False
         self._overwrites = in_notebook() and not hidden
         live = console.is_terminal and not console.is_dumb_terminal and not hidden and not self._overwrites
-        self._live = Live(self, console=console, transient=True, refresh_per_second=8) if live else None
+        self._live: Live | None = None
+        if live:  # results that go to another place than the screen are not for it to redirect
+            both = sys.stdout is not None and sys.stdout.isatty()
+            self._live = Live(self, console=console, transient=True, refresh_per_second=8, redirect_stdout=both)
         self._next, self._length = 0.0, 0
         self._hearing = contextlib.ExitStack()
 
@@ -127,7 +138,7 @@ class Shown:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         now = time.monotonic()
         shown = self.visible(now)
-        names = max((cell_len(phase.name) for phase in shown), default=0)
+        names = max((cell_len(name_of(phase)) for phase in shown), default=0)
         for phase in shown:
             yield line_of(phase, options.max_width, now, names)
         if self.note and shown:
