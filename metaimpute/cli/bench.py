@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .errors import plain_errors
-from .output import echo, plain_width, screen, working
+from .options import results
+from .output import done, echo, in_json, next_step, note, plain_width, print_json, screen, working
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.group()
@@ -45,6 +50,7 @@ def _numbers(context: Any, parameter: Any, text: str | None) -> tuple[int, ...] 
 
 
 @bench.command()
+@results
 @click.option(
     "--grid",
     type=click.Choice(["peers"]),
@@ -129,16 +135,16 @@ def hypergradient(
             where = str(pick_device(device))
             with working():
                 result = work.sweep(
-                model, steps, shape=shape, backends=backends, peers=peers, optimizer=optimizer, device=where, say=_say,
-                **options,
-            )  # fmt: skip
+                    model, steps, shape=shape, backends=backends, peers=peers, optimizer=optimizer, device=where,
+                    say=_say, **options,
+                )  # fmt: skip
         except (BenchError, ValueError) as error:
             raise click.UsageError(str(error)) from None
-        screen(width=plain_width()).print(work.table(result))
+        _print(work.table, result)
         _finish(result, out)
         if picture is not None:
             work.plot(result, picture)
-            echo(f"wrote {picture}")
+            done(f"wrote {picture}")
 
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
@@ -200,12 +206,13 @@ def _peer_grid(context: click.Context, before: Path | None, out: Path | None, pi
                 )
         except (BenchError, ValueError) as error:
             raise click.UsageError(str(error)) from None
-        screen(width=plain_width()).print(work.table(result, earlier))
-        echo(work.sentence(result))
+        _print(lambda found: work.table(found, earlier), result)
+        if not in_json():
+            echo(work.sentence(result))
         _finish(result, out)
         if picture is not None:
             work.plot(result, picture, earlier)
-            echo(f"wrote {picture}")
+            done(f"wrote {picture}")
 
 
 def _flag(context: click.Context, name: str) -> str:
@@ -213,6 +220,7 @@ def _flag(context: click.Context, name: str) -> str:
 
 
 @bench.command()
+@results
 @click.option(
     "--method",
     "methods",
@@ -247,11 +255,12 @@ def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, devic
             raise click.UsageError(str(error)) from None
         with working():
             result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=_say)
-        screen(width=plain_width()).print(work.table(result))
+        _print(work.table, result)
         _finish(result, out)
 
 
 @bench.command()
+@results
 @click.option("--samples", default=40, show_default=True, type=click.IntRange(1), help="Most samples of an operator.")
 @click.option("--only", default="", metavar="TEXT", help="Only operators whose name contains TEXT.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
@@ -273,18 +282,27 @@ def operators(samples: int, only: str, out: Path | None) -> None:
                 result = work.sweep(samples, only, _say)
         except BenchError as error:
             raise click.UsageError(str(error)) from None
-        screen(width=plain_width()).print(work.table(result))
+        _print(work.table, result)
         _finish(result, out)
 
 
 def _say(message: str) -> None:
-    echo(message, err=True)
+    note(message)
+
+
+def _print(table: Callable[[dict[str, Any]], Table], result: dict[str, Any]) -> None:
+    if in_json():
+        print_json(result)
+    else:
+        screen(width=plain_width()).print(table(result))
 
 
 def _finish(result: dict[str, Any], out: Path | None) -> None:
     for row in result.get("skipped", []):
-        echo(f"skipped {row['system']} at k = {row['steps']}: {row['why']}")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
-        echo(f"wrote {out}")
+        note(f"skipped {row['system']} at k = {row['steps']}: {row['why']}")
+    if out is None:
+        next_step(f"{click.get_current_context().command_path} ... --out FILE.json")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    done(f"wrote {out}")

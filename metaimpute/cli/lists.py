@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..catalog import KINDS, entries
+from ..progress import phase
 from ..terminal import cell
 from .complete import complete_kinds
 from .errors import plain_errors
-from .options import as_json, imports, quiet
-from .output import echo, next_step, note, plain_width, print_json, screen
+from .options import imports, results
+from .output import echo, in_json, next_step, note, plain_width, print_json, screen, working
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,10 +107,9 @@ def _names(found: dict[str, str], width: int) -> Table:
 
 @click.command(name="list")
 @click.argument("kind", required=False, shell_complete=complete_kinds)
-@as_json
-@quiet
+@results
 @imports
-def list_(kind: str | None, as_json: bool) -> None:
+def list_(kind: str | None) -> None:
     """List what there is of a KIND, one line each; without one, everything.
 
     KIND: tasks, models, methods, problems, estimators, optimizers, systems or recipes.
@@ -123,7 +123,7 @@ def list_(kind: str | None, as_json: bool) -> None:
 
         for line in load_installed():
             note(line)
-        if as_json:
+        if in_json():
             kinds = KINDS if kind is None else (kind,)
             print_json(
                 {one: [{"name": name, "summary": text} for name, text in _entries(one).items()] for one in kinds}
@@ -170,6 +170,7 @@ def status() -> None:
         for name, source in SOURCES.items():
             found = source.find()
             echo(f"{name}: {found if found else f'not here; {source.how(name)}'}")
+        next_step("metaimpute data get NAME")
 
 
 @data.command()
@@ -183,4 +184,9 @@ def get(name: str) -> None:
 
         if name not in SOURCES:
             raise RecipeError(f"unknown data '{name}'; {describe_choices(name, list(SOURCES))}")
-        echo(f"{name}: {SOURCES[name].find() or SOURCES[name].get()}")
+        here = SOURCES[name].find()
+        if not here:
+            with working(), phase(f"fetching {name}"):
+                here = SOURCES[name].get()
+        echo(f"{name}: {here}")
+        next_step("metaimpute list recipes")

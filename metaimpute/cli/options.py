@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .errors import plain_errors
-from .output import QUIET
+from .output import JSON, QUIET
 
 
 def _import_all(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> None:
@@ -31,18 +31,25 @@ def imports(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)  # fmt: skip
 
 
-def as_json(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--json``: the results as one JSON document, and nothing else, on the standard output."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON document.")(command)
+def _kept(key: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
+    def keep(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+        context.meta[key] = value
+        return value
+
+    return keep
 
 
-def quiet(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--quiet``, which :mod:`metaimpute.cli.output` obeys."""
-    return click.option(
-        "-q", "--quiet", is_flag=True, expose_value=False, callback=_be_quiet,
-        help="Leave out progress, notes and the next step; results, warnings and errors stay.",
-    )(command)  # fmt: skip
-
-
-def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    context.meta[QUIET] = value
+def results(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--json`` and ``--quiet`` of a command that prints results; :mod:`metaimpute.cli.output` obeys them."""
+    for option in (
+        click.option(
+            "-q", "--quiet", is_flag=True, expose_value=False, is_eager=True, callback=_kept(QUIET),
+            help="Leave out progress, notes and the next step; results, warnings and errors stay.",
+        ),
+        click.option(
+            "--json", "as_json", is_flag=True, expose_value=False, is_eager=True, callback=_kept(JSON),
+            help="Print the results as one JSON document on the standard output, and nothing else there.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..reporting.progress import Shown
 
-QUIET = "metaimpute.quiet"  # in a context's meta
+QUIET, JSON = "metaimpute.quiet", "metaimpute.json"  # in a context's meta
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal
 
 
@@ -34,6 +34,24 @@ def quiet() -> bool:
     """Whether the command was called with ``--quiet``."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(QUIET))
+
+
+def in_json() -> bool:
+    """Whether the command was called with ``--json``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(JSON))
+
+
+def result(message: object) -> None:
+    """Says a line of the results, which ``--json`` has in its document."""
+    if not in_json():
+        echo(message)
+
+
+def done(message: object) -> None:
+    """Says what was done, e.g. which file was written: none with ``--quiet``, and with ``--json`` on the standard error."""
+    if not quiet():
+        echo(message, err=in_json())
 
 
 def note(message: object) -> None:

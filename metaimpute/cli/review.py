@@ -8,7 +8,7 @@ import click
 
 from .errors import plain_errors
 from .options import imports
-from .output import echo, screen, working
+from .output import echo, next_step, screen, working
 from .predict import DATA
 
 SHOWN = 20  # rows in a terminal, where a file has them all
@@ -36,6 +36,7 @@ def review(run: Path, out: Path | None, before: Path | None, data: Path | None, 
         from ..review import collect, page
         from ..rundir.files import refuse_input, write_text
         from ..rundir.layout import REVIEW
+        from ..rundir.origin import read_begun
         from ..terminal import argument
 
         target = out or run / REVIEW
@@ -58,6 +59,8 @@ def review(run: Path, out: Path | None, before: Path | None, data: Path | None, 
                 f"changed since {argument(before or run)}: {found.changes.changed:,} of {found.changes.shared:,} labels"
             )
         echo(f"wrote {target}")
+        recipe = read_begun(run).recipe
+        next_step(f"open it, then metaimpute run {argument(recipe)} --labels CORRECTIONS.csv")
 
 
 @click.command()
