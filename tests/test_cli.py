@@ -127,7 +127,7 @@ def test_check_validates_every_profile(here: Path) -> None:
     (here / "two.yaml").write_text(SMALL + "profiles:\n  paper: {train: {steps: 9}}\n  sample: {train: {stps: 1}}\n")
     done = call("check", "two.yaml")
     assert done.exit_code == 2 and "two.yaml:9: train.stps: unknown key; did you mean 'steps'?" in done.output
-    assert call("check", "small.yaml").output == "small.yaml [sample]: valid\n"
+    assert call("check", "small.yaml").stdout == "small.yaml [sample]: valid\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)

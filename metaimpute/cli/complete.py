@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, split_arg_string
 
 from ..catalog import KINDS, entries, keys, shipped_recipes
 
@@ -27,7 +28,7 @@ def complete_sets(context: click.Context, parameter: click.Parameter, begun: str
     """Keys, or after ``KEY=`` the values that a key can have, as far as they are names."""
     key, given, value = begun.partition("=")
     if not given:
-        known = {*keys(), *_of_recipe(context.params.get("recipe")), *(f"{kind[:-1]}.name" for kind in SECTIONS)}
+        known = {*keys(), *_of_recipe(), *(f"{kind[:-1]}.name" for kind in SECTIONS)}
         return [CompletionItem(f"{name}=") for name in sorted(known) if name.startswith(key)]
     return [CompletionItem(f"{key}={one}") for one in _values(key) if one.startswith(value)]
 
@@ -44,11 +45,15 @@ def _values(key: str) -> list[str]:
     return keys().get(key, [])
 
 
-def _of_recipe(given: object) -> set[str]:
-    """Keys that a recipe sets."""
+def _of_recipe() -> set[str]:
+    """Keys that the recipe on the line sets; click tells of no argument while an option's value is typed."""
     import yaml
 
-    path = shipped_recipes().get(str(given), Path(str(given)))
+    known = shipped_recipes()
+    words = split_arg_string(os.environ.get("COMP_WORDS", ""))
+    path = next((known.get(word, Path(word)) for word in words if word in known or word.endswith(".yaml")), None)
+    if path is None:
+        return set()
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

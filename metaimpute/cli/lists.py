@@ -186,6 +186,8 @@ def get(name: str) -> None:
             raise RecipeError(f"unknown data '{name}'; {describe_choices(name, list(SOURCES))}")
         here = SOURCES[name].find()
         if not here:
+            if not sys.stderr.isatty():
+                note(f"fetching {name}")
             with working(), phase(f"fetching {name}"):
                 here = SOURCES[name].get()
         echo(f"{name}: {here}")
