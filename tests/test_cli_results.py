@@ -196,4 +196,5 @@ def test_colours_are_for_terminals_that_have_them(term: str, no_color: str, here
     assert process.wait() == 0 and said.startswith(b"starting ...")
     coloured = any(code in said for code in (b"\x1b[32m", b"\x1b[36m", b"\x1b[33m"))
     assert coloured == (term != "dumb" and not no_color)
+    assert (b"\x1b[36m\x1b[1mnext:\x1b[0m metaimpute report r" in said) == coloured and b"metaimpute report r" in said
     assert (b"\x1b" in said) == (term != "dumb")

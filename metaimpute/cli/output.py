@@ -22,12 +22,24 @@ if TYPE_CHECKING:
     from ..reporting.progress import Shown
 
 QUIET, JSON = "metaimpute.quiet", "metaimpute.json"  # in a context's meta
+COLOURS = {"error:": "red", "warning:": "yellow", "next:": "cyan"}
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal
 
 
 def echo(message: object, err: bool = False) -> None:
-    """Says a line, whatever it holds."""
-    click.echo(spelled(message), err=err)
+    """Says a line, whatever it holds; on a terminal its first word has the colour of what it means."""
+    line, stream = spelled(message), sys.stderr if err else sys.stdout
+    word = next((word for word in COLOURS if line.startswith(word)), "")
+    if word and has_colours(stream):
+        line = click.style(word, fg=COLOURS[word], bold=True) + line[len(word) :]
+    click.echo(line, err=err)
+
+
+def has_colours(stream: Any) -> bool:
+    """Whether colours are for a stream: a terminal's, unless it is dumb or NO_COLOR is set."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return False
+    return stream is not None and bool(stream.isatty())
 
 
 def quiet() -> bool:
