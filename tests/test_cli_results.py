@@ -113,9 +113,15 @@ def test_tables_keep_to_their_terminal(
     words: tuple[str, ...], width: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if words[-1] == "runs":
-        call("run", "two_moons", *SHORT, "--out", "runs/a", "-q")
+        for name in ("none", "l2i", "random_direction"):
+            call("run", "two_moons", *SHORT, "--out", f"runs/{name}", "--set", f"problem.name={name}", "-q")
     monkeypatch.setenv("COLUMNS", str(width))
-    assert max(map(len, call(*words).stdout.splitlines())) <= width
+    lines = call(*words).stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    if words[0] == "report":  # whole words in each of the tables that it takes
+        assert sum("test error %" in line for line in lines) == {60: 3, 80: 2, 120: 1}[width]
+    if words[0] == "compare":
+        assert ("sample profile; " in "".join(lines)) == (width < 100)
 
 
 def test_check_sums_up_a_folder_and_waits_for_no_data_of_ones_own(here: Path) -> None:

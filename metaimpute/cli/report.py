@@ -35,7 +35,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     0; Fig. 3 (landmarks drawn on test faces) for the first seed of up to four systems on faces: name the base method's first.
     """
     with plain_errors():
-        from ..reporting.console import result_table
+        from ..reporting.console import result_tables
         from ..reporting.page import page
         from ..reporting.runs import by_kind, by_system
         from ..rundir.files import write_text
@@ -46,7 +46,8 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         systems = by_system(found)
         console = _console()
         for group in () if in_json() else by_kind(found).values():
-            console.print(result_table([[run.result for run in seeds] for seeds in group]))
+            for table in result_tables([[run.result for run in seeds] for seeds in group], console):
+                console.print(table)
         if out is None:
             out = (found[0].folder if len(found) == 1 else Path()) / REPORT
         with working():
@@ -84,8 +85,9 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
         if in_json():
             print_json({"comparisons": comparisons(found, against)})
         else:
-            for table in comparison_tables(found, against):
-                _console().print(table)
+            console = _console()
+            for table in comparison_tables(found, against, console.width):
+                console.print(table)
         next_step(f"metaimpute report {' '.join(map(argument, runs))}")
 
 

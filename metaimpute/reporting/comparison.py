@@ -15,6 +15,7 @@ from .console import spread
 from .runs import Run, by_kind, comparable, errors_by_seed, names_of, titles_of
 from .statistics import FROM_FIVE, Paired, paired
 
+NARROW = 100  # cells below which a table is narrow
 COLUMNS = ("system", "profile", "seeds", "difference", "95% interval", "lower", "p")
 
 
@@ -57,9 +58,13 @@ def compared(runs: Sequence[Run], against: str | None = None) -> list[Compared]:
     return found
 
 
-def comparison_tables(runs: Sequence[Run], against: str | None = None) -> list[Table]:
-    """:func:`compared` as tables."""
-    return [_table(one) for one in compared(runs, against)]
+def comparison_tables(runs: Sequence[Run], against: str | None = None, width: int = 200) -> list[Table]:
+    """:func:`compared` as tables.
+
+    Args:
+        width: cells of the terminal; in a narrow one a profile that all share stands below, and empty columns are left out.
+    """
+    return [_table(one, width < NARROW) for one in compared(runs, against)]
 
 
 def comparisons(runs: Sequence[Run], against: str | None = None) -> list[dict[str, Any]]:
@@ -83,10 +88,15 @@ def comparisons(runs: Sequence[Run], against: str | None = None) -> list[dict[st
     ]
 
 
-def _table(one: Compared) -> Table:
+def _table(one: Compared, narrow: bool) -> Table:
     table = Table(title=cell(one.title), title_justify="left")
-    for column in (*COLUMNS[:3], "mean ± std", *COLUMNS[3:]):
-        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", overflow="fold")
+    profiles = {seeds[0].result.profile for seeds in one.systems.values()}
+    names = (*COLUMNS[:3], "mean ± std", *COLUMNS[3:])
+    left_out = {"profile"} if narrow and len(profiles) == 1 else set()
+    left_out |= {"difference", "95% interval", "lower", "p"} if narrow and not any(one.differences.values()) else set()
+    for column in names:
+        if column not in left_out:
+            table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", overflow="fold")
     for name, seeds in one.systems.items():
         row = [
             name,
@@ -100,6 +110,7 @@ def _table(one: Compared) -> Table:
         else:
             p = "-" if found.p is None else f"{found.p:.3f}"
             row += [f"{found.mean:+.2f}", found.interval, f"{found.lower} of {len(found.differences)}", p]
-        table.add_row(*map(cell, row))
-    table.caption = cell(f"differences to {one.base} on shared seeds; {FROM_FIVE}")
+        table.add_row(*(cell(value) for name, value in zip(names, row, strict=True) if name not in left_out))
+    shared = f"{profiles.pop()} profile; " if "profile" in left_out else ""
+    table.caption = cell(f"{shared}differences to {one.base} on shared seeds; {FROM_FIVE}")
     return table

@@ -13,6 +13,7 @@ from ..terminal import cell
 from ..training.session import TRAINING
 from .progress import Shown
 
+NAMES, FEWEST = 31, 23  # cells of the names of a result table, and of a system beside them at least
 TELLING = 2.0  # points between accuracy and balanced accuracy
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
@@ -159,6 +160,18 @@ def _seeds(results: Sequence[Result]) -> str:
 
 def _last_of(measure: str) -> Callable[[Result], float | None]:
     return lambda result: result.test_measures.get(measure, {}).get("last")
+
+
+def result_tables(systems: Sequence[list[Result]], console: Console) -> list[Table]:
+    """:func:`result_table`, in several tables where the terminal would leave a system too few cells in one."""
+    found, left, unbound = [], list(systems), console.options.update(max_width=10_000)
+    fitting = max(1, (console.width - NAMES) // FEWEST)
+    while left:
+        whole = console.measure(result_table(left), options=unbound).maximum <= console.width
+        count = len(left) if whole else fitting
+        found.append(result_table(left[:count]))
+        left = left[count:]
+    return found
 
 
 def result_table(systems: Sequence[list[Result]]) -> Table:
