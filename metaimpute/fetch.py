@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .models.text import BERT, BERT_REVISION, BertBase
 from .tasks.aflw import AFLW, find_aflw
-from .tasks.base import Missing, MissingData, Task
+from .tasks.base import MissingData, Task
 from .tasks.cifar import Cifar10, Cifar100
 from .tasks.fashion_mnist import find_fashion_mnist
 from .tasks.image_folder import ImageNet72, TinyImageNet
 from .tasks.imdb import find_imdb
 from .tasks.locate import cache_folder
 from .tasks.mtfl import MTFL, find_mtfl
+from .tasks.sdist import NotFetched
 from .tasks.snippets import fetch_snippets, find_snippets
 
 IMDB_REVISION = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"  # a commit: the reviews of today are those of yesterday
@@ -46,20 +49,37 @@ def _download(what: str, download: Callable[[], Any], by_hand: str, where: str =
     """Runs a download and turns its many kinds of failure into one that says what to do.
 
     Raises:
-        MissingData: when the place cannot be reached.
+        NotFetched: when the place cannot be reached.
     """
     try:
-        return download()
+        with _clients_hushed():
+            return download()
     except Exception as error:  # download clients raise errors of several libraries
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingData(Missing(what, (where,), f"{by_hand} ({type(error).__name__}: {first})")) from None
+        raise NotFetched(
+            f"{what} cannot be fetched from {where} ({type(error).__name__}: {first}); {by_hand}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _clients_hushed() -> Iterator[None]:
+    """What the hub's client and its helpers say of every try is left out; the last error is in the message."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets", "httpx")]
+    before = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)
 
 
 def _get_imdb() -> Path:
     import datasets
 
     target = cache_folder() / "imdb"
-    by_hand = f"or unpack aclImdb_v1.tar.gz so that {cache_folder() / 'aclImdb'} (or METAIMPUTE_DATA/aclImdb) exists"
+    by_hand = f"unpack aclImdb_v1.tar.gz so that {cache_folder() / 'aclImdb'} (or METAIMPUTE_DATA/aclImdb) exists"
     parts = _download(
         "IMDb reviews", lambda: datasets.load_dataset("stanfordnlp/imdb", revision=IMDB_REVISION), by_hand
     )
@@ -71,7 +91,7 @@ def _get_bert() -> Any:
     from huggingface_hub import snapshot_download
 
     wanted = ["config.json", "model.safetensors", "vocab.txt", "tokenizer*.json"]
-    by_hand = f"or put config.json, model.safetensors and vocab.txt in {cache_folder() / 'bert-base-uncased'}"
+    by_hand = f"put config.json, model.safetensors and vocab.txt in {cache_folder() / 'bert-base-uncased'}"
     return _download(
         "BERT-base weights",
         lambda: snapshot_download(BERT, revision=BERT_REVISION, allow_patterns=wanted),

@@ -18,7 +18,7 @@ from .ensemble.conformal import LEVEL
 from .in_memory.answers import Answers, answers_for, by_row
 from .in_memory.data import Data, data_of
 from .in_memory.given import Given, given_labels, require_classes
-from .in_memory.progress import conclude
+from .in_memory.progress import conclude, shown
 from .in_memory.run import run_on
 from .inference import Predictor
 from .inference import impute as impute_run
@@ -221,7 +221,8 @@ def _imputed(
         sets=[change for change in changes if change.startswith("task.")],
         verbose=verbose,
     )
-    unlabelled, predictor = impute_run(found.folder)
+    with shown(verbose):
+        unlabelled, predictor = impute_run(found.folder)
     answers = by_row(unlabelled, len(data), found.originals)
     values, known = answers.probabilities is None, given.known
     answers.labels[known] = given.held.astype(float) if values else given.held

@@ -15,6 +15,8 @@ from yaml.representer import RepresenterError
 from .inference import Predictor, load
 from .recipes.recipe import Recipe
 from .recipes.source import RecipeError, flow, one_line
+from .reporting.console import TrainingProgress
+from .reporting.progress import standard_error
 from .rundir.begin import PYTHON, beginning
 from .rundir.layout import METRICS
 from .rundir.result import Result
@@ -56,6 +58,7 @@ def train(
     resume: str | Path | None = None,
     say: Callable[[str], None] | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    verbose: int = 0,
 ) -> Run:
     """Trains a recipe to its end: ``metaimpute run`` from Python, with the same numbers and the same folder.
 
@@ -66,7 +69,8 @@ def train(
             data, weights and an accelerator are here.
         resume: the directory of a run to go on with as it was begun; then nothing above is given.
         say: receives messages, a line each; None leaves them out, and warns of those that are warnings.
-        report: receives step and measurements as they are logged.
+        report: receives step and measurements as they are logged. verbose: 1 shows phases and messages on the standard error,
+            where ``say`` and ``report`` do not take them.
 
     Raises:
         RecipeError: for a mistake in the recipe or a change, in one line; for an ``out`` that holds a run already.
@@ -76,10 +80,13 @@ def train(
     began = beginning(
         _path(recipe, "recipe"), profile, assignments(set), seed, _path(out, "out"), _path(resume, "resume"), PYTHON
     )
-    session = Session(began.recipe, began.folder, why=began.why, begun=began.begun, say=say or _warn, report=report)
-    if resume is not None:
-        session.resume()
-    result = session.run()
+    with TrainingProgress(standard_error(), began.recipe.task.output.metric, hidden=not verbose) as progress:
+        if verbose:
+            say, report = say or progress.say, report or progress.report
+        session = Session(began.recipe, began.folder, why=began.why, begun=began.begun, say=say or _warn, report=report)
+        if resume is not None:
+            session.resume()
+        result = session.run()
     return Run(began.folder.absolute(), began.recipe, result, session.evaluated_module().eval())
 
 

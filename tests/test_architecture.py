@@ -14,7 +14,7 @@ import metaimpute
 
 ROOT = Path(metaimpute.__file__).parent
 FLOORS: tuple[set[str], ...] = (
-    {"errors", "streams"},
+    {"catalog", "errors", "progress", "streams"},
     {"engine", "environment", "plugins", "ranges", "terminal"},
     {"batches", "ensemble"},
     {"methods", "tasks"},

@@ -8,6 +8,7 @@ import pytest
 import setuptools
 from click.testing import CliRunner, Result
 
+from metaimpute import catalog
 from metaimpute.cli import main
 from metaimpute.recipes import shipped
 
@@ -51,7 +52,7 @@ def test_an_editable_install_is_a_path_and_copies_nothing(monkeypatch: pytest.Mo
 
 def test_an_installed_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one.yaml").write_text("task: {}\n")
-    monkeypatch.setattr(shipped, "INSTALLED", tmp_path)
+    monkeypatch.setattr(catalog, "INSTALLED", tmp_path)
     assert shipped.shipped_recipes() == {"one": tmp_path / "one.yaml"}
 
 

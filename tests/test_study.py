@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import re
 import signal
 import subprocess
@@ -16,10 +17,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metaimpute.cli import main
+from metaimpute.progress import Phase, heard_by, phase
 from metaimpute.recipes.source import RecipeError
 from metaimpute.study.plan import Study, read_study
-from metaimpute.study.runs import UNFINISHED, Outcome
+from metaimpute.study.progress import carry_out, prepare
+from metaimpute.study.runs import UNFINISHED, Job, Outcome
 from metaimpute.study.tables import csv_table, markdown, markdown_table, summarize, tex, tex_table
+from metaimpute.study.workers import Reached, _Telling
 from metaimpute.training.session import Session
 
 from .reporting.made import result_with
@@ -321,6 +325,40 @@ def test_worker_processes_give_the_same_results_and_one_that_dies_takes_its_run_
     died, lived = runs.pop("fatal")
     assert died["status"] == "failed" and "ended by SIGKILL" in died["reason"] and lived["status"] == "finished"
     assert runs == runs_of(here / "one")
+
+
+class Heard:
+    """Keeps what phases there were."""
+
+    def __init__(self) -> None:
+        self.phases: list[Phase] = []
+        self.seen: list[tuple[str, str, float, int | None]] = []
+
+    def moved(self) -> None:
+        self.seen += [(one.name, one.note, one.done, one.total) for one in self.phases]
+
+
+def test_the_steps_of_workers_runs_are_phases(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, listener = study(STUDY), Heard()
+    progress = prepare(found, Path("o"))
+
+    def some(jobs: list[Job], workers: int, done: Any, heard: Any) -> None:
+        heard(jobs[0], Reached("loading data", 0, None))
+        heard(jobs[0], Reached("training", 3, 6))
+        done(jobs[0], Outcome("finished"))
+
+    monkeypatch.setattr("metaimpute.study.progress.run_all", some)
+    with heard_by(listener):
+        carry_out(progress, 1, lambda job, outcome: None)
+    assert {("none, seed 0", "training", 3, 6), ("runs", "", 0.45, 4), ("runs", "", 1, 4)} <= set(listener.seen)
+    assert not listener.phases
+
+
+def test_a_worker_tells_of_its_outermost_phase() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    with heard_by(_Telling(theirs)), phase("training", 6, 2), phase("testing", 9):
+        pass
+    assert ours.recv() == Reached("training", 2, 6) and not ours.poll(), "no more than a word in a while"
 
 
 @pytest.mark.slow

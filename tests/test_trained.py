@@ -24,6 +24,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def test_it_shows_phases_and_messages_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {"train.steps": 2, "train.eval_every": 2, "train.threads": 1}
+    metaimpute.train("two_moons", set=changes, out="silent")
+    assert capsys.readouterr() == ("", "")
+    metaimpute.train("two_moons", set=changes, out="told", verbose=1)
+    shown = capsys.readouterr()
+    assert not shown.out and "step 2: error %: validation" in shown.err
+
+
 def test_it_is_the_command(tmp_path: Path) -> None:
     run = metaimpute.train("two_moons", set=SHORT, seed=3, out="python")
     sets = [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}")]

@@ -16,6 +16,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from ..progress import counted
 from ..terminal import cell
 from .hypergradient import inner_rule, ours
 from .measure import Clock, Work, machine, paired_times, peak_bytes, ratio, seconds
@@ -136,7 +137,8 @@ def sweep(
     wanted, rows, skipped = list(peers), [], []
     skipped += [{"system": name, "steps": 0, "why": "not installed"} for name in wanted if not installed(name)]
     others = [name for name in wanted if installed(name)]
-    for model, optimizer in itertools.product(models, optimizers):
+    pairs = list(itertools.product(models, optimizers))
+    for model, optimizer in counted(pairs, "models and optimizers", len(pairs)):
         problem = build(model, batch, torch.float32, device)
         cost: Cost | None = None
         for k in sorted(steps):

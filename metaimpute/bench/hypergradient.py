@@ -23,6 +23,7 @@ from ..engine import (
     parse_memory,
     unroll,
 )
+from ..progress import counted
 from ..terminal import cell
 from .measure import flops, machine, paired_times, peak_bytes, ratio
 from .peers import PEERS, installed
@@ -149,7 +150,8 @@ def sweep(
     wanted = configurations(list(estimators), list(memories), list(backends))
     for memory in memories:
         parse_memory(memory)
-    for k in steps:
+    steps = list(steps)
+    for k in counted(steps, "numbers of steps", len(steps)):
         truth = reference(model, batch, optimizer, lr, k, shape)
         unit = plain_steps(problem, rule, k)
         works: dict[str, tuple[Callable[[], Tensor], tuple[str, str, str]]] = {}
@@ -165,7 +167,7 @@ def sweep(
                 continue
             works[name] = (PEERS[name](problem, optimizer, lr, k), ("", "", name))
         usable = {}
-        for label, (work, kind) in works.items():
+        for label, (work, kind) in counted(works.items(), "trying", len(works)):
             try:
                 usable[label] = (work, kind, work().detach())
             except (CannotCompile, EstimatorError, BadMemoryPolicy, RuntimeError, AttributeError, TypeError) as error:
@@ -178,9 +180,9 @@ def sweep(
         for label, (work, (estimator, memory, backend), found) in usable.items():
             wall = ratio(times[label], times["plain"])
             # torch counts neither operations nor allocations inside a compiled program
-            counted = backend != "compiled"
-            peak = peak_bytes(work) if counted else None
-            work_flops = flops(work) / max(1, plain_flops) if counted else None
+            sees = backend != "compiled"
+            peak = peak_bytes(work) if sees else None
+            work_flops = flops(work) / max(1, plain_flops) if sees else None
             costs = (*wall, work_flops, peak, None if peak is None else peak / max(1, plain_peak))
             rows.append(Row(label, backend, estimator, memory, k, *costs, *accuracy(found, truth)))
     return {

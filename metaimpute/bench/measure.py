@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..engine.live_memory import LiveBytes
 from ..environment import device_name
+from ..progress import phase
 
 Work = Callable[[], Any]
 
@@ -46,13 +47,16 @@ def paired_times(works: dict[str, Work], repeats: int, clock: Clock = time.perf_
     Args:
         clock: the wall's; ``time.process_time`` for work on one thread, where what else the machine does counts for less.
     """
-    for work in works.values():
-        work()
     found: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            gc.collect()
-            found[name].append(seconds(work, clock))
+    with phase("timing", (1 + repeats) * len(works)) as reached:
+        for work in works.values():
+            work()
+            reached.advance()
+        for _ in range(repeats):
+            for name, work in works.items():
+                gc.collect()
+                found[name].append(seconds(work, clock))
+                reached.advance()
     return found
 
 

@@ -27,6 +27,7 @@ from ..engine import Batches, BilevelMap, double_differentiable, get_estimator, 
 from ..engine.estimators.forward import push_forward
 from ..engine.operators import in_words
 from ..engine.pytree import Tree, as_leaves, dot, filled, gradient, leaves_of, norm, tensors, with_tensors
+from ..progress import counted
 from .measure import machine
 from .problems import BenchError
 
@@ -243,7 +244,7 @@ def judge(problem: BilevelMap, name: str, expected: Tree, direction: Tree) -> tu
 def sweep(most: int = 40, only: str = "", say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """All operators whose name contains ``only``, at most so many samples of each."""
     tallies: dict[str, Tally] = {}
-    for name, samples in database(most):
+    for name, samples in counted(database(most), "operators"):
         if only not in name:
             continue
         tally = tallies.setdefault(name, Tally())

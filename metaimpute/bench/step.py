@@ -17,6 +17,7 @@ from ..engine import FunctionalModel, get_estimator, parse_memory, sgd
 from ..methods import methods
 from ..models.wrn import WideResNet
 from ..problems import Context, Sizes, problems
+from ..progress import counted
 from ..training.algorithm import Algorithm1, OuterSettings
 from .measure import machine, paired_times, peak_bytes, ratio
 
@@ -132,7 +133,8 @@ def sweep(
 ) -> dict[str, Any]:
     """Measures every configuration for ``(method, mu)`` pairs, in turn within each."""
     rows = []
-    for method, mu in pairs:
+    pairs = list(pairs)
+    for method, mu in counted(pairs, "methods", len(pairs)):
         bench = Bench(batch, mu, device=device)
         configs = {c.name: c for c in configurations(method, mu)}
         works = {name: bench.work(config) for name, config in configs.items()}

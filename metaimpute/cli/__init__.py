@@ -6,6 +6,8 @@ import click
 
 from .. import __version__
 from .bench import bench
+from .check import check
+from .copy import copy
 from .errors import Plain
 from .init import init
 from .lists import data, list_
@@ -13,7 +15,7 @@ from .options import imports
 from .predict import impute, predict
 from .report import compare, report
 from .review import review, suggest
-from .run import check, run
+from .run import run
 from .study import study
 
 
@@ -30,9 +32,10 @@ def main() -> None:
     metaimpute review runs/my_images-seed0      the least sure labels on a page, to correct
     metaimpute report runs/                     every run in a folder on one page
     metaimpute study STUDY.yaml                 systems x seeds, compared
-    metaimpute list methods                     what there is
+    metaimpute list                             what there is
+    metaimpute copy imdb_uda                    a recipe of those, to edit
     """
 
 
-for command in (init, run, check, impute, predict, review, suggest, list_, data, report, compare, study, bench):
+for command in (init, copy, run, check, impute, predict, review, suggest, list_, data, report, compare, study, bench):
     main.add_command(command)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .errors import plain_errors
-from .output import echo, screen
+from .options import results
+from .output import done, echo, in_json, next_step, note, plain_width, print_json, screen, working
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 
@@ -47,6 +52,7 @@ def _numbers(context: Any, parameter: Any, text: str | None) -> tuple[int, ...] 
 
 
 @bench.command()
+@results
 @click.option(
     "--grid",
     type=click.Choice(["peers"]),
@@ -129,17 +135,18 @@ def hypergradient(
         sys.path.insert(0, str(Path.cwd()))  # module:Class may be a file here, as for python -m
         try:
             where = str(pick_device(device))
-            result = work.sweep(
-                model, steps, shape=shape, backends=backends, peers=peers, optimizer=optimizer, device=where, say=_say,
-                **options,
-            )  # fmt: skip
+            with working():
+                result = work.sweep(
+                    model, steps, shape=shape, backends=backends, peers=peers, optimizer=optimizer, device=where,
+                    say=_say, **options,
+                )  # fmt: skip
         except (BenchError, ValueError) as error:
             raise click.UsageError(str(error)) from None
-        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        _print(work.table, result)
         _finish(result, out)
         if picture is not None:
             work.plot(result, picture)
-            echo(f"wrote {picture}")
+            done(f"wrote {picture}")
 
 
 OF_GRID = frozenset({
@@ -187,24 +194,26 @@ def _peer_grid(context: click.Context, before: Path | None, out: Path | None, pi
             raise click.UsageError(f"--before {before} is no result of --grid peers")
         torch.set_num_threads(context.params["threads"])
         try:
-            result = work.sweep(
-                **wanted,
-                steps=given.get("steps", work.STEPS),
-                estimators=given.get("estimators", ("exact",)),
-                batch=context.params["batch"],
-                repeats=given.get("repeats", 7),
-                budget=context.params["budget"],
-                device=str(pick_device(context.params["device"])),
-                say=_say,
-            )
+            with working():
+                result = work.sweep(
+                    **wanted,
+                    steps=given.get("steps", work.STEPS),
+                    estimators=given.get("estimators", ("exact",)),
+                    batch=context.params["batch"],
+                    repeats=given.get("repeats", 7),
+                    budget=context.params["budget"],
+                    device=str(pick_device(context.params["device"])),
+                    say=_say,
+                )
         except (BenchError, ValueError) as error:
             raise click.UsageError(str(error)) from None
-        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result, earlier))
-        echo(work.sentence(result))
+        _print(lambda found: work.table(found, earlier), result)
+        if not in_json():
+            echo(work.sentence(result))
         _finish(result, out)
         if picture is not None:
             work.plot(result, picture, earlier)
-            echo(f"wrote {picture}")
+            done(f"wrote {picture}")
 
 
 def _flag(context: click.Context, name: str) -> str:
@@ -212,6 +221,7 @@ def _flag(context: click.Context, name: str) -> str:
 
 
 @bench.command()
+@results
 @click.option(
     "--model",
     "models",
@@ -287,12 +297,14 @@ def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, devic
             where = str(pick_device(device))
         except NoDevice as error:
             raise click.UsageError(str(error)) from None
-        result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=_say)
-        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        with working():
+            result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=_say)
+        _print(work.table, result)
         _finish(result, out)
 
 
 @bench.command()
+@results
 @click.option("--samples", default=40, show_default=True, type=click.IntRange(1), help="Most samples of an operator.")
 @click.option("--only", default="", metavar="TEXT", help="Only operators whose name contains TEXT.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
@@ -310,21 +322,31 @@ def operators(samples: int, only: str, out: Path | None) -> None:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")  # the samples try what operators warn of
         try:
-            result = work.sweep(samples, only, _say)
+            with working():
+                result = work.sweep(samples, only, _say)
         except BenchError as error:
             raise click.UsageError(str(error)) from None
-        screen(width=None if sys.stdout.isatty() else 150).print(work.table(result))
+        _print(work.table, result)
         _finish(result, out)
 
 
 def _say(message: str) -> None:
-    echo(message, err=True)
+    note(message)
+
+
+def _print(table: Callable[[dict[str, Any]], Table], result: dict[str, Any]) -> None:
+    if in_json():
+        print_json(result)
+    else:
+        screen(width=plain_width()).print(table(result))
 
 
 def _finish(result: dict[str, Any], out: Path | None) -> None:
     for row in result.get("skipped", []):
-        echo(f"skipped {row['system']} at k = {row['steps']}: {row['why']}")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
-        echo(f"wrote {out}")
+        note(f"skipped {row['system']} at k = {row['steps']}: {row['why']}")
+    if out is None:
+        next_step(f"{click.get_current_context().command_path} ... --out FILE.json")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    done(f"wrote {out}")

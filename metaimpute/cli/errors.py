@@ -14,17 +14,21 @@ import click
 from ..errors import INTERNAL, INTERRUPTED, USAGE, UserError
 from ..plugins import installed_commands, package_of
 from ..terminal import argument, spelled
-from .output import echo, end_unread, prepare_streams, silence, unread
+from .output import echo, end_unread, prepare_streams, silence, starting, unread
 
 
 @contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(light: bool = False) -> Iterator[None]:
     """A user's mistake ends in one line on stderr and its exit code, never in a traceback.
 
     SIGTERM and SIGHUP end a command as Ctrl-C does.
+
+    Args:
+        light: the block needs none of what takes seconds to import.
     """
-    with _interrupted_at_once():
-        _import_what_takes_long()
+    if not light:
+        with _interrupted_at_once(), starting():
+            _import_what_takes_long()
     try:
         with _terminated_like_interrupted():
             yield
@@ -92,7 +96,7 @@ def _interrupted_at_once() -> contextlib.AbstractContextManager[None]:
     """A signal ends the process on the spot; an import that is interrupted in C code may raise anything, or go on."""
 
     def leave(number: int, frame: Any) -> None:
-        os.write(2, b"error: interrupted\n")
+        os.write(2, (b"\n" if os.isatty(2) else b"") + b"error: interrupted\n")
         os._exit(INTERRUPTED)
 
     ours = (signal.default_int_handler, signal.SIG_DFL, _interrupt)

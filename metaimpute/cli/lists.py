@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -11,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..catalog import KINDS, entries
+from ..progress import phase
 from ..terminal import cell
+from .complete import complete_kinds
 from .errors import plain_errors
-from .options import imports
-from .output import echo, screen
+from .options import imports, results
+from .output import echo, in_json, next_step, note, plain_width, print_json, screen, working
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,50 +76,84 @@ def recipe_table(about: list[tuple[Path, Any]], width: int) -> Table:
     return table
 
 
-KINDS = ("tasks", "models", "methods", "problems", "estimators", "optimizers", "recipes")
+def _entries(kind: str) -> dict[str, str]:
+    """Names and summaries; from the registries where something has imported them, and may have added to them."""
+    if kind == "recipes" or "metaimpute.engine" not in sys.modules:
+        return entries(kind)
+    from .. import engine
+    from ..ensemble.members import members
+    from ..methods import methods
+    from ..models import models
+    from ..problems import problems
+    from ..tasks import tasks
+
+    registries: dict[str, Any] = {
+        "tasks": tasks, "models": models, "methods": methods, "problems": problems, "estimators": engine.estimators,
+        "optimizers": engine.optimizers, "systems": members,
+    }  # fmt: skip
+    return {name: registries[kind].summary(name) for name in registries[kind]}
+
+
+def _names(found: dict[str, str], width: int) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("name", style="bold", no_wrap=True, min_width=min(26, width // 3))
+    table.add_column("what it is", overflow="fold")
+    for name, summary in found.items():
+        table.add_row(cell(name), cell(summary))
+    return table
 
 
 @click.command(name="list")
-@click.argument("kind")
+@click.argument("kind", required=False, shell_complete=complete_kinds)
+@results
 @imports
-def list_(kind: str) -> None:
-    """List what there is of a KIND, one line each: tasks, models, methods, problems, estimators, optimizers or recipes."""
-    with plain_errors():
-        from ..engine.registry import UnknownName, describe_choices
+def list_(kind: str | None) -> None:
+    """List what there is of a KIND, one line each; without one, everything.
 
-        if kind not in KINDS:
+    KIND: tasks, models, methods, problems, estimators, optimizers, systems or recipes.
+    """
+    with plain_errors(light=kind != "recipes"):
+        if kind is not None and kind not in KINDS:
+            from ..engine.registry import UnknownName, describe_choices
+
             raise UnknownName(f"unknown kind '{kind}'; {describe_choices(kind, list(KINDS))}")
-        from rich.table import Table
-
-        from .. import engine
-        from ..methods import methods
-        from ..models import models
         from ..plugins import load_installed
-        from ..problems import problems
-        from ..tasks import tasks
 
         for line in load_installed():
-            echo(line, err=True)
-        console = screen(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-        table = Table(box=None, pad_edge=False)
+            note(line)
+        if in_json():
+            kinds = KINDS if kind is None else (kind,)
+            print_json(
+                {one: [{"name": name, "summary": text} for name, text in _entries(one).items()] for one in kinds}
+            )
+            return
+        console = screen(width=plain_width())
         if kind == "recipes":
             from ..recipes.recipe import about_recipes
 
-            table = recipe_table(about_recipes(Path("recipes")), console.width)
+            console.print(recipe_table(about_recipes(Path("recipes")), console.width))
+        elif kind is not None:
+            console.print(_names(_entries(kind), console.width))
         else:
-            registry: Any = {
-                "tasks": tasks,
-                "models": models,
-                "methods": methods,
-                "problems": problems,
-                "estimators": engine.estimators,
-                "optimizers": engine.optimizers,
-            }[kind]
-            table.add_column("name")
-            table.add_column("what it is", overflow="fold")
-            for name in registry:
-                table.add_row(cell(name), cell(registry.summary(name)))
-        console.print(table)
+            for number, one in enumerate(KINDS):
+                if number:
+                    console.print()
+                console.print(cell(one, "bold cyan"))
+                console.print(_names(_entries(one), console.width))
+        next_step(*NEXT.get(kind or "", ("metaimpute run RECIPE",)))
+
+
+NEXT = {
+    "recipes": ("metaimpute run RECIPE", "metaimpute copy RECIPE, to edit it"),
+    "methods": ("metaimpute run RECIPE --set method.name=NAME",),
+    "models": ("metaimpute run RECIPE --set model.name=NAME",),
+    "problems": ("metaimpute run RECIPE --set problem.name=NAME",),
+    "estimators": ("metaimpute run RECIPE --set problem.estimator=NAME",),
+    "systems": ('metaimpute run RECIPE --set "choose.systems=[NAME, NAME]"',),
+    "tasks": ("metaimpute list recipes",),
+}
 
 
 @click.group()
@@ -134,6 +170,7 @@ def status() -> None:
         for name, source in SOURCES.items():
             found = source.find()
             echo(f"{name}: {found if found else f'not here; {source.how(name)}'}")
+        next_step("metaimpute data get NAME")
 
 
 @data.command()
@@ -147,4 +184,11 @@ def get(name: str) -> None:
 
         if name not in SOURCES:
             raise RecipeError(f"unknown data '{name}'; {describe_choices(name, list(SOURCES))}")
-        echo(f"{name}: {SOURCES[name].find() or SOURCES[name].get()}")
+        here = SOURCES[name].find()
+        if not here:
+            if not sys.stderr.isatty():
+                note(f"fetching {name}")
+            with working(), phase(f"fetching {name}"):
+                here = SOURCES[name].get()
+        echo(f"{name}: {here}")
+        next_step("metaimpute list recipes")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .errors import plain_errors
+from .output import JSON, QUIET
 
 
 def _import_all(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> None:
@@ -28,3 +29,27 @@ def imports(command: Callable[..., Any]) -> Callable[..., Any]:
         "--import", metavar="MODULE", multiple=True, expose_value=False, callback=_import_all, is_eager=True,
         help="Import a Python module or file that registers a task, model, method, problem and so on. Repeatable.",
     )(command)  # fmt: skip
+
+
+def _kept(key: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
+    def keep(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+        context.meta[key] = value
+        return value
+
+    return keep
+
+
+def results(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--json`` and ``--quiet`` of a command that prints results; :mod:`metaimpute.cli.output` obeys them."""
+    for option in (
+        click.option(
+            "-q", "--quiet", is_flag=True, expose_value=False, is_eager=True, callback=_kept(QUIET),
+            help="Leave out progress, notes and the next step; results, warnings and errors stay.",
+        ),
+        click.option(
+            "--json", "as_json", is_flag=True, expose_value=False, is_eager=True, callback=_kept(JSON),
+            help="Print the results as one JSON document on the standard output, and nothing else there.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command

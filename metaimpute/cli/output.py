@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -16,12 +19,77 @@ from ..terminal import spelled
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..reporting.progress import Shown
+
+QUIET, JSON = "metaimpute.quiet", "metaimpute.json"  # in a context's meta
+COLOURS = {"error:": "red", "warning:": "yellow", "next:": "cyan"}
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal
 
 
 def echo(message: object, err: bool = False) -> None:
-    """Says a line, whatever it holds."""
-    click.echo(spelled(message), err=err)
+    """Says a line, whatever it holds; on a terminal its first word has the colour of what it means."""
+    line, stream = spelled(message), sys.stderr if err else sys.stdout
+    word = next((word for word in COLOURS if line.startswith(word)), "")
+    if word and has_colours(stream):
+        line = click.style(word, fg=COLOURS[word], bold=True) + line[len(word) :]
+    click.echo(line, err=err)
+
+
+def has_colours(stream: Any) -> bool:
+    """Whether colours are for a stream: a terminal's, unless it is dumb or NO_COLOR is set."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return False
+    return stream is not None and bool(stream.isatty())
+
+
+def quiet() -> bool:
+    """Whether the command was called with ``--quiet``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(QUIET))
+
+
+def in_json() -> bool:
+    """Whether the command was called with ``--json``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(JSON))
+
+
+def result(message: object) -> None:
+    """Says a line of the results, which ``--json`` has in its document."""
+    if not in_json():
+        echo(message)
+
+
+def done(message: object) -> None:
+    """Says what was done, e.g. which file was written: none with ``--quiet``, and with ``--json`` on the standard error."""
+    if not quiet():
+        echo(message, err=in_json())
+
+
+def note(message: object) -> None:
+    """Says a line beside the results, on the standard error; none with ``--quiet``."""
+    if not quiet():
+        echo(message, err=True)
+
+
+def next_step(*commands: str) -> None:
+    """Says which command to type next."""
+    note(f"next: {' or '.join(commands)}")
+
+
+def print_json(found: object) -> None:
+    """Prints results as one JSON document: strict JSON, in which what is no number is null."""
+    click.echo(json.dumps(_strict(found), indent=1, ensure_ascii=True))
+
+
+def _strict(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {str(key): _strict(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_strict(value) for value in found]
+    if isinstance(found, float) and not math.isfinite(found):
+        return None
+    return found if isinstance(found, bool | int | float | str | None) else str(found)
 
 
 def screen(**options: Any) -> Console:
@@ -37,6 +105,52 @@ def screen(**options: Any) -> Console:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     return Plain(markup=False, highlight=False, emoji=False, **options)
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """A word on a terminal at once, gone when the block ends; a dumb one keeps it."""
+    stream = sys.stderr
+    seen = stream is not None and stream.isatty() and os.environ.get("TERM", "") != "unknown"
+    dumb = os.environ.get("TERM", "dumb") == "dumb"
+    if seen:
+        print("starting ...", end="\n" if dumb else "", file=stream, flush=True)
+    try:
+        yield
+    finally:
+        if seen and not dumb:
+            print("\r\x1b[K", end="", file=stream, flush=True)
+
+
+def plain_width() -> int | None:
+    """Columns of a table: the terminal's, or what ``COLUMNS`` says; else room enough, since nothing ends a line there."""
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+
+
+def notes() -> Console:
+    """The standard error, where progress, warnings and hints go; lines stay whole where it is no terminal."""
+    return screen(stderr=True, soft_wrap=not sys.stderr.isatty())
+
+
+@contextlib.contextmanager
+def working() -> Iterator[Shown]:
+    """Shows the phases of what is done in the block, but with ``--quiet``."""
+    from ..reporting.progress import Shown
+
+    with Shown(notes(), hidden=quiet()) as found:
+        yield found
+
+
+def results_unread() -> bool:
+    """Whether the standard output is a pipe that nobody reads any more, though nothing has been written to it since."""
+    try:
+        import select
+
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+    except (AttributeError, ImportError, OSError, ValueError):  # no file, or none that can be asked here
+        return False
 
 
 def prepare_streams() -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..progress import phase
 from .errors import plain_errors
-from .options import imports
-from .output import echo, screen
+from .options import imports, results
+from .output import done, echo, in_json, note, print_json, result, screen, working
 
 if TYPE_CHECKING:
     from ..inference import Given, Predictions, Predictor
@@ -28,6 +29,7 @@ def labelling(command: Callable[..., Any]) -> Callable[..., Any]:
     content = "Add what each row holds: its text, the path of its image, the cells of its row."
     for option in (
         imports,
+        results,
         click.option("--device", default="auto", show_default=True),
         click.option("--data", type=click.Path(path_type=Path, exists=True), help=DATA),
         click.option("--truth", type=click.Path(path_type=Path, exists=True, dir_okay=False), help=truth),
@@ -66,7 +68,8 @@ def impute(
         from ..tasks.contents import contents_of
 
         check_truth(truth)
-        made = imputed(run, device, data)
+        with working():
+            made = imputed(run, device, data)
         found = made.found if sets is None else made.predictor.with_sets(made.found, sets)
         target = _target(out, kind, run / PREDICTED)
         refuse_input(target, truth, *made.task.files_read())
@@ -104,14 +107,16 @@ def predict(
         if out is None and (kind is not None or with_content):
             raise click.UsageError("--format and --with-content are of a file: name it with --out.")
         check_truth(truth)
-        predictor = load(run, device)
         if out is not None:
             out = _target(out, kind, out)
             refuse_input(out, source, truth)
-        found = predictor.predict(source)
+        with working():
+            with phase("loading the run"):
+                predictor = load(run, device)
+            found = predictor.predict(source)
         found = found if sets is None else predictor.with_sets(found, sets)
         for line in predictor.task.read_warnings:
-            echo(f"warning: {line}")
+            echo(f"warning: {line}", err=True)
         wanted = with_content or kind in ("label-studio", "doccano")
         contents = contents_in(predictor.task, source, found.ids) if wanted else None
         _finish(found, predictor, out, min_confidence, truth, kind, contents, None, with_content)
@@ -150,38 +155,56 @@ def _finish(
         kept = found.take(places)
         if contents is not None:
             contents = contents.take([*places, *range(len(found), len(contents.rows))])
-    if out is None:
-        _print(kept)
-    else:
+    files: list[Path] = []
+    if out is not None:
         plain = kind or "csv"
         labels = Labels(kept, contents, given, f"metaimpute {run.resolve().name}" if run is not None else "metaimpute")
         files = write_as(plain, out, labels, with_content=with_content, with_given=given is not None)
         and_given = f" and {len(given):,} given ones" if given is not None and kind != "cleanlab" else ""
-        echo(f"wrote {len(kept):,} labels{and_given} to {' and '.join(map(str, files))}")
+        done(f"wrote {len(kept):,} labels{and_given} to {' and '.join(map(str, files))}")
+    elif not in_json():
+        _print(kept)
+    against = None if truth is None else kept.against(truth, predictor.task.output)
+    if in_json():
+        print_json(_document(kept, files, against, truth))
     if least is not None:
-        echo(f"left out {len(found) - len(kept):,} of {len(found):,} below confidence {least:g}")
+        result(f"left out {len(found) - len(kept):,} of {len(found):,} below confidence {least:g}")
     if kept.probabilities is not None and len(kept):
         counts = [f"{name} {count:,}" for name, count in kept.counts().items()]
         shown = ", ".join(counts[:SHOWN]) + (f" and {len(counts) - SHOWN} more classes" if len(counts) > SHOWN else "")
-        echo(f"labels: {shown}; mean confidence {float(kept.probabilities.max(-1).values.mean()):.2f}")
+        result(f"labels: {shown}; mean confidence {float(kept.probabilities.max(-1).values.mean()):.2f}")
     if kept.sets is not None and len(kept):
         sizes = kept.sets.sum(1).double()
-        echo(
+        result(
             f"sets: {float(sizes.mean()):.1f} classes in the mean; {float((sizes == 1).double().mean()):.0%} hold one alone"
         )
     if kept.values is not None and len(kept):
         for line in _ranges(kept):
-            echo(line)
-    if truth is not None:
-        error, known = kept.against(truth, predictor.task.output)
+            result(line)
+    if truth is not None and against is not None:
+        error, known = against
         unit = "%" if kept.probabilities is not None else " (root mean squared)"
-        echo(f"error against {truth}: {error:.2f}{unit} of {known:,} labels")
+        result(f"error against {truth}: {error:.2f}{unit} of {known:,} labels")
         strangers = kept.strangers(truth)
         if strangers:
             names = first_few(dict.fromkeys(strangers))
-            echo(f"{len(strangers):,} of {known:,} true labels are no class of this network: {names}")
+            echo(f"{len(strangers):,} of {known:,} true labels are no class of this network: {names}", err=in_json())
     if run is not None and out is not None and len(kept) and kept.doubt is not None:
-        _advise(kept, run, out, plain)
+        _advise(kept, run, out, kind or "csv")
+
+
+def _document(
+    kept: Predictions, files: list[Path], against: tuple[float, int] | None, truth: Path | None
+) -> dict[str, Any]:
+    """The labels as JSON has them: rows by column where no file holds them, counts, and the error against true labels."""
+    found: dict[str, Any] = {"count": len(kept), "files": files}
+    if kept.probabilities is not None:
+        found["labels"] = kept.counts()
+    if against is not None:
+        found["against"] = {"truth": truth, "error": against[0], "labels": against[1]}
+    if not files:
+        found["rows"] = [dict(zip(kept.header, row, strict=True)) for row in kept.rows()]
+    return found
 
 
 def _advise(kept: Predictions, run: Path, out: Path, kind: str) -> None:
@@ -189,8 +212,8 @@ def _advise(kept: Predictions, run: Path, out: Path, kind: str) -> None:
     from ..terminal import argument
 
     assert kept.doubt is not None
-    echo(f"next: {advice(kept.doubt, str(out), kept.probabilities is not None, kind in ('csv', 'parquet'))}")
-    echo(
+    note(f"next: {advice(kept.doubt, str(out), kept.probabilities is not None, kind in ('csv', 'parquet'))}")
+    note(
         f"metaimpute review {argument(run)} shows them on a page; metaimpute suggest {argument(run)} names rows to label next"
     )
 
@@ -208,7 +231,7 @@ def _print(found: Predictions) -> None:
         table.add_row(*map(cell, row))
     screen(soft_wrap=True).print(table)
     if len(found) > SHOWN:
-        echo(f"and {len(found) - SHOWN:,} more; --out FILE writes all")
+        note(f"and {len(found) - SHOWN:,} more; --out FILE writes all")
 
 
 def _ranges(found: Predictions) -> list[str]:

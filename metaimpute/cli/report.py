@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ..terminal import argument
 from .errors import plain_errors
-from .output import echo, screen
+from .options import results
+from .output import done, echo, in_json, next_step, note, plain_width, print_json, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The page (*.html), or a folder for page and figures. Default: report.html in the run's folder, or here for several.",
 )
+@results
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """Compare finished RUNS (directories, or folders of them): a table here, and one HTML page that needs no network.
 
@@ -33,29 +35,41 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     0; Fig. 3 (landmarks drawn on test faces) for the first seed of up to four systems on faces: name the base method's first.
     """
     with plain_errors():
-        from ..reporting.console import result_table
+        from ..reporting.console import result_tables
         from ..reporting.page import page
         from ..reporting.runs import by_kind, by_system
         from ..rundir.files import write_text
         from ..rundir.layout import REPORT
 
-        found, left_out = _read(runs)
+        with working():
+            found, left_out = _read(runs)
         systems = by_system(found)
         console = _console()
-        for group in by_kind(found).values():
-            console.print(result_table([[run.result for run in seeds] for seeds in group]))
+        for group in () if in_json() else by_kind(found).values():
+            for table in result_tables([[run.result for run in seeds] for seeds in group], console):
+                console.print(table)
         if out is None:
             out = (found[0].folder if len(found) == 1 else Path()) / REPORT
-        if out.suffix != ".html":
-            _figures(out, found, systems, set(runs))
-            out = out / REPORT
-        write_text(out, page(found, left_out))
-        echo(f"wrote {out}")
+        with working():
+            if out.suffix != ".html":
+                _figures(out, found, systems, set(runs))
+                out = out / REPORT
+            write_text(out, page(found, left_out))
+        if in_json():
+            print_json(
+                {"page": out, "runs": [{"run": run.folder, **run.result} for run in found], "left_out": left_out}
+            )
+        done(f"wrote {out}")
+        if len(found) > 1:
+            next_step(f"metaimpute compare {' '.join(map(argument, runs))}")
+        else:
+            next_step(f"metaimpute report {argument(found[0].folder.parent)}")
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--against", metavar="NAME", help="The system others are compared with; default the first run's.")
+@results
 def compare(runs: tuple[Path, ...], against: str | None) -> None:
     """Compare systems of finished RUNS (directories, or folders of them) in the terminal.
 
@@ -64,12 +78,17 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
     p value of Wilcoxon's signed-rank test. Runs of different data have a table each.
     """
     with plain_errors():
-        from ..reporting.comparison import comparison_tables
+        from ..reporting.comparison import comparison_tables, comparisons
 
-        found, _ = _read(runs, metrics=False)
-        console = _console()
-        for table in comparison_tables(found, against):
-            console.print(table)
+        with working():
+            found, _ = _read(runs, metrics=False)
+        if in_json():
+            print_json({"comparisons": comparisons(found, against)})
+        else:
+            console = _console()
+            for table in comparison_tables(found, against, console.width):
+                console.print(table)
+        next_step(f"metaimpute report {' '.join(map(argument, runs))}")
 
 
 def _read(folders: Sequence[Path], metrics: bool = True) -> tuple[list[Run], list[str]]:
@@ -82,12 +101,12 @@ def _read(folders: Sequence[Path], metrics: bool = True) -> tuple[list[Run], lis
         found += inside
         left_out += reasons
     for reason in left_out:
-        echo(f"skipped: {reason}")
+        echo(f"skipped: {reason}", err=True)
     return found, left_out
 
 
 def _console() -> Console:
-    return screen(width=None if sys.stdout.isatty() else 200)
+    return screen(width=plain_width() and 200)
 
 
 def _figures(folder: Path, runs: Sequence[Run], systems: Sequence[Sequence[Run]], named: set[Path]) -> None:
@@ -100,14 +119,14 @@ def _figures(folder: Path, runs: Sequence[Run], systems: Sequence[Sequence[Run]]
             path = folder / f"label_updates_{run.folder.resolve().name}.png"
             try:
                 label_updates(run, path)
-                echo(f"wrote {path}")
+                done(f"wrote {path}")
             except NoFigure as reason:
                 if run.folder in named:
-                    echo(f"no Fig. 2: {reason}")
+                    note(f"no Fig. 2: {reason}")
     on_faces = [seeds[0] for seeds in systems if "landmark" in seeds[0].result.metric][:4]
     if on_faces:
         try:
             faces(on_faces, folder / "faces.png")
-            echo(f"wrote {folder / 'faces.png'}")
+            done(f"wrote {folder / 'faces.png'}")
         except NoFigure as reason:
-            echo(f"no Fig. 3: {reason}")
+            note(f"no Fig. 3: {reason}")

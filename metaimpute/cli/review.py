@@ -8,7 +8,7 @@ import click
 
 from .errors import plain_errors
 from .options import imports
-from .output import echo, screen
+from .output import echo, next_step, screen, working
 from .predict import DATA
 
 SHOWN = 20  # rows in a terminal, where a file has them all
@@ -36,14 +36,16 @@ def review(run: Path, out: Path | None, before: Path | None, data: Path | None, 
         from ..review import collect, page
         from ..rundir.files import refuse_input, write_text
         from ..rundir.layout import REVIEW
+        from ..rundir.origin import read_begun
         from ..terminal import argument
 
         target = out or run / REVIEW
         if target.suffix.lower() not in (".html", ".htm"):
             raise click.UsageError(f"--out: {target.name} is no page; name it with .html")
-        found = collect(run, before=before, data=data, device=device, rows=rows)
-        refuse_input(target, data)
-        write_text(target, page(found))
+        with working():
+            found = collect(run, before=before, data=data, device=device, rows=rows)
+            refuse_input(target, data)
+            write_text(target, page(found))
         for part in found.parts:
             shown = (
                 f"{len(part.items):,}; doubtful are {part.total:,}" if part.slug == "doubtful" else f"{part.total:,}"
@@ -57,6 +59,8 @@ def review(run: Path, out: Path | None, before: Path | None, data: Path | None, 
                 f"changed since {argument(before or run)}: {found.changes.changed:,} of {found.changes.shared:,} labels"
             )
         echo(f"wrote {target}")
+        recipe = read_begun(run).recipe
+        next_step(f"open it, then metaimpute run {argument(recipe)} --labels CORRECTIONS.csv")
 
 
 @click.command()
@@ -79,7 +83,8 @@ def suggest(run: Path, count: int, out: Path | None, data: Path | None, device: 
 
         if out is not None:
             refuse_input(out, data)
-        found = suggest_rows(run, count, data=data, device=device)
+        with working():
+            found = suggest_rows(run, count, data=data, device=device)
         table = Table()
         header, rows = found.brief()
         for name in header:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import DIVERGED, INTERNAL, INTERRUPTED
+from ..terminal import argument
 from .errors import fail, plain_errors
-from .options import imports
-from .output import echo, screen
+from .options import imports, results
+from .output import done, echo, in_json, next_step, note, plain_width, print_json, result, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of each run; default the recipe's, else cores / jobs."
 )
+@results
 @click.option("--check", "check_only", is_flag=True, help="Validate, say what there is to run, and run nothing.")
 @imports
 def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_only: bool) -> None:
@@ -59,16 +60,21 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
 
         found = read_study(study)
         folder = out or Path("runs") / study.stem
-        console = screen(width=None if sys.stdout.isatty() else 200)
-        echo(f"profile {found.profile}: {found.why}")
+        console = screen(width=plain_width() and 200)
+        note(f"profile {found.profile}: {found.why}")
         for warning in found.warnings:
-            echo(f"warning: {warning}")
+            echo(f"warning: {warning}", err=True)
         if missing := found.missing():
             raise MissingData(missing)
         progress = prepare(found, folder, jobs, threads)
         count = f"{len(found.rows)} systems x {len(found.seeds)} seeds = {len(progress.jobs)} runs in {folder}"
-        echo(f"{count}; {progress.count('finished')} finished, {len(progress.waiting)} to run")
+        (result if check_only else note)(
+            f"{count}; {progress.count('finished')} finished, {len(progress.waiting)} to run"
+        )
         if check_only:
+            if in_json():
+                print_json({"folder": folder, "runs": len(progress.jobs), "to_run": len(progress.waiting)})
+            next_step(f"metaimpute study {argument(study)}")
             return
         with locked(folder, "runs a study"):
             progress = prepare(found, folder, jobs, threads)  # as another study has left it meanwhile
@@ -81,20 +87,14 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     if failed:
         how = f", {diverged} of them by divergence" if diverged else ""
         fail(DIVERGED if diverged else INTERNAL, f"{failed} of {len(progress.jobs)} runs failed{how}; see the table")
+    next_step(f"metaimpute report {argument(folder)}")
 
 
 def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) -> bool:
     """Makes the runs, a line for each; whether it was stopped."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
     from ..study.progress import carry_out
     from ..study.runs import Job, Outcome
     from ..terminal import cell
-
-    columns = (TextColumn("runs"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("", total=len(progress.jobs), completed=len(progress.jobs) - len(progress.waiting))
 
     def report(job: Job, outcome: Outcome) -> None:
         said = outcome.reason or "stopped"
@@ -103,13 +103,13 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
             shown = "-" if value is None else f"{value:.2f}"
             said = f"{outcome.result.metric} {shown} ({outcome.result.training_seconds:.0f} s)"
         try:
-            console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True)
-            bar.advance(task)
+            if not in_json():
+                live.aside(lambda: console.print(cell(f"seed {job.seed}, {job.row}: {said}"), soft_wrap=True))
         except OSError:  # nobody reads any more: the runs under way stop with a checkpoint
             raise KeyboardInterrupt from None
 
     try:
-        with bar:
+        with working() as live:
             carry_out(progress, jobs, report)
     except KeyboardInterrupt:
         return True
@@ -117,10 +117,13 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
 
 
 def _write(found: Study, progress: Progress, folder: Path, console: Console) -> None:
-    from ..study.record import write_study
+    from ..study.record import record, write_study
     from ..study.tables import console_table, summarize, title
 
     lines = summarize(found, progress.outcomes)
     written = write_study(found, progress.outcomes, lines, folder)
-    console.print(console_table(found, lines, title(found, progress.outcomes)))
-    echo(f"wrote {', '.join(map(str, written))}")
+    if in_json():
+        print_json(record(found, progress.outcomes, lines))
+    else:
+        console.print(console_table(found, lines, title(found, progress.outcomes)))
+    done(f"wrote {', '.join(map(str, written))}")

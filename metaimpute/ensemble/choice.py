@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from ..errors import UserError
+from ..progress import phase
 from .combination import Combination, best_alone, combine_classes, combine_values, picking_bias
 from .conformal import Widths
 from .folds import folds
@@ -193,26 +194,33 @@ def choose(
         return bool(held_out) and time.perf_counter() - begun > budget
 
     def fold(name: str, done: int, of: int) -> None:
+        reached.advance()
         report(name, done, of)
         if done < of - 1 and spent():
             raise Unfit(f"the budget was spent after {done} of {of - 1} folds")
 
-    for one in candidates:
-        started = time.perf_counter()
-        if spent():
-            left_out[one.name] = "the budget was spent"
-            continue
-        some = parts[: -(-len(parts) // repeats)] if one.once else parts
-        try:
-            found = _held_out(one, examples, some, fold)
-            member = one.make()
-            member.fit(examples.whole(one.form))
-        except (Unfit, np.linalg.LinAlgError) as error:
-            left_out[one.name] = str(error)
-            continue
-        held_out[one.name], fitted[one.name] = found, member
-        report(one.name, len(some) + 1, len(some) + 1)
-        seconds[one.name] = time.perf_counter() - started
+    of_each = {one.name: parts[: -(-len(parts) // repeats)] if one.once else parts for one in candidates}
+    with phase("choosing systems", sum(len(some) + 1 for some in of_each.values())) as reached:
+        before = 0
+        for one in candidates:
+            started = time.perf_counter()
+            if spent():
+                left_out[one.name] = "the budget was spent"
+                continue
+            some = of_each[one.name]
+            reached.to(before, note=one.name)
+            try:
+                found = _held_out(one, examples, some, fold)
+                member = one.make()
+                member.fit(examples.whole(one.form))
+            except (Unfit, np.linalg.LinAlgError) as error:
+                left_out[one.name] = str(error)
+                continue
+            finally:
+                before += len(some) + 1
+            held_out[one.name], fitted[one.name] = found, member
+            report(one.name, len(some) + 1, len(some) + 1)
+            seconds[one.name] = time.perf_counter() - started
     if not held_out:
         raise Unfit("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
     candidates = [one for one in candidates if one.name in held_out]

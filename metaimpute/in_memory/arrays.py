@@ -14,6 +14,7 @@ import yaml
 
 from ..batches.outputs import Classes
 from ..inference import Predictor
+from ..progress import counted
 from ..recipes.draft import FOR_VALUES
 from ..recipes.recipe import NETWORK, Recipe, resolve, validate
 from ..recipes.shipped import shipped_recipes
@@ -23,9 +24,9 @@ from ..training.algorithm import Diverged
 from ..training.assemble import take_step
 from ..training.choosing import systems_of
 from ..training.evaluation import class_names
-from ..training.session import doubts_about
+from ..training.session import TRAINING, doubts_about
 from ..training.state import RunState
-from .progress import telling
+from .progress import shown, telling
 
 RECIPE = "own_table"  # whose network, method and training those of an array are
 
@@ -66,9 +67,10 @@ def train_on(task: ArrayTask, adapt: Callable[[Source], Source], name: str, verb
 
 def _trained(recipe: Recipe, task: ArrayTask, verbose: int) -> Trained:
     steps, losses = recipe.steps, []
-    with telling(verbose, steps, task.output) as told:
+    with shown(verbose) as progress:
+        told = telling(progress, steps, task.output)
         run = RunState(recipe, told.say)
-        for step in range(steps):
+        for step in counted(range(steps), TRAINING, steps):
             losses.append(float(take_step(run.parts, recipe, step)["loss"]))
             told.report(step + 1, {"loss": losses[-1]})
         systems = None if recipe.choose is None else systems_of(run, lambda: None, told.report_system)

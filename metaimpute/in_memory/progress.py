@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from ..batches.outputs import Output
 from ..reporting.console import TrainingProgress
+from ..reporting.progress import standard_error
 from ..terminal import cell
 
 Report = Callable[[int, dict[str, float]], None]
@@ -33,38 +31,40 @@ class Told:
     report_system: Callable[[str, int, int], None] = unheard
 
 
-def console() -> Console:
-    """The standard error as rich writes to it, long lines whole where no terminal is."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
-
-
 @contextlib.contextmanager
-def telling(verbose: int, steps: int, output: Output) -> Iterator[Told]:
-    """Reports on the standard error while the block lasts; nothing where ``verbose`` is 0.
+def shown(verbose: int) -> Iterator[TrainingProgress | None]:
+    """Shows phases on the standard error while the block lasts; nothing, and None, where ``verbose`` is 0."""
+    if not verbose:
+        yield None
+        return
+    with TrainingProgress(standard_error(), "error") as progress:
+        yield progress
+
+
+def telling(progress: TrainingProgress | None, steps: int, output: Output) -> Told:
+    """What a run reports to.
 
     Args:
         steps: of the network's training; 0 where it takes no part.
     """
-    if not verbose:
-        yield Told()
-        return
-    with TrainingProgress(console(), steps, output.metric) as progress:
-        begun: list[str] = []
+    if progress is None:
+        return Told()
+    progress.metric = output.metric
+    begun: list[str] = []
 
-        def system(name: str, done: int, of: int) -> None:
-            if not begun:
-                begun.append(name)
-                progress.say("measuring systems on folds of the labels")
-            progress.report_system(name, done, of)
-            if done == of:
-                progress.say(f"measured {name}")
+    def system(name: str, done: int, of: int) -> None:
+        if not begun:
+            begun.append(name)
+            progress.say("measuring systems on folds of the labels")
+        if done == of:
+            progress.say(f"measured {name}")
 
-        if steps:
-            progress.say(f"training the network, {steps:,} steps")
-        yield Told(progress.say, progress.report, system)
+    if steps:
+        progress.say(f"training the network, {steps:,} steps")
+    return Told(progress.say, progress.report, system)
 
 
 def conclude(verbose: int, sentence: str) -> None:
     """Says the last line."""
     if verbose:
-        console().print(cell(sentence))
+        standard_error().print(cell(sentence))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..inference import Predictor, load
+from ..progress import phase
 from ..recipes.draft import draft
 from ..rundir.begin import Beginning
 from ..rundir.files import write_text
@@ -21,7 +22,7 @@ from ..training.session import Interrupted, Session
 from .data import Data
 from .files import STEM, class_folders, in_users_words, label_column, write_data
 from .given import Given
-from .progress import telling
+from .progress import shown, telling
 
 DRAFTED = {"table": "table", "texts": "text", "images": "images"}
 WARNING = "warning: "
@@ -80,21 +81,20 @@ def run_on(
     label = None if data.kind == "images" else label_column(data)
 
     try:
-        with held_in_memory(path):
-            drafted = draft(DRAFTED[data.kind], path, label, sets=[*_usual(data, given), *sets], answered=answered)
+        with held_in_memory(path), shown(verbose) as progress:
+            with phase("looking at the data"):
+                drafted = draft(DRAFTED[data.kind], path, label, sets=[*_usual(data, given), *sets], answered=answered)
             write_text(recipe, drafted.text)
             began = begin(recipe)
-            with telling(verbose, began.recipe.steps, began.recipe.task.output) as told:
+            told = telling(progress, began.recipe.steps, began.recipe.task.output)
 
-                def say(line: str) -> None:
-                    said.append(spoken(line))
-                    told.say(said[-1])
+            def say(line: str) -> None:
+                said.append(spoken(line))
+                told.say(said[-1])
 
-                session = Session(
-                    began.recipe, began.folder, why=began.why, begun=began.begun, say=say, report=told.report
-                )
-                session.report_system = told.report_system
-                result = session.run()
+            session = Session(began.recipe, began.folder, why=began.why, begun=began.begun, say=say, report=told.report)
+            session.report_system = told.report_system
+            result = session.run()
         predictor = load(began.folder, device)
     except Interrupted:  # what a program expects of Ctrl-C; a run in memory is not gone on with
         raise KeyboardInterrupt from None

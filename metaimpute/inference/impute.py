@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..progress import phase
 from ..rundir.origin import recipe_of
 from ..tasks.base import Missing, MissingData, Pool, Task, TaskData, TaskError
 from ..tasks.own_data import OwnData
@@ -45,7 +46,8 @@ def imputed(run: str | Path, device: str = "auto", data: str | Path | None = Non
         NotExported: when the run is not finished. MissingData: when its data is no longer here. TaskError: when the data has
             changed since, so that what the network learnt no longer fits it.
     """
-    predictor = load(run, device)
+    with phase("loading the run"):
+        predictor = load(run, device)
     recipe = recipe_of(Path(run), None if data is None else Path(data))
     task = recipe.task
     if absent := task.missing():
@@ -54,7 +56,8 @@ def imputed(run: str | Path, device: str = "auto", data: str | Path | None = Non
     task.prepare_inputs = predictor.task.prepare_inputs
     if isinstance(task, OwnData) and isinstance(predictor.task, OwnData):
         task.keep_corrections(predictor.task.corrected_labels)
-    pools = task.load(predictor.recipe.train.seed)
+    with phase("loading data"):
+        pools = task.load(predictor.recipe.train.seed)
     if task.learnt() != predictor.task.learnt():
         raise TaskError(f"the data has changed since {run} was trained on it; use predict on the file instead")
     known = torch.isin(pools.unlabelled.ids, pools.labelled.ids)  # labelled ones that training also drew as unlabelled

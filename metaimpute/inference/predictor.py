@@ -22,6 +22,7 @@ from ..engine.ambient import as_usual
 from ..ensemble.conformal import LEVEL
 from ..environment import pick_device
 from ..errors import UserError
+from ..progress import phase
 from ..recipes.recipe import Recipe
 from ..recipes.source import RecipeError, one_line
 from ..rundir.export import digest
@@ -72,7 +73,8 @@ class Predictor:
         return self._network(examples, kind, seed)
 
     def _network(self, examples: Any, kind: ViewKind = "none", seed: int = 0) -> Tensor:
-        return predictions(self.module, self.task, examples, self.recipe.train.eval_batch, self.device, kind, seed)
+        batch = self.recipe.train.eval_batch
+        return predictions(self.module, self.task, examples, batch, self.device, kind, seed, doing="labelling")
 
     @as_usual()
     def predict_proba(self, examples: Any) -> Tensor:
@@ -136,7 +138,8 @@ class Predictor:
         Raises:
             TaskError: when it cannot be read as inputs of this task.
         """
-        ids, examples = self.task.read(Path(path))
+        with phase("reading"):
+            ids, examples = self.task.read(Path(path))
         return self.label(examples, ids)
 
 

@@ -211,6 +211,7 @@ class TimmEncoder(FeatureModel):
             with torch.inference_mode():
                 vectors = self._encoder(self._prepare(full.to(self._device)))
             found.append(vectors[: len(part)].float().cpu())
+            self._told(len(part))
         return torch.cat(found).clone()
 
     def _loaded(self) -> nn.Module:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.pytree import Tree
+from ..progress import phase
 from ..ranges import BelowOne, Count, Natural
 from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.locate import data_folders
@@ -124,7 +125,9 @@ class TextModel(Model):
     standardize: bool = False
     _prefix: nn.Module | None = field(default=None, init=False, repr=False)
     _device: str = field(default="cpu", init=False, repr=False)
-    _encode: Callable[[list[str]], dict[str, Tensor]] | None = field(default=None, init=False, repr=False)
+    _encode: Callable[[list[str], Callable[[int], None]], dict[str, Tensor]] | None = field(
+        default=None, init=False, repr=False
+    )
     _pools: bool = field(default=False, init=False, repr=False)
     _kept: KeptFeatures | None = field(default=None, init=False, repr=False)
     _known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -205,8 +208,10 @@ class TextModel(Model):
         if not self._pools:
             return hidden
 
-        def encode(texts: list[str]) -> dict[str, Tensor]:
-            """Vectors by text. Each is padded to the next multiple of 8 tokens, alone: never to its neighbours' length."""
+        def encode(texts: list[str], told: Callable[[int], None]) -> dict[str, Tensor]:
+            """Vectors by text. Each is padded to the next multiple of 8 tokens, alone: never to its neighbours' length.
+
+            ``told``: of how many more there are."""
             found: dict[str, Tensor] = {}
             tokens = tokenize(texts)["input_ids"]
             lengths = [-(-len(ids) // PADDED_TO) * PADDED_TO for ids in tokens]
@@ -221,6 +226,7 @@ class TextModel(Model):
                     with torch.no_grad():
                         states = prefix(input_ids=inputs["input_ids"].to(device), attention_mask=mask).last_hidden_state
                     found.update(zip((texts[i] for i in together), token_mean(states, mask).cpu(), strict=True))
+                    told(len(together))
             return found
 
         def recall(texts: list[str]) -> dict[str, Tensor]:
@@ -245,11 +251,15 @@ class TextModel(Model):
         keys = {text: digest(text.encode("utf-8", "surrogatepass")) for text in texts}
         stored = {} if self._kept is None else self._kept.get(list(keys.values()))
         found = {text: stored[key] for text, key in keys.items() if key in stored}
-        for together in batched([text for text in texts if text not in found], KEPT_TOGETHER):
-            new = self._encode(together)
-            found.update(new)
-            if self._kept is not None:
-                self._kept.put({keys[text]: vector for text, vector in new.items()})
+        absent = [text for text in texts if text not in found]
+        if not absent:
+            return found
+        with phase("encoding texts", len(absent)) as reached:
+            for together in batched(absent, KEPT_TOGETHER):
+                new = self._encode(together, reached.advance)
+                found.update(new)
+                if self._kept is not None:
+                    self._kept.put({keys[text]: vector for text, vector in new.items()})
         return found
 
     def _features_depend_on(self) -> dict[str, Any]:

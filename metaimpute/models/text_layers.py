@@ -7,7 +7,7 @@ long text the first and the last tokens are taken, as Sun et al. (2019) found be
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..engine.ambient import as_usual
+from ..progress import phase
 from ..tasks.base import Pool
 from .kept_features import KeptFeatures, digest, fingerprint
 from .text import ENCODED_TOGETHER, KEPT_TOGETHER, PADDED_TO, TextModel, batched, token_mean
@@ -53,13 +54,15 @@ class TextLayers:
                 self._kept = KeptFeatures(f"{self._name}-layers", self._depends_on())
             self._made.update(self._kept.get(list(absent)))
             left = [(key, text) for key, text in absent.items() if key not in self._made]
-            for part in batched(left, KEPT_TOGETHER):
-                new = dict(zip((key for key, _ in part), self._encoded([text for _, text in part]), strict=True))
-                self._made.update(new)
-                self._kept.put(new)
+            with phase("encoding texts", len(left)) as reached:
+                for part in batched(left, KEPT_TOGETHER):
+                    vectors = self._encoded([text for _, text in part], reached.advance)
+                    new = dict(zip((key for key, _ in part), vectors, strict=True))
+                    self._made.update(new)
+                    self._kept.put(new)
         return torch.stack([self._made[key] for key in keys]).view(len(keys), len(self.levels), -1)
 
-    def _encoded(self, texts: Sequence[str]) -> list[Tensor]:
+    def _encoded(self, texts: Sequence[str], told: Callable[[int], None]) -> list[Tensor]:
         """A vector for each: its levels one after another. Each is padded to the next multiple of 8 tokens, by itself."""
         encoder, tokenizer = self._loaded()
         tokens = [ends(text, tokenizer) for text in texts]
@@ -79,6 +82,7 @@ class TextLayers:
                 means = torch.cat([token_mean(states[level], mask) for level in self.levels], 1).cpu()
             for place, vector in zip(places, means, strict=True):
                 found[place] = vector.clone()
+            told(len(places))
         return found
 
     def _loaded(self) -> tuple[Any, Any]:

@@ -225,18 +225,19 @@ class ChooseSpec(Strict):
     @field_validator("budget", mode="before")
     @classmethod
     def _budget(cls, value: Any) -> str | None:
-        if value is None or _seconds(value) is not None:
+        if value is None or seconds_of(value) is not None:
             return None if value is None else str(value)
         raise ValueError("write a time such as '90s', '2min' or '1h'")
 
     @property
     def seconds(self) -> float:
         """The budget; infinite where there is none."""
-        found = _seconds(self.budget)
+        found = seconds_of(self.budget)
         return float("inf") if found is None else found
 
 
-def _seconds(text: Any) -> float | None:
+def seconds_of(text: Any) -> float | None:
+    """Seconds of a time such as ``90s``, ``2min`` or ``1h``; None for what is none."""
     match = BUDGET.fullmatch(str(text).strip())
     return None if match is None else float(match[1]) * SECONDS[match[2] or "s"]
 

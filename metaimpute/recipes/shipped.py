@@ -1,20 +1,14 @@
-"""Recipes that come with the package: inside it where it was installed, beside it in a checkout."""
+"""Recipes that come with the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ..catalog import CHECKOUT, INSTALLED, shipped_recipes
 from ..engine.registry import nearest
 from .source import RecipeError
 
-INSTALLED = Path(__file__).parents[1] / "recipe_files"
-CHECKOUT = Path(__file__).parents[2] / "recipes"
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Every recipe that comes with the package, by its name without ``.yaml``."""
-    folder = next((place for place in (INSTALLED, CHECKOUT) if place.is_dir()), CHECKOUT)
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+__all__ = ["CHECKOUT", "INSTALLED", "locate", "shipped_recipes"]
 
 
 def locate(given: Path) -> Path:

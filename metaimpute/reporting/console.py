@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..rundir.result import Estimated, Result
 from ..terminal import cell
+from ..training.session import TRAINING
+from .progress import Shown
 
+NAMES, FEWEST = 31, 23  # cells of the names of a result table, and of a system beside them at least
 TELLING = 2.0  # points between accuracy and balanced accuracy
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
@@ -25,74 +25,36 @@ SHOWN = {
 }
 
 
-class TrainingProgress:
-    """A live bar on a terminal; one line per evaluation elsewhere.
+class TrainingProgress(Shown):
+    """Phases of a run, and what is measured in its training: a line of its own below the bar, and one for each evaluation.
 
-    Use as a context manager and pass :meth:`report` to a session. When nobody reads the output any more, nothing is printed
-    from then on; :meth:`when_unread` says what else is to happen.
-
-    Attributes:
-        unread: whether nobody reads the output any more.
+    Pass :meth:`report` to a session.
     """
 
-    def __init__(self, console: Console, steps: int, metric: str) -> None:
-        self.console, self.metric = console, metric
-        self._when_unread: Callable[[], None] = lambda: None
-        self.unread = False
+    def __init__(self, console: Console, metric: str, hidden: bool = False) -> None:
+        super().__init__(console, hidden)
+        self.metric = metric
         self.latest: dict[str, float] = {}
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=steps)
 
-    def __enter__(self) -> TrainingProgress:
-        self._show(self._bar.start)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):
-            self._bar.stop()
-
-    def say(self, message: str) -> None:
-        self._show(lambda: self.console.print(cell(message)))
-
-    def when_unread(self, call: Callable[[], None]) -> None:
-        """What to call, once, when nobody reads the output any more; at once where that is so already."""
-        self._when_unread = call
-        if self.unread:
-            call()
-
-    def _show(self, show: Callable[[], None]) -> None:
-        if self.unread:
-            return
-        try:
-            show()
-        except OSError:
-            self.unread = True
-            self._when_unread()
+    def say(self, message: object, style: str = "", always: bool = False) -> None:
+        """As other progress does; a warning is seen in any case."""
+        warning = str(message).startswith("warning: ")
+        super().say(message, style or ("yellow" if warning else ""), always or warning)
 
     def report(self, step: int, values: dict[str, float]) -> None:
-        """Receives metrics after ``step`` steps; evaluations are printed, the rest feeds the bar."""
+        """Receives metrics after ``step`` steps; evaluations are printed, the rest stands below the bar."""
         self.latest.update(values)
-        self._show(lambda: self._bar.update(self._task, completed=step, description=self.describe()))
+        self.note = self.describe()
         found = [
             f"{name.removesuffix('_error')} {value:.2f}" for name, value in values.items() if name.endswith("_error")
         ]
         if found:
             self.say(f"step {step}: {self.metric}: {', '.join(found)}; {self.describe()}")
 
-    def report_system(self, name: str, done: int, of: int) -> None:
-        """Receives how many fits of a system are done, once the network is trained."""
-        self._show(lambda: self._bar.update(self._task, completed=done, total=of, description=name))
+    def moved(self) -> None:
+        if self.note and not any(phase.name == TRAINING for phase in self.phases):
+            self.note = ""
+        super().moved()
 
     def describe(self) -> str:
         shown = [f"{label} {form.format(self.latest[k])}" for k, (label, form) in SHOWN.items() if k in self.latest]
@@ -198,6 +160,18 @@ def _seeds(results: Sequence[Result]) -> str:
 
 def _last_of(measure: str) -> Callable[[Result], float | None]:
     return lambda result: result.test_measures.get(measure, {}).get("last")
+
+
+def result_tables(systems: Sequence[list[Result]], console: Console) -> list[Table]:
+    """:func:`result_table`, in several tables where the terminal would leave a system too few cells in one."""
+    found, left, unbound = [], list(systems), console.options.update(max_width=10_000)
+    fitting = max(1, (console.width - NAMES) // FEWEST)
+    while left:
+        whole = console.measure(result_table(left), options=unbound).maximum <= console.width
+        count = len(left) if whole else fitting
+        found.append(result_table(left[:count]))
+        left = left[count:]
+    return found
 
 
 def result_table(systems: Sequence[list[Result]]) -> Table:

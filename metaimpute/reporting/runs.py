@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..progress import counted
 from ..recipes.schema import CONDUCT
 from ..recipes.source import RecipeError, read
 from ..rundir.checkpoint import latest
@@ -126,7 +127,7 @@ def read_runs(folder: Path, metrics: bool = True) -> tuple[list[Run], list[str]]
     if is_run(folder) or not inside:
         return [read_run(folder, metrics)], []
     found, left_out = [], []
-    for path in inside:
+    for path in counted(inside, "reading runs", len(inside)):
         try:
             found.append(read_run(path, metrics))
         except RecipeError as reason:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from ..progress import Phase, begin, phase
+from ..training.session import TRAINING
 from .plan import Study
 from .runs import Job, Outcome, check_folder, jobs_of, outcome_of
-from .workers import run_all
+from .workers import Reached, run_all
 
 Report = Callable[[Job, Outcome], None]
 
@@ -52,7 +54,7 @@ def prepare(study: Study, out: Path, jobs: int = 1, threads: int | None = None) 
 
 
 def carry_out(progress: Progress, workers: int, report: Report) -> None:
-    """Makes the runs that are waiting.
+    """Makes the runs that are waiting; how far they have come is heard as phases, those of each worker's run among them.
 
     Args:
         workers: processes; 0 makes the runs in this one. report: called when a run is over.
@@ -61,8 +63,36 @@ def carry_out(progress: Progress, workers: int, report: Report) -> None:
         KeyboardInterrupt: once every run under way has written a checkpoint.
     """
 
+    under_way = dict[tuple[str, int], Phase]()
+    ended = len(progress.jobs) - len(progress.waiting)
+
+    def share() -> float:
+        """Runs that are over, with the part of the others' training that is done."""
+        of_each = (one.done / one.total for one in under_way.values() if one.total and one.note == TRAINING)
+        return ended + sum(0.9 * part for part in of_each)
+
     def done(job: Job, outcome: Outcome) -> None:
+        nonlocal ended
+        if (one := under_way.pop((job.row, job.seed), None)) is not None:
+            one.end()
+        ended += outcome.status != "unfinished"
+        reached.to(max(reached.done, share()))
         progress.outcomes[job.row, job.seed] = outcome
         report(job, outcome)
 
-    run_all(progress.waiting, workers, done)
+    def heard(job: Job, found: Reached) -> None:
+        key = job.row, job.seed
+        if key not in under_way:
+            under_way[key] = begin(f"{job.row}, seed {job.seed}")
+        one = under_way[key]
+        if one.note != found.name:
+            one.again(found.total)
+        one.to(found.done, note=found.name)
+        reached.to(max(reached.done, share()))
+
+    with phase("runs", len(progress.jobs), ended) as reached:
+        try:
+            run_all(progress.waiting, workers, done, heard)
+        finally:
+            for one in under_way.values():
+                one.end()

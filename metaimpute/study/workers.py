@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 from ..plugins import import_module, imported
+from ..progress import Phase, heard_by
 from .runs import UNFINISHED, Job, Outcome, note_failure, perform
 
 Done = Callable[[Job, Outcome], None]
+BETWEEN = 0.5  # seconds between two words of a worker
 
 
-def run_all(jobs: Iterable[Job], workers: int, done: Done) -> None:
+@dataclass(frozen=True)
+class Reached:
+    """How far a worker's run has come: the phase it is in, and how much of that is done; ``total`` None where unknown."""
+
+    name: str
+    done: float
+    total: int | None
+
+
+Heard = Callable[[Job, Reached], None]
+
+
+def run_all(jobs: Iterable[Job], workers: int, done: Done, heard: Heard = lambda job, reached: None) -> None:
     """Makes the runs in their order, several at a time, and reports each when it is over.
 
     Args:
-        workers: processes; 0 makes the runs in this one.
+        workers: processes; 0 makes the runs in this one. heard: told by a worker's runs how far they have come.
 
     Raises:
         KeyboardInterrupt: once every run under way has written a checkpoint and stopped; again: at once.
@@ -42,6 +60,10 @@ def run_all(jobs: Iterable[Job], workers: int, done: Done) -> None:
                 worker.give(waiting.popleft())
                 busy.append(worker)
             for worker in _ready(busy):
+                reached = worker.hear()
+                if reached is not None:
+                    heard(*reached)
+                    continue
                 job, outcome = worker.take()
                 busy.remove(worker)
                 if worker.alive:
@@ -76,6 +98,7 @@ class _Worker:
         theirs.close()
         self.job: Job | None = None
         self.alive, self._stopped = True, False
+        self._received: Any = None
 
     def give(self, job: Job) -> None:
         self.job = job
@@ -84,11 +107,27 @@ class _Worker:
         except OSError:  # it has died; take() says of what
             self.alive = False
 
+    def hear(self) -> tuple[Job, Reached] | None:
+        """How far the run has come, where that is what there is to receive; what else there is stays for :meth:`take`."""
+        assert self.job is not None
+        if self._received is None:
+            try:
+                self._received = self.connection.recv()
+            except (EOFError, OSError):
+                return None
+        if isinstance(self._received, Reached):
+            reached, self._received = self._received, None
+            return self.job, reached
+        return None
+
     def take(self) -> tuple[Job, Outcome]:
         """Waits for the end of the run, or of the process."""
         assert self.job is not None
         try:
-            return self.job, self.connection.recv()
+            while True:
+                found, self._received = self._received or self.connection.recv(), None
+                if isinstance(found, Outcome):
+                    return self.job, found
         except (EOFError, OSError):
             self.alive = False
             self.process.join()
@@ -114,6 +153,22 @@ def _cause_of_death(code: int | None) -> str:
     return f"its process was ended by {name}{' (short of memory?)' if name == 'SIGKILL' else ''}"
 
 
+class _Telling:
+    """Listens to the phases of a worker's run and tells the parent of the outermost."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.phases: list[Phase] = []
+        self._connection, self._next = connection, 0.0
+
+    def moved(self) -> None:
+        now = time.monotonic()
+        if self.phases and now >= self._next:
+            self._next = now + BETWEEN
+            one = self.phases[0]
+            with contextlib.suppress(OSError):  # the parent is gone, and _follow_parent sees to that
+                self._connection.send(Reached(one.name, one.done, one.total))
+
+
 def _serve(connection: Connection, modules: list[str]) -> None:
     """A worker's life: jobs in, outcomes out, until the pipe closes."""
     if hasattr(os, "setpgid"):
@@ -126,7 +181,8 @@ def _serve(connection: Connection, modules: list[str]) -> None:
             job = connection.recv()
         except EOFError:
             return
-        outcome = perform(job)
+        with heard_by(_Telling(connection)):
+            outcome = perform(job)
         gc.collect()
         connection.send(outcome)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..batches import ViewKind
 from ..engine.pytree import Tree
 from ..ranges import Count
-from .base import Task, TaskData
+from .base import Pool, Task, TaskData
+from .lazy import Sized
 
 READ_TOGETHER = 256
 
@@ -95,14 +96,15 @@ class ImageTask(Task):
         seed = int.from_bytes(digest.digest(), "little") * 1024 + number
         return self.pixels(image[None], "strong", torch.Generator(device="cpu").manual_seed(seed))[0]
 
-    def distinct_inputs(self, data: TaskData, unlabelled: bool) -> Iterator[ImageVersion] | None:
+    def distinct_inputs(self, data: TaskData, unlabelled: bool) -> Sized[ImageVersion] | None:
         if self.copies is None or self.prepare_inputs is None:
             return None
-        return self._every_version(data, unlabelled, self.copies)
+        pools = [data.labelled, data.unlabelled] if unlabelled else [data.labelled]
+        return Sized(self._every_version(pools, self.copies), (1 + self.copies) * sum(map(len, pools)))
 
-    def _every_version(self, data: TaskData, unlabelled: bool, copies: int) -> Iterator[ImageVersion]:
+    def _every_version(self, pools: Sequence[Pool], copies: int) -> Iterator[ImageVersion]:
         rng = torch.Generator(device="cpu")
-        for pool in [data.labelled, data.unlabelled] if unlabelled else [data.labelled]:
+        for pool in pools:
             for index in torch.arange(len(pool)).split(READ_TOGETHER):
                 raw: Sequence[Tensor] = pool.take(index)  # type: ignore[assignment]
                 for image, plain in zip(raw, self.versions(raw, "none", rng), strict=True):

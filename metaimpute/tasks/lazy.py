@@ -1,14 +1,30 @@
-"""Pools whose examples stay where they are until a batch asks for them."""
+"""Examples that stay where they are until they are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from .base import Pool
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sized(Generic[T]):
+    """Items that are made one by one, with how many there will be."""
+
+    items: Iterator[T]
+    count: int
+
+    def __iter__(self) -> Iterator[T]:
+        return self.items
+
+    def __length_hint__(self) -> int:
+        return self.count
 
 
 class Indexed(Sequence[Any]):

@@ -19,6 +19,7 @@ from ..environment import pick_device
 from ..methods.base import ema_decay
 from ..problems.base import BilevelProblem, Context, Sizes
 from ..problems.returned import own_values
+from ..progress import phase
 from ..recipes.optim import OptimizerSpec
 from ..recipes.rates import parse_rate
 from ..recipes.recipe import Recipe
@@ -108,10 +109,12 @@ def _network_and_data(
     recipe: Recipe, device: torch.device, draws: bool, say: Callable[[str], None], data: TaskData | None
 ) -> tuple[nn.Module, TaskData]:
     task, seed = recipe.task, recipe.train.seed
-    data = task.load(seed) if data is None else data
+    if data is None:
+        with phase("loading data"):
+            data = task.load(seed)
     for line in data.warnings:
         say(f"warning: {line}")
-    with fixed_rng(derive_seed(seed, Stream.INIT)):
+    with phase("building the network"), fixed_rng(derive_seed(seed, Stream.INIT)):
         module = recipe.model.build(task.input_shape, task.output.size).to(device).train()
     task.prepare_inputs = recipe.model.preprocess(device)
 
@@ -123,7 +126,8 @@ def _network_and_data(
 
     if not recipe.steps and task.input_kind == "text":  # a network that takes no part; systems encode texts themselves
         return module, data
-    recipe.model.calibrate(module, calibration)
+    with phase("calibrating"):
+        recipe.model.calibrate(module, calibration)
     known = recipe.model.remember(task.distinct_inputs(data, draws) or [])
     if known:
         say(f"ran the frozen encoder once over {known:,} {task.input_kind}s, augmented versions among them")

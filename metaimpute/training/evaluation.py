@@ -12,6 +12,7 @@ from ..batches import ViewKind
 from ..batches.outputs import Classes
 from ..engine.ambient import as_usual
 from ..engine.pytree import Tree
+from ..progress import phase
 from ..tasks.base import Pool, Task
 from .data import to_device
 
@@ -19,13 +20,23 @@ BINS = 15
 MOST_CLASSES = 50  # of a confusion matrix worth keeping
 
 
-def outputs_of(module: nn.Module, inputs: Iterable[Tree]) -> list[Tensor]:
-    """What the network returns for each of these inputs, in evaluation mode."""
+def outputs_of(
+    module: nn.Module, inputs: Iterable[Tree], examples: int | None = None, doing: str = "testing"
+) -> list[Tensor]:
+    """What the network returns for each of these inputs, in evaluation mode.
+
+    Args:
+        examples: how many they are together. doing: what this phase of the work is called.
+    """
     was_training = module.training
     module.eval()
     try:
-        with as_usual(), torch.inference_mode():
-            return [module(one) for one in inputs]
+        found: list[Tensor] = []
+        with phase(doing, examples) as reached, as_usual(), torch.inference_mode():
+            for one in inputs:
+                found.append(module(one))
+                reached.advance(len(found[-1]))
+        return found
     finally:
         module.train(was_training)
 
@@ -41,15 +52,19 @@ def views(
 
 @as_usual()
 def predictions(
-    module: nn.Module, task: Task, raw: Any, batch: int, device: torch.device, kind: ViewKind = "none", seed: int = 0
-) -> Tensor:
+    module: nn.Module, task: Task, raw: Any, batch: int, device: torch.device, kind: ViewKind = "none", seed: int = 0,
+    doing: str = "testing",
+) -> Tensor:  # fmt: skip
     """The network's raw outputs ``[n, outputs]`` on the CPU, in evaluation mode.
 
     Args:
         raw: raw examples as ``task.view`` takes them, or a pool of them. kind: the view; ``seed`` draws a random one.
+        doing: what this phase of the work is called.
     """
     pool = raw if isinstance(raw, Pool) else Pool(raw, None, torch.arange(len(raw), device="cpu"))
-    found = [outputs.cpu() for outputs in outputs_of(module, views(task, pool, batch, device, kind, seed))]
+    found = [
+        outputs.cpu() for outputs in outputs_of(module, views(task, pool, batch, device, kind, seed), len(pool), doing)
+    ]
     return torch.cat(found).clone() if found else torch.zeros(0, task.output.size, device="cpu")
 
 
@@ -63,7 +78,7 @@ def measure(module: nn.Module, task: Task, pool: Pool, batch: int, device: torch
         return {"error": float("nan")}
     totals: dict[str, float] = {}
     known = pool.targets.split(batch)
-    for raw, true in zip(outputs_of(module, views(task, pool, batch, device)), known, strict=True):
+    for raw, true in zip(outputs_of(module, views(task, pool, batch, device), len(pool)), known, strict=True):
         targets = true.to(device)
         for name, values in {"error": task.output.error(raw, targets), **task.output.measures(raw, targets)}.items():
             totals[name] = totals.get(name, 0.0) + float(values.sum())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..batches.outputs import Classes, Output
 from ..ensemble.choice import Unfit
 from ..ensemble.members import Rows
+from ..progress import counted
 from ..recipes.recipe import Recipe, validate
 from ..tasks.base import Pool, TaskData
 from .algorithm import Diverged
@@ -46,7 +47,7 @@ class FoldNetwork:
         threads = torch.get_num_threads()
         try:
             parts = assemble(recipe, lambda message: None, data)
-            for step in range(recipe.train.steps):
+            for step in counted(range(recipe.train.steps), "training on a fold", recipe.train.steps):
                 take_step(parts, recipe, step)
                 self.between()
         except Diverged as error:

@@ -12,6 +12,7 @@ import numpy as np
 from ..engine.ambient import as_usual
 from ..ensemble.choice import COUNTED
 from ..errors import INTERRUPTED, UserError
+from ..progress import phase
 from ..recipes.recipe import Recipe
 from ..rundir import checkpoint
 from ..rundir.export import digest, export
@@ -31,6 +32,7 @@ from .summary import summary_of
 from .trajectories import Trajectories
 
 Report = Callable[[int, dict[str, float]], None]
+TRAINING = "training"
 
 
 class Interrupted(UserError, RuntimeError):
@@ -45,6 +47,7 @@ class Session(RunState):
     Args:
         folder: run directory. why, begun: why its profile was chosen, and how it was begun, to be kept with it.
         say: receives one-line messages. report: receives metrics as they are logged.
+        seconds: after which it stops with a checkpoint; ``limit`` is how the user wrote that.
 
     Raises:
         RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
@@ -52,8 +55,9 @@ class Session(RunState):
 
     def __init__(
         self, recipe: Recipe, folder: Path, *, why: str = "", begun: Begun | None = None,
-        say: Callable[[str], None] = print, report: Report | None = None,
+        say: Callable[[str], None] = print, report: Report | None = None, seconds: float = float("inf"), limit: str = "",
     ) -> None:  # fmt: skip
+        self._until, self._limit = time.monotonic() + seconds, limit
         super().__init__(recipe, say)
         check_choosable(recipe)
         self.folder, self.why, self.begun = folder, why, begun
@@ -132,13 +136,18 @@ class Session(RunState):
         try:
             if self.step == 0 and not checkpoint.existing(self.folder):
                 self.save()  # so that a run killed before its first checkpoint can be resumed as well
-            while self.step < self.recipe.steps:
-                self._one_step(log)
-                self.seconds = before + time.perf_counter() - started
-                if self.step % train.checkpoint_every == 0 or self._stop:
-                    self.save()
-                if self._stop:
-                    raise Interrupted(f"stopped at step {self.step}; continue with --resume {argument(self.folder)}")
+            with phase(TRAINING, self.recipe.steps, self.step) as reached:
+                while self.step < self.recipe.steps:
+                    self._one_step(log)
+                    reached.to(self.step)
+                    self.seconds = before + time.perf_counter() - started
+                    self._look_at_the_clock()
+                    if self.step % train.checkpoint_every == 0 or self._stop:
+                        self.save()
+                    if self._stop:
+                        raise Interrupted(
+                            f"{self._why_stopped()}stopped at step {self.step}; continue with --resume {argument(self.folder)}"
+                        )
         except Diverged as error:
             raise self._diverged(error, log) from None
         finally:
@@ -150,8 +159,11 @@ class Session(RunState):
             return None
 
         def between() -> None:
+            self._look_at_the_clock()
             if self._stop:
-                raise Interrupted(f"stopped between systems; continue with --resume {argument(self.folder)}")
+                raise Interrupted(
+                    f"{self._why_stopped()}stopped between systems; continue with --resume {argument(self.folder)}"
+                )
 
         started = time.perf_counter()
         found = systems_of(self, between, self.report_system)
@@ -159,6 +171,12 @@ class Session(RunState):
         for line in doubts_about(found, len(self.data.chosen.intersection(self.data.labelled.ids.tolist()))):
             self.say(f"warning: {line}")
         return found
+
+    def _look_at_the_clock(self) -> None:
+        self._stop = self._stop or time.monotonic() >= self._until
+
+    def _why_stopped(self) -> str:
+        return f"the time limit of {self._limit} is over: " if time.monotonic() >= self._until else ""
 
     def _last_good(self, but: Path | None = None) -> str:
         good = [path for path in self._checkpoints() if path != but]

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,11 @@ def test_an_interrupted_encoding_keeps_what_it_had(monkeypatch: pytest.MonkeyPat
     encode, calls = model._encode, []
     assert encode is not None
 
-    def stops(texts: list[str]) -> dict[str, torch.Tensor]:
+    def stops(texts: list[str], told: Callable[[int], None]) -> dict[str, torch.Tensor]:
         calls.append(texts)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return encode(texts)
+        return encode(texts, told)
 
     model._encode = stops
     with pytest.raises(KeyboardInterrupt):

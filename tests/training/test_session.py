@@ -99,7 +99,7 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert not (killed / "result.json").exists(), "the run ended before it was killed; nothing was tested"
     resumed = [sys.executable, "-m", "metaimpute", "run", "--resume", str(killed)]
     done = subprocess.run(resumed, check=True, capture_output=True, text=True)
-    assert "resumed from step-" in done.stdout
+    assert "resumed from step-" in done.stderr
     states = [checkpoint.latest(tmp_path / run)[0] for run in ("whole", "killed")]
     assert states[0]["step"] == states[1]["step"] == 400
     assert same(states[0]["model"], states[1]["model"]) and same(states[0]["averaged"], states[1]["averaged"])

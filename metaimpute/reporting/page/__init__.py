@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ...progress import phase
 from ..runs import Kind, Run, by_kind, names_of, titles_of
 from . import curves, numbers, predictions, repeat
 from .blocks import Section, System
@@ -35,10 +36,17 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
         runs: finished runs; those that differ in their seed alone are one system. left_out: why other runs are not here.
     """
     kinds = {kind: _systems(found) for kind, found in by_kind(runs).items()}
-    groups = [
-        (title, [section for make in PARTS if (section := make(systems))])
-        for title, systems in zip(titles_of(kinds, ", "), kinds.values(), strict=True)
-    ]
+    with phase("drawing", len(PARTS) * len(kinds)) as reached:
+
+        def drawn(systems: Sequence[System]) -> Iterator[Section]:
+            for make in PARTS:
+                if section := make(systems):
+                    yield section
+                reached.advance()
+
+        groups = [
+            (title, list(drawn(systems))) for title, systems in zip(titles_of(kinds, ", "), kinds.values(), strict=True)
+        ]
     jinja = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
