@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from . import linear_solvers, proximal
 from .ambient import CannotDifferentiate, double_differentiable
 from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .estimators.choice import BACKENDS, get_estimator
-from .estimators.implicit import on_trees
 from .functional import FunctionalModel, HeadNotFound
 from .hypergradients import hypergradient
+from .implicit_diff import custom_root, implicit, nonzero
+from .linear_solvers import WarmStart
+from .linear_systems import SolverError, on_trees
 from .losses import Factored, LabelRows, NotScalar, Split, StructuredLoss
 from .memory import (
     Auto,
@@ -93,12 +96,14 @@ __all__ = [
     "Recompute",
     "Recording",
     "Revolve",
+    "SolverError",
     "Split",
     "Store",
     "StructuredLoss",
     "Trajectory",
     "Transform",
     "UnsupportedOptimizer",
+    "WarmStart",
     "adadelta",
     "adafactor",
     "adagrad",
@@ -114,6 +119,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_norm",
     "clip_value",
+    "custom_root",
     "derive_seed",
     "double_differentiable",
     "estimators",
@@ -122,6 +128,8 @@ __all__ = [
     "get_estimator",
     "gradient_callback",
     "hypergradient",
+    "implicit",
+    "linear_solvers",
     "lion",
     "masked",
     "memory_policies",
@@ -129,6 +137,7 @@ __all__ = [
     "muon",
     "nadam",
     "nesterov",
+    "nonzero",
     "on_trees",
     "optimizers",
     "parameter_groups",
@@ -136,6 +145,7 @@ __all__ = [
     "partition",
     "per_leaf",
     "per_step",
+    "proximal",
     "radam",
     "register_estimator",
     "register_optimizer",

@@ -7,7 +7,8 @@ from typing import Any
 from .arguments import batches_of, list_of_batches, renamed
 from .estimators import Estimator, HypergradientResult
 from .estimators.choice import get_estimator
-from .estimators.implicit import Solver, with_solver
+from .estimators.implicit import with_solver
+from .linear_systems import Solver
 from .losses import Loss
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer

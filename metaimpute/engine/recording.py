@@ -19,8 +19,8 @@ from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
 from .estimators.base import said_in_words
 from .estimators.exact import Exact
-from .estimators.implicit import Solver
 from .given import Watch, given_rule, require_closed_program
+from .linear_systems import Solver
 from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, Recompute, Store, parse_memory
 from .optimizers import InnerOptimizer

@@ -17,8 +17,9 @@ from .ambient import CannotDifferentiate, has_tangent, outside_transforms
 from .arguments import batches_of, require_tensors
 from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
-from .estimators.implicit import Solver, with_solver
+from .estimators.implicit import with_solver
 from .given import Watch, only, require_closed_program, with_fixed
+from .linear_systems import Solver
 from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer, hyper_tensors
