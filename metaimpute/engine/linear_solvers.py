@@ -15,7 +15,7 @@ import torch
 
 from .krylov import Linear, Reached, axpy, bicgstab, conjugate_gradient, gmres, neumann_series, richardson
 from .linear_systems import Jacobi, LinearSystem, OnTrees, Solver, SolverError, Vectors, like_the_unknowns, masked
-from .pytree import Tree, detach, norm, tensors, with_tensors
+from .pytree import Tree, detach, map_tensors, norm, tensors, with_tensors
 from .registry import Registry
 
 Unfinished = Literal["warn", "refuse", "allow"]
@@ -288,7 +288,7 @@ class Direct(LinearSolver):
     def run(self, system: LinearSystem, b: Tree, start: Tree) -> Reached:
         vectors = Vectors(b)
         right = vectors.flat(b)
-        kept = vectors.flat(with_tensors(b, system.masks)) if system.masks else torch.ones_like(right)
+        kept = vectors.flat(masked(map_tensors(torch.ones_like, b), system.masks))
         where = kept.nonzero()[:, 0]
         if len(where) > self.max_unknowns:
             raise SolverError(
