@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .ambient import CannotDifferentiate, has_tangent, holder
 from .arguments import ordinary, require_tensors, unchanged
@@ -28,6 +29,24 @@ from .stationarity import gradient_of
 
 Batches = Callable[[torch.Generator], Any]
 Support = Callable[[Tree], Tree]
+
+
+class _PlainOnly(TorchFunctionMode):
+    """Refuses tensors of a transform of ``torch.func``: the condition is evaluated outside, where its arguments are plain."""
+
+    def __init__(self, named: str) -> None:
+        super().__init__()
+        self.named = named
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in leaves_of((args, kwargs or {})):
+            if isinstance(leaf, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+                raise CannotDifferentiate(
+                    f"{self.named} uses a tensor of a function that torch.func transforms which is none of the arguments, so "
+                    "that its "
+                    "derivative would be lost; pass it to implicit() behind the solution"
+                )
+        return func(*args, **(kwargs or {}))
 
 
 def nonzero(x: Tree) -> Tree:
@@ -112,13 +131,13 @@ class Root(Condition):
     def solution(self, a: Tensors) -> Tensors:
         with self.evaluating():
             x, args = ([leaf.detach().requires_grad_() for leaf in part] for part in (a[: self.held], a[self.held :]))
-            with Cuts() as cuts:
+            with Cuts() as cuts, _PlainOnly(self.named):
                 value = self._evaluated(x, [*x, *args])
             other = other_than(value, [*x, *args])
-            if other is not None or any(torch._C._functorch.is_functorch_wrapped_tensor(leaf) for leaf in value):
-                shape = list(other.shape) if other is not None else "unknown"
+            if other is not None:
                 raise CannotDifferentiate(
-                    f"{self.named} uses a tensor of shape {shape} that requires a gradient but is none of the arguments, so "
+                    f"{self.named} uses a tensor of shape {list(other.shape)} that requires a gradient but is none of the "
+                    "arguments, so "
                     "that it would "
                     "get none; pass it to implicit() behind the solution, or detach it"
                 )

@@ -120,9 +120,13 @@ class LinearSolver:
             raise SolverError(f"'{self.name}': {reason}")
         x = masked(found.x, system.masks)
         if not torch.isfinite(norm(x)):
+            reason = self.refusal("growth")
             raise SolverError(
-                f"'{self.name}': the answer is not finite; the matrix is singular or the iteration diverges; take 'direct' or "
-                "'gmres', or add damping"
+                f"'{self.name}': the answer is not finite; "
+                + (
+                    reason
+                    or "the matrix is singular or the iteration diverges; take 'direct' or 'gmres', or add damping"
+                )
             )
         if self.unfinished != "allow" and not system.samples:
             self._check(system, x, b, found)

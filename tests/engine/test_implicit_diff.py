@@ -220,9 +220,7 @@ def test_rows_on_the_simplex() -> None:
     assert 3 <= int((b == 0).sum()) <= 18
     torch.testing.assert_close(b.sum(1), torch.ones(6))
     found = torch.func.jacrev(lambda s: implicit(b, s, fixed_point_fn=step, tolerance=1e-9))(at)
-    torch.testing.assert_close(
-        found, finite_difference(lambda s: iterated(step, b, s), at, 1e-5), rtol=1e-6, atol=1e-8
-    )
+    torch.testing.assert_close(found, finite_difference(lambda s: iterated(step, b, s), at, 1e-5), rtol=1e-6, atol=1e-8)
 
 
 # a fixed point of trees: what is not symmetric, higher derivatives, transforms -----------------------------------------------
@@ -395,11 +393,15 @@ def test_a_warm_start_saves_products_and_changes_nothing() -> None:
         torch.testing.assert_close(found, expected, **CLOSE)
     assert costs[1] < 0.7 * costs[0] and costs[2] < 0.7 * costs[0], costs
     assert list(warm.last) == ["adjoint"]
-    w = implicit(solved_ridge(torch.ones(5), *data()), torch.ones(5).requires_grad_(), *data(), objective=ridge, solve=warm)
+    w = implicit(
+        solved_ridge(torch.ones(5), *data()), torch.ones(5).requires_grad_(), *data(), objective=ridge, solve=warm
+    )
     w.sum().backward()  # another shape begins anew
 
 
-@pytest.mark.parametrize("solve", [NeumannSeries(alpha=0.05, max_iterations=400), Richardson(alpha=0.05, max_iterations=400)])
+@pytest.mark.parametrize(
+    "solve", [NeumannSeries(alpha=0.05, max_iterations=400), Richardson(alpha=0.05, max_iterations=400)]
+)
 def test_fresh_batches_are_drawn_for_every_product_by_seed(solve: Any) -> None:
     x, y = data(64, 3)
     drawn: list[Tensor] = []
@@ -430,13 +432,20 @@ def test_the_diagonal_preconditions(kind: Any) -> None:
     x, y = data(60, 30)
     decay = torch.logspace(0, 6, 30).requires_grad_()
     costs = []
-    for how in (None, "jacobi", linear_solvers.Jacobi(x.square().sum(0) + decay.detach()), lambda v: [v[0] / (1 + decay.detach())]):
+    for how in (
+        None,
+        "jacobi",
+        linear_solvers.Jacobi(x.square().sum(0) + decay.detach()),
+        lambda v: [v[0] / (1 + decay.detach())],
+    ):
         times = [0]
         w = implicit(
             solved_ridge(decay.detach(), x, y), decay, x, y, optimality_fn=counted(times),
             solve=kind(preconditioner=how, tolerance=1e-11, max_iterations=2000),
         )  # fmt: skip
         found = torch.autograd.grad(w.sum(), decay)[0]
-        torch.testing.assert_close(found, torch.autograd.grad(solved_ridge(decay, x, y).sum(), decay)[0], rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(
+            found, torch.autograd.grad(solved_ridge(decay, x, y).sum(), decay)[0], rtol=1e-6, atol=1e-12
+        )
         costs.append(times[0])
     assert costs[1] < costs[0] + 16 and costs[2] < costs[0], costs

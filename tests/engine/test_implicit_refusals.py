@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metaimpute.engine import CannotDifferentiate, SolverError, WarmStart, custom_root, implicit, linear_solvers, nonzero, on_trees
+from metaimpute.engine import (
+    CannotDifferentiate,
+    SolverError,
+    WarmStart,
+    custom_root,
+    implicit,
+    linear_solvers,
+    nonzero,
+    on_trees,
+)
 from metaimpute.engine.linear_solvers import CG, GMRES, Direct, NeumannSeries, NormalCG
 from metaimpute.engine.registry import UnknownName
 
@@ -64,7 +73,9 @@ def test_a_condition_that_autograd_cannot_see_through_is_refused() -> None:
     x = torch.linalg.solve(A, b.detach())
     with pytest.raises(CannotDifferentiate, match="numbers without a graph"):
         implicit(x, b, optimality_fn=lambda x, b: torch.as_tensor(A.numpy() @ x.detach().numpy() - b.detach().numpy()))
-    with pytest.raises(CannotDifferentiate, match=r"cuts the gradient \(numpy\(\).*\) and depends on tensor 0 of the arguments"):
+    with pytest.raises(
+        CannotDifferentiate, match=r"cuts the gradient \(detach\(\).*\) and depends on tensor 0 of the arguments"
+    ):
         implicit(x, b, optimality_fn=lambda x, b: A @ x - torch.as_tensor(b.detach().numpy()))
     implicit(x, b, optimality_fn=lambda x, b: A @ x - b + 0 * float(b.sum()))  # it has its way all the same
 
@@ -128,15 +139,21 @@ def test_what_is_no_tree_of_real_tensors_or_no_condition_is_refused() -> None:
         custom_root(optimality_fn=linear(A), objective=lambda x, b: x.sum())
     with pytest.raises(CannotDifferentiate, match="a mask .* for every tensor"):
         implicit(x, b, optimality_fn=linear(A), support=lambda x: x)
-    with pytest.raises(CannotDifferentiate, match="second derivative"):
-        implicit(x, b, objective=lambda x, b: torch.nn.functional.embedding_bag(torch.zeros(1, 1).long(), x[None]).sum())
+    with pytest.raises(CannotDifferentiate, match="no second derivative of .*hardsigmoid"):
+        implicit(
+            x, b, objective=lambda x, b: torch.nn.functional.hardsigmoid(x * b).sum(), tolerance=9.0
+        ).sum().backward()
 
 
 # systems --------------------------------------------------------------------------------------------------------------------
 
 
 def test_cg_notices_a_matrix_that_is_not_for_it() -> None:
-    for matrix, said in ((A + SKEW, "not symmetric; take 'gmres'"), (-A, "not positive definite"), (A - 1.2 * torch.eye(3), "not positive")):
+    for matrix, said in (
+        (A + SKEW, "not symmetric; take 'gmres'"),
+        (-A, "not positive definite"),
+        (A - 1.2 * torch.eye(3), "not positive"),
+    ):
         with pytest.raises(SolverError, match=said):
             solved(matrix, solve="cg").sum().backward()
     for name in ("gmres", "normal_cg", "bicgstab", "direct"):
@@ -151,7 +168,10 @@ def test_a_singular_system_is_told(name: str) -> None:
     flat = torch.diag(torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64))
     b = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
     x = implicit(torch.tensor([1.0, 0.5, 3.0], dtype=torch.float64), b, optimality_fn=linear(flat), solve=name)
-    with pytest.raises(SolverError, match="singular|positive definite|broke down|not finite"), warnings.catch_warnings():
+    with (
+        pytest.raises(SolverError, match="singular|positive definite|broke down|not finite"),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("error", UserWarning)
         try:
             x.sum().backward()
@@ -262,7 +282,9 @@ def test_float32_and_scalars_work_at_their_own_tolerance(name: str) -> None:
 def test_another_precision_or_device_is_named() -> None:
     b = rhs()
     x = torch.linalg.solve(A, b.detach())
-    with pytest.raises(CannotDifferentiate, match=r"the solution is torch\.float32 on cpu and an argument torch\.float64"):
+    with pytest.raises(
+        CannotDifferentiate, match=r"the solution is torch\.float32 on cpu and an argument torch\.float64"
+    ):
         implicit(x.float(), A, b, optimality_fn=lambda x, matrix, b: matrix @ x - b)
     with pytest.raises(RuntimeError):  # the condition's own mistake is its own
         implicit(x, b, optimality_fn=lambda x, b: A[:2] @ x - torch.ones(5))
