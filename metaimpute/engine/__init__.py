@@ -7,6 +7,7 @@ from .ambient import CannotDifferentiate, double_differentiable
 from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .estimators.choice import BACKENDS, get_estimator
+from .evolution import BadSmoothing, EvolutionEstimate, evolution_gradient
 from .functional import FunctionalModel, HeadNotFound
 from .hypergradients import hypergradient
 from .implicit_diff import custom_root, implicit, nonzero
@@ -76,6 +77,7 @@ __all__ = [
     "Auto",
     "BACKENDS",
     "BadMemoryPolicy",
+    "BadSmoothing",
     "Batches",
     "BilevelMap",
     "CannotCompile",
@@ -84,6 +86,7 @@ __all__ = [
     "Compiled",
     "Estimator",
     "EstimatorError",
+    "EvolutionEstimate",
     "Factored",
     "FunctionalModel",
     "HeadNotFound",
@@ -123,6 +126,7 @@ __all__ = [
     "derive_seed",
     "double_differentiable",
     "estimators",
+    "evolution_gradient",
     "fixed_rng",
     "from_torch",
     "get_estimator",
