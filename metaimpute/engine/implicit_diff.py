@@ -188,14 +188,14 @@ class Root(Condition):
 
     def _require_root(self, value: Tensors, x: Tensors) -> None:
         """That the solution is one. How far it is off is estimated by ``|F|^2 / |A^T F|``, in the units of the solution."""
-        size = float(norm(value))
+        size = float(norm(detach(value)))
         if size == 0.0:
             return
         if not size < float("inf"):
             raise CannotDifferentiate(f"{self.named} is not finite at the solution")
         pulled = float(norm(slopes(value, x, [leaf.detach() / size for leaf in value])))
         off = size / pulled if pulled else float("inf")
-        if off > self.tolerance * (1 + float(norm(x))):
+        if off > self.tolerance * (1 + float(norm(detach(x)))):
             raise CannotDifferentiate(
                 f"{self.named} has norm {size:.2g} at the solution, which is about {off:.2g} away from where it is zero "
                 "(allowed is tolerance "
