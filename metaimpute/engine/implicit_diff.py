@@ -288,7 +288,10 @@ def implicit(
         given = [leaf.detach() for leaf in tensors(ordinary(solution))]
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
         requires = [leaf.requires_grad or wrapped(leaf) or has_tangent(leaf) for leaf in tensors(args)]
-        root = Root(function, detach(solution), args, how, tolerance, seed, support, batches, requires, named)
+        shapes = (
+            map_tensors(lambda leaf: torch.empty(0, device="cpu"), tree) for tree in (solution, args)
+        )  # values come as inputs
+        root = Root(function, *shapes, how, tolerance, seed, support, batches, requires, named)
         found = Solved.apply(root, *given, *tensors(args))
         return with_tensors(detach(solution), list(found))
 
