@@ -24,7 +24,7 @@ from .implicit_systems import Condition, Map, Solved, Tensors, slopes
 from .linear_solvers import LinearSolver, WarmStart, linear_solver
 from .linear_systems import Solver
 from .noise import derive_seed
-from .pytree import Tree, detach, leaves_of, norm, tensors, with_tensors
+from .pytree import Tree, detach, leaves_of, map_tensors, norm, tensors, with_tensors
 from .stationarity import gradient_of
 
 Batches = Callable[[torch.Generator], Any]
@@ -59,8 +59,8 @@ class Root(Condition):
     """A condition of the user's at a solution that was given. Its ``a`` are the solution's tensors, then those of the arguments.
 
     Attributes:
-        function: ``(x, *args[, batch]) -> tree in the shape of x``, zero at the solution. x, args: trees whose other leaves are
-            used.
+        function: ``(x, *args[, batch]) -> tree in the shape of x``, zero at the solution.
+        x, args: trees in which tensors have their places and other leaves are used.
         requires: for every tensor of the arguments whether somebody waits for its derivative.
     """
 
@@ -288,10 +288,10 @@ def implicit(
         given = [leaf.detach() for leaf in tensors(ordinary(solution))]
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
         requires = [leaf.requires_grad or wrapped(leaf) or has_tangent(leaf) for leaf in tensors(args)]
-        shapes = (
-            map_tensors(lambda leaf: torch.empty(0, device="cpu"), tree) for tree in (solution, args)
-        )  # values come as inputs
-        root = Root(function, *shapes, how, tolerance, seed, support, batches, requires, named)
+        x_kind, args_kind = (map_tensors(lambda _: torch.empty(0, device="cpu"), tree) for tree in (solution, args))
+        root = Root(
+            function, x_kind, args_kind, how, tolerance, seed, support, batches, requires, named
+        )  # its values come as inputs
         found = Solved.apply(root, *given, *tensors(args))
         return with_tensors(detach(solution), list(found))
 
