@@ -29,6 +29,7 @@ from .stationarity import gradient_of
 
 Batches = Callable[[torch.Generator], Any]
 Support = Callable[[Tree], Tree]
+_PLACE = torch.empty(0, device="cpu")  # made outside all transforms, within which it would be one of theirs
 
 
 class _PlainOnly(TorchFunctionMode):
@@ -288,7 +289,7 @@ def implicit(
         given = [leaf.detach() for leaf in tensors(ordinary(solution))]
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
         requires = [leaf.requires_grad or wrapped(leaf) or has_tangent(leaf) for leaf in tensors(args)]
-        x_kind, args_kind = (map_tensors(lambda _: torch.empty(0, device="cpu"), tree) for tree in (solution, args))
+        x_kind, args_kind = (map_tensors(lambda _: _PLACE, tree) for tree in (solution, args))
         root = Root(
             function, x_kind, args_kind, how, tolerance, seed, support, batches, requires, named
         )  # its values come as inputs
