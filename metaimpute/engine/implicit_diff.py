@@ -7,6 +7,7 @@ derivative by the condition alone (the implicit function theorem), whoever found
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -43,9 +44,9 @@ class _PlainOnly(TorchFunctionMode):
         for leaf in leaves_of((args, kwargs or {})):
             if isinstance(leaf, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(leaf):
                 raise CannotDifferentiate(
-                    f"{self.named} uses a tensor of a function that torch.func transforms which is none of the arguments, so "
-                    "that its "
-                    "derivative would be lost; pass it to implicit() behind the solution"
+                    f"{self.named} uses a tensor of a transform of torch.func that is none of the arguments, so that its derivative "
+                    "would be lost: pass it to implicit() behind the solution; a transform inside the condition is told apart from "
+                    "one around implicit() only where there is none around it, so take objective= or torch.autograd.grad there"
                 )
         return func(*args, **(kwargs or {}))
 
@@ -62,7 +63,8 @@ class Root(Condition):
     Attributes:
         function: ``(x, *args[, batch]) -> tree in the shape of x``, zero at the solution.
         x, args: trees in which tensors have their places and other leaves are used.
-        requires: for every tensor of the arguments whether somebody waits for its derivative.
+        requires: for every tensor of the arguments whether somebody waits for its derivative. transformed: whether a transform of
+            ``torch.func`` is around.
     """
 
     function: Callable[..., Tree]
@@ -75,6 +77,7 @@ class Root(Condition):
     batches: Batches | None
     requires: list[bool]
     named: str
+    transformed: bool = False
     draw: int = 0
     part_of: object | None = field(default_factory=holder)
 
@@ -132,7 +135,7 @@ class Root(Condition):
     def solution(self, a: Tensors) -> Tensors:
         with self.evaluating():
             x, args = ([leaf.detach().requires_grad_() for leaf in part] for part in (a[: self.held], a[self.held :]))
-            with Cuts() as cuts, _PlainOnly(self.named):
+            with Cuts() as cuts, _PlainOnly(self.named) if self.transformed else contextlib.nullcontext():
                 value = self._evaluated(x, [*x, *args])
             other = other_than(value, [*x, *args])
             if other is not None:
@@ -290,9 +293,9 @@ def implicit(
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor
         requires = [leaf.requires_grad or wrapped(leaf) or has_tangent(leaf) for leaf in tensors(args)]
         x_kind, args_kind = (map_tensors(lambda _: _PLACE, tree) for tree in (solution, args))
-        root = Root(
-            function, x_kind, args_kind, how, tolerance, seed, support, batches, requires, named
-        )  # its values come as inputs
+        around = torch._C._functorch.peek_interpreter_stack() is not None
+        rest = how, tolerance, seed, support, batches, requires, named, around
+        root = Root(function, x_kind, args_kind, *rest)
         found = Solved.apply(root, *given, *tensors(args))
         return with_tensors(detach(solution), list(found))
 

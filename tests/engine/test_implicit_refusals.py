@@ -68,6 +68,19 @@ def test_a_tensor_that_is_no_argument_is_refused() -> None:
         torch.func.jvp(inside, (torch.ones((), dtype=torch.float64),), (torch.ones((), dtype=torch.float64),))
 
 
+def test_a_transform_inside_the_condition_is_fine_without_one_around_it() -> None:
+    b = rhs()
+    x = torch.linalg.solve(A, b.detach())
+
+    def slope(x: Tensor, b: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: x @ A @ x / 2 - b @ x)(x)
+
+    found = torch.autograd.grad(implicit(x, b, optimality_fn=slope).sum(), b)[0]
+    torch.testing.assert_close(found, torch.linalg.inv(A).sum(0))
+    with pytest.raises(CannotDifferentiate, match="only where there is none around it"):
+        torch.func.grad(lambda b: implicit(x, b, optimality_fn=slope).sum())(b.detach())
+
+
 def test_a_condition_that_autograd_cannot_see_through_is_refused() -> None:
     b = rhs()
     x = torch.linalg.solve(A, b.detach())
