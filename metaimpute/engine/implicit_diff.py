@@ -30,7 +30,7 @@ from .stationarity import gradient_of
 
 Batches = Callable[[torch.Generator], Any]
 Support = Callable[[Tree], Tree]
-_PLACE = torch.empty(0, device="cpu")  # made outside all transforms, within which it would be one of theirs
+_PLACE = torch.empty(0, device="cpu")  # made outside all transforms, within which it would be theirs
 
 
 class _PlainOnly(TorchFunctionMode):
@@ -44,8 +44,10 @@ class _PlainOnly(TorchFunctionMode):
         for leaf in leaves_of((args, kwargs or {})):
             if isinstance(leaf, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(leaf):
                 raise CannotDifferentiate(
-                    f"{self.named} uses a tensor of a transform of torch.func that is none of the arguments, so that its derivative "
-                    "would be lost: pass it to implicit() behind the solution; a transform inside the condition is told apart from "
+                    f"{self.named} uses a tensor of a transform of torch.func that is none of the arguments, so that its "
+                    "derivative "
+                    "would be lost: pass it to implicit() behind the solution; a transform inside the condition is told apart "
+                    "from "
                     "one around implicit() only where there is none around it, so take objective= or torch.autograd.grad there"
                 )
         return func(*args, **(kwargs or {}))

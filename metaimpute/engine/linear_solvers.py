@@ -364,6 +364,9 @@ class WarmStart:
         return found
 
 
+Solving = Solver | LinearSolver | WarmStart  # what solve= takes
+
+
 def linear_solver(solve: object) -> LinearSolver:
     """The solver that ``solve=`` names or is.
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..ambient import outside_transforms
 from ..krylov import axpy, conjugate_gradient, neumann_series
-from ..linear_systems import OnTrees, Solver, SolverError, Vectors, like_the_unknowns
+from ..linear_solvers import LinearSolver, Solving, WarmStart
+from ..linear_systems import LinearSystem, OnTrees, SolverError, Vectors, like_the_unknowns
 from ..optimizers import Hyper, InnerOptimizer, hyper_as_leaves, hyper_tensors
 from ..optimizers.base import is_zero
 from ..products import product
@@ -222,13 +223,13 @@ class Solved(Implicit):
 
     Args:
         solver: ``(matvec, b) -> x`` for a matrix that is known by its products; on flat real vectors ``[unknowns]`` (a complex
-            parameter is two of them) unless marked by :func:`on_trees`. Its relative residual ``|H x - v| / |v|`` is
-            reported, and above ``tolerance`` warned of.
+            parameter is two of them) unless marked by :func:`on_trees`; or one of :mod:`..linear_solvers`. Its relative residual
+            ``|H x - v| / |v|`` is reported, and above ``tolerance`` warned of.
     """
 
     name: ClassVar[str] = "solve"
     diverged: ClassVar[str] = "the solver's answer is not finite"
-    solver: Solver
+    solver: Solving
     tolerance: float = 0.01
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -236,7 +237,13 @@ class Solved(Implicit):
             outside_transforms("a product with the inner Hessian")
             return system.product(x)[0]
 
+        masks = [torch.full(u.shape, m, device=u.device) for u, m in zip(tensors(v), system.moving, strict=True)]
+        hessian = LinearSystem(matvec, matvec, masks)
         try:
+            if isinstance(self.solver, WarmStart):
+                return self.solver.solve(hessian, v, "hessian"), {}
+            if isinstance(self.solver, LinearSolver):
+                return self.solver.solve(hessian, v), {}
             if isinstance(self.solver, OnTrees):
                 found = self.solver(lambda x: matvec(like_the_unknowns(x, v)), v)
                 return system.among_moving(like_the_unknowns(detach(found), v)), {}
@@ -258,7 +265,7 @@ class Solved(Implicit):
         return result
 
 
-def with_solver(estimator: Estimator, solver: Solver) -> Estimator:
+def with_solver(estimator: Estimator, solver: Solving) -> Estimator:
     """An implicit estimator with its linear system left to ``solver``.
 
     Raises:
@@ -266,6 +273,6 @@ def with_solver(estimator: Estimator, solver: Solver) -> Estimator:
     """
     if not isinstance(estimator, Implicit):
         raise EstimatorError(f"'{estimator.name}' solves no linear system; solve= is for 'cg' and 'neumann'")
-    if not callable(solver):
-        raise EstimatorError(f"solve= takes a function (matvec, b) -> x, not {solver!r}")
+    if not (callable(solver) or isinstance(solver, LinearSolver | WarmStart)):
+        raise EstimatorError(f"solve= takes a function (matvec, b) -> x or one of linear_solvers, not {solver!r}")
     return Solved(solver)
