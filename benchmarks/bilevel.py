@@ -2,8 +2,8 @@
 
     python benchmarks/bilevel.py
 
-Three problems (``bilevel_problems.py``), every method for the same CPU seconds at each of several outer step sizes, the best of which
-is shown. The value function and its gradient are computed afterwards, with the inner problem solved anew. Writes
+Three problems (``bilevel_problems.py``), every method for the same CPU seconds at each of several outer step sizes, the best of
+which is shown. The value function and its gradient are computed afterwards, with the inner problem solved anew. Writes
 ``results/bilevel.json`` and ``results/bilevel.png``.
 """
 
