@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from metaimpute.engine import custom_root, implicit, linear_solvers, nonzero, proximal
+from metaimpute.engine import custom_root, hypergradient, implicit, linear_solvers, nonzero, proximal, sgd
 from metaimpute.engine.linear_solvers import CG, GMRES, NeumannSeries, NormalCG, Richardson, WarmStart
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -449,3 +449,28 @@ def test_the_diagonal_preconditions(kind: Any) -> None:
         )
         costs.append(times[0])
     assert costs[1] < costs[0] + 16 and costs[2] < costs[0], costs
+
+
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "forward", "cg(10)"])
+def test_it_may_stand_in_the_losses_of_an_estimator(estimator: str) -> None:
+    """A feature map that is itself solved for, inside the inner loss."""
+    x, y = data(12, 3)
+
+    def features(p: Any, c: Any, closed: bool) -> Tensor:
+        decay = c["decay"].exp() + p["w"].square()
+        exact = solved_ridge(decay, x, y)
+        return (
+            exact
+            if closed
+            else implicit(exact.detach(), decay, objective=lambda v, d: ridge(v, d, x, y), solve="direct")
+        )
+
+    def found(closed: bool) -> Any:
+        return hypergradient(
+            lambda p, c, b: (features(p, c, closed) - p["w"]).square().sum() + 0.1 * p["w"].square().sum(),
+            lambda p, c, b: (features(p, c, closed) * p["w"]).sum(),
+            {"w": torch.ones(3)}, {"decay": torch.tensor([0.1, 0.5, -0.3])}, None, sgd(0.1), estimator, steps=3, seed=0,
+            wrt_start=False,
+        )  # fmt: skip
+
+    torch.testing.assert_close(found(False).grad_c, found(True).grad_c, rtol=1e-8, atol=1e-10)
