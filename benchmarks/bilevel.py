@@ -198,7 +198,7 @@ METHODS: dict[str, Callable[[Bilevel], Step]] = {
     "StocBiO": stocbio,
     "TTSA": ttsa,
 }
-RATES = {"quadratics": (0.1, 0.3, 1.0), "penalties": (10.0, 100.0), "cleaning": (30.0, 300.0, 3000.0)}
+RATES = {"quadratics": (0.03, 0.1, 0.3, 1.0), "penalties": (3.0, 30.0, 300.0), "cleaning": (3.0, 30.0, 300.0, 3000.0)}
 
 
 def trace(problem: Bilevel, method: Callable[[Bilevel], Step], lr: float, seconds: float) -> list[dict[str, float]]:
@@ -277,7 +277,7 @@ def report(results: dict[str, Any], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--seconds", type=float, default=1.5, help="CPU seconds for each method at each outer step size"
+        "--seconds", type=float, default=1.2, help="CPU seconds for each method at each outer step size"
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()

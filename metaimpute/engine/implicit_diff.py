@@ -277,6 +277,8 @@ def implicit(
     """
     function, named, usual = _condition(optimality_fn, fixed_point_fn, objective)
     how = solve if isinstance(solve, WarmStart) else linear_solver(usual if solve is None else solve)
+    if not isinstance(tolerance, int | float) or not tolerance >= 0:
+        raise CannotDifferentiate(f"tolerance= is a number of at least 0, not {tolerance!r}")
     require_tensors("the solution", solution)
     if not tensors(solution):
         raise CannotDifferentiate(

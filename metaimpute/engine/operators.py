@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .ambient import CannotDifferentiate
 
@@ -64,7 +65,20 @@ WRONG_SECOND_DERIVATIVE = {
     "torch.nn.utils.parametrizations.weight_norm in a FunctionalModel, or g * v / v.norm(...)",
     "linear_cross_entropy": "torch's chunked linear_cross_entropy has a wrong second derivative; use "
     "F.cross_entropy(F.linear(input, weight), target)",
+    "@once_differentiable": "a custom autograd function in the loss can be differentiated only once, and torch would leave its "
+    "part of the second derivative out without a word: compose it of other operations, or use an estimator without second derivatives "
+    "(first_order, finite_difference, approx)",
 }
+
+
+def _is_once_differentiable(node: Any) -> bool:
+    """Whether a node of autograd's graph is a custom function whose backward has torch's decorator of that name."""
+    backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+    code = getattr(backward, "__code__", None)
+    return code is not None and hasattr(backward, "__wrapped__") and code.co_filename == _ONCE
+
+
+_ONCE = once_differentiable.__code__.co_filename
 
 
 def names_of(loss: Tensor, inputs: Iterable[Any] = ()) -> set[str]:
@@ -78,6 +92,8 @@ def names_of(loss: Tensor, inputs: Iterable[Any] = ()) -> set[str]:
     names = set()
     for node in nodes:  # which grow on the way
         names.add(node.name())
+        if hasattr(node, "_forward_cls") and _is_once_differentiable(node):
+            names.add("@once_differentiable")
         for following, _ in node.next_functions:
             if following not in seen:
                 seen.add(following)

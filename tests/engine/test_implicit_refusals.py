@@ -15,10 +15,12 @@ from metaimpute.engine import (
     SolverError,
     WarmStart,
     custom_root,
+    hypergradient,
     implicit,
     linear_solvers,
     nonzero,
     on_trees,
+    sgd,
 )
 from metaimpute.engine.linear_solvers import CG, GMRES, Direct, NeumannSeries, NormalCG
 from metaimpute.engine.registry import UnknownName
@@ -93,6 +95,40 @@ def test_a_condition_that_autograd_cannot_see_through_is_refused() -> None:
     implicit(x, b, optimality_fn=lambda x, b: A @ x - b + 0 * float(b.sum()))  # it has its way all the same
 
 
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * g
+
+
+def test_a_function_that_can_be_differentiated_once_is_used_once_and_refused_twice() -> None:
+    """Torch leaves its part out of a second derivative, and says nothing where there is another part."""
+    b = torch.ones(3, dtype=torch.float64, requires_grad=True)
+
+    def square(solve: str) -> Tensor:
+        return implicit(b.detach(), b, optimality_fn=lambda x, b: Once.apply(x) - b, solve=solve)
+
+    torch.testing.assert_close(torch.autograd.grad(square("gmres").sum(), b)[0], torch.full_like(b, 0.5))
+    for take in (
+        lambda: torch.autograd.grad(square("normal_cg").sum(), b),
+        lambda: torch.autograd.grad(torch.autograd.grad(square("gmres").sum(), b, create_graph=True)[0].sum(), b),
+    ):
+        with pytest.raises(CannotDifferentiate, match="differentiated only once"):
+            take()
+    for estimator in ("exact", "mixed", "forward", "cg", "neumann"):
+        with pytest.raises(CannotDifferentiate, match="differentiated only once"):
+            hypergradient(
+                lambda p, c, b: Once.apply(p["w"] * c).sum(), lambda p, c, b: p["w"].sum(), {"w": b.detach()}, b.detach(), None, sgd(0.1),
+                estimator, steps=2, seed=0,
+            )  # fmt: skip
+
+
 def test_a_start_or_setting_that_requires_a_gradient_is_refused() -> None:
     solver = custom_root(optimality_fn=linear(A))(lambda start, b, scale=1.0: torch.linalg.solve(A, b))
     with pytest.raises(CannotDifferentiate, match="the start or a keyword argument"):
@@ -146,6 +182,8 @@ def test_what_is_no_tree_of_real_tensors_or_no_condition_is_refused() -> None:
         implicit(x, b, objective=linear(A))
     with pytest.raises(CannotDifferentiate, match="changes a tensor of the coupling in place|changes a tensor"):
         implicit(x, b, optimality_fn=lambda x, b: A @ x - b.detach().mul_(1.0) - 0 * b)
+    with pytest.raises(CannotDifferentiate, match="a number of at least 0"):
+        implicit(x, b, optimality_fn=linear(A), tolerance="tight")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="one of optimality_fn="):
         implicit(x, b)
     with pytest.raises(TypeError, match="one of optimality_fn="):
