@@ -66,8 +66,8 @@ WRONG_SECOND_DERIVATIVE = {
     "linear_cross_entropy": "torch's chunked linear_cross_entropy has a wrong second derivative; use "
     "F.cross_entropy(F.linear(input, weight), target)",
     "@once_differentiable": "a custom autograd function in the loss can be differentiated only once, and torch would leave its "
-    "part of the second derivative out without a word: compose it of other operations, or use an estimator without second derivatives "
-    "(first_order, finite_difference, approx)",
+    "part of the second derivative out without a word: compose it of other operations, or use an estimator without second "
+    "derivatives (first_order, finite_difference, approx)",
 }
 
 
