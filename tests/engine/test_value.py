@@ -49,7 +49,7 @@ from tests.conformance.problems import make_case
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-START = ("exact", "mixed", "first_order", "forward_gradient(3)", "head")
+START = ("exact", "mixed", "first_order", "forward_gradient(3)", "head", "es(3)")
 CONVERGED = ("cg", "neumann")
 NO_START = ("forward", "truncated(2)", "finite_difference", "approx", *CONVERGED)
 
