@@ -104,6 +104,9 @@ class Root(Condition):
     def sample(self, draw: int) -> Map:
         return replace(self, draw=draw)
 
+    def shaped(self, x: Tensors) -> Tree:
+        return with_tensors(self.x, x)
+
     def value(self, inputs: Tensors, graph: bool = True) -> Tensors:
         x, a = inputs[: self.unknowns], inputs[self.unknowns :]
         masks = self.masks(a)

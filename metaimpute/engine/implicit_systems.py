@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .ambient import CannotDifferentiate, autocast_off, double_differentiable
+from .krylov import Linear
 from .linear_solvers import LinearSolver, WarmStart, linear_solver
 from .linear_systems import LinearSystem
 from .noise import fixed_rng
 from .operators import in_words, require_second_derivative
+from .pytree import Tree, tensors
 from .unroll import of_its_own
 
 Tensors = list[Tensor]
@@ -150,6 +153,10 @@ class Condition(Map):
     def sample(self, draw: int) -> Map:
         return self
 
+    def shaped(self, x: Tensors) -> Tree:
+        """The unknowns in the shape in which a solver of linear systems is handed them."""
+        return x
+
 
 class Linearised(Condition):
     """A system that is linear in its unknown, of ``(x, a, b)`` with the solution x of another condition and its arguments a."""
@@ -165,6 +172,9 @@ class Linearised(Condition):
 
     def masks(self, a: Tensors) -> list[Tensor] | None:
         return self.base.masks(self.split(a)[1])
+
+    def shaped(self, x: Tensors) -> Tree:
+        return self.base.shaped(x)
 
     def inside(self, a: Tensors, values: Tensors) -> Tensors:
         return _inside(self.masks(a), values)
@@ -216,13 +226,18 @@ def _inside(masks: list[Tensor] | None, values: Tensors) -> Tensors:
 
 
 def _solve(base: Condition, system: LinearSystem, right: Tensors, kind: str) -> Tensors:
-    found: Tensors
+    def on_trees(product: Linear | None) -> Linear:
+        assert product is not None
+        return lambda x: base.shaped(product(tensors(x)))
+
+    whole = replace(system, matvec=on_trees(system.matvec), transposed=on_trees(system.transposed))
+    b = base.shaped(right)
     with torch.no_grad():
         if isinstance(base.solver, WarmStart):
-            found = base.solver.solve(system, right, kind)
+            found = base.solver.solve(whole, b, kind)
         else:
-            found = base.solver.solve(system, right)
-        return [leaf.clone() for leaf in found]
+            found = base.solver.solve(whole, b)
+        return [leaf.clone() for leaf in tensors(found)]
 
 
 def _system(base: Condition, x: Tensors, a: Tensors, transpose: bool = False) -> LinearSystem:
@@ -262,11 +277,11 @@ def _system(base: Condition, x: Tensors, a: Tensors, transpose: bool = False) ->
     return LinearSystem(*(both[::-1] if transpose else both), masks, base.samples)
 
 
-def _row_by_row(function: Any, info: Any, in_dims: Any, what: Map, tensors: tuple[Tensor, ...]) -> Any:
+def _row_by_row(function: Any, info: Any, in_dims: Any, what: Map, given: tuple[Tensor, ...]) -> Any:
     """A mapped call as a call per problem, as iterations end at their own time."""
-    pairs = list(zip(tensors, in_dims[1:], strict=True))
+    pairs = list(zip(given, in_dims[1:], strict=True))
     if all(dim is None for _, dim in pairs):
-        found = function.apply(what, *tensors)
+        found = function.apply(what, *given)
         return found, (None,) * len(found)
     rows = [
         function.apply(what, *[leaf if dim is None else leaf.select(dim, row) for leaf, dim in pairs])

@@ -33,7 +33,8 @@ class LinearSolver:
         max_iterations: None: twice the number of unknowns, at least 20 and at most 1,000.
         tolerance: relative residual ``|A x - b| / |b|`` to be reached; None: 1e-10 in float64, 1e-5 in float32, else 1e-2.
         damping: added to the diagonal. unfinished: what is done about a residual above ten times the tolerance.
-        preconditioner: ``tree -> tree``, about the inverse of the matrix; ``"jacobi"`` or :class:`Jacobi`: its diagonal's.
+        preconditioner: ``tree -> tree`` in the shape of the unknowns, about the inverse of the matrix; ``"jacobi"`` or
+            :class:`Jacobi`: its diagonal's.
     """
 
     name: ClassVar[str] = ""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from metaimpute.engine import custom_root, hypergradient, implicit, linear_solvers, nonzero, proximal, sgd
+from metaimpute.engine import custom_root, hypergradient, implicit, linear_solvers, nonzero, on_trees, proximal, sgd
 from metaimpute.engine.linear_solvers import CG, GMRES, NeumannSeries, NormalCG, Richardson, WarmStart
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -363,6 +363,23 @@ def test_a_decorated_solver_may_go_through_numpy_and_return_what_it_counted() ->
         assert not solver(torch.zeros(5), decay, x, y)[0].requires_grad
 
 
+def test_a_solver_on_trees_is_handed_the_shape_of_the_solution() -> None:
+    at, shapes = point(), []
+
+    def solve(matvec: Any, b: Any) -> Any:
+        shapes.append({key: tuple(leaf.shape) for key, leaf in b.items()})
+        x = {key: torch.zeros_like(leaf) for key, leaf in b.items()}
+        for _ in range(300):
+            image = matvec(x)
+            x = {key: x[key] + b[key] - image[key] for key in b}
+        return x
+
+    found = torch.autograd.grad(sum(t.sum() for t in through(*at, on_trees(solve))), at)
+    expected = torch.autograd.grad(sum(t.sum() for t in through(*at)), at)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    assert shapes == [{"w": (3,), "s": ()}]
+
+
 # warm starts, batches, preconditioners ------------------------------------------------------------------------------------
 
 
@@ -436,7 +453,7 @@ def test_the_diagonal_preconditions(kind: Any) -> None:
         None,
         "jacobi",
         linear_solvers.Jacobi(x.square().sum(0) + decay.detach()),
-        lambda v: [v[0] / (1 + decay.detach())],
+        lambda v: v / (1 + decay.detach()),
     ):
         times = [0]
         w = implicit(

@@ -272,7 +272,7 @@ def test_a_solver_of_ones_own() -> None:
     for solve in (
         lambda matvec, b: torch.linalg.solve(torch.stack([matvec(u) for u in torch.eye(3, dtype=b.dtype)], 1), b),
         lambda matvec, b: torch.linalg.solve(torch.func.vmap(matvec)(torch.eye(3, dtype=b.dtype)).T, b),
-        on_trees(lambda matvec, b: [torch.linalg.solve((A + SKEW).T, b[0])]),
+        on_trees(lambda matvec, b: torch.linalg.solve((A + SKEW).T, b)),
     ):
         found = torch.autograd.grad(solved(A + SKEW, b, solve=solve).sum(), b)[0]
         torch.testing.assert_close(found, torch.linalg.inv(A + SKEW).sum(0), rtol=1e-9, atol=1e-11)
