@@ -26,6 +26,7 @@ from .linear_solvers import LinearSolver, WarmStart, linear_solver
 from .linear_systems import Solver
 from .noise import derive_seed
 from .pytree import Tree, detach, leaves_of, map_tensors, norm, tensors, with_tensors
+from .repetition import NotRepeatable
 from .stationarity import gradient_of
 
 Batches = Callable[[torch.Generator], Any]
@@ -150,6 +151,14 @@ class Root(Condition):
                     "that it would "
                     "get none; pass it to implicit() behind the solution, or detach it"
                 )
+            if cuts.noise and not self.samples:
+                with self.evaluating():  # torch's noise from its beginning
+                    again = zip(self.value([*x, *x, *args]), value, strict=True)
+                if any(not torch.equal(one, other) for one, other in again):
+                    raise NotRepeatable(
+                        f"{self.named} draws noise from {cuts.noise[0]}, which differs in every evaluation; draw it from torch's "
+                        "global generator, which is replayed, or beforehand"
+                    )
             self._require_a_way(value, args, cuts)
             if not self.samples:
                 self._require_root(value, x)
@@ -275,8 +284,8 @@ def implicit(
 
     Raises:
         CannotDifferentiate: for a solution that is none; a condition of another shape, that changes its arguments, or that uses
-            a tensor which requires a gradient and is none of ``args``. SolverError, in the backward pass: for a system that the
-            solver cannot treat.
+            a tensor which requires a gradient and is none of ``args``. NotRepeatable: for noise that no seed replays.
+            SolverError, in the backward pass: for a system that the solver cannot treat.
     """
     function, named, usual = _condition(optimality_fn, fixed_point_fn, objective)
     how = solve if isinstance(solve, WarmStart) else linear_solver(usual if solve is None else solve)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from metaimpute.engine import (
     CannotDifferentiate,
+    NotRepeatable,
     SolverError,
     WarmStart,
     custom_root,
@@ -357,6 +360,24 @@ def test_noise_is_the_same_in_every_evaluation_and_surroundings_do_not_matter() 
     with torch.autocast("cpu", torch.bfloat16):
         other = implicit(x, b, optimality_fn=noisy, seed=1, tolerance=1.0)
     assert torch.equal(torch.autograd.grad(other.sum(), b)[0], found)
+
+
+def test_noise_that_no_seed_replays_is_refused() -> None:
+    b, own = rhs(), torch.Generator()
+    x = torch.linalg.solve(A, b.detach())
+    for noise in (
+        lambda: float(np.random.standard_normal()),
+        lambda: random.random(),
+        lambda: torch.rand((), generator=own, dtype=torch.float64),
+    ):
+        with pytest.raises(NotRepeatable, match="draws noise from"):
+            implicit(x, b, optimality_fn=lambda x, b, noise=noise: A @ x - b * (1 + 1e-6 * noise()))
+
+    def repeated(x: Tensor, b: Tensor) -> Tensor:
+        same = torch.rand(3, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+        return A @ x - b * (1 + 1e-6 * same + 1e-6 * torch.rand(3, dtype=x.dtype))
+
+    implicit(x, b, optimality_fn=repeated).sum().backward()
 
 
 def test_many_tensors_and_a_batched_gradient() -> None:
