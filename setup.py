@@ -86,7 +86,7 @@ setup(
         "PyYAML>=6",
         "numpy>=1.26",
         "scipy>=1.15",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.6",
         "pandas>=2",
         "skops>=0.11",
         "pillow>=10.1",

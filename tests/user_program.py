@@ -44,7 +44,7 @@ from metaimpute import (
     sgd,
     unroll,
 )
-from metaimpute.engine import Estimator, Revolve, Trajectory, adam, estimators, get_estimator
+from metaimpute.engine import Estimator, Inner, Revolve, Trajectory, adam, estimators, get_estimator
 from metaimpute.engine.estimators import Neumann, Truncated
 from metaimpute.methods import FixMatch, methods
 from metaimpute.models import MLP
@@ -210,6 +210,14 @@ assert_type(recording, Recording[Tensor])
 recording = recording.step(data).step(data)
 assert_type(recording.value(outer, held), Tensor)
 with_aux = begin(params, weights, inner, optimizer=rule, aux=True).step(data).value(outer_with_aux, held)
+
+stock = torch.optim.Adam(net.parameters(), lr=1e-3)
+with metaimpute.inner(net, stock, override={"lr": torch.tensor(0.1)}) as block:
+    assert_type(block, Inner)
+    assert_type(block.step(net(data[0]).square().mean()), dict[str, Tensor])
+    assert_type(block.losses, list[Tensor])
+    assert_type(block.start, dict[str, Tensor])
+    assert_type(block.params, dict[str, Tensor])
 
 end = unroll(inner, params, weights, [data], rule, 3, memory="recompute")
 assert_type(end, Trajectory)

@@ -13,6 +13,8 @@ import click
 from .errors import plain_errors
 from .output import echo, screen
 
+OPTIMIZERS = ("sgd", "momentum", "adam")
+
 
 @click.group()
 def bench() -> None:
@@ -140,7 +142,6 @@ def hypergradient(
             echo(f"wrote {picture}")
 
 
-OPTIMIZERS = ("sgd", "momentum", "adam")
 OF_GRID = frozenset({
     "grid", "model", "optimizer", "steps", "peers", "estimators", "batch", "repeats", "threads", "device", "budget",
     "before", "out", "picture",
@@ -208,6 +209,49 @@ def _peer_grid(context: click.Context, before: Path | None, out: Path | None, pi
 
 def _flag(context: click.Context, name: str) -> str:
     return next((option.opts[0] for option in context.command.params if option.name == name), name)
+
+
+@bench.command()
+@click.option(
+    "--model",
+    "models",
+    callback=_names,
+    default="mlp",
+    show_default=True,
+    help="Names of built-in ones, or module:Class.",
+)
+@click.option("--input", "shape", callback=_numbers, help="Shape of one example for module:Class, e.g. 3,32,32.")
+@click.option(
+    "--steps", default=32, show_default=True, type=click.IntRange(1), help="Inner steps that are asked about."
+)
+@click.option("--budget", help="Bytes for what a hypergradient holds, e.g. 2GB. Default: any.")
+@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(0, min_open=True), help="To spend.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True)
+@click.option("--lr", default=0.05, show_default=True, help="Inner learning rate.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
+def plan(models: tuple[str, ...], threads: int, device: str, out: Path | None, **options: Any) -> None:
+    """Which estimator and memory policy for a model, by measuring it for some seconds.
+
+    The hypergradient is that of weights of the training examples.
+    """
+    with plain_errors():
+        import torch
+
+        from ..bench import plan as work
+        from ..bench.problems import BenchError
+        from ..engine import BadMemoryPolicy
+        from ..environment import NoDevice, pick_device
+
+        torch.set_num_threads(threads)
+        sys.path.insert(0, str(Path.cwd()))  # module:Class may be a file here, as for python -m
+        try:
+            result = work.sweep(models, device=str(pick_device(device)), say=echo, **options)
+        except (BadMemoryPolicy, BenchError, NoDevice) as error:
+            raise click.UsageError(str(error)) from None
+        _finish(result, out)
 
 
 @bench.command()

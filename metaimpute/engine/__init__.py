@@ -11,6 +11,7 @@ from .evolution import BadSmoothing, EvolutionEstimate, evolution_gradient
 from .functional import FunctionalModel, HeadNotFound
 from .hypergradients import hypergradient
 from .implicit_diff import custom_root, implicit, nonzero
+from .inner import Inner, inner
 from .linear_solvers import WarmStart
 from .linear_systems import SolverError, on_trees
 from .losses import Factored, LabelRows, NotScalar, Split, StructuredLoss
@@ -66,6 +67,7 @@ from .optimizers import (
     sgd,
     sharpness_aware,
 )
+from .planning import Choice, PlanError, Planned, plan
 from .recording import Recording, begin
 from .repetition import NotRepeatable
 from .replay import BadMemoryPolicy
@@ -82,6 +84,7 @@ __all__ = [
     "BilevelMap",
     "CannotCompile",
     "CannotDifferentiate",
+    "Choice",
     "Checkpoint",
     "Compiled",
     "Estimator",
@@ -91,11 +94,14 @@ __all__ = [
     "FunctionalModel",
     "HeadNotFound",
     "HypergradientResult",
+    "Inner",
     "InnerOptimizer",
     "LabelRows",
     "MemoryPolicy",
     "NotRepeatable",
     "NotScalar",
+    "PlanError",
+    "Planned",
     "Recompute",
     "Recording",
     "Revolve",
@@ -134,6 +140,7 @@ __all__ = [
     "hypergradient",
     "implicit",
     "linear_solvers",
+    "inner",
     "lion",
     "masked",
     "memory_policies",
@@ -150,6 +157,7 @@ __all__ = [
     "per_leaf",
     "per_step",
     "proximal",
+    "plan",
     "radam",
     "register_estimator",
     "register_optimizer",

@@ -9,6 +9,7 @@ network from its first weights, where the engine's callers decide what surrounds
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import os
 import threading
@@ -54,6 +55,7 @@ class _Switches:
 
 _switches = _Switches()
 _within = _Within()
+_held: contextvars.ContextVar[object | None] = contextvars.ContextVar("held", default=None)
 os.register_at_fork(after_in_child=_switches.renew)
 
 
@@ -74,12 +76,14 @@ def exclusive() -> Iterator[None]:
         yield
         return
     with _switches.lock:
-        before = _switches.holder, _switches.thread
+        before, held = (_switches.holder, _switches.thread), _held.get()
         _switches.holder, _switches.thread = _switches.holder or object(), threading.get_ident()
+        _held.set(_switches.holder)
         try:
             yield
         finally:
             _switches.holder, _switches.thread = before
+            _held.set(held)
 
 
 @contextlib.contextmanager
@@ -109,6 +113,14 @@ class _NoReentrantCheckpoints:
         )
 
 
+def _of_the_waiting() -> object | None:
+    """What the thread held that began the reverse pass which this one carries out: torch hands its context on."""
+    if not torch._C._is_key_in_tls("context"):
+        return None
+    context = torch._C._get_obj_in_tls("context")
+    return context.get(_held) if isinstance(context, contextvars.Context) else None
+
+
 @contextlib.contextmanager
 def double_differentiable(part_of: object | None = None) -> Iterator[None]:
     """Only operations that support double backward and forward mode, for the duration of the block, whatever surrounds it.
@@ -119,7 +131,7 @@ def double_differentiable(part_of: object | None = None) -> Iterator[None]:
     Args:
         part_of: the :func:`holder` of the call that this block is a part of, where it may run in another thread.
     """
-    inside = part_of is not None and part_of is _switches.holder
+    inside = _switches.holder is not None and _switches.holder in (part_of, _of_the_waiting())
     with _delegated() if inside else exclusive():
         fast_path, cached = torch.backends.mha.get_fastpath_enabled(), torch.is_autocast_cache_enabled()
         with torch.inference_mode(False), forward_ad._set_fwd_grad_enabled(True), sdpa_kernel(SDPBackend.MATH):

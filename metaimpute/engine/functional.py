@@ -63,7 +63,7 @@ def _refusal(module: nn.Module) -> str | None:
             return (
                 f"{name} is a TorchScript module, whose parameters cannot be replaced; pass the module it was made from"
             )
-        if kind.__module__.startswith("torch._dynamo"):
+        if kind.__module__.startswith("torch._dynamo") or part._compiled_call_impl is not None:
             return "the module is compiled; pass the module itself and wrap the inner loss: Compiled(inner_loss)"
         if isinstance(part, nn.parallel.DistributedDataParallel | nn.DataParallel):
             return (
@@ -75,6 +75,24 @@ def _refusal(module: nn.Module) -> str | None:
     if lazy is not None:
         return f"the parameter '{lazy}' has no shape yet; run the module once on a batch before it is passed"
     return None
+
+
+def require_taken(module: nn.Module) -> None:
+    """Raises:
+    CannotDifferentiate: for a module that cannot be taken as it is."""
+    reason = _refusal(module)
+    if reason is not None:
+        raise CannotDifferentiate(reason)
+
+
+def require_no_max_norm(part: nn.Module | None, name: str) -> None:
+    """Raises:
+    CannotDifferentiate: for an embedding that normalises its weight as it goes."""
+    if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
+        raise CannotDifferentiate(
+            f"'{name}' has max_norm, which changes its weight in place whenever it is used and has no derivative; "
+            "set max_norm=None and normalise the rows in forward, or freeze the weight"
+        )
 
 
 class FunctionalModel:
@@ -90,9 +108,7 @@ class FunctionalModel:
     def __init__(self, module: nn.Module, head: str | None = None) -> None:
         if not isinstance(module, nn.Module):
             raise CannotDifferentiate(f"FunctionalModel takes an nn.Module, not {type(module).__name__}")
-        reason = _refusal(module)
-        if reason is not None:
-            raise CannotDifferentiate(reason)
+        require_taken(module)
         self.module = module
         self._update_buffers = False
         self._parts: tuple[nn.Module, ...] = ()
@@ -180,11 +196,7 @@ class FunctionalModel:
                 raise CannotDifferentiate(
                     f"'{name}' is tied to another parameter that was given another value; give one of them"
                 )
-            if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None:
-                raise CannotDifferentiate(
-                    f"'{prefix}' has max_norm, which changes its weight in place whenever it is used and has no derivative; "
-                    "set max_norm=None and normalise the rows in forward, or freeze the weight"
-                )
+            require_no_max_norm(part, prefix)
         return values
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
@@ -199,9 +211,16 @@ class FunctionalModel:
             raise CannotDifferentiate(
                 "parametrize.cached() would keep one step's weights for the next; take the step outside it"
             )
+        self.look_again()
+        return self.run(self._places(params), args, kwargs)
+
+    def look_again(self) -> None:
+        """Learns the module's parts anew where one was put in or taken out."""
         if parts_of(self.module) != self._parts or self._attributes() != self._sizes:
             self._learn_names()
-        values = self._places(params)
+
+    def run(self, values: dict[int, Tensor], args: Any, kwargs: Any) -> Any:
+        """A call, given the tensors by the ``id`` of the parameter or buffer in whose place they stand."""
         twin = Twin(self._parts, values, tracked=not _inside_vmap())
         saw(tuple([part.training for part in self._parts]))
         seen_from_outside = self._ways.to_parts or any(part._forward_hooks for part in self._parts)

@@ -122,8 +122,8 @@ class Footprint:
     working: int
 
 
-def measure_steps(step: Step, carry: Tree, closure: Tree, steps: int) -> Footprint:
-    """Records two steps under a memory counter and reverses them.
+def measure_steps(step: Step, carry: Tree, closure: Tree, steps: int, room: int) -> Footprint:
+    """Records a step, then two where these fit into ``room`` bytes, under a memory counter and reverses them.
 
     Two, since a graph may hold less of each step than the step's own end: a first layer's weights, say, are in no graph. The
     first step of the unroll is passed over where there are more, for it is often a smaller one (no momentum yet).
@@ -135,21 +135,24 @@ def measure_steps(step: Step, carry: Tree, closure: Tree, steps: int) -> Footpri
             start, at = detach(step(0, start, replay.closure)), 1
     with rebuilding(), LiveBytes() as live:
         live.ignore((start, replay.closure))
-        one = replay._record(start, at, at + 1)
-        single = live.now
-        del one
-        recorded = replay._record(start, at, at + 2)
-        double, peak = live.now, live.peak
-        live.reset_peak()
-        ones = tree_map(lambda x: torch.ones_like(x) if differentiable(x) else x, detach(recorded[2]))
-        wanted = [leaf for leaf in tensors(recorded[:2]) if leaf.requires_grad]
-        found = vjp_through(recorded[2], ones, wanted)
-        peak = max(peak, live.peak)
-        snapshot = sum(leaf.nbytes for leaf in tensors(recorded[2]))
-        del found, recorded, ones, wanted
-    graph = max(0, double - single)
-    # two carries of cotangents, the end point, and gradients on their way out are alive beside the step itself
-    return Footprint(snapshot, graph, max(0, single - graph), max(0, peak - double) + 4 * snapshot)
+        held, beside, snapshot = list[int](), 0, 0
+        for count in (1, 2):
+            if (
+                held and 2 * held[0] + beside > room
+            ):  # not even measuring may take more; a step's own bytes bound its graph's
+                break
+            live.reset_peak()
+            recorded = replay._record(start, at, at + count)
+            held.append(live.now)
+            snapshot = sum(leaf.nbytes for leaf in tensors(recorded[2]))
+            ones = tree_map(lambda x: torch.ones_like(x) if differentiable(x) else x, detach(recorded[2]))
+            wanted = [leaf for leaf in tensors(recorded[:2]) if leaf.requires_grad]
+            found = vjp_through(recorded[2], ones, wanted)
+            beside = max(beside, live.peak - held[-1])
+            del found, recorded, ones, wanted
+    graph = max(0, held[1] - held[0]) if len(held) > 1 else held[0]
+    # alive beside the step itself: cotangents of the end and of now, the end, the start of the tail, gradients on their way out
+    return Footprint(snapshot, graph, max(0, held[0] - graph), beside + 6 * snapshot)
 
 
 @memory_policies.register("auto")
@@ -183,11 +186,16 @@ class Auto:
         if key not in self._measured:
             if steps < 2:
                 return Store().scan(step, carry, steps, closure)
-            self._measured[key] = measure_steps(step, carry, closure, steps)
+            self._measured[key] = measure_steps(step, carry, closure, steps, self.budget)
         plan = self.plan(steps, self._measured[key])
         if plan.tail >= steps:
             return Store().scan(step, carry, steps, closure)
         return replayed(step, carry, steps, closure, plan)
+
+    @property
+    def footprint(self) -> Footprint | None:
+        """Of the steps that were measured last; None before."""
+        return next(reversed(self._measured.values()), None)
 
     def plan(self, steps: int, cost: Footprint) -> Plan:
         """The cheapest plan for ``steps`` steps of this footprint."""
@@ -209,17 +217,20 @@ class Auto:
                 best = candidate
         if best is None:
             least = cost.first + cost.graph + cost.snapshot + cost.working
-            raise BadMemoryPolicy(f"auto({_bytes(self.budget)}) is too little for one step; it needs {_bytes(least)}")
+            raise BadMemoryPolicy(
+                f"auto({shown_bytes(self.budget)}) is too little for one step; it needs {shown_bytes(least)}"
+            )
         return best[2]
 
     def __str__(self) -> str:
-        return f"auto({_bytes(self.budget)})"
+        return f"auto({shown_bytes(self.budget)})"
 
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
-def _bytes(count: int) -> str:
+def shown_bytes(count: int) -> str:
+    """A number of bytes for a person, rounded up."""
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= size:
             return f"{math.ceil(10 * count / size) / 10:g}{unit}"

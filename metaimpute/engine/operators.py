@@ -12,9 +12,10 @@ torch's operator database in float64 against finite differences (``benchmarks/op
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -65,20 +66,7 @@ WRONG_SECOND_DERIVATIVE = {
     "torch.nn.utils.parametrizations.weight_norm in a FunctionalModel, or g * v / v.norm(...)",
     "linear_cross_entropy": "torch's chunked linear_cross_entropy has a wrong second derivative; use "
     "F.cross_entropy(F.linear(input, weight), target)",
-    "@once_differentiable": "a custom autograd function in the loss can be differentiated only once, and torch would leave its "
-    "part of the second derivative out without a word: compose it of other operations, or use an estimator without second "
-    "derivatives (first_order, finite_difference, approx)",
 }
-
-
-def _is_once_differentiable(node: Any) -> bool:
-    """Whether a node of autograd's graph is a custom function whose backward has torch's decorator of that name."""
-    backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
-    code = getattr(backward, "__code__", None)
-    return code is not None and hasattr(backward, "__wrapped__") and code.co_filename == _ONCE
-
-
-_ONCE = once_differentiable.__code__.co_filename
 
 
 def names_of(loss: Tensor, inputs: Iterable[Any] = ()) -> set[str]:
@@ -92,8 +80,6 @@ def names_of(loss: Tensor, inputs: Iterable[Any] = ()) -> set[str]:
     names = set()
     for node in nodes:  # which grow on the way
         names.add(node.name())
-        if hasattr(node, "_forward_cls") and _is_once_differentiable(node):
-            names.add("@once_differentiable")
         for following, _ in node.next_functions:
             if following not in seen:
                 seen.add(following)
@@ -108,20 +94,72 @@ def untrusted(loss: Tensor) -> str | None:
     )
 
 
-def require_second_derivative(loss: Tensor, inputs: Iterable[Any]) -> None:
+def require_second_derivative(
+    loss: Tensor, inputs: Iterable[Any], slopes: Sequence[Tensor | None] | None = None
+) -> None:
     """Checks that reverse mode over reverse mode is right for everything on the way from the inputs to the loss.
 
+    Args:
+        slopes: the loss's gradient, with a graph: where an operation is new, it is differentiated here, so that a second
+            derivative which torch does not have is missed now and not in the reverse pass.
+
     Raises:
-        CannotDifferentiate: naming the operation, and another one that is right.
+        CannotDifferentiate: naming the operation, and another one that is right. RuntimeError: torch's own where there is none.
     """
-    names = names_of(loss, inputs) - _found_right
-    for part, way in WRONG_SECOND_DERIVATIVE.items():
-        if any(part in name for name in names):
-            raise CannotDifferentiate(way)
-    _found_right.update(names)
+    inputs = list(inputs)
+    names = names_of(loss, inputs)
+    if not names <= _found_right:
+        for part, way in WRONG_SECOND_DERIVATIVE.items():
+            if any(part in name for name in names):
+                raise CannotDifferentiate(way)
+        if _passes_through_a_constant_slope(loss, inputs):
+            raise CannotDifferentiate(_ONCE)
+        # functions of one's own, whose names have no number, are looked at each time: it is the way to them that counts
+        _found_right.update(name for name in names if not name.endswith("Backward"))
+    if slopes is not None and not names <= _differentiated_twice:
+        through = [slope for slope in slopes if slope is not None and slope.requires_grad]
+        if through:
+            ones = [torch.ones_like(slope) for slope in through]
+            torch.autograd.grad(through, inputs, ones, retain_graph=True, allow_unused=True)
+        _differentiated_twice.update(names)
 
 
+def _passes_through_a_constant_slope(loss: Tensor, inputs: Sequence[Any]) -> bool:
+    """Whether a custom function that torch differentiates once lies between: its slope may come as a constant."""
+    ends = {getattr(leaf, "grad_fn", None) for leaf in inputs} - {None}
+    leaves = {id(leaf) for leaf in inputs}
+
+    def leads_there(node: Any) -> bool:
+        seen, todo = {node}, [node]
+        while todo:
+            at = todo.pop()
+            if at in ends or id(getattr(at, "variable", None)) in leaves:
+                return True
+            new = {following for following, _ in at.next_functions if following is not None} - seen
+            seen |= new
+            todo += new
+        return False
+
+    seen, todo = set(ends), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        backward = getattr(getattr(type(node), "_forward_cls", None), "backward", None)
+        if getattr(backward, "__code__", None) is _ONLY_ONCE and leads_there(node):
+            return True
+        todo.extend(following for following, _ in node.next_functions)
+    return False
+
+
+_ONLY_ONCE = once_differentiable(lambda ctx: None).__code__  # of the wrapper, which all such functions share
+_ONCE = (
+    "a custom autograd function in the loss can be differentiated only once: compose it of other operations, or give its "
+    "backward a derivative of its own"
+)
 _found_right: set[str] = set()  # names that were looked at: there are a few hundred in all
+_differentiated_twice: set[str] = set()
 
 
 _MISSING = (

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from .ambient import CannotDifferentiate
 from .pytree import tensors
+from .replica import CALL, COPY
 
-_REGISTERED = frozenset({"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"})
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs", CALL, COPY})
 _PLAIN = (bool, int, float, complex, str, bytes, type, types.ModuleType, types.CodeType, type(None))
 _MOST = 50_000  # objects looked at
 

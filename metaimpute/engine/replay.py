@@ -228,6 +228,8 @@ class Replay:
 
         with self._as_in_forward():
             snapshots, kept, self.kept = list(self.snapshots), self.kept, None
+            if self.taken is None:  # given up one by one; a second reverse pass sets them again from the first
+                self.snapshots = self.snapshots[:1]
             if self.tail_start < self.steps:
                 if kept is None:  # a second reverse pass
                     kept = self._record(self.rejoin, self.tail_start, self.steps)

@@ -39,6 +39,7 @@ _ATOMS = frozenset(
         torch.memory_format,
     ]
 )
+CALL, COPY = "_call_impl", "__deepcopy__"  # a part that has them is in a block (:mod:`.inside`), a twin of it is not
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # torch's own attributes, of which only hooks can refer to a part
 _HOOKS = tuple(
@@ -191,6 +192,8 @@ class Twin:
         for part, twin in zip(parts, self.twins, strict=True):
             held = vars(twin)
             held.update(vars(part))
+            if CALL in held:
+                del held[CALL], held[COPY]
             for name in held.keys() - _OF_EVERY_MODULE:
                 if type(held[name]) not in _ATOMS:
                     held[name] = rebound(held[name])

@@ -26,7 +26,7 @@ def gradient_of(objective: Callable[..., Tensor]) -> Callable[..., Tree]:
                 what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise CannotDifferentiate(f"objective= returns one number, not {what}")
             if recorded:
-                require_second_derivative(value, ())
+                require_second_derivative(value, tensors(at))
             return gradient(value.reshape(()), at, create_graph=recorded)
 
     return slope

@@ -18,6 +18,7 @@ from .intervals import of_rms, of_share
 from .members import Fitted, Rows, members
 
 FOLDS = 5
+COUNTED = 10  # rows at least that an expected error is measured on
 FEW, REPEATS = 100, 2  # labelled rows up to which folds are repeated
 Report = Callable[[str, int, int], None]
 
@@ -29,6 +30,8 @@ class Examples:
     Attributes:
         labelled, unlabelled: by the name of the form, ``[n, features]`` and ``[m, features]``, dense or sparse.
         labels: class numbers or values, ``[n]``. classes: how many there are; 0 for values. seed: of whatever is random.
+        chosen: ``[n]``, true for labelled rows that were picked, as doubtful ones: errors are measured on the others where
+            there are enough. None for none.
     """
 
     labelled: Mapping[str, Any]
@@ -36,6 +39,13 @@ class Examples:
     labels: np.ndarray
     classes: int
     seed: int
+    chosen: np.ndarray | None = None
+
+    def counted(self, seen: np.ndarray) -> np.ndarray:
+        """The rows, of those that were held out or not, ``[n]``, on which errors are measured, ``[n]``."""
+        if self.chosen is None or (seen & ~self.chosen).sum() < COUNTED:
+            return np.ones(len(seen), dtype=bool)
+        return ~self.chosen
 
     @property
     def groups(self) -> np.ndarray:
@@ -166,7 +176,8 @@ def choose(
 
     Args:
         combine: the weighted mean of all, or the best one alone. report: told of each candidate's folds as they are done.
-        folds_of: how many; by default five, twice where labels are few. budget: seconds after which no candidate is begun.
+        folds_of: how many; by default five, twice where labels are few. budget: seconds after which no candidate is begun, and
+            one under way is left out after the fold it is at; the first is measured whatever it takes.
 
     Raises:
         Unfit: when no candidate could be fitted.
@@ -177,14 +188,23 @@ def choose(
     held_out, fitted = dict[str, np.ndarray](), dict[str, Fitted]()
     seconds, left_out = dict[str, float](), dict[str, str]()
     begun = time.perf_counter()
+
+    def spent() -> bool:
+        return bool(held_out) and time.perf_counter() - begun > budget
+
+    def fold(name: str, done: int, of: int) -> None:
+        report(name, done, of)
+        if done < of - 1 and spent():
+            raise Unfit(f"the budget was spent after {done} of {of - 1} folds")
+
     for one in candidates:
         started = time.perf_counter()
-        if held_out and started - begun > budget:
+        if spent():
             left_out[one.name] = "the budget was spent"
             continue
         some = parts[: -(-len(parts) // repeats)] if one.once else parts
         try:
-            found = _held_out(one, examples, some, report)
+            found = _held_out(one, examples, some, fold)
             member = one.make()
             member.fit(examples.whole(one.form))
         except (Unfit, np.linalg.LinAlgError) as error:
@@ -211,12 +231,14 @@ def choose(
     whole = np.full_like(first, np.nan)
     if len(truth):
         whole[seen] = combination(known)
-    never = int((~seen).sum())
+    counted = examples.counted(seen)
+    never, judged, answers = int((~seen & counted).sum()), counted[seen], labels[seen & counted]
     scores = [
-        _scored(name, known[name], truth, classes, weights.get(name, 0.0), seconds[name], never) for name in held_out
+        _scored(name, known[name][judged], answers, classes, weights.get(name, 0.0), seconds[name], never)
+        for name in held_out
     ]
     bias = picking_bias(known, truth, classes, examples.seed) if combine == "best" and len(truth) else 0.0
-    expected = _scored("combined", whole[seen], truth, classes, 1.0, sum(seconds.values()), never, bias)
+    expected = _scored("combined", whole[seen & counted], answers, classes, 1.0, sum(seconds.values()), never, bias)
     kept = {name: fitted[name] for name in combination.names}
     forms = {one.name: one.form for one in candidates if one.name in kept}
     widths = Widths.fit(known, combination, truth) if len(truth) and not classes else None

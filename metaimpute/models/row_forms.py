@@ -22,6 +22,7 @@ from .text_layers import TextLayers
 READ_TOGETHER = 256
 MOST_WORDS = 20_000
 INPUTS, WORDS = "inputs", "words"
+LINEAR = ("logistic_regression", "ridge")
 
 
 def pieces(examples: Pool) -> Iterator[Any]:
@@ -38,12 +39,12 @@ class RowForm(Protocol):
     """A way to write examples as rows.
 
     Attributes:
-        name: of the form. sparse: whether rows are a sparse matrix. linear: whether linear members alone are worth their time.
+        name: of the form. sparse: whether rows are a sparse matrix. systems: those that are worth their time on it; None for all.
     """
 
     name: str
     sparse: bool
-    linear: bool
+    systems: tuple[str, ...] | None
 
     def fit(self, pools: Sequence[Pool]) -> None:
         """Learns what it needs from the training examples, labelled and unlabelled."""
@@ -64,7 +65,8 @@ class RowForm(Protocol):
 class Inputs:
     """What the network sees of an example: a table's row, or the features of a frozen encoder."""
 
-    name, sparse, linear, learnt = INPUTS, False, False, None
+    name, sparse, learnt = INPUTS, False, None
+    systems: tuple[str, ...] | None = None
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -77,18 +79,33 @@ class Inputs:
 
     @as_usual()
     def __call__(self, examples: Pool) -> np.ndarray:
-        generator, found = torch.Generator(device="cpu"), []
-        for raw in pieces(examples):
-            view: Any = self.task.view(raw, "none", generator)
-            rows = view["pooled"] if isinstance(view, dict) else view
-            found.append(rows.detach().cpu().double().flatten(1).numpy())
+        found = [self.rows(raw).detach().cpu().double().flatten(1).numpy() for raw in pieces(examples)]
         return np.concatenate(found) if found else np.zeros((0, 1))
+
+    def rows(self, raw: Any) -> torch.Tensor:
+        view: Any = self.task.view(raw, "none", torch.Generator(device="cpu"))
+        rows: torch.Tensor = view["pooled"] if isinstance(view, dict) else view
+        return rows
+
+
+class More(Inputs):
+    """One of a task's further forms of its examples."""
+
+    systems: tuple[str, ...] | None = (*LINEAR, "random_forest", "extra_trees")
+
+    def __init__(self, task: Task, name: str) -> None:
+        super().__init__(task)
+        self.name = name
+
+    def rows(self, raw: Any) -> torch.Tensor:
+        return self.task.in_form(raw, self.name)
 
 
 class Words:
     """Words and pairs of words of texts, weighted by how rare they are (TF-IDF)."""
 
-    name, sparse, linear = WORDS, True, True
+    name, sparse = WORDS, True
+    systems: tuple[str, ...] | None = LINEAR
 
     def __init__(self) -> None:
         self.learnt: Any = None
@@ -132,7 +149,7 @@ def row_forms(task: Task, model: Model, device: torch.device) -> list[RowForm]:
     """
     check_forms(task, model)
     if task.input_kind != "text":
-        return [Inputs(task)]
+        return [Inputs(task), *(More(task, name) for name in task.more_forms)]
     words: list[RowForm] = [Words()]
     if isinstance(model, TextModel) and model.weights == "pretrained" and model.frozen:
         layers = TextLayers(model, device)

@@ -111,10 +111,10 @@ class TextLayer:
     """One layer, as a form of rows."""
 
     sparse, learnt = False, None
+    systems: tuple[str, ...] | None = None
 
     def __init__(self, layers: TextLayers, level: int) -> None:
         self.layers, self.level, self.name = layers, layers.levels.index(level), f"layer {level}"
-        self.linear = False
 
     def fit(self, pools: Sequence[Pool]) -> None:
         """The encoder is frozen."""

@@ -208,7 +208,8 @@ class ChooseSpec(Strict):
 
     ``systems``: ``auto`` for all that fit, or names of members, and ``network`` for what model, method and problem describe.
     ``combine``: the mean, weighted by what each predicted of examples held out, or the best one alone. ``folds``: None is five,
-    twice where labels are few. ``budget``: time, ``90s`` or ``2min``, after which no further system is begun; None for no limit.
+    twice where labels are few. ``budget``: time, ``90s`` or ``2min``, after which no further system is begun or gone on with;
+    None for no limit.
     """
 
     systems: Literal["auto"] | list[str] = "auto"

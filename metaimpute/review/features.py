@@ -32,7 +32,7 @@ def features_of(task: Task, pools: list[Pool]) -> list[np.ndarray]:
     found = _encoded(task, pools)
     if found is None and isinstance(task, ImageFileTask):
         found = [_looks(pool) for pool in pools]
-    return _standard([_flat(pool) for pool in pools] if found is None else found)
+    return _standard([_flat(task, pool) for pool in pools] if found is None else found)
 
 
 def _parts(pool: Pool) -> list[Any]:
@@ -67,8 +67,13 @@ def _looks(pool: Pool) -> np.ndarray:
     return torch.cat(rows).numpy() if rows else np.zeros((0, 0), dtype=np.float32)
 
 
-def _flat(pool: Pool) -> np.ndarray:
-    rows = [torch.as_tensor(raw).float().flatten(1) for raw in _parts(pool)]
+def _flat(task: Task, pool: Pool) -> np.ndarray:
+    plain = (
+        task.input_kind == "vector"
+    )  # else a view may be what a network's input needs, and not what tells rows apart
+    rng = torch.Generator(device="cpu")
+    views: list[Any] = [task.view(raw, "none", rng) if plain else raw for raw in _parts(pool)]
+    rows = [torch.as_tensor(view).float().flatten(1) for view in views]
     return torch.cat(rows).numpy() if rows else np.zeros((0, 0), dtype=np.float32)
 
 

@@ -108,6 +108,7 @@ class TaskData:
         source: where the data came from, shown with every result.
         warnings: what looks wrong with the data, a line each; a run says them and ``metaimpute check`` repeats them.
         fingerprint: of the content of one's own files, so that a run notices when they change; empty for published data sets.
+        chosen: ids of rows whose label came with corrections: they were picked, as doubtful ones, and say little of the others.
     """
 
     labelled: Pool
@@ -117,6 +118,7 @@ class TaskData:
     source: str
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
+    chosen: frozenset[int] = frozenset()
 
 
 def check_balanced(count: int, classes: int, what: str) -> None:
@@ -235,6 +237,16 @@ class Task:
     def view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tree:
         """Model inputs for raw examples under a random view; ``"none"`` is the evaluation view."""
         return raw
+
+    @property
+    def more_forms(self) -> tuple[str, ...]:
+        """Names of further forms of an example, as rows of numbers, for systems beside the network; before loading,
+        those that it may have."""
+        return ()
+
+    def in_form(self, raw: Any, name: str) -> Tensor:
+        """Raw examples in one of these forms, ``[n, features]``."""
+        raise TypeError(f"{type(self).__name__} has no form '{name}'")
 
     def moved_view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> tuple[Tree, LabelMotion | None]:
         """A view and how labels move under it; the motion is None where a label stays the same, as a class does."""

@@ -48,6 +48,7 @@ def sort_out(table: Table, names: Iterable[str], words: Iterable[str], commas: I
         elif not read.odd and read.values.notna().any():
             table.frame[name] = read.values
             commas += [name] if read.commas else []
+            said += [f"column '{safe(name)}': {read.said}"] if read.example else []
         elif read.odd:
             said += _mixed(table, name, cells, read)
     return said + commas_said([name for name in table.frame.columns if name in commas])

@@ -21,7 +21,7 @@ from ..batches.outputs import Classes, Output
 from ..ranges import Natural, Share
 from .base import MissingData, Pool, Task, TaskData, TaskError
 from .locate import locate_file
-from .splits import partly_labelled
+from .splits import is_known, partly_labelled
 
 FEW_LABELS, FEW_TESTED = 3, 50
 
@@ -121,7 +121,8 @@ class OwnData(Task):
         if self.missing():
             raise MissingData(self.missing())
         self.check()
-        content = self._with_corrections(self.gather())
+        gathered = self.gather()
+        content = self._with_corrections(gathered)
         classes = self.output.size if isinstance(self.output, Classes) else None
         data = partly_labelled(
             content.pool,
@@ -141,7 +142,7 @@ class OwnData(Task):
         source = f"{content.source} ({tested})"
         data = self.finish(dataclasses.replace(data, source=source, fingerprint=self._fingerprint))
         warnings = (*data.warnings, *content.warnings, *self._doubts(data, content))
-        return dataclasses.replace(data, warnings=warnings)
+        return dataclasses.replace(data, warnings=warnings, chosen=_newly_labelled(gathered.pool, content.pool))
 
     @property
     def corrected_labels(self) -> dict[str, str]:
@@ -229,6 +230,12 @@ class OwnData(Task):
         elif 0 < len(data.test) < FEW_TESTED:
             spent = "" if content.tested is not None else "; test_share: 0 would train on them"
             yield f"only {len(data.test)} test {things}: the test result is a rough guess{spent}"
+
+
+def _newly_labelled(before: Pool, after: Pool) -> frozenset[int]:
+    """Ids of rows that have a label, and had none."""
+    assert before.targets is not None and after.targets is not None
+    return frozenset(after.ids[is_known(after.targets) & ~is_known(before.targets)].tolist())
 
 
 def shortened(items: Sequence[str], count: int = 3) -> str:

@@ -15,9 +15,10 @@ from .files import Table, column, read_table, written
 from .locate import locate_file
 from .readings import MissingValues, as_numbers, blank_out
 from .row_names import no_names, trouble
+from .targets import are_values
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,16 @@ def _bare(frame: DataFrame) -> list[int]:
 
 
 def _decimal_target(table: Table, target: str) -> tuple[bool, bool]:
-    """Whether the target has decimal commas, and whether other cells too; its cells are numbers afterwards if it has not."""
+    """Whether the target has decimal commas, and whether other cells too; its cells are numbers afterwards if it has not.
+
+    Values written for a person, as ``$1,200``, are numbers afterwards too; classes called so keep their names.
+    """
     read = as_numbers(table.frame[target], commas=table.commas)
-    if read.commas and not read.odd:
+    if not read.odd and (read.commas or (read.example and _are_values(read.values))):
         table.frame[target] = read.values
     return read.commas, bool(read.odd)
+
+
+def _are_values(numbers: Series) -> bool:
+    words = [label for label in written(numbers) if label]
+    return are_values(sorted(set(words)), len(words))

@@ -25,6 +25,7 @@ from .own_data import Content, OwnData, numbered, ordered
 from .own_rows import Rows, read_rows
 from .readings import MissingValues, blank_out, one_spelling
 from .row_names import names_of
+from .spelled_inputs import SPELLING
 from .table_inputs import TableInputs, sort_columns, table_view
 from .targets import holds_values
 
@@ -41,7 +42,8 @@ class OwnTable(OwnData):
     """Rows of one's own CSV or Parquet file; a blank target is a row without label.
 
     Inputs are all columns but the target, ``id`` and ``ignore``: numbers are standardised, words one-hot, dates become a day and
-    places in the year, week and day, gaps are filled and marked. Constants and numbers of rows are left out with a warning.
+    places in the year, week and day, gaps are filled and marked. Columns of many words, and texts, are inputs of other systems
+    than the network as well, by their spelling. Constants and numbers of rows are left out with a warning.
     Where a few cells decide whether a column holds numbers or words, the user is asked.
 
     Args:
@@ -149,10 +151,10 @@ class OwnTable(OwnData):
         frame = self._rows().frame
         rows = torch.cat([data.labelled.ids, data.unlabelled.ids]).unique()
         training = frame.iloc[rows.numpy()]
-        numbers, categories, dates, left = sort_columns(training, self._columns(frame), self.keep, self.words)
+        numbers, categories, dates, texts, left = sort_columns(training, self._columns(frame), self.keep, self.words)
         if not numbers and not categories and not dates:
             raise TaskError(f"file: {self.file} has no column that can be an input ({'; '.join(left)})")
-        self._inputs = TableInputs.fit(training, numbers, categories, dates)
+        self._inputs = TableInputs.fit(training, numbers, categories, dates, texts)
         if self._output is not None:
             known = data.labelled.targets
             assert known is not None
@@ -180,7 +182,7 @@ class OwnTable(OwnData):
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that are inputs, as far as :meth:`load` has seen the table."""
-        return () if self._inputs is None else self._inputs.columns
+        return () if self._inputs is None else (*self._inputs.columns, *self._inputs.texts)
 
     def cells(self, rows: Sequence[int]) -> tuple[list[str], list[list[str]]]:
         """Columns beside target and id, and their cells as words in some rows, by their numbers in the files."""
@@ -201,25 +203,35 @@ class OwnTable(OwnData):
 
     def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
         """weak: noise on the numbers. strong: cells of other rows in the batch, then more noise."""
-        if kind == "none":
-            return raw
         if self._inputs is None:
             raise TaskError("views of a table need load() first")
-        noise, swap = (self.weak, 0.0) if kind == "weak" else (self.strong, self.swap)
         inputs = self._inputs
+        raw = inputs.plain(raw)
+        if kind == "none":
+            return raw
+        noise, swap = (self.weak, 0.0) if kind == "weak" else (self.strong, self.swap)
         return table_view(raw, generator, noise=noise, swap=swap, column_of=inputs.column_of, measured=inputs.measured)
+
+    @property
+    def more_forms(self) -> tuple[str, ...]:
+        return (SPELLING,) if self._inputs is None or self._inputs.spelled else ()
+
+    def in_form(self, raw: Tensor, name: str) -> Tensor:
+        assert self._inputs is not None and name == SPELLING
+        return self._inputs.by_spelling(raw)
 
     def read(self, path: Path) -> tuple[list[str], Tensor]:
         """Rows of a CSV or Parquet file with the input columns."""
         if self._inputs is None:
             raise TaskError("a table is read as training has seen it: load() or restore() first")
         inputs = self._inputs
-        codes = [name for name in inputs.categories if not inputs.words(name) <= TRUTH]
+        codes = [*inputs.texts]
+        codes += [name for name in inputs.categories if not inputs.words(name) <= TRUTH]
         table = read_table(path, (self.id,), codes)
         require_rows(path, len(table.frame))
         blank_out(table.frame, self.missing_values)
         names, self.read_warnings = names_of(table, self.id)
-        for name in self.columns:
+        for name in (*self.columns, *inputs.texts):
             column(table.frame, name, "columns", path)
         self.read_warnings += as_trained(table, inputs.numbers)
         self.read_warnings += inputs.doubts(table.frame)
@@ -237,6 +249,8 @@ class OwnTable(OwnData):
         columns: dict[str, Any] = {"numbers": self._inputs.numbers, "categories": self._inputs.categories}
         if self._inputs.dates:
             columns["dates"] = [dataclasses.asdict(date) for date in self._inputs.dates]
+        if self._inputs.spelled:
+            columns["spelled"] = self._inputs.spelled
         return {**super().learnt(), "values": scale, "columns": columns}
 
     def relearn(self, known: dict[str, Any], folder: Path) -> None:
@@ -245,7 +259,8 @@ class OwnTable(OwnData):
         self._output = scale and Quantities(1, mean=tuple(scale["mean"]), std=tuple(scale["std"]))
         numbers, categories = columns["numbers"], columns["categories"]
         dates = [DateColumn(**one) for one in columns.get("dates", [])]
-        self._inputs = TableInputs.restore(folder / PREPROCESSING, numbers, categories, dates)
+        spelled = columns.get("spelled", [])
+        self._inputs = TableInputs.restore(folder / PREPROCESSING, numbers, categories, dates, spelled)
 
 
 def row_keys(frame: DataFrame) -> list[int]:

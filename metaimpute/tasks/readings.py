@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator
 
+from .own_data import safe
+
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?", re.ASCII)
+WITH_UNIT = re.compile(r"([+-]?)\s?([€$£¥]?)\s?([\d.,'\u2019\u00a0\u202f]+)\s?([%€$£¥]?)", re.ASCII)
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", re.ASCII)
+UNGROUPED = re.compile(r"[+-]?\d{4,}(\.\d*)?", re.ASCII)
+GROUPED = re.compile(r"(?<=\d)['\u2019\u00a0\u202f](?=\d{3}(?!\d))")
 CODE = re.compile(r"[+-]?0\d", re.ASCII)
 MINUS = "\u2212"  # as typeset tables have it
 LARGEST = float(np.finfo(np.float32).max)  # beyond it a square, and so a spread, is infinite or near it
@@ -38,12 +44,19 @@ class Numbers:
 
     Attributes:
         values: float64, NaN where a cell is blank or odd. odd: rows whose cell is something else than a number to compute with.
-        commas: whether the numbers have decimal commas.
+        commas: whether the numbers have decimal commas. example: a cell with a unit or groups of digits, as ``$1,200``, and the
+            number it was read as; None where all are plain.
     """
 
     values: Series
     odd: list[int]
     commas: bool = False
+    example: tuple[str, float] | None = None
+
+    @property
+    def said(self) -> str:
+        """How the example was read; empty where there is none."""
+        return f"read '{safe(self.example[0])}' as {self.example[1]:.15g}" if self.example else ""
 
 
 def as_numbers(cells: Series, *, commas: bool = False) -> Numbers:
@@ -61,7 +74,10 @@ def as_numbers(cells: Series, *, commas: bool = False) -> Numbers:
         return Numbers(values.where(usable), np.flatnonzero(known & ~usable).tolist())
     text = cells[known].map(_plain).astype(str).str.strip()
     text = text[text != ""].str.replace(MINUS, "-", regex=False)
-    plain = text.str.fullmatch(NUMBER)
+    plain, cells_of_unit = text.str.fullmatch(NUMBER), None
+    if not plain.all() and (bare := _without_unit(text, commas)) is not None:
+        cells_of_unit, text = text[bare != text], bare
+        plain = text.str.fullmatch(NUMBER)
     if commas:
         decimal = text.str.fullmatch(DECIMAL_COMMA)
         commas = bool((decimal & text.str.contains(",", regex=False)).any()) and int(decimal.sum()) >= int(plain.sum())
@@ -72,7 +88,34 @@ def as_numbers(cells: Series, *, commas: bool = False) -> Numbers:
     values = pandas.to_numeric(numbers[plain]).astype("float64")
     values = values[np.isfinite(values) & (values.abs() <= LARGEST)]
     odd = np.flatnonzero(cells.index.isin(text.index.difference(values.index))).tolist()
-    return Numbers(values.reindex(cells.index), odd, commas)
+    example = None
+    if cells_of_unit is not None and len(cells_of_unit):
+        example = str(cells_of_unit.iloc[0]), float(values.get(cells_of_unit.index[0], float("nan")))
+    return Numbers(values.reindex(cells.index), odd, commas, example)
+
+
+def _without_unit(text: Series, commas: bool) -> Series | None:
+    """Numbers as they are written for a person, without currency, percent sign and groups of digits; None where some cells are
+    no such numbers, have another unit, or leave open whether a comma stands before thousands.
+
+    Args:
+        commas: whether a comma may stand before decimals; then it never stands before thousands.
+    """
+    parts = text.str.extract(f"^{WITH_UNIT.pattern}$", flags=re.ASCII)
+    if parts[2].isna().any() or ((parts[1] != "") & (parts[3] != "")).any():
+        return None
+    units = {*parts[1], *parts[3]} - {""}
+    bare = (parts[0] + parts[2]).str.replace(GROUPED, "", regex=True)
+    if len(units) > 1:
+        return None
+    plain, grouped = bare.str.fullmatch(NUMBER), bare.str.fullmatch(THOUSANDS)
+    if plain.all():
+        return bare
+    if commas:
+        return bare if bare.str.fullmatch(DECIMAL_COMMA).all() else None
+    if not (plain | grouped).all() or (not units and bare.str.fullmatch(UNGROUPED).any()):
+        return None
+    return bare.str.replace(",", "", regex=False)
 
 
 def _plain(cell: Any) -> Any:

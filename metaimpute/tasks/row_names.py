@@ -114,3 +114,8 @@ def _log_chance(count: int, size: float) -> float:
 def names_rows(words: Series, name: str) -> bool:
     """Whether words differ in every row, as names do; in all but a few where the column is called so."""
     return int(words.nunique()) >= (NEARLY_ALL if name.lower() in USUAL else 1) * len(words)
+
+
+def are_texts(words: Series) -> bool:
+    """Whether most cells hold several words, as titles and remarks do and codes do not."""
+    return bool(words.str.contains(r"\S\s+\S", regex=True).mean() > 0.5)

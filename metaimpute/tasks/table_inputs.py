@@ -1,5 +1,5 @@
 """Columns of a table as inputs of a network: numbers standardised, categories one-hot, dates as several numbers, gaps filled
-and marked.
+and marked; beside them columns of many words by their spelling, for systems that are not the network.
 
 Preprocessing is scikit-learn's, fitted to the training rows alone; it is kept with skops, which loads no code.
 """
@@ -22,12 +22,13 @@ from .date_inputs import DateColumn, date_column
 from .doubts import counted
 from .files import column, written
 from .own_data import quoted, safe
-from .row_names import ALWAYS, names_rows, numbers_rows
+from .row_names import ALWAYS, are_texts, names_rows, numbers_rows
+from .spelled_inputs import MOST_CATEGORIES, is_spelling, many_words, spelling
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-MOST_CATEGORIES = 30  # per column; rarer ones share an input
+DIFFERENT = "its words differ in every row, as those of an id do"
 FARTHEST = 1e6  # standard deviations from the mean; of n training rows none is farther than the root of n
 TRUSTED = ["numpy.dtype"]  # beside what skops trusts of numpy and scikit-learn
 
@@ -37,20 +38,28 @@ class TableInputs:
     """Fitted preprocessing of a table's rows.
 
     Attributes:
-        numbers, categories, dates: columns used. transformer: scikit-learn's, one part per column in this order.
+        numbers, categories, dates: columns that are inputs of the network. spelled: those of many words, which are inputs by
+            their spelling beside them. transformer: scikit-learn's, one part for each column in this order.
     """
 
     numbers: tuple[str, ...]
     categories: tuple[str, ...]
     transformer: Any
     dates: tuple[DateColumn, ...] = ()
+    spelled: tuple[str, ...] = ()
 
     @classmethod
     def fit(
-        cls, frame: DataFrame, numbers: Iterable[str], categories: Iterable[str], dates: Iterable[DateColumn] = ()
+        cls,
+        frame: DataFrame,
+        numbers: Iterable[str],
+        categories: Iterable[str],
+        dates: Iterable[DateColumn] = (),
+        texts: Iterable[str] = (),
     ) -> TableInputs:
-        """Fills, scales and categories of the given rows."""
+        """Fills, scales, categories and spellings of the given rows; ``texts`` are inputs by their spelling alone."""
         from sklearn.compose import ColumnTransformer
+        from sklearn.frozen import FrozenEstimator
         from sklearn.impute import SimpleImputer
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -58,8 +67,11 @@ class TableInputs:
         def filled() -> Any:
             return SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
 
-        numbers, categories, dates = tuple(numbers), tuple(categories), tuple(dates)
-        parts: list[tuple[Any, list[str]]] = []
+        numbers, categories, dates, texts = tuple(numbers), tuple(categories), tuple(dates), tuple(texts)
+        ready = _prepared(frame, numbers, (*categories, *texts), dates)
+        spelled = (*(name for name in categories if many_words(ready[name].tolist())), *texts)
+        parts: list[tuple[Any, str | list[str]]] = []
+        weights = dict[str, float]()
         for name in numbers:
             parts.append((make_pipeline(filled(), StandardScaler()), [name]))
         for name in categories:
@@ -69,20 +81,38 @@ class TableInputs:
             parts.append((one_hot, [name]))
         for date in dates:
             parts.append((make_pipeline(filled(), StandardScaler()), date.inputs))
-        # parts have names of our own: scikit-learn takes 'remainder' and 'a__b', as columns may be called, for words of its own
-        named = [(f"column {number}", part, names) for number, (part, names) in enumerate(parts)]
-        made = ColumnTransformer(named, sparse_threshold=0).fit(_prepared(frame, numbers, categories, dates))
-        return cls(numbers, categories, made, dates)
+        for name in spelled:
+            part, weights[_called(len(parts))] = spelling(ready[name].tolist())
+            parts.append((FrozenEstimator(part), name))
+        named = [(_called(number), part, names) for number, (part, names) in enumerate(parts)]
+        made = ColumnTransformer(named, sparse_threshold=0, transformer_weights=weights or None).fit(ready)
+        return cls(numbers, categories, made, dates, spelled)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns used."""
+        """Names of the columns that are inputs of the network."""
         return (*self.numbers, *self.categories, *(date.name for date in self.dates))
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns that are inputs by their spelling alone."""
+        return tuple(name for name in self.spelled if name not in self.categories)
+
     def __call__(self, frame: DataFrame) -> Tensor:
-        """Rows as float32 ``[n, width]``; numbers too far from those of the training rows count as blank."""
-        made = self.transformer.transform(self._near(_prepared(frame, self.numbers, self.categories, self.dates)))
+        """Rows as float32 ``[n, width + those by spelling]``; numbers too far from those of the training rows count as blank."""
+        words = (*self.categories, *self.texts)
+        made = self.transformer.transform(self._near(_prepared(frame, self.numbers, words, self.dates)))
         return torch.tensor(np.asarray(made), dtype=torch.float32)
+
+    def plain(self, rows: Tensor) -> Tensor:
+        """Inputs of the network, ``[n, width]``, of rows that a call has made."""
+        return rows[:, : self.width]
+
+    def by_spelling(self, rows: Tensor) -> Tensor:
+        """The same rows with the columns of many words by their spelling, and not by an input for each frequent word."""
+        replaced = torch.tensor([self.columns.index(name) for name in self.spelled if name in self.categories])
+        kept = ~torch.isin(self.column_of, replaced)
+        return torch.cat([self.plain(rows)[:, kept], rows[:, self.width :]], 1)
 
     def _part(self, name: str) -> tuple[Any, slice]:
         """The fitted transformer of a column, and where its inputs lie; parts stand in the order of the columns."""
@@ -132,7 +162,8 @@ class TableInputs:
 
     @property
     def width(self) -> int:
-        return max(int(part.stop) for part in self.transformer.output_indices_.values())
+        """How many inputs the network has."""
+        return max(int(self._part(name)[1].stop) for name in self.columns)
 
     @property
     def column_of(self) -> Tensor:
@@ -156,7 +187,12 @@ class TableInputs:
 
     @classmethod
     def restore(
-        cls, path: Path, numbers: Iterable[str], categories: Iterable[str], dates: Iterable[DateColumn] = ()
+        cls,
+        path: Path,
+        numbers: Iterable[str],
+        categories: Iterable[str],
+        dates: Iterable[DateColumn] = (),
+        spelled: Iterable[str] = (),
     ) -> TableInputs:
         """Preprocessing that :meth:`save` kept.
 
@@ -169,7 +205,7 @@ class TableInputs:
             strange = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED))
             if strange:
                 raise TaskError(f"{path} holds types that are not trusted: {', '.join(strange)}")
-            found = cls(tuple(numbers), tuple(categories), load(path, trusted=TRUSTED), tuple(dates))
+            found = cls(tuple(numbers), tuple(categories), load(path, trusted=TRUSTED), tuple(dates), tuple(spelled))
             found._check()
             return found
         except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
@@ -178,13 +214,22 @@ class TableInputs:
     def _check(self) -> None:
         """Raises:
         ValueError, LookupError, AttributeError: when the transformer is not one that was fitted to these columns."""
-        names = [*self.numbers, *self.categories, *(name for date in self.dates for name in date.inputs)]
+        dates = (name for date in self.dates for name in date.inputs)
+        names = [*self.numbers, *self.categories, *self.texts, *dates]
         if list(self.transformer.feature_names_in_) != names:
             raise ValueError("it was fitted to other columns")
         if len(self.column_of) != len(self.measured):
             raise ValueError("its columns have no place")
+        for _, part, _ in self.transformer.transformers_[len(self.columns) :][: len(self.spelled)]:
+            if not is_spelling(getattr(part, "estimator", None)):
+                raise ValueError("it has no spelling of words")
         for name in self.categories:
             self.words(name)
+
+
+def _called(number: int) -> str:
+    """A part of the transformer: scikit-learn takes 'remainder' and 'a__b', as columns may be called, for words of its own."""
+    return f"column {number}"
 
 
 def table_view(
@@ -226,8 +271,9 @@ def _prepared(
 
 def sort_columns(
     frame: DataFrame, names: Iterable[str], keep: Iterable[str] = (), words: Iterable[str] = ()
-) -> tuple[list[str], list[str], list[DateColumn], list[str]]:
-    """Columns that are numbers, that are categories, that are dates, and a line for each that is left out with its reason.
+) -> tuple[list[str], list[str], list[DateColumn], list[str], list[str]]:
+    """Columns that are numbers, that are categories, that are dates, that are texts, and a line for each that is left out with
+    its reason.
 
     Args:
         keep: columns that are inputs whatever they look like, as long as they hold anything. words: columns that are categories
@@ -238,12 +284,15 @@ def sort_columns(
     numbers: list[str] = []
     categories: list[str] = []
     dates: list[DateColumn] = []
+    texts: list[str] = []
     left: list[str] = []
     for name in names:
         cells = frame[name].dropna()
         text = None if pandas.api.types.is_numeric_dtype(cells) else cells.astype(str)
         reason = _unusable(cells, text, len(frame), name, name in words)
-        if reason and not (name in keep and len(cells)):
+        if reason == DIFFERENT and name not in keep and text is not None and are_texts(text):
+            texts.append(name)
+        elif reason and not (name in keep and len(cells)):
             left.append(f"left out column '{safe(name)}': {reason}")
         elif name not in words and (date := date_column(cells, name)) is not None:
             dates.append(date)
@@ -251,7 +300,7 @@ def sort_columns(
             numbers.append(name)
         else:
             categories.append(name)
-    return numbers, categories, dates, left
+    return numbers, categories, dates, texts, left
 
 
 def _unusable(cells: Series, words: Series | None, rows: int, name: str, no_dates: bool) -> str | None:
@@ -271,5 +320,5 @@ def _unusable(cells: Series, words: Series | None, rows: int, name: str, no_date
     if not no_dates and date_column(cells, name) is not None:
         return None
     if len(words) > MOST_CATEGORIES and names_rows(words, name):
-        return "its words differ in every row, as those of an id do"
+        return DIFFERENT
     return None

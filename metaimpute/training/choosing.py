@@ -22,7 +22,6 @@ from .fold_network import EXAMPLES, FoldNetwork, as_answer
 from .state import RunState
 
 UNLABELLED = 10_000  # that systems beside the network see at most
-LINEAR = ("logistic_regression", "ridge")  # of which no more is asked on a form that is one of several of its kind
 
 
 def check_choosable(recipe: Recipe) -> None:
@@ -64,7 +63,7 @@ def _named(recipe: Recipe) -> list[str]:
 def _fitting(form: RowForm, classes: int, labelled: int) -> list[str]:
     """Names of members for a form of the rows."""
     names = usable(classes, labelled, form.sparse)
-    return [name for name in names if name in LINEAR] if form.linear else names
+    return names if form.systems is None else [name for name in names if name in form.systems]
 
 
 def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str, int, int], None]) -> Systems:
@@ -83,8 +82,9 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
     forms = row_forms(task, recipe.model, run.device) if asked != [NETWORK] else []
     prepared = task.prepare_inputs
     seed = derive_seed(recipe.train.seed, Stream.FOLDS) % 2**31  # as scikit-learn takes it
-    examples = _examples(data, task.output, forms, seed)
-    candidates = _candidates(recipe, forms, examples, asked)
+    classes = task.output.size if isinstance(task.output, Classes) else 0
+    candidates = _candidates(forms, classes, len(data.labelled), asked)
+    examples = _examples(data, classes, [form for form in forms if form.name in {one.form for one in candidates}], seed)
 
     def one_more(name: str, done: int, of: int) -> None:
         report(name, done, of)
@@ -112,8 +112,8 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
     return Systems(ensemble, kept)
 
 
-def _examples(data: TaskData, output: Any, forms: list[RowForm], seed: int) -> Examples:
-    """Labelled and unlabelled examples in every form, which is fitted to both."""
+def _examples(data: TaskData, classes: int, forms: list[RowForm], seed: int) -> Examples:
+    """Labelled and unlabelled examples in each form, which is fitted to both."""
     without = (~torch.isin(data.unlabelled.ids, data.labelled.ids)).nonzero()[:, 0]
     drawn = torch.randperm(len(without), generator=torch.Generator(device="cpu").manual_seed(seed), device="cpu")[
         :UNLABELLED
@@ -126,14 +126,14 @@ def _examples(data: TaskData, output: Any, forms: list[RowForm], seed: int) -> E
     labelled[EXAMPLES], beside[EXAMPLES] = np.arange(len(data.labelled))[:, None], np.zeros((0, 1), dtype=int)
     assert data.labelled.targets is not None
     targets = data.labelled.targets.numpy()
-    classes = output.size if isinstance(output, Classes) else 0
-    return Examples(labelled, beside, targets if classes else targets[:, 0].astype(float), classes, seed)
+    chosen = np.isin(data.labelled.ids.numpy(), list(data.chosen))
+    return Examples(labelled, beside, targets if classes else targets[:, 0].astype(float), classes, seed, chosen)
 
 
-def _candidates(recipe: Recipe, forms: list[RowForm], examples: Examples, asked: Any) -> list[Candidate]:
+def _candidates(forms: list[RowForm], classes: int, labelled: int, asked: Any) -> list[Candidate]:
     found = []
     for form in forms:
-        names, suffix = _fitting(form, examples.classes, len(examples.labels)), ON + form.name if len(forms) > 1 else ""
+        names, suffix = _fitting(form, classes, labelled), ON + form.name if len(forms) > 1 else ""
         if asked != "auto":
             names = [name for name in names if name in asked or name + suffix in asked]
         found += candidates_on(form.name, names, suffix)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.ambient import as_usual
+from ..ensemble.choice import COUNTED
 from ..errors import INTERRUPTED, UserError
 from ..recipes.recipe import Recipe
 from ..rundir import checkpoint
@@ -155,7 +156,7 @@ class Session(RunState):
         started = time.perf_counter()
         found = systems_of(self, between, self.report_system)
         self.seconds += time.perf_counter() - started
-        for line in doubts_about(found):
+        for line in doubts_about(found, len(self.data.chosen.intersection(self.data.labelled.ids.tolist()))):
             self.say(f"warning: {line}")
         return found
 
@@ -208,11 +209,16 @@ class Session(RunState):
             self.report(self.step, errors)
 
 
-def doubts_about(systems: Systems) -> Iterator[str]:
-    """What took no part in a combination or its measurement, a line each."""
+def doubts_about(systems: Systems, chosen: int = 0) -> Iterator[str]:
+    """What took no part in a combination or its measurement, a line each; ``chosen``: labelled examples that were picked."""
     for name, reason in systems.ensemble.left_out.items():
         yield f"system '{name}' was left out: {reason}"
     held_out = systems.ensemble.held_out
+    others = len(held_out) - chosen
+    if chosen and others >= COUNTED:
+        yield f"the expected error is measured on {others:,} labels: the {chosen:,} that came with corrections were picked"
+    elif chosen:
+        yield f"the expected error may be too high: {chosen:,} of the labels it is measured on came with corrections"
     alone = int(np.isnan(held_out if held_out.ndim == 1 else held_out[:, 0]).sum())
     if 0 < alone < len(held_out):
         who = "example is the only one of its class" if alone == 1 else "examples are the only ones of their class"

