@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from . import linear_solvers, proximal
 from .ambient import CannotDifferentiate, double_differentiable
 from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .estimators.choice import BACKENDS, get_estimator
-from .estimators.implicit import on_trees
+from .evolution import BadSmoothing, EvolutionEstimate, evolution_gradient
 from .functional import FunctionalModel, HeadNotFound
 from .hypergradients import hypergradient
+from .implicit_diff import custom_root, implicit, nonzero
 from .inner import Inner, inner
+from .linear_solvers import WarmStart
+from .linear_systems import SolverError, on_trees
 from .losses import Factored, LabelRows, NotScalar, Split, StructuredLoss
 from .memory import (
     Auto,
@@ -75,6 +79,7 @@ __all__ = [
     "Auto",
     "BACKENDS",
     "BadMemoryPolicy",
+    "BadSmoothing",
     "Batches",
     "BilevelMap",
     "CannotCompile",
@@ -84,6 +89,7 @@ __all__ = [
     "Compiled",
     "Estimator",
     "EstimatorError",
+    "EvolutionEstimate",
     "Factored",
     "FunctionalModel",
     "HeadNotFound",
@@ -99,12 +105,14 @@ __all__ = [
     "Recompute",
     "Recording",
     "Revolve",
+    "SolverError",
     "Split",
     "Store",
     "StructuredLoss",
     "Trajectory",
     "Transform",
     "UnsupportedOptimizer",
+    "WarmStart",
     "adadelta",
     "adafactor",
     "adagrad",
@@ -120,14 +128,18 @@ __all__ = [
     "clip_by_global_norm",
     "clip_norm",
     "clip_value",
+    "custom_root",
     "derive_seed",
     "double_differentiable",
     "estimators",
+    "evolution_gradient",
     "fixed_rng",
     "from_torch",
     "get_estimator",
     "gradient_callback",
     "hypergradient",
+    "implicit",
+    "linear_solvers",
     "inner",
     "lion",
     "masked",
@@ -136,6 +148,7 @@ __all__ = [
     "muon",
     "nadam",
     "nesterov",
+    "nonzero",
     "on_trees",
     "optimizers",
     "parameter_groups",
@@ -143,6 +156,7 @@ __all__ = [
     "partition",
     "per_leaf",
     "per_step",
+    "proximal",
     "plan",
     "radam",
     "register_estimator",

@@ -7,7 +7,8 @@ from typing import Any
 from .arguments import batches_of, list_of_batches, renamed
 from .estimators import Estimator, HypergradientResult
 from .estimators.choice import get_estimator
-from .estimators.implicit import Solver, with_solver
+from .estimators.implicit import with_solver
+from .linear_solvers import Solving
 from .losses import Loss
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer
@@ -32,7 +33,7 @@ def hypergradient(
     backend: str = "func",
     seed: int | None = None,
     wrt_start: bool | None = None,
-    solve: Solver | None = None,
+    solve: Solving | None = None,
 ) -> HypergradientResult:
     """Gradient of ``outer_loss`` after inner steps on ``inner_loss``, with respect to coupling, start and hyperparameters.
 
@@ -47,7 +48,7 @@ def hypergradient(
         wrt_start: whether the gradient with respect to the start is wanted; None: where the estimator gives it.
         memory: ``"store"``, ``"checkpoint(n)"``, ``"recompute"``, ``"revolve(slots)"``, ``"auto(512MB)"`` or a policy.
         solve: for ``cg`` and ``neumann``, what solves their linear system instead: ``(matvec, b) -> x`` on flat vectors, or on
-            trees (:func:`on_trees`). Its residual is in ``diagnostics["residual"]``.
+            trees, or one of ``linear_solvers`` (:func:`on_trees`). Its residual is in ``diagnostics["residual"]``.
 
     Raises:
         EstimatorError, UnsupportedOptimizer, UnknownName, BadMemoryPolicy: with what was wrong and the nearest valid choice.

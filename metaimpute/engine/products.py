@@ -178,7 +178,7 @@ def _reverse_over_reverse(
 ) -> Product:
     at, c = as_leaves(theta), as_leaves(c)
     loss = problem.inner(t, at, c, point)
-    require_second_derivative(loss, ())
+    require_second_derivative(loss, tensors((at, c)))
     slopes = gradient(loss, {"theta": at, "c": None if along_c is None else c}, create_graph=True, unused="none")
     slope = dot(none_as_zeros(slopes["theta"], at), along_theta)
     if along_c is not None:

@@ -19,8 +19,8 @@ from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
 from .estimators.base import said_in_words
 from .estimators.exact import Exact
-from .estimators.implicit import Solver
 from .given import Watch, given_rule, require_closed_program
+from .linear_solvers import Solving
 from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, Recompute, Store, parse_memory
 from .optimizers import InnerOptimizer
@@ -198,7 +198,7 @@ def begin(
     backend: str = "func",
     seed: int | None = None,
     aux: Literal[False] = False,
-    solve: Solver | None = None,
+    solve: Solving | None = None,
 ) -> Recording[Tensor]: ...
 
 
@@ -214,7 +214,7 @@ def begin(
     backend: str = "func",
     seed: int | None = None,
     aux: Literal[True],
-    solve: Solver | None = None,
+    solve: Solving | None = None,
 ) -> Recording[tuple[Tensor, Any]]: ...
 
 
@@ -229,7 +229,7 @@ def begin(
     backend: str = "func",
     seed: int | None = None,
     aux: bool = False,
-    solve: Solver | None = None,
+    solve: Solving | None = None,
 ) -> Recording[Any]:
     """Inner steps that the caller takes: ``recording = recording.step(batch)``, in the end ``recording.value(outer_loss)``.
 

@@ -17,8 +17,9 @@ from .ambient import CannotDifferentiate, has_tangent, outside_transforms
 from .arguments import batches_of, require_tensors
 from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
-from .estimators.implicit import Solver, with_solver
+from .estimators.implicit import with_solver
 from .given import Watch, only, require_closed_program, with_fixed
+from .linear_solvers import Solving
 from .losses import Loss, LossWithAux
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer, hyper_tensors
@@ -71,7 +72,7 @@ def _at(tree: Any, way: tuple[str, ...]) -> Any:
     return tree
 
 
-def method(estimator: str | Estimator, backend: str, solve: Solver | None) -> Estimator:
+def method(estimator: str | Estimator, backend: str, solve: Solving | None) -> Estimator:
     """The estimator, with the linear system left to ``solve`` where one is given."""
     from . import get_estimator
 
@@ -182,7 +183,7 @@ def after_training(
     backend: str = "func",
     seed: int | None = None,
     aux: Literal[False] = False,
-    solve: Solver | None = None,
+    solve: Solving | None = None,
 ) -> Tensor: ...
 
 
@@ -202,7 +203,7 @@ def after_training(
     backend: str = "func",
     seed: int | None = None,
     aux: Literal[True],
-    solve: Solver | None = None,
+    solve: Solving | None = None,
 ) -> tuple[Tensor, Any]: ...
 
 
@@ -221,7 +222,7 @@ def after_training(
     backend: str = "func",
     seed: int | None = None,
     aux: bool = False,
-    solve: Solver | None = None,
+    solve: Solving | None = None,
 ) -> Any:
     """The outer loss after ``steps`` inner steps, a scalar tensor that autograd differentiates by the estimator.
 
@@ -239,7 +240,7 @@ def after_training(
         aux: losses may return ``(loss, aux)``, and ``(value, aux)`` is returned with the outer loss's aux, detached. The inner
             loss's is dropped: an estimator evaluates steps in its own order, and more than once.
         solve: for ``cg`` and ``neumann``, what solves their linear system instead, ``(matvec, b) -> x`` on flat vectors, or on
-            trees (:func:`~metaimpute.engine.on_trees`).
+            trees, or one of ``linear_solvers`` (:func:`~metaimpute.engine.on_trees`).
 
     Returns:
         The value; with ``aux`` the pair of it and the outer loss's aux (None where the loss returned a scalar).

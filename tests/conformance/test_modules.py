@@ -43,6 +43,7 @@ EVERY = (
     "forward_gradient(2)",
     "first_order",
     "truncated(2)",
+    "es(2)",
 )
 MEMORIES = ("store", "recompute", "revolve(2)")
 

@@ -26,7 +26,7 @@ from metaimpute.engine import (
 
 EVERY = (
     "exact", "mixed", "forward", "forward_gradient(2)", "finite_difference", "cg(3)", "neumann(3)", "first_order",
-    "truncated(2)",
+    "truncated(2)", "es(2)",
 )  # fmt: skip
 X, Y = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
 ONES = torch.ones(6, dtype=torch.float64)

@@ -24,6 +24,7 @@ from metaimpute.engine import (
     NotScalar,
     Transform,
     UnsupportedOptimizer,
+    WarmStart,
     adam,
     after_training,
     begin,
@@ -41,13 +42,14 @@ from metaimpute.engine import (
     unroll,
 )
 from metaimpute.engine.given import given_rule, with_fixed
+from metaimpute.engine.linear_solvers import GMRES, Direct, NormalCG
 from metaimpute.engine.optimizers.base import is_closed
 from metaimpute.engine.pytree import tensors
 from tests.conformance.problems import make_case
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-START = ("exact", "mixed", "first_order", "forward_gradient(3)", "head")
+START = ("exact", "mixed", "first_order", "forward_gradient(3)", "head", "es(3)")
 CONVERGED = ("cg", "neumann")
 NO_START = ("forward", "truncated(2)", "finite_difference", "approx", *CONVERGED)
 
@@ -709,7 +711,7 @@ def by_descent(matvec: Any, b: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["cg", "neumann"])
-@pytest.mark.parametrize("solve", [dense, on_trees(by_descent)])
+@pytest.mark.parametrize("solve", [dense, on_trees(by_descent), GMRES(), Direct(), NormalCG(), WarmStart("cg")])
 def test_a_solver_of_ones_own_gives_the_closed_form(name: str, solve: Any) -> None:
     start = {n: p.double() for n, p in QUADRATIC.items()}
     c = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)

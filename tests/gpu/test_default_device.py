@@ -31,6 +31,7 @@ def options(name: str) -> str:
         "truncated": "truncated(2)",
         "forward_gradient": "forward_gradient(2)",
         "cg": "cg(2)",
+        "es": "es(2)",
         "neumann": "neumann(2)",
     }.get(name, name)
 

@@ -302,7 +302,7 @@ def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("estimator", ["exact", "mixed", "approx", "head", "first_order", "truncated(1)", "finite_difference",
-                                       "neumann(2)", "{name: cg, m: 2, damping: 0.1}", "forward_gradient(2)", "forward"])  # fmt: skip
+                                       "neumann(2)", "{name: cg, m: 2, damping: 0.1}", "forward_gradient(2)", "forward", "es(2)"])  # fmt: skip
 def test_every_estimator_trains_from_a_recipe(estimator: str, tmp_path: Path) -> None:
     run = session(
         write_recipe(tmp_path), tmp_path / "run", f"problem.estimator={estimator}", "train.steps=3", "train.log_every=1"

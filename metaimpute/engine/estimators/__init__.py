@@ -2,6 +2,7 @@
 
 from .approx import Approx
 from .base import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
+from .evolution import EvolutionStrategies
 from .exact import Exact, FirstOrder, Truncated
 from .finite_difference import FiniteDifference
 from .forward import Forward, ForwardGradient
@@ -14,6 +15,7 @@ __all__ = [
     "ConjugateGradient",
     "Estimator",
     "EstimatorError",
+    "EvolutionStrategies",
     "Exact",
     "FiniteDifference",
     "FirstOrder",

@@ -11,7 +11,7 @@ anything of the trajectory. The point's dependence on the start, the learning ra
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 from ..ambient import outside_transforms
+from ..krylov import axpy, conjugate_gradient, neumann_series
+from ..linear_solvers import LinearSolver, Solving, WarmStart
+from ..linear_systems import LinearSystem, OnTrees, SolverError, Vectors, like_the_unknowns
 from ..optimizers import Hyper, InnerOptimizer, hyper_as_leaves, hyper_tensors
 from ..optimizers.base import is_zero
 from ..products import product
@@ -26,10 +29,8 @@ from ..pytree import (
     Tree,
     as_leaves,
     detach,
-    differentiable,
     dot,
     gradient,
-    leaves_of,
     map_tensors,
     norm,
     tensors,
@@ -38,12 +39,6 @@ from ..pytree import (
 )
 from ..unroll import BilevelMap, run
 from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
-
-Solver = Callable[[Callable[[Any], Any], Any], Any]
-
-
-def _axpy(scale: Any, x: Tree, y: Tree) -> Tree:
-    return with_tensors(y, [scale * a + b for a, b in zip(tensors(x), tensors(y), strict=True)])
 
 
 def require_stationary(rule: InnerOptimizer, name: str) -> None:
@@ -130,11 +125,11 @@ class Implicit(Estimator):
         v = system.among_moving(direct["theta"])
         x, diagnostics = self.solve(system, v)
         reached, crossed = system.product(x)
-        residual = norm(_axpy(-1.0, v, reached)) / norm(v).clamp_min(torch.finfo(outer.dtype).tiny)
+        residual = norm(axpy(-1.0, v, reached)) / norm(v).clamp_min(torch.finfo(outer.dtype).tiny)
         if torch.isfinite(norm(v)) and not torch.isfinite(norm(x)):
             raise EstimatorError(f"'{self.name}': {self.diverged}")
         return HypergradientResult(
-            grad_c=_axpy(-1.0, crossed, direct["c"]),
+            grad_c=axpy(-1.0, crossed, direct["c"]),
             grad_theta_0=None,
             grad_optimizer=system.hyper_gradient(x),
             outer_loss=outer.detach(),
@@ -172,11 +167,8 @@ class Neumann(Implicit):
         if isinstance(alpha, Mapping) or (isinstance(alpha, Tensor) and alpha.ndim):
             raise EstimatorError("'neumann' with several inner learning rates needs alpha, one step for its series")
         alpha = float(alpha.detach() if isinstance(alpha, Tensor) else alpha)
-        term = total = v
-        for _ in range(self.m):
-            term = _axpy(-alpha, system.product(term)[0], term)
-            total = _axpy(1.0, term, total)
-        grew = bool(norm(term) > norm(v)) if self.m else False
+        found = neumann_series(lambda x: system.product(x)[0], v, self.m, alpha)
+        grew = found.flaw == "growth"
         if grew:
             warnings.warn(
                 "the Neumann series grows: alpha is above 2 / (largest eigenvalue of the inner Hessian) or the "
@@ -184,8 +176,7 @@ class Neumann(Implicit):
                 "one, so the estimate means nothing; lower alpha, take more inner steps, or use cg",
                 stacklevel=2,
             )
-        scaled = with_tensors(total, [alpha * leaf for leaf in tensors(total)])
-        return scaled, {"terms": self.m, "series_grows": grew}
+        return found.x, {"terms": self.m, "series_grows": grew}
 
 
 @register_estimator("cg")
@@ -212,48 +203,18 @@ class ConjugateGradient(Implicit):
             raise EstimatorError(f"'cg' needs a damping of at least 0, not {self.damping}")
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
-        x, residual, direction = zeros_like(v), v, v
-        squared, start = dot(v, v), dot(v, v)
-        done, negative = 0, False
-        if not torch.isfinite(start):
+        if not torch.isfinite(dot(v, v)):
             return v, {"iterations": 0, "negative_curvature": False}
-        while done < self.m and float(squared) > self.tolerance**2 * float(start):
-            image = _axpy(self.damping, direction, system.product(direction)[0])
-            curvature = dot(direction, image)
-            if float(curvature) <= 0:
-                negative = True
-                warnings.warn(
-                    "the inner Hessian has a direction of no positive curvature, so the inner steps have reached no "
-                    "minimum and the "
-                    "implicit estimate means little; take more inner steps, or add damping",
-                    stacklevel=2,
-                )
-                break
-            step = squared / curvature
-            x, residual = _axpy(step, direction, x), _axpy(-step, image, residual)
-            following = dot(residual, residual)
-            direction = _axpy(following / squared, direction, residual)
-            squared = following
-            done += 1
-        return x, {"iterations": done, "negative_curvature": negative}
-
-
-@dataclass(frozen=True)
-class OnTrees:
-    """A solver of linear systems that takes and returns trees; see :func:`on_trees`."""
-
-    solver: Solver
-
-    def __call__(self, matvec: Callable[[Tree], Tree], b: Tree) -> Tree:
-        return self.solver(matvec, b)
-
-
-def on_trees(solver: Solver) -> Solver:
-    """Marks a solver for ``solve=`` as one that works on trees in the shape of the parameters.
-
-    In them parameters on which the inner loss does not depend are zero, in flat vectors they are left out.
-    """
-    return OnTrees(solver)
+        found = conjugate_gradient(lambda x: system.product(x)[0], v, self.m, self.tolerance, self.damping)
+        negative = found.flaw == "curvature"
+        if negative:
+            warnings.warn(
+                "the inner Hessian has a direction of no positive curvature, so the inner steps have reached no "
+                "minimum and the "
+                "implicit estimate means little; take more inner steps, or add damping",
+                stacklevel=2,
+            )
+        return found.x, {"iterations": found.iterations, "negative_curvature": negative}
 
 
 @dataclass(frozen=True)
@@ -262,13 +223,13 @@ class Solved(Implicit):
 
     Args:
         solver: ``(matvec, b) -> x`` for a matrix that is known by its products; on flat real vectors ``[unknowns]`` (a complex
-            parameter is two of them) unless marked by :func:`on_trees`. Its relative residual ``|H x - v| / |v|`` is
-            reported, and above ``tolerance`` warned of.
+            parameter is two of them) unless marked by :func:`on_trees`; or one of :mod:`..linear_solvers`. Its relative residual
+            ``|H x - v| / |v|`` is reported, and above ``tolerance`` warned of.
     """
 
     name: ClassVar[str] = "solve"
     diverged: ClassVar[str] = "the solver's answer is not finite"
-    solver: Solver
+    solver: Solving
     tolerance: float = 0.01
 
     def solve(self, system: Stationary, v: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -276,43 +237,21 @@ class Solved(Implicit):
             outside_transforms("a product with the inner Hessian")
             return system.product(x)[0]
 
-        if isinstance(self.solver, OnTrees):
-            x = detach(self.solver(lambda x: matvec(self._checked(x, v)), v))
-            return system.among_moving(self._checked(x, v)), {}
-        unknown = [leaf for leaf, moves in zip(tensors(v), system.moving, strict=True) if moves]
-
-        def flat(tree: Tree) -> Tensor:
-            pairs = zip(tensors(tree), system.moving, strict=True)
-            moving = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf, moves in pairs if moves]
-            parts = [leaf.reshape(-1).to(moving[0].device) for leaf in moving]
-            return torch.cat(parts) if parts else torch.zeros(0, device="cpu")
-
-        def tree(vector: Any) -> Tree:
-            shape = list(flat(v).shape)
-            if not isinstance(vector, Tensor) or list(vector.shape) != shape:
-                found = list(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
-                raise EstimatorError(
-                    f"solve= works on vectors of shape {shape}, not {found}; on_trees(solver) takes trees"
-                )
-            sizes = [leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in unknown]
-            parts = iter(vector.detach().split(sizes))
-            leaves = []
-            for leaf, moves in zip(tensors(v), system.moving, strict=True):
-                if moves and leaf.is_complex():
-                    part = torch.view_as_complex(next(parts).to(leaf.real).reshape(*leaf.shape, 2).contiguous())
-                else:
-                    part = next(parts).to(leaf).reshape(leaf.shape) if moves else torch.zeros_like(leaf)
-                leaves.append(part)
-            return with_tensors(v, leaves)
-
-        return tree(self.solver(lambda x: flat(matvec(tree(x))), flat(v))), {}
-
-    @staticmethod
-    def _checked(x: Tree, v: Tree) -> Tree:
-        shapes = [[getattr(leaf, "shape", None) for leaf in leaves_of(t) if differentiable(leaf)] for t in (x, v)]
-        if shapes[0] != shapes[1]:
-            raise EstimatorError("solve=on_trees(...) must return a tree in the shape of the parameters")
-        return with_tensors(v, tensors(x))
+        masks = [torch.full(u.shape, m, device=u.device) for u, m in zip(tensors(v), system.moving, strict=True)]
+        hessian = LinearSystem(matvec, matvec, masks)
+        try:
+            if isinstance(self.solver, WarmStart):
+                return self.solver.solve(hessian, v, "hessian"), {}
+            if isinstance(self.solver, LinearSolver):
+                return self.solver.solve(hessian, v), {}
+            if isinstance(self.solver, OnTrees):
+                found = self.solver(lambda x: matvec(like_the_unknowns(x, v)), v)
+                return system.among_moving(like_the_unknowns(detach(found), v)), {}
+            vectors = Vectors(v, system.moving)
+            found = self.solver(lambda x: vectors.flat(matvec(vectors.tree(x))), vectors.flat(v))
+            return vectors.tree(found), {}
+        except SolverError as error:
+            raise EstimatorError(str(error)) from None
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         result = super().differentiate(problem)
@@ -326,7 +265,7 @@ class Solved(Implicit):
         return result
 
 
-def with_solver(estimator: Estimator, solver: Solver) -> Estimator:
+def with_solver(estimator: Estimator, solver: Solving) -> Estimator:
     """An implicit estimator with its linear system left to ``solver``.
 
     Raises:
@@ -334,6 +273,6 @@ def with_solver(estimator: Estimator, solver: Solver) -> Estimator:
     """
     if not isinstance(estimator, Implicit):
         raise EstimatorError(f"'{estimator.name}' solves no linear system; solve= is for 'cg' and 'neumann'")
-    if not callable(solver):
-        raise EstimatorError(f"solve= takes a function (matvec, b) -> x, not {solver!r}")
+    if not (callable(solver) or isinstance(solver, LinearSolver | WarmStart)):
+        raise EstimatorError(f"solve= takes a function (matvec, b) -> x or one of linear_solvers, not {solver!r}")
     return Solved(solver)
