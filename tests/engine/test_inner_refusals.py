@@ -115,7 +115,9 @@ def test_the_first_weights_have_a_name(net: nn.Sequential) -> None:
     assert all(map(torch.equal, *ends))
 
 
-@pytest.mark.parametrize("loss", [lambda net: net(X), lambda net: 1.0, lambda net: lambda: (net(X).sum(), 1)], ids=str)
+@pytest.mark.parametrize(
+    "loss", [lambda net: net(X), lambda net: 1.0, lambda net: lambda: (net(X).sum(), 1)], ids=["rows", "float", "pair"]
+)
 def test_losses_that_are_no_number(loss: Any, net: nn.Sequential) -> None:
     with pytest.raises(NotScalar, match="must return a scalar"), inner(net, sgd(0.1)) as block:
         block.step(loss(net))
