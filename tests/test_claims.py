@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CLAIMS, COSTS = ROOT / "docs/concepts/claims.md", ROOT / "docs/concepts/costs.md"
+CLAIMS, COSTS, PRECISION = (ROOT / f"docs/concepts/{name}.md" for name in ("claims", "costs", "precision"))
 
 
 def rows(page: Path) -> list[list[str]]:
@@ -26,6 +26,18 @@ def test_every_claim_names_tests_that_there_are() -> None:
         for path, name in named:
             tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))
             assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (path, name)
+
+
+def test_figures_of_precision_are_those_that_were_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks/results/precision.json").read_text())
+    shown = {tuple(row[:3]): row[3:] for row in rows(PRECISION) if len(row) == 6 and row[0] != "model"}
+    kinds = ("bfloat16", "float16", "float16, scaled")
+    found = {(r["model"], str(r["steps"]), f"`{r['estimator']}`", r["precision"]): r for r in measured["rows"]}
+    assert set(shown) == {key[:3] for key in found}
+    for key, cells in shown.items():
+        for kind, text in zip(kinds, cells, strict=True):
+            row = found.get((*key, kind))
+            assert text.split(" ")[0] == ("-" if row is None else f"{row['error']:.1e}"), (key, kind)
 
 
 def test_figures_of_costs_are_those_that_were_measured() -> None:

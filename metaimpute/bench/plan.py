@@ -26,8 +26,12 @@ def sweep(
     device: str = "cpu",
     shape: tuple[int, ...] | None = None,
     say: Callable[[str], None] = print,
+    show: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """A plan for each model's example weights, and the machine it was measured on.
+
+    Args:
+        say: told what is being done. show: told each plan, line by line.
 
     Raises:
         BenchError: for a model that cannot be set up. BadMemoryPolicy: for a budget that cannot be read.
@@ -41,8 +45,8 @@ def sweep(
             inner, outer, problem.model.params, problem.weights, problem.batches, inner_rule(optimizer, lr),
             steps=steps, budget=budget, seconds=seconds,
         )  # fmt: skip
-        for line in f"{planned}\n".split("\n"):
-            say(line)
+        for line in (*([name] * (len(models) > 1)), *str(planned).split("\n")):
+            show(line)
         found.append({
             "model": name,
             "parameters": sum(leaf.numel() for leaf in problem.module.parameters()),

@@ -14,6 +14,7 @@ import click
 from .errors import plain_errors
 from .options import results
 from .output import done, echo, in_json, next_step, note, plain_width, print_json, screen, working
+from .output import result as show_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -258,10 +259,49 @@ def plan(models: tuple[str, ...], threads: int, device: str, out: Path | None, *
         torch.set_num_threads(threads)
         sys.path.insert(0, str(Path.cwd()))  # module:Class may be a file here, as for python -m
         try:
-            result = work.sweep(models, device=str(pick_device(device)), say=echo, **options)
+            where = str(pick_device(device))
+            found = work.sweep(models, device=where, say=note, show=show_line, **options)
         except (BadMemoryPolicy, BenchError, NoDevice) as error:
             raise click.UsageError(str(error)) from None
-        _finish(result, out)
+        if in_json():
+            print_json(found)
+        _finish(found, out)
+
+
+@bench.command()
+@results
+@click.option("--model", "models", callback=_names, default="mlp", show_default=True, help="Names of built-in ones.")
+@click.option("--steps", default="1,8", show_default=True, callback=_numbers, help="Numbers of inner steps k.")
+@click.option(
+    "--estimator",
+    "estimators",
+    callback=_names,
+    default="exact,mixed,truncated(1),finite_difference,neumann(5),cg(5)",
+    show_default=True,
+)
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True)
+@click.option("--lr", default=0.05, show_default=True, help="Inner learning rate.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
+def precision(models: tuple[str, ...], threads: int, device: str, out: Path | None, **options: Any) -> None:
+    """What autocast does to each estimator's hypergradient, against the same estimator in float64."""
+    with plain_errors():
+        import torch
+
+        from ..bench import precision as work
+        from ..bench.problems import BenchError
+        from ..environment import NoDevice, pick_device
+
+        torch.set_num_threads(threads)
+        warnings.simplefilter("ignore")  # that an implicit estimate means little is what its row shows
+        try:
+            found = work.sweep(models, device=str(pick_device(device)), say=note, **options)
+        except (BenchError, NoDevice) as error:
+            raise click.UsageError(str(error)) from None
+        _print(work.table, found)
+        _finish(found, out)
 
 
 @bench.command()
