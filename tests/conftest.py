@@ -19,8 +19,10 @@ REAL_DATA = os.environ.get("METAIMPUTE_DATA")  # read before any test hides it f
 
 
 @pytest.fixture(autouse=True)
-def deterministic() -> Iterator[None]:
-    """Every test starts from the same generator state and leaves the default precision as it found it."""
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test starts from the same generator state, leaves the default precision as it found it, and prints as wide as it
+    likes, whatever the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     torch.set_num_threads(int(os.environ.get("METAIMPUTE_TEST_THREADS", "1")))
     torch.manual_seed(0)
     before = torch.get_default_dtype()

@@ -65,7 +65,7 @@ def test_a_recipe_trains_and_without_its_data_exits_3(
         missing = call(*command)
         assert missing.exit_code == 3 and str(here) in missing.output and "Traceback" not in missing.output
     make(here)
-    assert call("check", "r.yaml").output == "r.yaml [sample]: valid\n"
+    assert call("check", "r.yaml").stdout == "r.yaml [sample]: valid\n"
     done = call("run", "r.yaml", "--out", "out")
     assert done.exit_code == 0, done.output
     result = json.loads(Path("out/result.json").read_text())
@@ -115,7 +115,7 @@ def test_torchvision_downloads_into_the_cache(
 
     monkeypatch.setattr(f"torchvision.datasets.{kind}", offline)
     done = call("data", "get", name)
-    assert done.exit_code == 3 and "there by hand (ConnectionError: no network here)" in done.output
+    assert done.exit_code == 3 and "home page (ConnectionError: no network here); put" in done.output
     monkeypatch.setattr(f"torchvision.datasets.{kind}", lambda root, download: make(Path(root)))
     done = call("data", "get", name)
     assert done.exit_code == 0 and str(tmp_path / "cache") in done.output
