@@ -50,3 +50,37 @@ def begins(tensor: Tensor) -> Tensor:
     if node is not None:
         node.metadata[_BEGINS] = True
     return found
+
+
+def computed_before(loss: Tensor, since: int, here: Sequence[Tensor], origin: Sequence[Tensor]) -> bool:
+    """Whether a loss uses a tensor that was computed before, and from the first weights of a loop.
+
+    Args:
+        since: autograd's sequence number at which the loss's own computation began. here: the weights in place, which it uses by
+            right. origin: the first weights, leaves, from which all later ones come.
+    """
+    own = {id(leaf.grad_fn) for leaf in here if leaf.grad_fn is not None}
+    at_the_start = {id(leaf) for leaf in here if leaf.grad_fn is None}
+    first = {id(leaf) for leaf in origin}
+    first_nodes = {id(leaf.grad_fn) for leaf in origin if leaf.grad_fn is not None}
+    todo: list[tuple[Any, bool]] = [(loss.grad_fn, False)]
+    seen: set[tuple[int, bool]] = set()
+    kept = []  # a node's id is its own as long as it is alive
+    while todo:
+        node, old = todo.pop()
+        if node is None or (id(node), old) in seen:
+            continue
+        seen.add((id(node), old))
+        kept.append(node)
+        if id(node) in first_nodes and (old or id(node) not in own):
+            return True
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            if id(leaf) in first and (old or id(leaf) not in at_the_start):
+                return True
+            continue
+        if not old and id(node) in own:
+            continue
+        earlier = old or node._sequence_nr() < since
+        todo += [(below, earlier) for below, _ in node.next_functions]
+    return False

@@ -26,6 +26,7 @@ from .linear_solvers import LinearSolver, WarmStart, linear_solver
 from .linear_systems import Solver
 from .noise import derive_seed
 from .pytree import Tree, detach, leaves_of, map_tensors, norm, tensors, with_tensors
+from .rebuilt import as_it_is
 from .repetition import NotRepeatable
 from .stationarity import gradient_of
 
@@ -233,19 +234,41 @@ def _condition(
     if len(given) != 1 or not callable(given[0]):
         raise TypeError("implicit() takes one of optimality_fn=, fixed_point_fn= and objective=, a function (x, *args)")
     if objective is not None:
-        return gradient_of(objective), "the gradient of objective", "cg"
+        return gradient_of(as_it_is(objective)), "the gradient of objective", "cg"
     if fixed_point_fn is not None:
-        step = fixed_point_fn
+        step = as_it_is(fixed_point_fn)
 
         def moved(x: Tree, *args: Any) -> Tree:
-            after = step(x, *args)
+            after = arranged(step(x, *args), x, "fixed_point_fn")
             if [leaf.shape for leaf in tensors(after)] != [leaf.shape for leaf in tensors(x)]:
                 return after
             return with_tensors(x, [a - b for a, b in zip(tensors(x), tensors(after), strict=True)])
 
         return moved, "x - fixed_point_fn(x)", "gmres"
     assert optimality_fn is not None
-    return optimality_fn, "optimality_fn", "gmres"
+    condition = as_it_is(optimality_fn)
+
+    def ordered(x: Tree, *args: Any) -> Tree:
+        return arranged(condition(x, *args), x, "optimality_fn")
+
+    return ordered, "optimality_fn", "gmres"
+
+
+def arranged(found: Tree, like: Tree, named: str) -> Tree:
+    """A condition's dicts in the order of the solution's, which go by their keys.
+
+    Raises:
+        CannotDifferentiate: for other keys.
+    """
+    if isinstance(like, dict) and isinstance(found, dict):
+        if set(found) != set(like):
+            raise CannotDifferentiate(
+                f"{named} returns a dict with the keys {sorted(map(str, found))}, and the solution has {sorted(map(str, like))}"
+            )
+        return {key: arranged(found[key], like[key], named) for key in like}
+    if isinstance(like, list | tuple) and isinstance(found, list | tuple) and len(like) == len(found):
+        return [arranged(one, other, named) for one, other in zip(found, like, strict=True)]
+    return found
 
 
 def implicit(

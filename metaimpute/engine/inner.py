@@ -126,7 +126,9 @@ class Inner:
         self.state = self._live.rule.init(self.start)
         self._place(self.start)
         inside = Inside(self._root, originals)
-        self._moves = Moves(inside, self._mode, frozenset(map(id, originals.values())), self._recompute)
+        self._moves = Moves(
+            inside, self._mode, frozenset(map(id, originals.values())), self._recompute, tuple(self.start.values())
+        )
         self._inside = inside  # now the block has begun
 
     def _place(self, params: Params) -> None:

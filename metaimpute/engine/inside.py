@@ -106,6 +106,11 @@ class Inside:
                 places_of_buffers: dict[str, Any] = part._buffers
                 for leaf, buffer in places_of_buffers.items():
                     if buffer is not None:
+                        if buffer.requires_grad and leaf not in vars(part):
+                            raise CannotDifferentiate(
+                                f"buffer '{leaf}' of a {type(part).__name__} requires a gradient, and a block has buffers of its "
+                                "own; hand that tensor to the loss, or set it as a plain attribute"
+                            )
                         _, own = self._buffers.setdefault(id(buffer), (buffer, buffer.detach().clone()))
                         _set(places_of_buffers, leaf, own, undo)
             undo.enter_context(checkpoints_wrapped(self._as_now))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .ambient import CannotDifferentiate, double_differentiable, holder
-from .dependence import leaves_below
+from .dependence import computed_before, leaves_below
 from .inside import Inside, others_are_open
 from .losses import scalar
 from .noise import fixed_rng
@@ -46,13 +46,15 @@ class Moves:
 
     Attributes:
         users: ids of the user's parameters in whose places the block's weights are, which no loss may use. recompute: whether a
-            step's tensors are rebuilt in the reverse pass. neighbours: the steps for which they are.
+            step's tensors are rebuilt in the reverse pass. origin: the block's first weights, which recomputed steps are looked
+            at for. neighbours: the steps for which they are.
     """
 
     inside: Inside
     mode: Differentiation
     users: frozenset[int]
     recompute: bool
+    origin: tuple[Tensor, ...] = ()
     neighbours: weakref.WeakSet[Rebuilt] = field(default_factory=weakref.WeakSet)
 
     def called(
@@ -127,8 +129,14 @@ class Moves:
         for number, with_gradient in enumerate(rule.stages):
             slopes: list[Tensor | None] = [None] * len(at)
             if with_gradient:
+                since = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
                 with rebuilding() if first is not None else contextlib.nullcontext():
                     loss = scalar(evaluate(), "inner")
+                if self.recompute and computed_before(loss, since, list(at.values()), self.origin):
+                    raise BadMemoryPolicy(
+                        "the function uses a tensor that was computed from the block's weights outside of it, which memory "
+                        "'recompute' would take for a constant; compute it inside the function, detach it, or use memory 'store'"
+                    )
                 slopes = self._slopes(loss, at)
                 first = loss if first is None else first
             with torch.set_grad_enabled(self.mode != "none"):

@@ -26,7 +26,9 @@ def test_a_scaled_loss_has_the_same_hypergradient(estimator: str, rule: object) 
 def test_every_precision_is_held_against_float64() -> None:
     found = sweep(["linear"], steps=[2], estimators=["exact", "neumann(2)"], say=lambda line: None)
     rows = {(row["estimator"], row["precision"]): row for row in found["rows"]}
-    assert set(rows) == {("exact", p) for p in PRECISIONS} | {("neumann(2)", p) for p in PRECISIONS if "scaled" not in p}
+    assert set(rows) == {("exact", p) for p in PRECISIONS} | {
+        ("neumann(2)", p) for p in PRECISIONS if "scaled" not in p
+    }
     assert rows["exact", "float32"]["error"] < 1e-6
     assert 1e-5 < rows["exact", "float16"]["error"] < rows["exact", "bfloat16"]["error"] < 0.1
     assert all(row["finite"] and row["cosine"] > 0.99 for row in found["rows"])

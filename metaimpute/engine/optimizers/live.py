@@ -61,7 +61,11 @@ class LiveRule:
         self._override = override
         own: InnerOptimizer = as_it_stands(optimizer, params, resume) if self._stock else optimizer
         self.rule = chain(*gradients, own)
-        self._groups = self._seen()
+        self._groups, self._held = self._seen(), self._ids()
+        if len(set(self._held)) < len(self._held):
+            raise UnsupportedOptimizer(
+                "two optimizers hold the same parameter, which each would move; give every parameter to one of them"
+            )
         self._current = self._with(self.rule, override)
 
     def now(self, changes: Mapping[str, Any]) -> InnerOptimizer:
@@ -71,6 +75,11 @@ class LiveRule:
             UnsupportedOptimizer: for a hyperparameter that the rule does not have, or a value that none can have.
         """
         groups = self._seen()
+        if self._ids() != self._held:
+            raise UnsupportedOptimizer(
+                "the optimizer holds other parameters than at the beginning of the block (add_param_group); give it all of them "
+                "before, with a learning rate of 0 until they are to move"
+            )
         if not _same(groups, self._groups):
             self._groups = groups
             asked = chain(*self._gradients, as_it_stands(self._given, self._params, False))
@@ -81,6 +90,9 @@ class LiveRule:
         """What the groups say, without their parameters."""
         groups = [group for one in self._stock for group in one.param_groups]
         return [{key: value for key, value in group.items() if key != "params"} for group in groups]
+
+    def _ids(self) -> list[int]:
+        return [id(p) for one in self._stock for group in one.param_groups for p in group["params"]]
 
     def _with(self, rule: InnerOptimizer, changes: Mapping[str, Any]) -> InnerOptimizer:
         found = rule.with_hyper(**{key: self._by_name(key, value) for key, value in changes.items()})
