@@ -147,7 +147,7 @@ def plan(
     steps: int,
     budget: str | int | None = None,
     seconds: float = 10.0,
-    estimators: Sequence[str] = TRIED,
+    estimators: str | Sequence[str] = TRIED,
     outer_batch: Any = None,
     seed: int = 0,
     wrt_start: bool = False,
@@ -158,19 +158,24 @@ def plan(
     the cost that was predicted.
 
     Args:
-        inner_loss, outer_loss, params, coupling, batches, optimizer, outer_batch, wrt_start: as for :func:`hypergradient`.
+        inner_loss, outer_loss, params, coupling, batches, optimizer, outer_batch, wrt_start: as for :func:`hypergradient`; of
+            batches a few will do.
         steps: inner steps that are asked about. budget: bytes of tensors alive at once, ``"2GB"`` or a number; None for any.
-        seconds: to spend, roughly: a single short unroll of a large model may take longer. estimators: to be tried.
+        seconds: to spend, roughly: a single short unroll of a large model may take longer. estimators: to be tried,
+            ``exact`` among them.
         seed: of the noise inside the losses.
 
     Raises:
-        PlanError: for steps or seconds that are none. BadMemoryPolicy: for a budget that cannot be read. Otherwise as
-            :func:`hypergradient` with ``exact``, which is what others are compared with.
+        PlanError: for steps or seconds that are none, or a gradient that is not finite. BadMemoryPolicy: for a budget that cannot
+            be read. Otherwise as :func:`hypergradient` with ``exact``, which is what others are compared with.
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise PlanError(f"steps must be a whole number of at least 1, not {steps!r}")
     if not seconds > 0:
         raise PlanError(f"seconds must be positive, not {seconds!r}")
+    estimators = [estimators] if isinstance(estimators, str) else list(estimators)
+    if "exact" not in estimators:
+        raise PlanError(f"estimators must hold 'exact', which others are compared with, not {estimators}")
     room = None if budget is None else _read_budget(budget)
     rule = require_rule(optimizer, "optimizer")
     whole = batches if isinstance(batches, Batches) else Batches(batches_of(batches), outer_batch)
@@ -193,6 +198,8 @@ def plan(
     long = _affordable(plain, most, seconds / len(estimators))
     counts = max(1, long // 2), long
     truth = _flat(gradient(long, "exact"))
+    if not truth.isfinite().all():
+        raise PlanError(f"the exact gradient after {long} steps is not finite, so there is nothing to compare with")
     clock, found, refused = _Clock(plain, counts, seconds / len(estimators)), list[_Measured](), dict[str, str]()
     scalars = sum(leaf.numel() for leaf in tensors((coupling, rule.hyper)))
     for name in estimators:

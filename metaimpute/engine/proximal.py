@@ -5,6 +5,8 @@ generalised Jacobian: away from a kink it is the derivative; **at a kink an entr
 off), so that it depends on neither z nor the other entries. A fixed point of :func:`proximal_gradient` then has the derivative
 of the problem restricted to the entries that move, which is the solution's wherever a strict complementarity holds (Bertrand et
 al., "Implicit differentiation for fast hyperparameter selection in non-smooth convex learning", JMLR 2022).
+
+All raise ValueError for a strength, radius or total that is negative, or for a box without room.
 """
 
 from __future__ import annotations
@@ -21,18 +23,31 @@ from .stationarity import gradient_of
 Amount = Tensor | float
 
 
+def _require(name: str, amount: Amount, positive: bool = False) -> None:
+    """Raises:
+    ValueError: for a number, or a tensor with an entry, that is negative or none, or 0 where that has no meaning."""
+    if isinstance(amount, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(amount):
+        return  # whose values are those of several problems
+    fits = torch.as_tensor(amount > 0 if positive else amount >= 0)
+    if not fits.all():
+        raise ValueError(f"{name} must be {'positive' if positive else 'at least 0'}, not {amount}")
+
+
 def prox_l1(z: Tensor, strength: Amount) -> Tensor:
     """Soft threshold: of ``strength * |x|_1``; a strength per entry is broadcast."""
+    _require("strength", strength)
     return z.sign() * (z.abs() - strength).relu()
 
 
 def prox_elastic_net(z: Tensor, l1: Amount, l2: Amount) -> Tensor:
     """Of ``l1 * |x|_1 + l2 / 2 * |x|^2``."""
+    _require("1 + l2", 1 + l2, positive=True)
     return prox_l1(z, l1) / (1 + l2)
 
 
 def prox_group_lasso(z: Tensor, strength: Amount) -> Tensor:
     """Of ``strength * sum of the rows' Euclidean norms``; rows are the last dimension, which a strength per row has not."""
+    _require("strength", strength)
     squared = z.square().sum(-1)
     threshold = torch.as_tensor(strength, dtype=z.dtype, device=z.device)
     moves = squared > threshold.square()
@@ -49,11 +64,13 @@ def project_box(z: Tensor, lower: Amount, upper: Amount) -> Tensor:
     """The nearest point with ``lower <= x <= upper``, entry by entry."""
     low = torch.as_tensor(lower, dtype=z.dtype, device=z.device).expand_as(z)
     high = torch.as_tensor(upper, dtype=z.dtype, device=z.device).expand_as(z)
+    _require("upper - lower", high - low)
     return torch.where(z <= low, low, torch.where(z >= high, high, z))
 
 
 def project_simplex(z: Tensor, total: Amount = 1.0) -> Tensor:
     """The nearest point with ``x >= 0`` and ``x.sum(-1) == total``, rows apart (Duchi et al., ICML 2008)."""
+    _require("total", total, positive=True)
     ordered = z.sort(dim=-1, descending=True).values
     above = (ordered.cumsum(-1) - total) / torch.arange(1, z.shape[-1] + 1, dtype=z.dtype, device=z.device)
     count = (ordered > above).sum(-1, keepdim=True)
@@ -62,6 +79,7 @@ def project_simplex(z: Tensor, total: Amount = 1.0) -> Tensor:
 
 def project_l2_ball(z: Tensor, radius: Amount = 1.0) -> Tensor:
     """The nearest point with a Euclidean norm of at most ``radius``, rows (the last dimension) apart."""
+    _require("radius", radius, positive=True)
     squared, bound = z.square().sum(-1, keepdim=True), torch.as_tensor(radius, dtype=z.dtype, device=z.device)
     outside = squared >= bound.square()
     length = torch.where(outside, squared, torch.ones_like(squared)).sqrt()

@@ -185,7 +185,9 @@ def test_a_single_step_has_nothing_to_repeat() -> None:
         ({"steps": 5, "seconds": 0}, PlanError, "seconds must be positive, not 0"),
         ({"steps": 5, "budget": "12parsecs"}, BadMemoryPolicy, "a number of bytes"),
         ({"steps": 5, "budget": 0}, BadMemoryPolicy, "positive number of bytes"),
-        ({"steps": 5, "estimators": ["exakt"]}, UnknownName, "did you mean 'exact'"),
+        ({"steps": 5, "estimators": []}, PlanError, "estimators must hold 'exact'"),
+        ({"steps": 5, "estimators": "mixed"}, PlanError, "estimators must hold 'exact'"),
+        ({"steps": 5, "estimators": ["exact", "exakt"]}, UnknownName, "did you mean 'exact'"),
     ],
 )
 def test_questions_without_an_answer(asked: dict[str, Any], error: type[Exception], said: str) -> None:
@@ -196,3 +198,9 @@ def test_questions_without_an_answer(asked: dict[str, Any], error: type[Exceptio
 def test_a_missing_rule_is_named() -> None:
     with pytest.raises((UnsupportedOptimizer, TypeError), match="optimizer"):
         plan(*Problem().arguments, None, steps=5)
+
+
+def test_a_gradient_that_is_not_finite_is_no_answer() -> None:
+    problem = Problem()
+    with pytest.raises(PlanError, match="not finite"):
+        plan(lambda *a: problem.inner(*a) * float("nan"), *problem.arguments[1:], sgd(0.1), steps=5, seconds=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -98,3 +99,18 @@ def test_proximal_gradient_goes_down_on_trees() -> None:
         x = step(x, torch.tensor(0.25))
     torch.testing.assert_close(x["a"], 0.75 / matrix.diagonal())
     torch.testing.assert_close(x["b"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda z: proximal.prox_l1(z, -1.0), lambda z: proximal.prox_elastic_net(z, 0.1, -1.0),
+        lambda z: proximal.prox_group_lasso(z, torch.tensor(-1.0)), lambda z: proximal.project_box(z, 1.0, 0.0),
+        lambda z: proximal.project_simplex(z, -1.0), lambda z: proximal.project_simplex(z, float("nan")),
+        lambda z: proximal.project_l2_ball(z, -1.0), lambda z: proximal.project_l2_ball(z, 0.0),
+    ],
+    ids=["l1", "elastic net", "group lasso", "box", "simplex", "simplex, nan", "ball", "ball, 0"],
+)  # fmt: skip
+def test_amounts_that_mean_nothing_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        wrong(torch.randn(2, 3))
