@@ -6,41 +6,27 @@ unrolls say what a long one takes.
 
 from __future__ import annotations
 
-import gc
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..errors import UserError
 from .arguments import batches_of, list_of_batches
-from .estimators import EstimatorError, HypergradientResult
+from .estimators import HypergradientResult
 from .estimators.choice import get_estimator
 from .hypergradients import hypergradient
-from .live_memory import LiveBytes
 from .losses import Loss
 from .memory import Auto, Footprint, parse_memory, shown_bytes
 from .optimizers import InnerOptimizer
 from .optimizers.base import require_rule
 from .pytree import Tree, tensors
-from .replay import BadMemoryPolicy, repeated
+from .short_unrolls import LONGEST, Clock, Measured, affordable, flat, footprint_of, stored, with_repetition
 from .unroll import Batches, unroll
 
-SHORTEST, LONGEST = (
-    6,
-    8,
-)  # inner steps of the longer one of the unrolls that are measured; the first two are often smaller ones
-RUNS, MOST_RUNS = 3, 20  # of each length, the fastest of which counts
-HEADROOM = 0.95  # of a budget, for what the outer loss needs beside the steps
 SCALARS = 8  # of coupling and hyperparameters, up to which an estimator with a price for each is tried
-NO_BUDGET = 1 << 60
 TRIED = ("exact", "mixed", "forward", "head", "truncated(1)", "finite_difference", "first_order", "neumann(5)", "cg(5)")
 
 
@@ -195,12 +181,12 @@ def plan(
 
     given = len(list_of_batches(whole.inner))
     most = min(steps, LONGEST) if given == 1 else min(steps, LONGEST, given)
-    long = _affordable(plain, most, seconds / len(estimators))
+    long = affordable(plain, most, seconds / len(estimators))
     counts = max(1, long // 2), long
-    truth = _flat(gradient(long, "exact"))
+    truth = flat(gradient(long, "exact"))
     if not truth.isfinite().all():
         raise PlanError(f"the exact gradient after {long} steps is not finite, so there is nothing to compare with")
-    clock, found, refused = _Clock(plain, counts, seconds / len(estimators)), list[_Measured](), dict[str, str]()
+    clock, found, refused = Clock(plain, counts, seconds / len(estimators)), list[Measured](), dict[str, str]()
     scalars = sum(leaf.numel() for leaf in tensors((coupling, rule.hyper)))
     for name in estimators:
         how = get_estimator(name)
@@ -211,7 +197,7 @@ def plan(
             how.check(steps, wrt_start=wrt_start)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of an estimate that means little: its error says so
-                found.append(_Measured.of(name, how.exact, partial(gradient, estimator=name), truth, clock, counts))
+                found.append(Measured.of(name, how.exact, partial(gradient, estimator=name), truth, clock, counts))
         except (UserError, NotImplementedError, RuntimeError) as error:
             if name == "exact":
                 raise
@@ -220,7 +206,7 @@ def plan(
     choices: list[Choice] = []
     least, footprint = 0, None
 
-    def choice(one: _Measured, memory: str, taken: float, peak: int) -> Choice:
+    def choice(one: Measured, memory: str, taken: float, peak: int) -> Choice:
         fits, cost = room is None or peak <= room, taken / plain_seconds
         return Choice(one.name, memory, one.exact, taken, cost, peak, fits, *one.apart, wrt_start)
 
@@ -228,10 +214,10 @@ def plan(
         choices.append(choice(one, "store", one.seconds.at(steps), math.ceil(one.peak.at(steps))))
         if one.name == "exact" and steps > 2:
             again = max(0.0, clock(partial(gradient, memory="recompute")).each - one.seconds.each)
-            footprint = _footprint(gradient, long)
-            base = max(0, math.ceil(one.peak.at(long)) - _stored(footprint, long))
+            footprint = footprint_of(gradient, long)
+            base = max(0, math.ceil(one.peak.at(long)) - stored(footprint, long))
             least = base + footprint.first + footprint.graph + footprint.snapshot + footprint.working
-            ways = _with_repetition(room, steps, footprint, base)
+            ways = with_repetition(room, steps, footprint, base)
             choices += [choice(one, way, one.seconds.at(steps) + extra * again, peak) for way, extra, peak in ways]
         elif one.name == "exact":
             least = choices[-1].peak
@@ -248,136 +234,6 @@ def plan(
 
 class PlanError(UserError, ValueError):
     """A question that cannot be answered as asked."""
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A quantity after k steps, ``fixed + each * k``."""
-
-    fixed: float
-    each: float
-
-    @classmethod
-    def through(cls, low: int, high: int, at_low: float, at_high: float) -> _Line:
-        """The line through two measurements, of which noise makes neither the slope nor what is fixed negative."""
-        each = min(max(0.0, (at_high - at_low) / (high - low)), at_high / high) if high > low else at_high / high
-        return cls(at_high - each * high, each)
-
-    def at(self, steps: int) -> float:
-        return self.fixed + self.each * steps
-
-
-class _Clock:
-    """Times short and long unrolls in turn with the steps alone, which are the unit of cost."""
-
-    def __init__(self, plain: Callable[[int], None], counts: tuple[int, int], seconds: float) -> None:
-        self.plain, self.counts, self.seconds = plain, counts, seconds
-        self.alone: list[float] = []
-
-    def __call__(self, work: Callable[[int], Any]) -> _Line:
-        """Seconds of the work after so many steps: of the fastest runs, since what else a machine does only adds."""
-        short, long = self.counts
-        began, found = time.perf_counter(), list[tuple[float, float]]()
-        while len(found) < RUNS or (time.perf_counter() - began < self.seconds and len(found) < MOST_RUNS):
-            found.append((_seconds(work, short), _seconds(work, long)))
-            self.alone.append(_seconds(self.plain, long))
-        return _Line.through(short, long, min(one for one, _ in found), min(other for _, other in found))
-
-    def plain_step(self) -> float:
-        return min(self.alone) / self.counts[1]
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """An estimator on two short unrolls: ``apart`` is its relative error and its cosine."""
-
-    name: str
-    exact: bool
-    seconds: _Line
-    peak: _Line
-    apart: tuple[float, float]
-
-    @classmethod
-    def of(
-        cls, name: str, exact: bool, work: Callable[[int], Any], truth: Tensor, clock: _Clock, counts: tuple[int, int]
-    ) -> _Measured:
-        gc.collect()  # once: where a process holds much, it takes longer than what is measured
-        apart = _apart(_flat(work(counts[1])), truth)
-        peaks = [_peak(partial(work, count)) for count in counts]
-        return cls(name, exact, clock(work), _Line.through(*counts, *peaks), apart)
-
-
-def _with_repetition(room: int | None, steps: int, footprint: Footprint, base: int) -> Iterator[tuple[str, int, int]]:
-    """Memory policies that take steps again: name, how many, and the bytes at the peak; ``base``: bytes beside the unroll's."""
-    held = base + footprint.first + footprint.working
-    yield "recompute", steps, held + footprint.graph + steps * footprint.snapshot
-    if room is None or base + _stored(footprint, steps) <= room:
-        return
-    left = int(HEADROOM * (room - base))
-    with suppress(BadMemoryPolicy):
-        chosen = Auto(max(1, left)).plan(steps, footprint)
-        remaining = steps - chosen.tail
-        groups = math.ceil(remaining / chosen.group)
-        policy = f"auto({left >> 20}MiB)" if left >= 10 << 20 else f"auto({left}B)"
-        peak = held + chosen.group * footprint.graph + chosen.slots * footprint.snapshot
-        yield policy, remaining + chosen.group * repeated(groups, chosen.slots), peak
-
-
-def _stored(footprint: Footprint, steps: int) -> int:
-    return footprint.first + steps * footprint.graph + footprint.working
-
-
-def _footprint(gradient: Callable[..., HypergradientResult], steps: int) -> Footprint:
-    """What steps hold, as an ``auto`` policy without a limit measures it."""
-    policy = Auto(NO_BUDGET)
-    gradient(steps, memory=policy)
-    assert policy.footprint is not None
-    return policy.footprint
-
-
-def _affordable(plain: Callable[[int], None], most: int, seconds: float) -> int:
-    """As many steps, of at most so many, as fit into the time with their derivatives, some twenty times as long."""
-    plain(1)
-    one = max(_seconds(plain, 1), 1e-6)
-    return min(most, max(SHORTEST, int(seconds / (20 * one))))
-
-
-def _seconds(work: Callable[[int], Any], count: int) -> float:
-    _wait()
-    began = time.perf_counter()
-    work(count)
-    _wait()
-    return time.perf_counter() - began
-
-
-def _wait() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
-def _peak(work: Callable[[], Any]) -> int:
-    with LiveBytes() as live:
-        work()
-    peak: int = live.peak
-    return peak
-
-
-def _flat(result: HypergradientResult) -> Tensor:
-    """Every gradient that was asked for, in one vector."""
-    leaves = tensors((result.grad_c, result.grad_theta_0, result.grad_optimizer))
-    if not leaves:
-        raise EstimatorError(
-            "there is nothing to differentiate with respect to: no coupling, no tensor among hyperparameters"
-        )
-    return torch.cat([leaf.detach().double().flatten().cpu() for leaf in leaves])
-
-
-def _apart(found: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Relative error, and cosine; 1 and 0 for an estimate without a part that ``exact`` has."""
-    if found.shape != truth.shape:
-        return 1.0, 0.0
-    size = truth.norm().clamp_min(1e-300)
-    return float((found - truth).norm() / size), float(torch.nn.functional.cosine_similarity(found, truth, dim=0))
 
 
 def _read_budget(budget: str | int) -> int:
