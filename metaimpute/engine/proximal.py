@@ -28,8 +28,8 @@ def _require(name: str, amount: Amount, positive: bool = False) -> None:
     ValueError: for a number, or a tensor with an entry, that is negative or none, or 0 where that has no meaning."""
     if isinstance(amount, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(amount):
         return  # whose values are those of several problems
-    fits = torch.as_tensor(amount > 0 if positive else amount >= 0)
-    if not fits.all():
+    fits = amount > 0 if positive else amount >= 0
+    if not (fits.all() if isinstance(fits, Tensor) else fits):
         raise ValueError(f"{name} must be {'positive' if positive else 'at least 0'}, not {amount}")
 
 
