@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,24 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from metaimpute.engine import FunctionalModel, from_torch, gradient_callback, inner, inside, unroll, unused
+from metaimpute.engine import FunctionalModel, from_torch, gradient_callback, inner, unroll
 
 from .inner_data import KINDS, STEPS, Data, after, check, differences, named, network
 
 pytestmark = pytest.mark.usefixtures("float64")
 optim = torch.optim
-
-
-@pytest.fixture
-def data() -> Data:
-    return Data()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_open() -> Iterator[None]:
-    yield
-    assert not inside._open
-    unused._waiting.clear()
 
 
 @pytest.mark.parametrize("memory", ["store", "recompute"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,25 +30,12 @@ from metaimpute.engine import (
     scale_by_schedule,
     sgd,
     unroll,
-    unused,
 )
 
 from .inner_data import STEPS, Data, after, check, network
 
 pytestmark = pytest.mark.usefixtures("float64")
 optim = torch.optim
-
-
-@pytest.fixture
-def data() -> Data:
-    return Data()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_open() -> Iterator[None]:
-    yield
-    assert not inside._open
-    unused._waiting.clear()
 
 
 def test_a_changing_loss_with_early_stop_and_evaluations_between(data: Data) -> None:

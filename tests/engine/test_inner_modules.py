@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,24 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.checkpoint import checkpoint
 
-from metaimpute.engine import inner, inside, unused
+from metaimpute.engine import inner
 
 from .inner_data import STEPS, Data, after, check, network
 
 pytestmark = pytest.mark.usefixtures("float64")
 optim = torch.optim
-
-
-@pytest.fixture
-def data() -> Data:
-    return Data()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_open() -> Iterator[None]:
-    yield
-    assert not inside._open
-    unused._waiting.clear()
 
 
 def test_the_model_is_as_it_was(data: Data) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,9 +20,7 @@ from metaimpute.engine import (
     NotScalar,
     UnsupportedOptimizer,
     inner,
-    inside,
     sgd,
-    unused,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -34,13 +32,6 @@ X, Y = (torch.randn(6, n, generator=DRAW, dtype=torch.float64) for n in (4, 2))
 def net() -> nn.Sequential:
     torch.manual_seed(2)
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_open() -> Iterator[None]:
-    yield
-    assert not inside._open
-    unused._waiting.clear()
 
 
 def loss_of(net: Callable[[Tensor], Tensor]) -> Tensor:

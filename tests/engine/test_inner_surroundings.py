@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from metaimpute.engine import (
     clip_by_global_norm,
     gradient_callback,
     inner,
-    inside,
     sgd,
     unused,
 )
@@ -38,13 +37,6 @@ X, Y = (torch.randn(6, n, generator=DRAW, dtype=torch.float64) for n in (4, 2))
 def net() -> nn.Sequential:
     torch.manual_seed(2)
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_open() -> Iterator[None]:
-    yield
-    assert not inside._open
-    unused._waiting.clear()
 
 
 def loss_of(net: Callable[[Tensor], Tensor]) -> Tensor:
