@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from pydantic import BaseModel
 
 from metaimpute import plugins
@@ -141,30 +142,25 @@ def test_the_notebook_runs_to_what_it_shows() -> None:
     assert NOTEBOOK.stat().st_size < 50_000
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "rows"),
-    [
-        ("make_image_folder", ["my_digits"], 1000),
-        ("make_table", ["tumours.csv"], 541),
-        ("make_texts", ["reviews.csv"], 1000),
-    ],
-)
-def test_the_tutorials_data_is_what_it_says(script: str, arguments: list[str], rows: int, tmp_path: Path) -> None:
-    if script == "make_texts" and find_snippets() is None:
+@pytest.mark.parametrize(("kind", "path", "rows"), [("images", "my_digits", 1000), ("table", "tumours.csv", 541), ("text", "reviews.csv", 1000)])
+def test_the_tutorials_data_is_what_it_says_and_comes_with_the_package(
+    kind: str, path: str, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "text" and find_snippets() is None:
         pytest.skip("metaimpute data get snippets")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{script}.py"), *arguments],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["data", "example", kind, path], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     said = done.stdout.strip()
-    assert any(said in page.read_text() for page in (DOCS / "tutorial").glob("*.md"))
+    pages = [page.read_text() for page in (DOCS / "tutorial").glob("*.md")]
+    assert any(f"$ metaimpute data example {kind} {path}\n{said}\n{done.stderr}" in page for page in pages)
+    assert not any("examples/" in page for page in pages), "no distribution has that folder"
     assert len(next(tmp_path.glob("*_truth.csv")).read_text().splitlines()) == rows + 1
-    if script == "make_image_folder":
-        assert len(list((tmp_path / "my_digits" / "labelled").glob("?/*.png"))) == 40
-        assert len(list((tmp_path / "my_digits" / "unlabelled").glob("*.png"))) == rows
+    if kind == "images":
+        assert len(list(Path("my_digits/labelled").glob("?/*.png"))) == 40
+        assert len(list(Path("my_digits/unlabelled").glob("*.png"))) == rows
+    again = CliRunner().invoke(main, ["data", "example", kind, path])
+    assert again.exit_code == 2 and again.output == f"error: {path} exists already; give another PATH\n"
 
 
 # recipe keys -------------------------------------------------------------------------------------------------------
