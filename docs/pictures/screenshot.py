@@ -44,7 +44,8 @@ def shoot(page: Path, target: Path, width: int, height: int, dark: bool = False,
     view.load(QUrl.fromLocalFile(str(page.resolve())))
     loaded.exec()
     asked: list[float] = []
-    view.page().runJavaScript(f"{script}; window.scrollTo(0, {top}); document.documentElement.scrollWidth", 0, asked.append)
+    hide = "document.head.append(Object.assign(document.createElement('style'), {textContent: '::-webkit-scrollbar{display:none}'}))"
+    view.page().runJavaScript(f"{hide}; {script}; window.scrollTo(0, {top}); document.documentElement.scrollWidth", 0, asked.append)
     wait(1500)
     view.grab().save(str(target))
     view.close()
