@@ -15,11 +15,21 @@ import click
 from mkdocs.structure.files import File, Files
 
 from metaimpute.cli import main
+from metaimpute.engine import estimators
+from metaimpute.engine.registry import Registry
+from metaimpute.methods import methods
+from metaimpute.models import models
+from metaimpute.problems import problems
+from metaimpute.tasks import tasks
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 COMMANDS = "<!-- the help of every command -->"
 BENCHMARKS = ROOT / "benchmarks"
+REGISTRIES: dict[str, Registry[Any]] = {
+    "estimator": estimators, "method": methods, "model": models, "problem": problems, "task": tasks,
+}  # fmt: skip
+COMPONENTS = re.compile(rf"<!-- every ({'|'.join(REGISTRIES)}) -->")
 ABOUT = ("CHANGELOG.md", "CONTRIBUTING.md")  # of the root folder, in the site too
 
 
@@ -60,11 +70,25 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    markdown = COMPONENTS.sub(lambda match: reference_of(match[1]), markdown)
     if COMMANDS in markdown:
         return markdown.replace(COMMANDS, "\n\n".join(help_of(main, "metaimpute", None, 2)))
     if "/" in page.file.src_uri:
         return markdown
+    if page.file.src_uri in ABOUT:
+        return markdown.replace("](docs/", "](")
     return markdown.replace("](../benchmarks/", "](benchmarks/")  # right in the repository; in the site it lies beside
+
+
+def reference_of(kind: str) -> str:
+    """The docstring of every registered component of a kind, by name."""
+    registry = REGISTRIES[kind]
+    classes = [registry.get(name) for name in registry]
+    lines = [
+        f"### `{name}` {{ #{kind}-{name} }}\n\n::: {one.__module__}.{one.__qualname__}\n    options: {{heading_level: 4}}"
+        for name, one in zip(registry, classes, strict=True)
+    ]
+    return "\n\n".join(lines)
 
 
 def help_of(command: click.Command, name: str, parent: click.Context | None, level: int) -> Iterator[str]:
