@@ -213,14 +213,12 @@ def example(kind: str, path: Path, seed: int) -> None:
         from ..engine.registry import UnknownName, describe_choices
         from ..example_data import WRITERS, truth_of
         from ..recipes.source import RecipeError
-        from ..rundir.files import refuse_irregular
         from ..terminal import argument
 
         if kind not in WRITERS:
             raise UnknownName(f"unknown kind of data '{kind}'; {describe_choices(kind, list(WRITERS))}")
         for target in (path, truth_of(path)):
-            refuse_irregular(target)
-            if target.exists():
+            if target.exists() or target.is_symlink():
                 raise RecipeError(f"{target} exists already; give another PATH")
         echo(WRITERS[kind](path, seed=seed))
         next_step(f"metaimpute init {kind} {argument(path)}{LABEL_OPTION[kind]}")
