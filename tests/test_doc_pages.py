@@ -127,7 +127,11 @@ def test_figures_of_a_methods_page_are_those_of_the_study() -> None:
 
 
 def test_pictures_are_small_and_described() -> None:
-    shown = {path for page in DOCS.rglob("*.md") for path in re.findall(r"!\[[^\]]{10,}\]\(([^)]*pictures/[^)]+)\)", page.read_text())}
+    shown = {
+        path
+        for page in DOCS.rglob("*.md")
+        for path in re.findall(r"!\[[^\]]{10,}\]\(([^)]*pictures/[^)]+)\)", page.read_text())
+    }
     made = list((DOCS / "pictures").glob("*.png"))
     assert {Path(name).name for name in shown} == {path.name for path in made}
     for path in made:
@@ -141,7 +145,9 @@ def test_no_picture_is_without_words() -> None:
 
 def test_the_citation_and_the_changes_name_the_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert cited["version"] == metaimpute.__version__ and cited["references"][0]["title"].startswith("Learning to Impute")
+    assert cited["version"] == metaimpute.__version__ and cited["references"][0]["title"].startswith(
+        "Learning to Impute"
+    )
     assert f"## {metaimpute.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -157,7 +163,9 @@ def test_forms_for_issues_can_be_read() -> None:
 
 
 def test_a_description_begins_no_parameter() -> None:
-    docstrings = pytest.importorskip("docs.hooks.docstrings", reason="griffe is not installed; pip install -e '.[docs]'")
+    docstrings = pytest.importorskip(
+        "docs.hooks.docstrings", reason="griffe is not installed; pip install -e '.[docs]'"
+    )
     text = "Args:\n    budget: bytes at most; None: any. seed: of noise. Default: 0.\nRaises:\n    One: here. Other: there."
     found = docstrings.one_per_line(text, {"budget", "seed"}).splitlines()
     assert found == ["Args:", "    budget: bytes at most; None: any.", "    seed: of noise. Default: 0.", "Raises:", "    One: here.", "    Other: there."]  # fmt: skip
@@ -167,7 +175,9 @@ def test_a_description_begins_no_parameter() -> None:
 def test_no_parameter_of_the_reference_is_called_none_or_default(site: Path) -> None:
     rows = 0
     for page in (site / "reference" / "api").glob("*.html"):
-        for part in re.findall(r"doc-section-title\">(?:Parameters|Attributes):</span>(.*?)</table>", page.read_text(), re.DOTALL):
+        for part in re.findall(
+            r"doc-section-title\">(?:Parameters|Attributes):</span>(.*?)</table>", page.read_text(), re.DOTALL
+        ):
             for cell in re.findall(r"<tr class=\"doc-section-item\">\s*<td>(.*?)</td>", part, re.DOTALL):
                 name = re.sub(r"<[^>]+>|\s", "", cell)
                 assert re.fullmatch(r"\**[a-z_]\w*(,\**[a-z_]\w*)*", name), f"{page.name}: {name}"
@@ -191,4 +201,6 @@ def test_the_reference_has_every_public_class_and_function(site: Path) -> None:
 
 def test_pages_kept_elsewhere_are_in_the_site(site: Path) -> None:
     for name in MADE:
-        assert (site / name).with_suffix(".html").exists() or (site / os.path.dirname(name) / "index.html").exists(), name
+        assert (site / name).with_suffix(".html").exists() or (site / os.path.dirname(name) / "index.html").exists(), (
+            name
+        )

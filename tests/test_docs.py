@@ -151,7 +151,10 @@ def test_a_notebook_runs_to_what_it_shows(notebook: Path) -> None:
     assert notebook.stat().st_size < 50_000
 
 
-@pytest.mark.parametrize(("kind", "path", "rows"), [("images", "my_digits", 1000), ("table", "tumours.csv", 541), ("text", "reviews.csv", 1000)])
+@pytest.mark.parametrize(
+    ("kind", "path", "rows"),
+    [("images", "my_digits", 1000), ("table", "tumours.csv", 541), ("text", "reviews.csv", 1000)],
+)
 def test_the_tutorials_data_is_what_it_says_and_comes_with_the_package(
     kind: str, path: str, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

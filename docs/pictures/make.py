@@ -118,11 +118,16 @@ def faces() -> None:
         ax.imshow(test.inputs[number, 0], cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
         for (name, mark, face, edge), place in zip(marks, points, strict=True):
             if mark == "o":
-                ax.scatter(*place[number].T, s=50, marker=mark, facecolors=face, edgecolors=edge, linewidths=1.5, label=name)
+                ax.scatter(
+                    *place[number].T, s=50, marker=mark, facecolors=face, edgecolors=edge, linewidths=1.5, label=name
+                )
             else:
                 ax.scatter(*place[number].T, s=22, marker=mark, color=edge, linewidths=1.5, label=name)
         ax.axis("off")
-    said = [f"truth, {len(predictor.task.load(0).labelled)} faces labelled", *(f"{n}: error {e:.1f}%" for n, e in zip(runs, errors, strict=True))]
+    said = [
+        f"truth, {len(predictor.task.load(0).labelled)} faces labelled",
+        *(f"{n}: error {e:.1f}%" for n, e in zip(runs, errors, strict=True)),
+    ]
     figure.legend(axes.flat[0].get_legend_handles_labels()[0], said, loc="outside lower center", ncols=3, frameon=False)
     save(figure, "faces")
 

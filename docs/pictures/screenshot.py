@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 
-def shoot(page: Path, target: Path, width: int, height: int, dark: bool = False, top: int = 0, script: str = "") -> float:
+def shoot(
+    page: Path, target: Path, width: int, height: int, dark: bool = False, top: int = 0, script: str = ""
+) -> float:
     """Writes a PNG of ``page`` seen through a window of ``width`` x ``height`` pixels, scrolled down by ``top``.
 
     Returns:
@@ -45,7 +47,9 @@ def shoot(page: Path, target: Path, width: int, height: int, dark: bool = False,
     loaded.exec()
     asked: list[float] = []
     hide = "document.head.append(Object.assign(document.createElement('style'), {textContent: '::-webkit-scrollbar{display:none}'}))"
-    view.page().runJavaScript(f"{hide}; {script}; window.scrollTo(0, {top}); document.documentElement.scrollWidth", 0, asked.append)
+    view.page().runJavaScript(
+        f"{hide}; {script}; window.scrollTo(0, {top}); document.documentElement.scrollWidth", 0, asked.append
+    )
     wait(1500)
     view.grab().save(str(target))
     view.close()

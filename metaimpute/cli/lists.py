@@ -200,7 +200,9 @@ LABEL_OPTION = {"images": "", "text": " --label opinion", "table": " --label dia
 @data.command()
 @click.argument("kind", metavar="images|text|table")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides which rows are drawn, and which keep their label.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Decides which rows are drawn, and which keep their label."
+)
 def example(kind: str, path: Path, seed: int) -> None:
     """Write the tutorial's data to PATH, few labels in it, and the true labels of the rest to a file beside it.
 
