@@ -1,8 +1,8 @@
 """How time and memory of ``metaimpute run`` grow with the rows of a table: ``python benchmarks/data_size.py``.
 
-Tables of scikit-learn's ``make_classification``, 20 columns of numbers, two classes, 100 labels; ``init``, ``run`` and ``impute`` as they
-come, each size in a process of its own, on one thread. Writes ``benchmarks/results/data_size.json``: seconds of each command,
-the largest peak of resident memory in MiB (Linux), and wrong labels in percent.
+Tables of scikit-learn's ``make_classification``, 20 columns of numbers, two classes, 100 labels; ``init``, ``run`` and
+``impute`` as they come, each size in a process of its own, on one thread. Writes ``benchmarks/results/data_size.json``: seconds
+of each command, the largest peak of resident memory in MiB (Linux), and wrong labels in percent.
 """
 
 from __future__ import annotations

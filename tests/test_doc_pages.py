@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ def test_options_of_a_page_are_those_of_the_recipe_page(folder: str) -> None:
     for name, page in gallery(folder).items():
         text = (DOCS / folder / page).read_text()
         part = re.split(r"^## ", text[text.index("\n## Options") + 4 :], maxsplit=1, flags=re.MULTILINE)[0]
-        found = {key: default for key, default in re.findall(r"^\| `(\w+)` \| (`[^`]*`) \|", part, re.MULTILINE)}
+        found = dict(re.findall(r"^\| `(\w+)` \| (`[^`]*`) \|", part, re.MULTILINE))
         expected = written[f"{kind} {name}"]
         assert found == expected or (page == "controls.md" and not found and "l2i" in part), page
 
@@ -201,6 +200,4 @@ def test_the_reference_has_every_public_class_and_function(site: Path) -> None:
 
 def test_pages_kept_elsewhere_are_in_the_site(site: Path) -> None:
     for name in MADE:
-        assert (site / name).with_suffix(".html").exists() or (site / os.path.dirname(name) / "index.html").exists(), (
-            name
-        )
+        assert (site / name).with_suffix(".html").exists() or (site / Path(name).parent / "index.html").exists(), name

@@ -31,7 +31,7 @@ def names_of(obj: griffe.Object) -> set[str]:
 
 
 def one_per_line(text: str, names: set[str]) -> str:
-    """``text`` with a new line before each of ``names`` that begins an entry of a section, and before each error of ``Raises``."""
+    """``text`` with a new line before each of ``names`` that begins an entry, and each error of ``Raises``."""
     lines: list[str] = []
     section: int | None = None  # indentation of the section's head
     kind = ""

@@ -79,9 +79,9 @@ def grid() -> None:
         call("run", "my_digits.yaml")
     call("impute", "runs/my_digits-seed0", "--truth", "my_digits_truth.csv")
     call("review", "runs/my_digits-seed0")
-    with open("my_digits_truth.csv", newline="") as stream:
+    with Path("my_digits_truth.csv").open(newline="") as stream:
         truth = {row["id"]: row["label"] for row in csv.DictReader(stream)}
-    with open("runs/my_digits-seed0/labels.csv", newline="") as stream:
+    with Path("runs/my_digits-seed0/labels.csv").open(newline="") as stream:
         rows = sorted(csv.DictReader(stream), key=lambda row: int(row["rank"]))
     shown = rows[:: len(rows) // 48][:48]
     plt = figures._pyplot()

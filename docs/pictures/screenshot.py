@@ -46,7 +46,8 @@ def shoot(
     view.load(QUrl.fromLocalFile(str(page.resolve())))
     loaded.exec()
     asked: list[float] = []
-    hide = "document.head.append(Object.assign(document.createElement('style'), {textContent: '::-webkit-scrollbar{display:none}'}))"
+    rule = "{textContent: '::-webkit-scrollbar{display:none}'}"
+    hide = f"document.head.append(Object.assign(document.createElement('style'), {rule}))"
     view.page().runJavaScript(
         f"{hide}; {script}; window.scrollTo(0, {top}); document.documentElement.scrollWidth", 0, asked.append
     )
