@@ -25,8 +25,8 @@ from metaimpute.engine import (
     gradient_callback,
     inner,
     sgd,
-    unused,
 )
+from metaimpute.engine.blocks import unused
 
 pytestmark = pytest.mark.usefixtures("float64")
 DRAW = torch.Generator().manual_seed(1)
