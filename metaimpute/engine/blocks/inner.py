@@ -206,6 +206,7 @@ class Inner:
         self.losses.append(moved.loss.detach())
         self.state = moved.state
         self._place(moved.params)
+        inside.use.led_to(moved.params.values())
         self._live.called()
         return moved.params
 
