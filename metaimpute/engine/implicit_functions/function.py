@@ -148,6 +148,8 @@ def implicit(
 
 
 def custom_root(
+    solver: object = None,
+    /,
     *,
     optimality_fn: Callable[..., Tree] | None = None,
     fixed_point_fn: Callable[..., Tree] | None = None,
@@ -164,6 +166,8 @@ def custom_root(
         has_aux: the solver returns ``(x, aux)``; so does the decorated one, with aux detached.
         options: ``solve``, ``tolerance``, ``support``, ``batches`` and ``seed`` of :func:`implicit`.
     """
+    if solver is not None:
+        raise TypeError("custom_root is called with the condition before it decorates: @custom_root(optimality_fn=...)")
     _condition(optimality_fn, fixed_point_fn, objective)
 
     def around(solver: Callable[..., Any]) -> Callable[..., Any]:
@@ -179,6 +183,11 @@ def custom_root(
                 found = solver(start, *detach(args), **settings)
             if has_aux and not (isinstance(found, tuple) and len(found) == 2):
                 raise CannotDifferentiate(f"with has_aux=True the solver returns (x, aux), not {type(found).__name__}")
+            if not has_aux and isinstance(found, tuple) and not isinstance(start, tuple):
+                raise CannotDifferentiate(
+                    f"the solver returns {len(found)} things from a start that is one; with has_aux=True the first is the "
+                    "solution and the second is handed on"
+                )
             x, aux = found if has_aux else (found, None)
             x = implicit(
                 x, *args, optimality_fn=optimality_fn, fixed_point_fn=fixed_point_fn, objective=objective, **options

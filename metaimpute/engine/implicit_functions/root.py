@@ -156,6 +156,10 @@ class Root(Condition):
         try:
             return self.value([*x, *a])
         except RuntimeError as error:
+            if "in-place operation" in str(error):
+                raise CannotDifferentiate(
+                    f"{self.named} changes the solution or an argument in place; compute a new tensor, or clone() it before"
+                ) from error
             kinds = {(leaf.dtype, leaf.device) for leaf in a}
             if (
                 len(kinds) < 2

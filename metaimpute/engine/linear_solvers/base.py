@@ -19,6 +19,7 @@ from .krylov import Linear, Reached, axpy
 from .systems import Jacobi, LinearSystem, SolverError, masked
 
 Unfinished = Literal["warn", "refuse", "allow"]
+_NO_SOLUTION = 1e-2  # a relative residual that rounding does not leave where there is a solution
 _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -40,6 +41,7 @@ class LinearSolver:
     name: ClassVar[str] = ""
     takes_samples: ClassVar[bool] = False
     preconditionable: ClassVar[bool] = True
+    ends_with_an_answer: ClassVar[bool] = True  # after as many iterations as unknowns, but for rounding
     max_iterations: int | None = None
     tolerance: float | None = None
     damping: float = 0.0
@@ -137,11 +139,21 @@ class LinearSolver:
         left = self.residual(system, x, b)
         if left <= 10 * self.goal(b):
             return
-        said = (
-            f"'{self.name}' ended after {found.iterations} iterations with a relative residual of {left:.2g} (tolerance "
-            f"{self.goal(b):.2g}), so the derivative is off by as much or more; raise max_iterations, take 'direct', add "
-            "damping, or state a tolerance that will do"
-        )
+        at_its_end = found.iterations < self.most(b) or found.iterations >= sum(leaf.numel() for leaf in tensors(b))
+        if left > _NO_SOLUTION and at_its_end and self.unfinished == "warn" and self.ends_with_an_answer:
+            raise SolverError(
+                f"'{self.name}': the matrix is singular for this right side (after {found.iterations} iterations the relative "
+                f"residual is {left:.2g} and stays so), so the solution has no derivative here; add damping, or see support="
+            )
+        said = self.unfinished_words(left, found.iterations, self.goal(b))
         if self.unfinished == "refuse":
             raise SolverError(said)
         warnings.warn(said, stacklevel=2)
+
+    def unfinished_words(self, residual: float, iterations: int, goal: float) -> str:
+        """The sentence for an answer whose residual is above the tolerance."""
+        return (
+            f"'{self.name}' ended after {iterations} iterations with a relative residual of {residual:.2g} (tolerance "
+            f"{goal:.2g}), so the derivative is off by as much or more; raise max_iterations, take 'direct' where the unknowns are "
+            "few, add damping, or state a tolerance that will do"
+        )

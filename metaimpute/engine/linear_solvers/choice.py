@@ -19,7 +19,15 @@ class Function(LinearSolver):
 
     name: ClassVar[str] = "solve"
     preconditionable: ClassVar[bool] = False
+    ends_with_an_answer: ClassVar[bool] = False
     solver: Solver | None = None
+
+    def unfinished_words(self, residual: float, iterations: int, goal: float) -> str:
+        return (
+            f"the function given as solve= left a relative residual of {residual:.2g} (tolerance {goal:.2g}), so the derivative "
+            "is off by as much or more; let it solve A x = b, with A the function it is given, to a smaller residual, or take "
+            "one of the solvers by name"
+        )
 
     def goal(self, b: Tree) -> float:
         return 1e-3 if self.tolerance is None else self.tolerance

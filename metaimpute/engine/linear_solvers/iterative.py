@@ -104,6 +104,7 @@ class NeumannSeries(LinearSolver):
 
     takes_samples: ClassVar[bool] = True
     preconditionable: ClassVar[bool] = False
+    ends_with_an_answer: ClassVar[bool] = False
     alpha: float | None = None
 
     def __post_init__(self) -> None:
