@@ -154,6 +154,6 @@ class LinearSolver:
         """The sentence for an answer whose residual is above the tolerance."""
         return (
             f"'{self.name}' ended after {iterations} iterations with a relative residual of {residual:.2g} (tolerance "
-            f"{goal:.2g}), so the derivative is off by as much or more; raise max_iterations, take 'direct' where the unknowns are "
-            "few, add damping, or state a tolerance that will do"
+            f"{goal:.2g}), so the derivative is off by as much or more; raise max_iterations, take 'direct' where the "
+            "unknowns are few, add damping, or state a tolerance that will do"
         )
