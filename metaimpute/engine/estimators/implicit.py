@@ -38,7 +38,8 @@ from ..pytree import (
     zeros_like,
 )
 from ..unroll import BilevelMap, run
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
+from .base import Estimator, EstimatorError, register_estimator, whole_number
+from .result import HypergradientResult
 
 
 def require_stationary(rule: InnerOptimizer, name: str) -> None:
