@@ -1,6 +1,6 @@
 # make demo: install and run the main recipe. make test: install and test. make test-gpu: the tests for an accelerator, on the one
 # that torch finds. make matrix: the fast tests on every Python that is here. make docs: the documentation, in site/.
-# All need Python >= 3.10 and pip, nothing else.
+# All need Python >= 3.10 and pip, nothing else. Files are compiled as they are first imported: most of them never are.
 PYTHON ?= python3
 BIN := .venv/bin
 # a process per core, each on one thread: tensors in tests are small
@@ -13,11 +13,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --d
 	$(PYTHON) -m venv .venv
 
 .venv/for-the-demo: .venv/bin/python setup.py pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[text]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[text]'
 	touch $@
 
 .venv/installed: .venv/bin/python setup.py pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[all]'
 	touch .venv/for-the-demo $@
 
 demo: .venv/for-the-demo
