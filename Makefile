@@ -1,20 +1,26 @@
 # make demo: install and run the main recipe. make test: install and test. make test-gpu: the tests for an accelerator, on the one
-# that torch finds. make docs: the documentation, in site/.
-# All need Python >= 3.10 and pip, nothing else.
+# that torch finds. make matrix: the fast tests on every Python that is here. make docs: the documentation, in site/.
+# All need Python >= 3.10 and pip, nothing else. Files are compiled as they are first imported: most of them never are.
 PYTHON ?= python3
 BIN := .venv/bin
 # a process per core, each on one thread: tensors in tests are small
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test test-all test-gpu lint docs clean
+.PHONY: demo test test-all test-gpu matrix lint docs clean
 
-.venv/installed: setup.py
+.venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python >= 3.10 is needed")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
-	touch .venv/installed
 
-demo: .venv/installed
+.venv/for-the-demo: .venv/bin/python setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[text]'
+	touch $@
+
+.venv/installed: .venv/bin/python setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[all]'
+	touch .venv/for-the-demo $@
+
+demo: .venv/for-the-demo
 	$(BIN)/metaimpute run recipes/imdb_uda.yaml
 
 test: .venv/installed
@@ -25,6 +31,9 @@ test-all: .venv/installed
 
 test-gpu: .venv/installed
 	$(PYTEST) --dist worksteal -rs tests/gpu
+
+matrix: .venv/installed
+	$(BIN)/nox
 
 lint: .venv/installed
 	$(BIN)/ruff check .

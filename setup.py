@@ -1,4 +1,4 @@
-"""Packaging of metaimpute."""
+"""Packaging of metaimpute: what it needs and how it is built. What it is called and about is in pyproject.toml."""
 
 import re
 from pathlib import Path
@@ -15,6 +15,7 @@ PARQUET = ["pyarrow>=15"]
 REVIEW = ["cleanlab>=2.6"]
 DEV = [
     "expecttest>=0.3",
+    "nox>=2024.4.15",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6",
@@ -57,14 +58,17 @@ class WithRecipes(build_py):
         return [*super().get_outputs(include_bytecode), *([] if self.editable_mode else self.recipes().values())]
 
 
+def for_an_index(readme):
+    """The README for a package index, which has none of the files beside it: without their pictures, links to them as text."""
+    beside = r"(?!https?:|#)[^)]*"
+    without = re.sub(rf"^!\[[^\]]*\]\({beside}\)\n+", "", readme, flags=re.MULTILINE)
+    return re.sub(rf"\[([^\]]*)\]\({beside}\)", r"\1", without)
+
+
 setup(
-    name="metaimpute",
     version=VERSION,
-    description="Learning with few labels by differentiating through training",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=for_an_index((HERE / "README.md").read_text()),
     long_description_content_type="text/markdown",
-    license="MIT",
-    python_requires=">=3.10",
     cmdclass={"build_py": WithRecipes},
     packages=find_packages(include=["metaimpute", "metaimpute.*"]),
     package_dir={"": "."},  # said, so that an editable install is a path that type checkers follow, not an import hook
@@ -104,5 +108,4 @@ setup(
         "docs": DOCS,
         "all": TEXT + IMAGES + PARQUET + REVIEW + DEV + BENCH + DOCS,
     },
-    entry_points={"console_scripts": ["metaimpute=metaimpute.cli:main"]},
 )

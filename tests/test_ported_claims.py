@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.checkpoint import checkpoint
 
-from metaimpute.engine import CannotDifferentiate, inner, sgd, unused
+from metaimpute.engine import CannotDifferentiate, inner, sgd
+from metaimpute.engine.blocks import unused
 
 pytestmark = pytest.mark.usefixtures("float64")
 STEPS, RATE = 3, 0.1

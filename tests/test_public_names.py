@@ -35,7 +35,7 @@ PUBLIC = sorted(path for path in (ROOT / "metaimpute").rglob("__init__.py") if e
 def test_the_public_packages_are_these() -> None:
     names = [".".join(path.parent.relative_to(ROOT).parts[1:]) for path in PUBLIC]
     assert names == [
-        "", "batches", "engine", "engine.estimators", "engine.optimizers", "imputer", "inference", "methods", "models", "problems",
+        "", "batches", "engine", "engine.estimators", "engine.linear_solvers", "engine.optimizers", "imputer", "inference", "methods", "models", "problems",
         "recipes", "review", "tasks", "testing",
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from ..engine import EstimatorError, InnerOptimizer, chain, gradient_callback, hypergradient
+from ..engine import EstimatorError, InnerOptimizer, hypergradient
 from ..engine.losses import Loss
 from ..terminal import cell
 from .hypergradient import accuracy, inner_rule
@@ -27,22 +27,15 @@ PRECISIONS: dict[str, tuple[torch.dtype | None, float]] = {
 }
 
 
-def in_precision(loss: Loss, lower: torch.dtype | None, scale: float, device: str) -> Loss:
-    """A loss under autocast, times a factor."""
+def in_precision(loss: Loss, lower: torch.dtype | None, device: str) -> Loss:
+    """A loss under autocast."""
 
     def lowered(theta: Any, c: Any, batch: Any) -> Tensor:
         with torch.autocast(device, dtype=lower, enabled=lower is not None):
             found: Tensor = loss(theta, c, batch)
-        return scale * found.float() if lower is not None else scale * found
+        return found.float() if lower is not None else found
 
     return lowered
-
-
-def unscaled(rule: InnerOptimizer, scale: float) -> InnerOptimizer:
-    """The rule, given the gradients of a scaled loss."""
-    if scale == 1.0:
-        return rule
-    return chain(gradient_callback(lambda grads: {name: grad / scale for name, grad in grads.items()}), rule)
 
 
 def estimate(
@@ -50,13 +43,13 @@ def estimate(
 ) -> Tensor:
     """The hypergradient of the example weights with both losses in a precision."""
     device = problem.inputs.device.type
-    inner, outer = (in_precision(loss, lower, scale, device) for loss in (problem.inner, problem.outer))
+    inner, outer = (in_precision(loss, lower, device) for loss in (problem.inner, problem.outer))
     found = hypergradient(
-        inner, outer, problem.model.params, problem.weights, problem.batches, unscaled(rule, scale), estimator,
-        steps=steps, seed=0, wrt_start=False,
+        inner, outer, problem.model.params, problem.weights, problem.batches, rule, estimator,
+        steps=steps, seed=0, wrt_start=False, loss_scale=scale,
     )  # fmt: skip
     weights: Tensor = found.grad_c
-    return weights / scale
+    return weights
 
 
 def sweep(

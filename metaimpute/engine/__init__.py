@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from . import linear_solvers, proximal
 from .ambient import CannotDifferentiate, double_differentiable
+from .blocks.inner import Inner, inner
 from .compiled import CannotCompile, Compiled
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .estimators.choice import BACKENDS, get_estimator
 from .evolution import BadSmoothing, EvolutionEstimate, evolution_gradient
 from .functional import FunctionalModel, HeadNotFound
 from .hypergradients import hypergradient
-from .implicit_diff import custom_root, implicit, nonzero
-from .inner import Inner, inner
+from .implicit_functions.function import custom_root, implicit, nonzero
 from .linear_solvers import WarmStart
-from .linear_systems import SolverError, on_trees
+from .linear_solvers.systems import SolverError, on_trees
 from .losses import Factored, LabelRows, NotScalar, Split, StructuredLoss
 from .memory import (
     Auto,

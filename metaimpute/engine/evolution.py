@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .arguments import require_tensors
-from .krylov import axpy
+from .linear_solvers.krylov import axpy
 from .noise import derive_seed
 from .pytree import Tree, detach, dot, map_tensors, norm, tensors, with_tensors, zeros_like
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .estimators.base import Estimator, EstimatorError, HypergradientResult
+from .estimators.base import Estimator, EstimatorError
+from .estimators.result import HypergradientResult
 from .memory import Store
 from .optimizers import Hyper, InnerOptimizer, hyper_as_leaves, hyper_tensors
 from .pytree import as_leaves, detach, gradient

@@ -9,6 +9,7 @@ from .estimators import Estimator, HypergradientResult
 from .estimators.choice import get_estimator
 from .estimators.implicit import with_solver
 from .linear_solvers import Solving
+from .loss_scale import divided, require_scale, times, unscaled
 from .losses import Loss
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer
@@ -34,6 +35,7 @@ def hypergradient(
     seed: int | None = None,
     wrt_start: bool | None = None,
     solve: Solving | None = None,
+    loss_scale: float = 1.0,
 ) -> HypergradientResult:
     """Gradient of ``outer_loss`` after inner steps on ``inner_loss``, with respect to coupling, start and hyperparameters.
 
@@ -49,6 +51,8 @@ def hypergradient(
         memory: ``"store"``, ``"checkpoint(n)"``, ``"recompute"``, ``"revolve(slots)"``, ``"auto(512MB)"`` or a policy.
         solve: for ``cg`` and ``neumann``, what solves their linear system instead: ``(matvec, b) -> x`` on flat vectors, or on
             trees, or one of ``linear_solvers`` (:func:`on_trees`). Its residual is in ``diagnostics["residual"]``.
+        loss_scale: factor that both losses are multiplied by while they are differentiated, for gradients that float16 would
+            round to zero; what is returned is that of the losses themselves. A power of two changes nothing else.
 
     Raises:
         EstimatorError, UnsupportedOptimizer, UnknownName, BadMemoryPolicy: with what was wrong and the nearest valid choice.
@@ -61,7 +65,10 @@ def hypergradient(
     how = get_estimator(estimator, backend)
     if solve is not None:
         how = with_solver(how, solve)
-    return how.estimate(
+    scale = require_scale(loss_scale, how, inner_loss, outer_loss)
+    if scale != 1.0:
+        inner_loss, outer_loss, rule = times(scale, inner_loss), times(scale, outer_loss), divided(scale, rule)
+    found = how.estimate(
         inner_loss,
         outer_loss,
         params,
@@ -73,3 +80,4 @@ def hypergradient(
         seed=seed,
         wrt_start=wrt_start,
     )
+    return found if scale == 1.0 else unscaled(scale, found)

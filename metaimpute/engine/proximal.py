@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .implicit_functions.stationarity import gradient_of
 from .pytree import Tree, tensors, with_tensors
-from .stationarity import gradient_of
 
 Amount = Tensor | float
 

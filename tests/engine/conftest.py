@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from metaimpute.engine import inside, unused
+from metaimpute.engine.blocks import inside, unused
 
 from .inner_data import Data
 

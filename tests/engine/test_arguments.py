@@ -168,7 +168,7 @@ def test_parameters_keep_type_and_shape(name: str, dtype: torch.dtype, shape: tu
 
 
 def test_a_hyperparameter_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(UnsupportedOptimizer, match=r"shape \[3, 2\] for a parameter of shape \[2\]"):
+    with pytest.raises(UnsupportedOptimizer, match=r"lr has shape \[3, 1\] and a parameter \[2\]"):
         run({"w": torch.ones(2)}, torch.ones(2), optimizer=sgd(torch.ones(3, 1)))
     with pytest.raises(UnsupportedOptimizer, match=r"not a list.*per_step"):
         sgd([0.1, 0.2])

@@ -230,6 +230,26 @@ def test_a_singular_system_is_told(name: str) -> None:
             x.sum().backward()
 
 
+@pytest.mark.parametrize("name", ["gmres", "normal_cg"])
+def test_a_system_without_a_solution_is_refused_and_one_with_many_is_not(name: str) -> None:
+    """Least squares with a column twice: the sum of the two weights has a derivative, neither of them alone has."""
+    rows = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    x = torch.stack([rows, rows, rows**2], 1)
+    y = rows.exp().requires_grad_()
+    w = torch.linalg.pinv(x) @ y.detach()
+    found = implicit(w, y, objective=lambda w, y: (x @ w - y).square().sum() / 2, solve=name)
+    both, alone = (torch.tensor(g, dtype=torch.float64) for g in ([1.0, 1.0, 0.0], [1.0, 0.0, 0.0]))
+    slope = torch.autograd.grad(found @ both, y, retain_graph=True)[0]
+    torch.testing.assert_close(slope, torch.linalg.pinv(x).T @ both, rtol=1e-9, atol=1e-10)
+    with pytest.raises(SolverError, match="singular for this right side.* add damping, or see support="):
+        (found @ alone).backward()
+
+
+def test_a_function_that_solves_badly_is_warned_of_in_its_own_words() -> None:
+    with pytest.warns(UserWarning, match="the function given as solve= left a relative residual of"):
+        solved(A, solve=lambda product, b: 0.5 * b).sum().backward()
+
+
 def test_an_unfinished_solve_is_warned_of_refused_or_let_pass() -> None:
     slow = torch.diag(torch.logspace(0, 6, 40, dtype=torch.float64))
     b = torch.ones(40, dtype=torch.float64, requires_grad=True)
@@ -405,3 +425,18 @@ def test_a_warm_start_is_forgotten_when_asked() -> None:
     assert not warm.last
     empty = implicit(torch.zeros(3), rhs(torch.float32), optimality_fn=lambda x, b: x, support=nonzero)
     assert torch.equal(torch.autograd.grad(empty.sum() + 0, empty)[0], torch.ones(3))
+
+
+def test_slips_in_writing_a_condition_or_a_solver_are_told() -> None:
+    b = rhs()
+    with pytest.raises(CannotDifferentiate, match="optimality_fn changes the solution or an argument in place"):
+        implicit(torch.linalg.solve(A, b.detach()), b, optimality_fn=lambda x, b: A @ x - b.mul_(1.0))
+    with pytest.raises(TypeError, match=r"@custom_root\(optimality_fn=...\)"):
+        custom_root(lambda start, b: b)
+
+    @custom_root(optimality_fn=linear(A))
+    def solver(start: Tensor, b: Tensor) -> Any:
+        return torch.linalg.solve(A, b), {"iterations": 1}
+
+    with pytest.raises(CannotDifferentiate, match="with has_aux=True the first is the solution"):
+        solver(torch.zeros(3, dtype=torch.float64), b)

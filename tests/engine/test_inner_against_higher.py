@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metaimpute.engine import gradient_callback, inner, unused
+from metaimpute.engine import gradient_callback, inner
+from metaimpute.engine.blocks import unused
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

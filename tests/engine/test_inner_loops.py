@@ -21,7 +21,6 @@ from metaimpute.engine import (
     chain,
     clip,
     inner,
-    inside,
     masked,
     optimizers,
     partition,
@@ -31,6 +30,7 @@ from metaimpute.engine import (
     sgd,
     unroll,
 )
+from metaimpute.engine.blocks import inside
 
 from .inner_data import STEPS, Data, after, check, network
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, softplus
 
-from metaimpute.engine import inner, inside, sgd, unused
+from metaimpute.engine import inner, sgd
+from metaimpute.engine.blocks import inside, unused
 
 from .inner_data import check
 

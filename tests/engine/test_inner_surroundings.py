@@ -25,8 +25,8 @@ from metaimpute.engine import (
     gradient_callback,
     inner,
     sgd,
-    unused,
 )
+from metaimpute.engine.blocks import unused
 
 pytestmark = pytest.mark.usefixtures("float64")
 DRAW = torch.Generator().manual_seed(1)
@@ -272,6 +272,24 @@ def test_an_end_that_nothing_uses_is_warned_of(net: nn.Sequential) -> None:
         use(block)
         del block
         assert not turn()
+
+
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+def test_an_outer_loss_that_reads_the_weights_themselves_uses_the_end(memory: str, net: nn.Sequential) -> None:
+    def turn(of_the_end: bool) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            with inner(net, stock_of(net), memory=memory) as block:
+                block.step(lambda: loss_of(net))
+                early = net[0].weight.square().sum()
+                block.step(lambda: loss_of(net))
+                (net[0].weight.square().sum() if of_the_end else early).backward()
+            del block
+            unused.warn_of_unused()
+        return [str(one.message) for one in found]
+
+    assert not turn(True)
+    assert "nothing has used the weights" in turn(False)[0]
 
 
 @pytest.mark.parametrize("kind", ["store", "recompute", "checkpoint"])

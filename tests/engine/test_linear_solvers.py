@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from metaimpute.engine.krylov import bicgstab, conjugate_gradient, gmres, neumann_series, richardson
 from metaimpute.engine.linear_solvers import CG, GMRES, BiCGSTAB, Direct, NeumannSeries, NormalCG, Richardson, solvers
-from metaimpute.engine.linear_systems import Jacobi, LinearSystem, Vectors
+from metaimpute.engine.linear_solvers.krylov import bicgstab, conjugate_gradient, gmres, neumann_series, richardson
+from metaimpute.engine.linear_solvers.systems import Jacobi, LinearSystem, Vectors
 
 pytestmark = pytest.mark.usefixtures("float64")
 SIZE = 12

@@ -136,8 +136,8 @@ def test_a_tensor_that_a_function_of_the_step_reaches_is_refused_where_its_gradi
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: per_step(sgd(0.1), rate=[0.1]), "sgd has no hyperparameter 'rate'; it has lr, momentum"),
-        (lambda: per_step(adam(0.1), betas=[0.1]), "adam has no hyperparameter 'betas'; it has lr, beta1"),
+        (lambda: per_step(sgd(0.1), rate=[0.1]), "sgd has no hyperparameter 'rate'; choose one of: dampening, lr"),
+        (lambda: per_step(adam(0.1), betas=[0.1]), "adam has no hyperparameter 'betas', but 'beta1' and 'beta2'"),
         (lambda: per_step(per_step(sgd(0.1), lr=[0.1]), lr=[0.1]), "has no hyperparameter 'lr'"),
         (lambda: per_step(sgd, lr=[0.1]), "sgd makes one when it is called"),
         (lambda: per_step(sgd(0.1), lr=T(0.1)), "lr is a tensor .steps., not one without dimensions"),

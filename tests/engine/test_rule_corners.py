@@ -12,13 +12,19 @@ from metaimpute.engine import (
     UnsupportedOptimizer,
     adadelta,
     adafactor,
+    adagrad,
     adam,
     adamax,
+    adamw,
+    hypergradient,
     lion,
     muon,
     nadam,
+    optimizers,
     per_step,
     radam,
+    rmsprop,
+    sgd,
     unroll,
 )
 
@@ -96,7 +102,44 @@ def test_numbers_that_a_rule_cannot_have_are_refused(make: Any, said: str) -> No
         make()
 
 
-@pytest.mark.parametrize("rule", [nadam(), radam(), adadelta(), adamax(), adafactor(), lion(), muon()])
+@pytest.mark.parametrize(
+    "rule",
+    [adam(), adamw(), adagrad(0.1), rmsprop(0.1), nadam(), radam(), adadelta(), adamax(), adafactor(), lion(), muon()],
+)
 def test_complex_parameters_are_refused_in_words(rule: Any) -> None:
     with pytest.raises(UnsupportedOptimizer, match=f"{rule.label} moves real parameters; .*view_as_real"):
         rule.init({"w": torch.zeros(2, dtype=torch.complex128)})
+
+
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "forward"])
+@pytest.mark.parametrize("name", list(optimizers))
+def test_a_learning_rate_whose_shape_says_nothing_about_a_parameter_is_refused(name: str, estimator: str) -> None:
+    """A list of rates is one for each step to some and one for each column to others: neither is guessed."""
+    rule = optimizers.get(name)(torch.full((3,), 0.1, dtype=torch.float64))
+    start = {"w": torch.ones(2, 3, dtype=torch.float64)}
+    with pytest.raises(UnsupportedOptimizer, match=r"lr has shape \[3\] and a parameter \[2, 3\]; .*per_step"):
+        hypergradient(
+            lambda th, c, b: (c * th["w"]).square().sum(),
+            lambda th, c, b: th["w"].square().sum(),
+            start,
+            torch.ones(3, dtype=torch.float64),
+            [0, 0],
+            optimizer=rule,
+            estimator=estimator,
+        )
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (2, 1), (1, 3)])
+def test_a_learning_rate_with_the_shape_of_a_parameter_is_one_for_each_entry(shape: tuple[int, ...]) -> None:
+    rates = torch.linspace(0.1, 0.3, max(1, torch.Size(shape).numel()), dtype=torch.float64).reshape(shape)
+    start = torch.linspace(1, 2, 6, dtype=torch.float64).reshape(2, 3)
+    found = hypergradient(
+        lambda th, c, b: th["w"].square().sum() / 2,
+        lambda th, c, b: th["w"].sum(),
+        {"w": start},
+        None,
+        [0],
+        optimizer=sgd({"w": rates}),
+    )
+    assert torch.equal(found.theta_k["w"], start - rates * start)
+    assert torch.allclose(found.grad_optimizer["lr"]["w"], (-start).sum_to_size(shape), rtol=0, atol=1e-15)

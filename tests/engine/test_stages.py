@@ -285,13 +285,13 @@ def test_what_would_count_stages_as_steps_is_refused(rule: str) -> None:
         (lambda: sharpness_aware(sgd), "sgd makes one when it is called"),
         (lambda: averaged(sam(0.1)), "averaged.. is given sam, whose step has 2 stages; average the rule inside"),
         (lambda: averaged(sgd(0.1), start=-1), "start is a whole number of at least 0, not -1"),
-        (lambda: averaged(sgd(0.1), {"w": 0.5}), "decay is one number or tensor for all parameters, not a dict"),
+        (lambda: averaged(sgd(0.1), {"w": 0.5}), "decay is one number for all parameters, not a dict"),
         (
             lambda: InnerOptimizer(lambda p: None, lambda g, s, p, h: (g, s), {}, "mine", stages=(True, False)),
             "the stages of mine end with one that gets a gradient",
         ),
         (lambda: sam(0.1, rho=-1.0), "sam: rho must be a finite number of at least 0, not -1.0"),
-        (lambda: sam(0.1, rho={"w": 1.0}), "rho is one number or tensor for all parameters, not a dict"),
+        (lambda: sam(0.1, rho={"w": 1.0}), "rho is one number for all parameters, not a dict"),
         (lambda: parameter_groups(sam(0.1), {"w": 0}, {"w": {"rho": 1.0}}), "rho is one for all parameters"),
         (lambda: schedule_free_sgd(0.1, warmup_steps=2.5), "warmup_steps is a whole number of at least 0, not 2.5"),  # type: ignore[arg-type]
         (lambda: schedule_free_sgd(0.1, momentum=1.0), r"momentum must lie in \[0, 1\)"),

@@ -1,7 +1,7 @@
 """Hypergradient estimators, one file each; importing this package registers all of them."""
 
 from .approx import Approx
-from .base import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
+from .base import Estimator, EstimatorError, estimators, register_estimator
 from .evolution import EvolutionStrategies
 from .exact import Exact, FirstOrder, Truncated
 from .finite_difference import FiniteDifference
@@ -9,6 +9,7 @@ from .forward import Forward, ForwardGradient
 from .head import Head
 from .implicit import ConjugateGradient, Neumann
 from .mixed import Mixed
+from .result import HypergradientResult
 
 __all__ = [
     "Approx",

@@ -29,9 +29,10 @@ from ..losses import Factored, LabelRows, StructuredLoss
 from ..optimizers import apply_updates
 from ..pytree import Tree, as_leaves, detach, gradient, tree_map, vjp_through
 from ..unroll import OUTER_STREAM, BilevelMap
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
+from .base import Estimator, EstimatorError, register_estimator
 from .head import features_of, plain, split
 from .mixed import pull_back_update
+from .result import HypergradientResult
 
 Rows = Callable[[Tree, Tree, Any], LabelRows]
 

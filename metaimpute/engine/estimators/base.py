@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import ClassVar, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,11 +28,13 @@ from ..operators import in_words
 from ..optimizers import InnerOptimizer
 from ..optimizers.base import require_rule
 from ..optimizers.transforms import require_factors
-from ..pytree import Tree, detach, differentiable, filled, leaves_of, norm, tensors
+from ..pytree import Tree, detach, leaves_of, norm, tensors
 from ..registry import Registry, require_kind
 from ..repetition import Ledger, attributes_restored, rebuilding
 from ..stacked import is_stacked
 from ..unroll import Batches, BilevelMap, run
+from .result import HypergradientResult, only_gradients
+from .steep import has_steep_zero, warn_where_steep
 
 About = Literal["steps", "memory", "start"]
 estimators: Registry[Callable[..., Estimator]] = Registry("hypergradient estimator", __package__)
@@ -73,51 +75,6 @@ def said_in_words(name: str) -> Iterator[None]:
         if sentence is None:
             raise
         raise EstimatorError(f"'{name}': {sentence}") from error
-
-
-@dataclass
-class HypergradientResult:
-    """What every estimator returns.
-
-    Attributes:
-        grad_c, grad_coupling: ``d outer / d c``, shaped like the coupling.
-        grad_theta_0, grad_params: ``d outer / d theta_0`` through the whole trajectory, or None when it was not asked for.
-        grad_optimizer: ``d outer / d hyper`` for each tensor-valued hyperparameter of the inner optimiser.
-        outer_loss: outer loss at ``theta_k``, a scalar without graph.
-        theta_k, params: end of the inner steps, without graph.
-        first_gradient: inner gradient at ``theta_0`` over all parameters, where the estimator computed it, else None.
-        diagnostics: inner losses, gradient norms, under ``"dropped"`` what the estimate leaves out, and under
-            ``"reverse_over_reverse"`` the operator for which products were taken by reverse over reverse.
-    """
-
-    grad_c: Tree
-    grad_theta_0: Tree | None
-    grad_optimizer: dict[str, Any]
-    outer_loss: Tensor
-    theta_k: Tree
-    first_gradient: Tree | None = None
-    diagnostics: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def grad_coupling(self) -> Tree:
-        """``grad_c``."""
-        return self.grad_c
-
-    @property
-    def grad_params(self) -> Tree | None:
-        """``grad_theta_0``."""
-        return self.grad_theta_0
-
-    @property
-    def params(self) -> Tree:
-        """``theta_k``."""
-        return self.theta_k
-
-
-def only_gradients(grads: Tree, values: Tree) -> Tree:
-    """None in place of leaves that have no gradient (counts, masks), where trees carry the value itself along."""
-    pairs = zip(leaves_of(grads), leaves_of(values), strict=True)
-    return filled(values, [g if differentiable(v) else None for g, v in pairs])
 
 
 def _names(fits: Callable[[type[Estimator]], bool]) -> str:
@@ -205,6 +162,8 @@ class Estimator:
                     f"{type(result).__name__}"
                 )
             problem.ledger.verify()
+            if has_steep_zero(optimizer):
+                warn_where_steep(problem, result.grad_c, result.theta_k, result.outer_loss, result.diagnostics)
             if measure_start:
                 with torch.no_grad(), rebuilding():
                     result.diagnostics["outer_loss_start"] = problem.outer(problem.theta_0, problem.c, point=None)

@@ -10,7 +10,8 @@ from ..noise import derive_seed
 from ..optimizers import hyper_tensors
 from ..pytree import Tree, detach, norm, tensors, with_tensors
 from ..unroll import BilevelMap, run
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
+from .base import Estimator, EstimatorError, register_estimator, whole_number
+from .result import HypergradientResult
 
 
 @register_estimator("es")

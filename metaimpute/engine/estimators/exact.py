@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..pytree import as_leaves, detach, gradient
 from ..unroll import BilevelMap, Differentiation, run
-from .base import Estimator, HypergradientResult, register_estimator, whole_number
+from .base import Estimator, register_estimator, whole_number
+from .result import HypergradientResult
 
 
 def reverse(problem: BilevelMap, mode: Differentiation, plain_steps: int = 0) -> HypergradientResult:

@@ -22,8 +22,9 @@ from ..pytree import (
 )
 from ..repetition import NotRepeatable
 from ..unroll import BilevelMap, run
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
+from .base import Estimator, EstimatorError, register_estimator
 from .mixed import add, pull_back_update
+from .result import HypergradientResult
 
 
 @register_estimator("finite_difference")

@@ -35,7 +35,8 @@ from ..pytree import (
     zeros_like,
 )
 from ..unroll import BilevelMap
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
+from .base import Estimator, EstimatorError, register_estimator, whole_number
+from .result import HypergradientResult
 
 DIRECTION_STREAM = Stream.DIRECTION
 

@@ -12,7 +12,8 @@ from ..noise import derive_seed, fixed_rng
 from ..optimizers import hyper_as_leaves, hyper_tensors
 from ..pytree import Tree, as_leaves, detach, gradient
 from ..unroll import OUTER_STREAM, Batches, BilevelMap, run
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator
+from .base import Estimator, EstimatorError, register_estimator
+from .result import HypergradientResult
 
 
 def subset_names(problem: BilevelMap, parameters: tuple[str, ...]) -> tuple[str, ...]:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ..ambient import outside_transforms
-from ..krylov import axpy, conjugate_gradient, neumann_series
 from ..linear_solvers import LinearSolver, Solving, WarmStart
-from ..linear_systems import LinearSystem, OnTrees, SolverError, Vectors, like_the_unknowns
+from ..linear_solvers.krylov import axpy, conjugate_gradient, neumann_series
+from ..linear_solvers.systems import LinearSystem, OnTrees, SolverError, Vectors, like_the_unknowns
 from ..optimizers import Hyper, InnerOptimizer, hyper_as_leaves, hyper_tensors
 from ..optimizers.base import is_zero
 from ..products import product
@@ -38,7 +38,8 @@ from ..pytree import (
     zeros_like,
 )
 from ..unroll import BilevelMap, run
-from .base import Estimator, EstimatorError, HypergradientResult, register_estimator, whole_number
+from .base import Estimator, EstimatorError, register_estimator, whole_number
+from .result import HypergradientResult
 
 
 def require_stationary(rule: InnerOptimizer, name: str) -> None:

@@ -32,7 +32,8 @@ from ..pytree import (
     with_tensors,
 )
 from ..unroll import BilevelMap
-from .base import Estimator, HypergradientResult, register_estimator
+from .base import Estimator, register_estimator
+from .result import HypergradientResult
 
 
 def add(left: Tree, right: Tree) -> Tree:

@@ -19,6 +19,7 @@ from .base import (
     register_optimizer,
     root,
 )
+from .limits import require_real
 
 
 @register_optimizer("adagrad")
@@ -47,6 +48,7 @@ def adagrad(
         )
 
     def init_leaf(param: Tensor) -> Tree:
+        require_real("adagrad", param)
         return [0, torch.full_like(param, initial_accumulator_value, requires_grad=False)]
 
     def update_leaf(grad: Tensor, state: list[Any], param: Tensor, hyper: Hyper) -> tuple[Scaled, Tree]:

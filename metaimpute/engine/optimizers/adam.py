@@ -21,6 +21,7 @@ from .base import (
     register_optimizer,
     root,
 )
+from .limits import require_real
 
 
 @register_optimizer("adam")
@@ -45,6 +46,7 @@ def adam(
             raise UnsupportedOptimizer(f"betas must lie in [0, 1), not {beta}")
 
     def init_leaf(param: Tensor) -> Tree:
+        require_real("adamw" if decoupled else "adam", param)
         zeros = torch.zeros_like(param, requires_grad=False)
         return [0, zeros, zeros, *([zeros] if amsgrad else [])]
 

@@ -45,7 +45,7 @@ def averaged(rule: InnerOptimizer, decay: Any = None, *, start: int = 0) -> Inne
     own: Hyper = {} if decay is None else {name: decay}
     require_hyper("averaged", own, {})
     if isinstance(decay, dict):
-        raise UnsupportedOptimizer("decay is one number or tensor for all parameters, not a dict")
+        raise UnsupportedOptimizer("decay is one number for all parameters, not a dict")
 
     def init(params: Tree) -> Tree:
         nothing = [None] * len(leaves_of(params))

@@ -7,7 +7,7 @@ A parameter whose gradient is None took no part in the loss and, as in ``torch.o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..pytree import Tree, differentiable, filled, leaves_of, tree_map
-from ..registry import Registry
+from ..registry import Registry, describe_choices
 
 Hyper = dict[str, Any]
 Leaf = Tensor | None
@@ -84,16 +84,23 @@ class InnerOptimizer:
         Raises:
             UnsupportedOptimizer: for a name the rule does not have, and a value that none can have.
         """
-        unknown = set(changes) - set(self.hyper)
-        if unknown:
-            raise UnsupportedOptimizer(
-                f"{self.label} has no hyperparameter {sorted(unknown)}; it has {sorted(self.hyper)}"
-            )
+        for name in changes:
+            if name not in self.hyper:
+                raise UnsupportedOptimizer(no_such(self.label, name, list(self.hyper)))
         whole = self.options.get("whole", ())  # of transforms, which have rules of their own for their numbers
         require_hyper(self.label, {key: value for key, value in changes.items() if key not in whole}, self.options)
         return replace(self, hyper={**self.hyper, **changes})
 
 
+def no_such(label: str, name: str, known: list[str]) -> str:
+    """The sentence for a hyperparameter that a rule does not have, with the nearest that it has."""
+    said = f"{label} has no hyperparameter '{name}'"
+    if name == "betas" and {"beta1", "beta2"} <= set(known):
+        return f"{said}, but 'beta1' and 'beta2'"
+    return f"{said}; {describe_choices(name, known)}" if known else f"{said}, and none else"
+
+
+_NUMBERS = frozenset({int, float})
 _OF_ALL = frozenset({int, float, Tensor, torch.nn.Parameter})  # kinds of hyperparameters that are no dict by name
 
 
@@ -207,16 +214,9 @@ def per_leaf(
     def directions(
         slopes: list[Leaf], state: Tree, params: Tree, flat: list[Any], hyper: Hyper
     ) -> list[tuple[Tensor | Scaled | None, Tree]]:
-        if not _OF_ALL.issuperset(map(type, hyper.values())) and any(isinstance(v, Mapping) for v in hyper.values()):
-            named = isinstance(params, dict) and len(params) == len(flat)
-            hypers: Iterable[Hyper] = [
-                _for_parameter(hyper, name) for name in (params if named else [None] * len(flat))
-            ]
-        else:
-            hypers = itertools.repeat(hyper, len(flat))
         return [
             (None, s) if g is None or not differentiable(p) else update_leaf(g, s, p, h)
-            for g, s, p, h in zip(slopes, state, flat, hypers, strict=True)
+            for g, s, p, h in zip(slopes, state, flat, hyper_of_each(label, hyper, params, flat), strict=True)
         ]
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
@@ -232,6 +232,39 @@ def per_leaf(
     if all(getattr(part, "__module__", "").startswith(f"{__package__}.") for part in (init_leaf, update_leaf)):
         init, update = closed(init), closed(update)
     return InnerOptimizer(init, update, hyper, label, options)
+
+
+def hyper_of_each(label: str, hyper: Hyper, params: Tree, flat: Sequence[Any]) -> Iterable[Hyper]:
+    """The hyperparameters of every leaf, in tree order.
+
+    Raises:
+        UnsupportedOptimizer: for names that the parameters have not, and a tensor of a shape that says nothing about a parameter.
+    """
+    values = hyper.values()
+    if _OF_ALL.issuperset(map(type, values)):
+        if not any(type(value) not in _NUMBERS and value.ndim for value in values):
+            return itertools.repeat(hyper, len(flat))
+        each: Iterable[Hyper] = itertools.repeat(hyper, len(flat))
+    elif any(isinstance(value, Mapping) for value in values):
+        named = isinstance(params, dict) and len(params) == len(flat)
+        each = [_for_parameter(hyper, name) for name in (params if named else [None] * len(flat))]
+    else:
+        each = itertools.repeat(hyper, len(flat))
+    return [_fitting(label, own, p) for own, p in zip(each, flat, strict=True)]
+
+
+def _fitting(label: str, hyper: Hyper, param: Any) -> Hyper:
+    for key, value in hyper.items():
+        if not isinstance(value, Tensor) or not differentiable(param) or value.numel() == 1:
+            continue
+        sizes = zip(value.shape, param.shape, strict=False)
+        if value.ndim != param.ndim or any(own not in (1, whole) for own, whole in sizes):
+            raise UnsupportedOptimizer(
+                f"{label}: {key} has shape {list(value.shape)} and a parameter {list(param.shape)}; give one number, a tensor of "
+                f"the parameter's shape or with 1 in its place (in a dict by parameter name), or per_step(rule, {key}=[...]) for "
+                "one value per step"
+            )
+    return hyper
 
 
 def _for_parameter(hyper: Hyper, name: str | None) -> Hyper:

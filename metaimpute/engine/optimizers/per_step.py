@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, require_hyper, require_rule
+from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, no_such, require_hyper, require_rule
 from .transforms import TOO_SHORT
 
 Values = Tensor | Sequence[Any] | Callable[[int], Any] | Mapping[str, Any]
@@ -37,8 +37,8 @@ def per_step(rule: InnerOptimizer, **values: Values) -> InnerOptimizer:
     taken = rule.options.get("per_step", ())
     unknown = [key for key in values if key not in rule.hyper or key in taken]
     if unknown:
-        known = ", ".join(key for key in rule.hyper if key not in taken)
-        raise UnsupportedOptimizer(f"per_step: {rule.label} has no hyperparameter '{unknown[0]}'; it has {known}")
+        known = [key for key in rule.hyper if key not in taken]
+        raise UnsupportedOptimizer(f"per_step: {no_such(rule.label, unknown[0], known)}")
     hyper: Hyper = {key: value for key, value in rule.hyper.items() if key not in values}
     lengths: list[int] = []
     fixed: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..pytree import Tree
 from .base import Hyper, InnerOptimizer, Scaled, blend, decayed, is_zero, per_leaf, plus, register_optimizer, root
+from .limits import require_real
 
 
 @register_optimizer("rmsprop")
@@ -32,6 +33,7 @@ def rmsprop(
     """
 
     def init_leaf(param: Tensor) -> Tree:
+        require_real("rmsprop", param)
         zeros = torch.zeros_like(param, requires_grad=False)
         return {"square": zeros, "mean": zeros if centered else None, "buffer": None}
 

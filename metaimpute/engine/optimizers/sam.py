@@ -52,8 +52,9 @@ def sharpness_aware(rule: InnerOptimizer, rho: Any = 0.05, *, adaptive: bool = F
         )
     name = free_name("rho", rule.hyper)
     require_hyper("sam", {"rho": rho}, {})
-    if isinstance(rho, dict):
-        raise UnsupportedOptimizer("rho is one number or tensor for all parameters, not a dict")
+    if isinstance(rho, dict) or (isinstance(rho, Tensor) and rho.numel() != 1):
+        found = "a dict" if isinstance(rho, dict) else f"a tensor of shape {list(rho.shape)}"
+        raise UnsupportedOptimizer(f"rho is one number for all parameters, not {found}")
 
     def init(params: Tree) -> Tree:
         return {"rule": rule.init(params), "parked": [None] * len(leaves_of(params))}

@@ -14,13 +14,14 @@ from .base import (
     InnerOptimizer,
     UnsupportedOptimizer,
     closed,
+    hyper_of_each,
     is_zero,
     register_optimizer,
     require_hyper,
     root,
 )
 from .limits import require_betas, require_real
-from .stages import hyper_of_each, parks
+from .stages import parks
 
 Direction = Callable[[Tensor, Tensor, dict[str, Any], Hyper], tuple[Tensor, Any]]
 
@@ -58,7 +59,9 @@ def _schedule_free(
     def look(state: dict[str, Any], params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         """From the mean x to ``y = (1 - beta) z + beta x``, where the gradient is taken."""
         ways, leaves, parked = [], [], []
-        for leaf, p, own in zip(state["leaves"], leaves_of(params), hyper_of_each(params, hyper), strict=True):
+        for leaf, p, own in zip(
+            state["leaves"], leaves_of(params), hyper_of_each(label, hyper, params, leaves_of(params)), strict=True
+        ):
             z = p if leaf["z"] is None else leaf["z"]
             ways.append((1 - own[beta]) * (z - p) if differentiable(p) else None)
             leaves.append({**leaf, "z": z} if differentiable(p) else leaf)
@@ -88,7 +91,7 @@ def _schedule_free(
             leaves_of(params),
             state["parked"],
             state["leaves"],
-            hyper_of_each(params, hyper),
+            hyper_of_each(label, hyper, params, leaves_of(params)),
             strict=True,
         )
         for g, y, x, leaf, own in each:

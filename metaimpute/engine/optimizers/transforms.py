@@ -116,7 +116,11 @@ def _from_zero(params: Tree) -> Tree:
 
 def _positive(name: str, value: Any) -> None:
     if isinstance(value, Mapping) or not (isinstance(value, Tensor | int | float) or hasattr(value, "__float__")):
-        raise UnsupportedOptimizer(f"{name} is one number or tensor for all parameters, not a {type(value).__name__}")
+        raise UnsupportedOptimizer(f"{name} is one number for all parameters, not a {type(value).__name__}")
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise UnsupportedOptimizer(
+            f"{name} is one number for all parameters, not a tensor of shape {list(value.shape)}"
+        )
     if not isinstance(value, Tensor):
         if not value > 0:
             raise UnsupportedOptimizer(f"{name} must be above 0, not {value}")

@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .ambient import CannotDifferentiate, double_differentiable, holder
-from .dependence import computed_before, leaves_below
+from ..ambient import CannotDifferentiate, double_differentiable, holder
+from ..dependence import computed_before, leaves_below
+from ..losses import scalar
+from ..noise import fixed_rng
+from ..operators import in_words, require_second_derivative
+from ..optimizers import InnerOptimizer, take_step
+from ..pytree import Tree, detach, gradient, tree_map
+from ..rebuilt import Rebuilt, as_it_is
+from ..repetition import Ledger, rebuilding
+from ..replay import BadMemoryPolicy
+from ..unroll import Differentiation, of_its_own
 from .inside import Inside, others_are_open
-from .losses import scalar
-from .noise import fixed_rng
-from .operators import in_words, require_second_derivative
-from .optimizers import InnerOptimizer, take_step
-from .pytree import Tree, detach, gradient, tree_map
-from .rebuilt import Rebuilt, as_it_is
-from .repetition import Ledger, rebuilding
-from .replay import BadMemoryPolicy
 from .scalers import is_scaled
-from .unroll import Differentiation, of_its_own
 
 Params = dict[str, Tensor]
 _WENT_BACK = (

@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ambient import CannotDifferentiate, double_differentiable, outside_transforms
-from .dependence import begins
-from .functional import require_taken
+from ..ambient import CannotDifferentiate, double_differentiable, outside_transforms
+from ..dependence import begins
+from ..functional import require_taken
+from ..losses import scalar
+from ..memory import MemoryPolicy, Recompute, Store, parse_memory
+from ..optimizers.base import UnsupportedOptimizer
+from ..optimizers.live import LiveRule, Optimizers, stock
+from ..optimizers.transforms import Transform
+from ..pytree import Tree, detach
+from ..replay import BadMemoryPolicy
+from ..unroll import Differentiation, of_its_own
 from .inside import Inside, of_the_user
-from .losses import scalar
-from .memory import MemoryPolicy, Recompute, Store, parse_memory
 from .moves import Moves, Params
-from .optimizers.base import UnsupportedOptimizer
-from .optimizers.live import LiveRule, Optimizers, stock
-from .optimizers.transforms import Transform
-from .pytree import Tree, detach
-from .replay import BadMemoryPolicy
 from .seal import Seal, require_none
-from .unroll import Differentiation, of_its_own
 from .unused import warn_of_unused, watch
 
 Models = nn.Module | Sequence[nn.Module]
@@ -206,6 +206,7 @@ class Inner:
         self.losses.append(moved.loss.detach())
         self.state = moved.state
         self._place(moved.params)
+        inside.use.led_to(moved.params.values())
         self._live.called()
         return moved.params
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ambient import CannotDifferentiate
-from .operators import require_second_derivative
-from .pytree import Tree, gradient, tensors, with_tensors
-from .unroll import of_its_own
+from ..ambient import CannotDifferentiate
+from ..operators import require_second_derivative
+from ..pytree import Tree, gradient, tensors, with_tensors
+from ..unroll import of_its_own
 
 
 def gradient_of(objective: Callable[..., Tensor]) -> Callable[..., Tree]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ...errors import UserError
+from ..pytree import Tree, differentiable, leaves_of, map_tensors, tensors, with_tensors, zeros_like
 from .krylov import Linear
-from .pytree import Tree, differentiable, leaves_of, map_tensors, tensors, with_tensors, zeros_like
 
 Solver = Callable[[Callable[[Any], Any], Any], Any]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch.utils import checkpoint
 
-from .ambient import double_differentiable, holder
-from .repetition import rebuilding
+from ..ambient import double_differentiable, holder
+from ..repetition import rebuilding
 
 _PLACE: Any = checkpoint  # a module in which a class is replaced for a while
 _NAME = "_CheckpointFrame"  # of one checkpoint, made with the function that takes its forward pass again

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ambient import CannotDifferentiate
+from ..ambient import CannotDifferentiate
+from ..functional import FunctionalModel, require_no_max_norm
+from ..replica import CALL, COPY, parts_of
 from .checkpoints import checkpoints_wrapped, inside_a_twin
-from .functional import FunctionalModel, require_no_max_norm
-from .replica import CALL, COPY, parts_of
 from .scalers import scaled_losses_marked
 from .unused import Use
 

@@ -1,6 +1,6 @@
 """Iterations for ``A x = b`` on trees of tensors, where A is known by its products alone.
 
-Pure functions, each one textbook algorithm; options, checks and names are in :mod:`.linear_solvers`. A flat vector is a tree as
+Pure functions, each one textbook algorithm; options, checks and names are in :mod:`.iterative`. A flat vector is a tree as
 well. ``precondition`` applies an approximate inverse of A.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .pytree import Tree, dot, norm, tensors, with_tensors, zeros_like
+from ..pytree import Tree, dot, norm, tensors, with_tensors, zeros_like
 
 Linear = Callable[[Tree], Tree]
 

@@ -5,16 +5,35 @@ from __future__ import annotations
 import atexit
 import warnings
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
 
 
 @dataclass
 class Use:
-    """Attributes:
-    ever: whether the models were called in the block at all. since: whether since its last step, in it or after it."""
+    """Whether weights are used: by a call of the models, or by whatever a gradient comes back from.
+
+    Attributes:
+        ever: whether the models were called in the block at all. since: whether since its last step, in it or after it.
+        steps: how many were taken.
+    """
 
     ever: bool = False
     since: bool = False
+    steps: int = 0
+
+    def led_to(self, weights: Iterable[Tensor]) -> None:
+        """A step ended at these weights."""
+        self.since, self.steps = False, self.steps + 1
+        for weight in weights:
+            if weight.requires_grad:
+                weight.register_hook(partial(self._reached, self.steps))
+
+    def _reached(self, step: int, _: Tensor) -> None:
+        self.since = self.since or step == self.steps
 
 
 _waiting: list[tuple[weakref.ref[object], Use]] = []

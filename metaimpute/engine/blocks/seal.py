@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ambient import CannotDifferentiate
+from ..ambient import CannotDifferentiate
 
 
 class Seal:

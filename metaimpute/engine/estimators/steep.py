@@ -1,0 +1,57 @@
+"""Hypergradients that Adam's slope at zero gradients dominates, told by what they promise.
+
+A step of an Adam is about ``lr`` long, whatever the gradient; its slope at a gradient of zero is ``lr / eps``. One entry near
+zero can so outweigh all others, and the hypergradient is right, to first order, for changes of the coupling of the size of
+``eps`` alone. It shows in numbers: a change of the coupling by its own size would by this slope move the outer loss by
+``norm(grad_c) * norm(c)``, and k steps, which move no entry further than about ``2 k lr``, can move it by
+``2 k lr * sum |d outer / d theta|``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..optimizers import InnerOptimizer
+from ..optimizers.base import is_zero
+from ..pytree import Tree, as_leaves, gradient, norm, tensors
+from ..repetition import rebuilding
+from ..unroll import BilevelMap
+
+BEYOND = 1e3  # times what the steps can do
+SUSPECT = 1e4  # times k lr max(1, |outer loss|): without the gradient of the outer loss
+
+
+def has_steep_zero(rule: InnerOptimizer) -> bool:
+    """Whether it is one of the Adams (or Adagrad, RMSprop) whose root nothing is added to."""
+    hyper = rule.hyper
+    return "eps_root" in hyper and is_zero(hyper["eps_root"]) and isinstance(hyper.get("lr"), int | float)
+
+
+def warn_where_steep(
+    problem: BilevelMap, grad_c: Tree, theta_k: Tree, outer: Tensor, diagnostics: dict[str, Any]
+) -> None:
+    """Warns of such a hypergradient; ``diagnostics["steep"]`` says how far it is beyond what the steps can do."""
+    size = norm(grad_c)
+    if not tensors(grad_c) or size.is_meta:
+        return
+    lr, own = float(problem.optimizer.hyper["lr"]), float(norm(problem.c))
+    promised = float(size) * (own or 1.0)
+    if not SUSPECT * problem.steps * lr * max(1.0, abs(float(outer))) < promised < float("inf"):
+        return
+    at = as_leaves(theta_k)
+    with torch.enable_grad(), rebuilding():
+        slopes = gradient(problem.outer(at, problem.c, point=None), at)
+    possible = 2 * problem.steps * lr * sum(float(g.abs().sum()) for g in tensors(slopes))
+    if promised <= BEYOND * possible:
+        return
+    diagnostics["steep"] = promised / possible if possible else float("inf")
+    warnings.warn(
+        f"entries whose inner gradient is (nearly) zero dominate this hypergradient: {problem.optimizer.label}'s slope there is "
+        "lr / eps, right for changes of the size of eps alone; take a rule with eps_root=1e-8 or so, or a larger "
+        "eps",
+        stacklevel=2,
+    )

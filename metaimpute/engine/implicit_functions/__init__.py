@@ -1,0 +1,1 @@
+"""Implicit differentiation: solutions as differentiable functions of what their problems depended on."""
