@@ -51,7 +51,11 @@ def whole(entry: Any) -> Any:
 def pages_of(folder: str) -> list[str]:
     """Pages beside the index of a folder, in the order in which its table names them."""
     text = (DOCS / folder / "index.md").read_text(encoding="utf-8")
-    return list(dict.fromkeys(folder + name for name in re.findall(r"^\| \[`\w+`\]\((\w+\.md)\)", text, re.MULTILINE)))
+    return list(
+        dict.fromkeys(
+            folder + name for name in re.findall(r"^\| \[`\w+`\]\((\w+\.md)(?:#[\w-]+)?\)", text, re.MULTILINE)
+        )
+    )
 
 
 def on_files(files: Files, config: Any) -> Files:
