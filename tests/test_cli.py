@@ -92,6 +92,7 @@ def test_resume_continues_and_says_so(here: Path) -> None:
         (["run", "--resume", "nowhere", "--seed", "1"], "leave out"),
         (["check", "empty"], "no recipe (*.yaml) in empty"),
         (["data", "get", "imbd"], "did you mean 'imdb'?"),
+        (["data", "example", "imags", "my_images"], "did you mean 'images'?"),
         (["run", "small.yaml", "--nonsense"], "No such option"),
         (["list", "planets"], "error: unknown kind 'planets'; did you mean 'problems'?"),
         (["list", "xyz"], "error: unknown kind 'xyz'; choose one of: estimators, methods, models,"),
