@@ -146,7 +146,9 @@ def hypergradient(
         _print(work.table, result)
         _finish(result, out)
         if picture is not None:
-            work.plot(result, picture)
+            from ..bench.picture import plot
+
+            plot(result, picture)
             done(f"wrote {picture}")
 
 
