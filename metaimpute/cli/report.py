@@ -11,7 +11,7 @@ import click
 from ..terminal import argument
 from .errors import plain_errors
 from .options import results
-from .output import done, echo, in_json, next_step, note, plain_width, print_json, screen, working
+from .output import done, echo, in_json, next_step, note, plain_width, print_json, say_verdict, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
     p value of Wilcoxon's signed-rank test. Runs of different data have a table each.
     """
     with plain_errors():
-        from ..reporting.comparison import comparison_tables, comparisons
+        from ..reporting.comparison import compared, comparison_table, comparisons
 
         with working():
             found, _ = _read(runs, metrics=False)
@@ -86,14 +86,15 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
             print_json({"comparisons": comparisons(found, against)})
         else:
             console = _console()
-            for table in comparison_tables(found, against, console.width):
-                console.print(table)
+            for one in compared(found, against):
+                say_verdict(console, one.verdict)
+                console.print(comparison_table(one, console.width))
         next_step(f"metaimpute report {' '.join(map(argument, runs))}")
 
 
 def _read(folders: Sequence[Path], metrics: bool = True) -> tuple[list[Run], list[str]]:
     """Finished runs in their order, and why others are left out, which is also said."""
-    from ..reporting.runs import read_runs
+    from ..reporting.runs import read_runs, unrecorded
 
     found, left_out = [], []
     for folder in folders:
@@ -102,6 +103,8 @@ def _read(folders: Sequence[Path], metrics: bool = True) -> tuple[list[Run], lis
         left_out += reasons
     for reason in left_out:
         echo(f"skipped: {reason}", err=True)
+    for line in unrecorded(found):
+        note(line)
     return found, left_out
 
 

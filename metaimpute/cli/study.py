@@ -11,13 +11,15 @@ from ..errors import DIVERGED, INTERNAL, INTERRUPTED
 from ..terminal import argument
 from .errors import fail, plain_errors
 from .options import imports, results
-from .output import done, echo, in_json, next_step, note, plain_width, print_json, result, screen, working
+from .output import done, echo, in_json, next_step, note, plain_width, print_json, result, say_verdict, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..study.plan import Study
     from ..study.progress import Progress
+
+WARNINGS = 8  # of the runs that are said
 
 
 @click.command()
@@ -50,7 +52,7 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     set: {train.steps: 200}                        in every system
     seeds: 5                                       0 to 4, or a list
     against: none                                  the system others are compared with
-    metric: test_median                            or test_last, validation_last
+    metric: test_last                              or test_median, validation_last
     """
     with plain_errors():
         from ..rundir.files import locked
@@ -118,12 +120,19 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
 
 def _write(found: Study, progress: Progress, folder: Path, console: Console) -> None:
     from ..study.record import record, write_study
-    from ..study.tables import console_table, summarize, title
+    from ..study.tables import console_table, summarize, title, verdict_of, warnings_in
 
     lines = summarize(found, progress.outcomes)
     written = write_study(found, progress.outcomes, lines, folder)
     if in_json():
         print_json(record(found, progress.outcomes, lines))
     else:
-        console.print(console_table(found, lines, title(found, progress.outcomes)))
+        said = verdict_of(found, lines, progress.outcomes)
+        say_verdict(console, said)
+        console.print(console_table(found, lines, title(found, progress.outcomes), said.best, console.width))
+    warned = warnings_in(found, progress.outcomes)
+    for line in warned[:WARNINGS]:
+        echo(f"warning: {line}", err=True)
+    if len(warned) > WARNINGS:
+        note(f"and {len(warned) - WARNINGS} more warnings, in {folder / 'study.json'} under run_warnings")
     done(f"wrote {', '.join(map(str, written))}")

@@ -27,8 +27,9 @@ from .algorithm import Diverged
 from .assemble import take_step
 from .choosing import check_choosable, systems_of
 from .interruption import stopping_on_signals
+from .samples import tested_of
 from .state import RunState
-from .summary import summary_of
+from .summary import final_raw, summary_of
 from .trajectories import Trajectories
 
 Report = Callable[[int, dict[str, float]], None]
@@ -111,7 +112,10 @@ class Session(RunState):
                     self._train()
                     self.save()
                     systems = self._choose()
-                result = summary_of(self, self.why, systems)
+                raw = final_raw(self, systems)
+                if (tested := tested_of(raw, self.task, self.data.test)) is not None:
+                    tested.write(self.folder)
+                result = summary_of(self, self.why, raw, systems)
                 if systems is not None:
                     systems.save(self.folder)
                 export(self.folder, self.evaluated_module(), self.task)

@@ -7,8 +7,9 @@ from functools import partial
 
 from ...rundir.result import Result
 from ..console import spread, uneven
-from ..runs import Run, comparable, errors_by_seed
+from ..runs import comparable, errors_by_seed
 from ..statistics import paired
+from ..warned import warned
 from .blocks import Block, Cell, Section, System, Table, Words
 from .svg import strip
 
@@ -107,31 +108,7 @@ def _ece(result: Result) -> float | None:
 
 def warnings(systems: Sequence[System]) -> Section | None:
     """What runs warned of while they trained."""
-    found = []
-    for system in systems:
-        by_text: dict[str, list[str]] = {}
-        for run in system.runs:
-            for text in _warnings(run):
-                by_text.setdefault(text, []).append(str(run.result.seed))
-        for text, seeds in by_text.items():
-            which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
-            found.append(f"{system.full_name}, {which}: {text}")
+    found = [line for system in systems for line in warned(system.full_name, [run.result for run in system.runs])]
     if not found:
         return None
     return Section("warnings", "Warnings", [Words(found, "list")], "Raised by the runs themselves.")
-
-
-def _warnings(run: Run) -> list[str]:
-    result = run.result
-    if result.warnings is not None:
-        return [text.removeprefix("warning: ") for text in result.warnings]
-    found = []
-    if result.lookahead_warning:
-        inner = ((run.settings.get("problem") or {}).get("inner") or {}).get("lr")
-        now = "" if inner is None else f" (it was {inner:g})"
-        found.append(f"the look-ahead raised the hold-out loss; lower problem.inner.lr{now}")
-    if result.zero_hypergradient_warning:
-        found.append(
-            "the hypergradient was exactly zero in several measured steps: this run is no more than its control"
-        )
-    return found
