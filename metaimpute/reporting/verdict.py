@@ -36,12 +36,15 @@ class Verdict:
     """Sentences, the most important first.
 
     Attributes:
-        best: name of the best system; None where none can be named. lines: what is known. next: what to do now.
+        best: name of the best system; None where none can be named. lines: what is known. next: what to do now. seeds: how many
+            that would take in all, where it is more of them. named: the systems that the sentences hold, the best first.
     """
 
     best: str | None
     lines: tuple[str, ...]
     next: str
+    seeds: int | None = None
+    named: tuple[str, ...] = ()
 
 
 def verdict(standings: Sequence[Standing], base: str | None, metric: str, rows: int | None = None) -> Verdict:
@@ -64,8 +67,9 @@ def verdict(standings: Sequence[Standing], base: str | None, metric: str, rows: 
         between = f", from {min(values):.4g} to {max(values):.4g}" if most > 1 else ""
         lines = [f"{best.name}: {amount(best, metric, of)}, {seeds}{between}. Nothing here to compare it with."]
         return Verdict(None, (*lines, *filter(None, [_cost(best, None)])), "another system on the same seeds")
-    lines = [f"{best.name} is best: {amount(best, metric, of)}, {seeds}."]
     against = next((one for one in known if one.name == base), None)
+    who = f"{best.name}, the baseline, is best" if best is against else f"{best.name} is best"
+    lines = [f"{who}: {amount(best, metric, of)}, {seeds}."]
     rivals = [against] if against is not None and against is not best else []
     controls = [one for one in ranked[1:] if one.control]
     if controls and not best.control:
@@ -86,7 +90,7 @@ def verdict(standings: Sequence[Standing], base: str | None, metric: str, rows: 
     if len(ranked) > 2:
         lines.append(f"It was picked as the best of {len(ranked)} by these same numbers, which flatters it.")
     deciding = found[rivals[-1].name] if rivals else None
-    return Verdict(best.name, tuple(lines), _next(deciding, most))
+    return Verdict(best.name, tuple(lines), *_next(deciding, most), tuple(one.name for one in (best, *rivals)))
 
 
 def amount(one: Standing, metric: str, of: str = "") -> str:
@@ -101,33 +105,35 @@ def said_amount(value: float, metric: str, of: str = "") -> str:
     return f"{name} {value:.1f}%" if name != metric else f"{name} {value:.4g}"
 
 
-def shown(found: Paired | None) -> str:
+def shown(found: Paired | None, metric: str) -> str:
     """Whether a difference of means is more than chance, in words with what says so."""
     if found is None:
         return "not shown, they share fewer than two seeds"
     count = len(found.differences)
-    lower = f"lower on {found.lower} of {count} seeds"
+    lower = f"on {found.lower} of {count} seeds"
     if found.low is None or found.high is None:
         return f"not shown, {count} seeds are too few for an interval ({lower})"
-    interval = f"95% interval {found.interval}, {lower}"
+    low, high = (_far(abs(end), metric) for end in (found.low, found.high))
     if found.low <= 0 <= found.high:
-        return f"not shown ({interval})"
+        return f"not shown (95% interval: from {low} less to {high} more; less {lower})"
+    between = f"{high} to {low} less" if found.high < 0 else f"{low} to {high} more"
     if found.p is not None and found.p < LEVEL:
-        return f"shown ({interval}, p {found.p:.3f})"
-    said = "" if found.p is None else f", but p {found.p:.2f}"
-    return f"likely ({interval}{said})"
+        return f"shown (95% interval: {between}; less {lower}, p {found.p:.3f})"
+    doubt = "" if found.p is None else f", but p {found.p:.2f}"
+    return f"likely (95% interval: {between}; less {lower}{doubt})"
+
+
+def _far(gap: float, metric: str) -> str:
+    return f"{gap:.1f}" if metric.endswith("%") else f"{gap:.3g}"
 
 
 def _against(best: Standing, rival: Standing, found: Paired | None, metric: str, is_base: bool) -> str:
     gap = statistics.mean(rival.values.values()) - statistics.mean(best.values.values())
-    gap = -found.mean if found is not None else gap
+    far = _far(-found.mean if found is not None else gap, metric)
     points = " points" if metric.endswith("%") else ""
-    far = f"{gap:.1f}" if points else f"{gap:.3g}"
-    what = "its baseline " if is_base else "the best control " if rival.control else "the next best, "
-    than = f"{far}{points} less than {what}{rival.name} ({amount(rival, metric)})"
-    if float(far) == 0:
-        than = f"as much as {what}{rival.name}"
-    return f"That is {than}: {shown(found)}."
+    what = "the baseline " if is_base else "the best control, " if rival.control else "the next best, "
+    than = f"as much as {what}{rival.name}" if float(far) == 0 else f"{far}{points} less than {what}{rival.name}"
+    return f"That is {than} ({amount(rival, metric)}): {shown(found, metric)}."
 
 
 def _close(best: Standing, others: Sequence[Standing], said: Mapping[str, Paired | None]) -> str:
@@ -147,25 +153,28 @@ def _cost(best: Standing, other: Standing | None) -> str:
     if other is None or not other.seconds:
         return f"{own}."
     times = best.seconds / other.seconds
-    much = "as long as" if 0.9 <= times <= 1.1 else f"{times:.1f} times as long as"
-    return f"{own}, {much} {other.name} ({duration(other.seconds)})."
+    if 0.9 <= times <= 1.1:
+        return f"{own}, as long as {other.name}."
+    if times < 1:
+        return f"{own}; one of {other.name} {duration(other.seconds)}, {1 / times:.1f} times as long."
+    return f"{own}, {times:.1f} times as long as {other.name} ({duration(other.seconds)})."
 
 
-def _next(found: Paired | None, seeds: int) -> str:
-    """What would settle it."""
+def _next(found: Paired | None, seeds: int) -> tuple[str, int | None]:
+    """What would settle it, and with how many seeds in all."""
     if seeds < FEWEST:
-        return f"at least {FEWEST} seeds: fewer have no interval"
+        return f"run at least {FEWEST} seeds: fewer have no interval", FEWEST
     if found is None or found.low is None or found.high is None or not found.mean:
-        return "more seeds"
+        return "run every system on the same seeds", None
     if found.low <= 0 <= found.high:
         spread = statistics.stdev(found.differences)
-        needed = math.ceil((1.96 * spread / abs(found.mean)) ** 2)
+        needed = max(math.ceil((1.96 * spread / abs(found.mean)) ** 2), seeds + 1)
         if needed > MOST_SEEDS:
-            return f"take the cheaper one: over {MOST_SEEDS} seeds would be needed to tell a difference as small as this"
-        return f"about {max(needed, seeds + 1)} seeds would tell a difference of this size"
+            return f"take the cheaper one: a difference as small as this would take over {MOST_SEEDS} seeds to show", None
+        return f"run about {needed} seeds, which would show a difference of this size", needed
     if found.p is not None and found.p >= LEVEL:
-        return f"{seeds + 3} seeds, to make sure"
-    return "use it, after a check on seeds that have not been looked at"
+        return f"run {seeds + 3} seeds, to make sure", seeds + 3
+    return "use it, after a check on seeds that have not been looked at", None
 
 
 def duration(seconds: float) -> str:
