@@ -19,11 +19,11 @@ from ..terminal import spelled
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..reporting.progress import Shown
+    from ..showing import Shown
     from ..reporting.verdict import Verdict
 
 QUIET, JSON = "metaimpute.quiet", "metaimpute.json"  # in a context's meta
-COLOURS = {"error:": "red", "warning:": "yellow", "next:": "cyan"}
+COLOURS = {"error:": "red", "warning:": "yellow", "next:": "cyan", "stopped:": "yellow"}
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal
 
 
@@ -147,7 +147,7 @@ def notes() -> Console:
 @contextlib.contextmanager
 def working() -> Iterator[Shown]:
     """Shows the phases of what is done in the block, but with ``--quiet``."""
-    from ..reporting.progress import Shown
+    from ..showing import Shown
     from ..reporting.verdict import Verdict
 
     with Shown(notes(), hidden=quiet()) as found:

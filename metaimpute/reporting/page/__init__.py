@@ -63,6 +63,11 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = (), with_samples: bool =
     )
 
 
+def letter(number: int) -> str:
+    """A, B, ... Z, then 27, 28, ..."""
+    return chr(ord("A") + number) if number < 26 else str(number + 1)
+
+
 def _group(found: Compared) -> Group:
     names = list(dict.fromkeys([*found.verdict.named, found.base, *found.systems]))
     many = len(names) > 1
