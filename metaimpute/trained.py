@@ -18,10 +18,10 @@ from .recipes.source import RecipeError, flow, one_line
 from .reporting.console import TrainingProgress
 from .reporting.notebook import run_page
 from .reporting.run_verdict import run_verdict
-from .showing import standard_error
 from .rundir.begin import PYTHON, beginning
 from .rundir.layout import METRICS
 from .rundir.result import Result
+from .showing import standard_error
 from .training.session import Session
 
 

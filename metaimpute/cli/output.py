@@ -19,8 +19,8 @@ from ..terminal import spelled
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..showing import Shown
     from ..reporting.verdict import Verdict
+    from ..showing import Shown
 
 QUIET, JSON = "metaimpute.quiet", "metaimpute.json"  # in a context's meta
 COLOURS = {"error:": "red", "warning:": "yellow", "next:": "cyan", "stopped:": "yellow"}
@@ -148,7 +148,6 @@ def notes() -> Console:
 def working() -> Iterator[Shown]:
     """Shows the phases of what is done in the block, but with ``--quiet``."""
     from ..showing import Shown
-    from ..reporting.verdict import Verdict
 
     with Shown(notes(), hidden=quiet()) as found:
         yield found

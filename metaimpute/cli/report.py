@@ -28,7 +28,9 @@ COLUMNS = 4  # systems that stand side by side
     type=click.Path(path_type=Path),
     help="The page (*.html), or a folder for page and figures. Default: report.html in the run's folder, or here for several.",
 )
-@click.option("--samples/--no-samples", default=True, help="Show single test rows on the page, and what was said of them.")
+@click.option(
+    "--samples/--no-samples", default=True, help="Show single test rows on the page, and what was said of them."
+)
 @results
 def report(runs: tuple[Path, ...], out: Path | None, samples: bool) -> None:
     """Say what finished RUNS (directories, or folders of them) show: sentences and a table here, and one HTML page that needs no

@@ -127,7 +127,13 @@ def _stopped(session: Session, why: Interrupted) -> NoReturn:
     if in_json():
         again = f"metaimpute run --resume {argument(session.folder)}"
         print_json(
-            {"run": session.folder, "stopped": str(why), "step": session.step, "steps": session.recipe.train.steps, "next": again}
+            {
+                "run": session.folder,
+                "stopped": str(why),
+                "step": session.step,
+                "steps": session.recipe.train.steps,
+                "next": again,
+            }
         )
     if not why.timed:
         raise why

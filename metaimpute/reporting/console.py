@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..rundir.result import Estimated, Result
+from ..showing import Shown
 from ..terminal import cell
 from ..training.session import TRAINING
-from ..showing import Shown
 
 NAMES, FEWEST = 31, 23  # cells of the names of a result table, and of a system beside them at least
 LINE = 79  # cells of a line of progress

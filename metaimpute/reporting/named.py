@@ -17,8 +17,8 @@ class Named:
     """A run's part in its study.
 
     Attributes:
-        file: of the study. name: its system's, with the point of the grid. place: of that among the study's rows. against: name of
-            the system it is compared with; None for a baseline. measure: what the study compares by.
+        file: of the study. name: its system's, with the point of the grid. place: of that among the study's rows. against: the
+            system it is compared with; None for a baseline. measure: what the study compares by.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""Tables in a terminal that is too narrow for them: the least telling columns stay away, or the columns come in several tables."""
+"""Tables in a terminal too narrow for them: the least telling columns stay away, or the columns come in several tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = 24  # cells of the first column at least, which may fold
 
 
 def kept(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> list[int]:
-    """Places of the columns to show: without those that are empty, and without as many of ``spare``, in their order, as do not fit.
+    """Places of the columns to show: without empty ones, and without as many of ``spare``, in their order, as do not fit.
 
     Args:
         header: names of the columns. width: cells of the terminal.

@@ -6,7 +6,7 @@ from ..rundir.measure import PERCENT, test_interval
 from ..rundir.result import Result
 from ..terminal import argument
 from .comparison import Compared
-from .console import error_shown, system_name, unit_of, uneven
+from .console import error_shown, system_name, uneven, unit_of
 from .verdict import Verdict, duration, said_amount
 from .warned import warnings_of
 
@@ -23,8 +23,12 @@ def run_verdict(result: Result, folder: str | None = None) -> Verdict:
     expected = result.expected
     if expected is not None and expected["error"] is not None:
         said = error_shown(expected, unit_of(result))
-        lines.append(f"Of the labels it imputes expect {said} wrong, measured on labels held out." if unit_of(result) else
-                     f"Expect the values it imputes to be off by {said}, root mean squared, measured on labels held out.")  # fmt: skip
+        of = (
+            f"Of the labels it imputes expect {said} wrong"
+            if unit_of(result)
+            else f"Expect its values to be off by {said}"
+        )
+        lines.append(f"{of}, measured on labels held out.")
     guess = _guess(result)
     if guess is not None:
         lines.append(f"The most frequent class alone would be {guess:.1f}% wrong.")

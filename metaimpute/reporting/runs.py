@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..progress import counted
 from ..problems import BilevelProblem, problems
+from ..progress import counted
 from ..recipes.schema import CONDUCT
 from ..recipes.source import RecipeError, read
 from ..rundir.checkpoint import latest
@@ -180,7 +180,11 @@ def by_kind(runs: Iterable[Run]) -> dict[Kind, list[list[Run]]]:
 
 
 def titles_of(kinds: Iterable[Kind], between: str, metrics: Sequence[str] | None = None) -> list[str]:
-    """Task and metric of each, the latter in other words where ``metrics`` has them, with the data where another has both in common, and with its content where even that is shared."""
+    """Task and metric of each, with the data where another has both in common, and with its content where even that is shared.
+
+    Args:
+        between: task and metric. metrics: other words for them.
+    """
     every, titles = list(kinds), []
     for kind, metric in zip(every, metrics or [kind.metric for kind in every], strict=True):
         beside = [other for other in every if other[:2] == kind[:2]]

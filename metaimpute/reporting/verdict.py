@@ -58,7 +58,9 @@ def verdict(standings: Sequence[Standing], base: str | None, metric: str, rows: 
     if not known:
         return Verdict(None, ("No system has a number to be compared by.",), "finish the runs")
     most = max(len(one.values) for one in known)
-    ranked = sorted((one for one in known if len(one.values) == most), key=lambda one: statistics.mean(one.values.values()))
+    ranked = sorted(
+        (one for one in known if len(one.values) == most), key=lambda one: statistics.mean(one.values.values())
+    )
     best = ranked[0]
     of = f" of {rows:,} test rows" if rows and metric == PERCENT else ""
     seeds = "one seed" if most == 1 else f"mean of {most} seeds"
@@ -84,7 +86,9 @@ def verdict(standings: Sequence[Standing], base: str | None, metric: str, rows: 
     left = [one.name for one in known if len(one.values) < most]
     if left:
         lines.append(f"{listed(left)} {'has' if len(left) == 1 else 'have'} fewer seeds and cannot be best.")
-    cost = _cost(best, against if against is not None and against is not best else ranked[1] if len(ranked) > 1 else None)
+    cost = _cost(
+        best, against if against is not None and against is not best else ranked[1] if len(ranked) > 1 else None
+    )
     if cost:
         lines.append(cost)
     if len(ranked) > 2:
@@ -170,7 +174,10 @@ def _next(found: Paired | None, seeds: int) -> tuple[str, int | None]:
         spread = statistics.stdev(found.differences)
         needed = max(math.ceil((1.96 * spread / abs(found.mean)) ** 2), seeds + 1)
         if needed > MOST_SEEDS:
-            return f"take the cheaper one: a difference as small as this would take over {MOST_SEEDS} seeds to show", None
+            return (
+                f"take the cheaper one: a difference as small as this would take over {MOST_SEEDS} seeds to show",
+                None,
+            )
         return f"run about {needed} seeds, which would show a difference of this size", needed
     if found.p is not None and found.p >= LEVEL:
         return f"run {seeds + 3} seeds, to make sure", seeds + 3

@@ -25,7 +25,8 @@ def warned(name: str, results: Iterable[Result]) -> list[str]:
             if str(result.seed) not in seeds.setdefault(kind, []):
                 seeds[kind].append(str(result.seed))
     return [
-        f"{name}, seed{'s' if len(seeds[kind]) > 1 else ''} {', '.join(seeds[kind])}: {text}" for kind, text in first.items()
+        f"{name}, seed{'s' if len(seeds[kind]) > 1 else ''} {', '.join(seeds[kind])}: {text}"
+        for kind, text in first.items()
     ]
 
 
@@ -37,5 +38,7 @@ def warnings_of(result: Result) -> list[str]:
     if result.lookahead_warning:
         found.append("the look-ahead raised the hold-out loss; lower problem.inner.lr")
     if result.zero_hypergradient_warning:
-        found.append("the hypergradient was exactly zero in several measured steps: this run is no more than its control")
+        found.append(
+            "the hypergradient was exactly zero in several measured steps: this run is no more than its control"
+        )
     return found

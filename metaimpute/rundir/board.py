@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: scalars in groups, hyperparameters with the final errors, the result and recipe as text, images."""
+"""What TensorBoard shows of a run: scalars in groups, hyperparameters and final errors, result and recipe as text, images."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def flat(settings: Mapping[str, Any]) -> dict[str, bool | float | str]:
 def _table(result: Result) -> str:
     rows = {
         f"test {result.metric}": result.test_last,
-        "95% interval": None if result.test_interval is None else " to ".join(f"{end:.4g}" for end in result.test_interval),
+        "95% interval": None
+        if result.test_interval is None
+        else " to ".join(f"{end:.4g}" for end in result.test_interval),
         f"validation {result.metric}": result.validation_last,
         "labelled, unlabelled, test rows": f"{result.labels:,}, {result.unlabelled:,}, {result.test_examples:,}",
         "seconds": result.training_seconds,

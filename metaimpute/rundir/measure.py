@@ -15,7 +15,9 @@ from typing import Any, Literal, TypeAlias, get_args
 Measure: TypeAlias = Literal["test_last", "test_median", "validation_last"]
 MEASURE: Measure = "test_last"
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-UNRECORDED = "recorded before runs named the measure they are compared by; it is taken as test_last, the last evaluation"
+UNRECORDED = (
+    "recorded before runs named the measure they are compared by; it is taken as test_last, the last evaluation"
+)
 _SAID = {
     "test_last": "test {}",
     "test_median": "median test {} of the last evaluations",

@@ -62,7 +62,7 @@ class Result(Mapping[str, Any]):
         seed: of everything random. steps: taken.
         metric: what every error is, e.g. ``error %``. test_last, validation_last: at the last evaluation, None without such
             examples. test_median: over the last ``test_checkpoints`` evaluations.
-        measure: name of the one that runs are compared by (:mod:`metaimpute.rundir.measure`); None in files of before it was kept.
+        measure: which of them runs are compared by (:mod:`metaimpute.rundir.measure`); None in files of before it was kept.
         test_interval: 95% interval of ``test_last`` over other test rows.
         test_measures: what the task measures beside its error: ``last`` and ``median`` by name.
         evaluations: every evaluation, with its ``step``.

@@ -18,7 +18,7 @@ class Sample:
     """A test row.
 
     Attributes:
-        id: how the user finds it again. true, said: label, or value, in words. sure: probability of what was said, None of values.
+        id: how the user finds it again. true, said: label, or value, in words. sure: probability of that, None of values.
         cells: a text, or the cells of a table's row. picture: a ``data:`` address, empty where there is none.
     """
 
@@ -35,8 +35,8 @@ class Tested:
     """Test rows of a finished run.
 
     Attributes:
-        columns: of the samples' cells. samples: by ``wrong``, ``doubtful`` and ``right``; of values ``wrong`` are the farthest off
-            and ``right`` the nearest. names: of the values. pairs: of each value, true ones and predicted ones of up to 500 rows.
+        columns: of the samples' cells. samples: by ``wrong``, ``doubtful`` and ``right``; of values ``wrong`` are those
+            farthest off and ``right`` the nearest. names: of the values. pairs: of each value, true and predicted, up to 500 rows.
     """
 
     columns: list[str] = field(default_factory=list)

@@ -25,8 +25,8 @@ from ..recipes.schema import CONDUCT, Strict
 from ..recipes.shipped import locate
 from ..recipes.source import RecipeError, Source, one_line, read
 from ..recipes.validation import settings
-from ..tasks import Missing
 from ..rundir.measure import MEASURE, Measure
+from ..tasks import Missing
 from .rows import MOST_ROWS, Row, flow, rows_of
 
 KIND = "a study is a mapping with the keys recipe, systems, grid, set, seeds, against, metric, profile"

@@ -103,7 +103,10 @@ def verdict_of(study: Study, lines: Sequence[Line], outcomes: Outcomes) -> Verdi
     """What the study says, in sentences."""
     bases = [line.against for line in lines if line.against is not None]
     base = max(bases, key=bases.count) if bases else None
-    results = {line.row.name: [r for s in study.seeds if (r := outcomes[line.row.name, s].result) is not None] for line in lines}
+    results = {
+        line.row.name: [r for s in study.seeds if (r := outcomes[line.row.name, s].result) is not None]
+        for line in lines
+    }
     standings = [
         Standing(
             line.row.name,
@@ -236,7 +239,9 @@ def markdown_table(study: Study, lines: Sequence[Line], name: str, said: Verdict
     escaped = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
     rule = "|" + "|".join([" --- ", *([" ---: "] * (len(rows[0]) - 1))]) + "|"
     below = "".join(f"- {markdown(note)}\n" for note in notes(lines))
-    opening = [*(f"{markdown(line)}\n" for line in said.lines), f"Next: {markdown(said.next)}.\n"] if said is not None else []
+    opening = (
+        [*(f"{markdown(line)}\n" for line in said.lines), f"Next: {markdown(said.next)}.\n"] if said is not None else []
+    )
     return "\n".join([*opening, f"**{markdown(name)}**", "", escaped[0], rule, *escaped[1:], ""]) + (
         f"\n{below}" if below else ""
     )

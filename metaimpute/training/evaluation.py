@@ -167,7 +167,10 @@ def error_interval(raw: Tensor, task: Task, pool: Pool, draws: int = 1000) -> li
         return list(wilson(float((errors > 0).sum()), len(errors)))
     rng = torch.Generator(device="cpu").manual_seed(0)
     means = torch.cat(
-        [errors[torch.randint(len(errors), (50, len(errors)), generator=rng, device="cpu")].mean(1) for _ in range(draws // 50)]
+        [
+            errors[torch.randint(len(errors), (50, len(errors)), generator=rng, device="cpu")].mean(1)
+            for _ in range(draws // 50)
+        ]
     )
     ends = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.double, device="cpu"))
     return [task.output.overall(float(end)) for end in ends]

@@ -53,7 +53,9 @@ def _of_classes(shares: Tensor, task: Task, pool: Pool) -> Tested:
     ids = task.row_names(pool)
     samples = {
         kind: [
-            Sample(ids[n], names[int(pool.targets[n])], names[int(said[n])], float(f"{float(sure[n]):.4g}"), *next(rows))
+            Sample(
+                ids[n], names[int(pool.targets[n])], names[int(said[n])], float(f"{float(sure[n]):.4g}"), *next(rows)
+            )
             for n in found
         ]
         for kind, found in places.items()

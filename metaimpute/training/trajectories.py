@@ -25,8 +25,8 @@ EXAMPLES = 12
 class Trajectories:
     """What the network, as it trains, says of twelve unlabelled examples, drawn by seed, at every logged step.
 
-    A line of ``labels.jsonl`` is ``{"step", "ids", "labels", "truth", "kind"}``: probabilities ``[examples][classes]``, or values in
-    the task's own order and units; true classes, or values, where they are known, else null; ``classes``, ``values``, or
+    A line of ``labels.jsonl`` is ``{"step", "ids", "labels", "truth", "kind"}``: probabilities ``[examples][classes]``, or values
+    in the task's own order and units; true classes, or values, where they are known, else null; ``classes``, ``values``, or
     ``points``, of which each has two values, x and y in pixels.
     """
 
@@ -50,7 +50,13 @@ class Trajectories:
     def write(self, step: int) -> None:
         output = self.task.output
         labels = self._own(output.activate(predictions(self.module, self.task, self.pool, EXAMPLES, self.device)))
-        line = {"step": step, "ids": self.ids, "labels": _rounded(labels), "truth": self._truth(), "kind": kind_of(output)}
+        line = {
+            "step": step,
+            "ids": self.ids,
+            "labels": _rounded(labels),
+            "truth": self._truth(),
+            "kind": kind_of(output),
+        }
         with self.path.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 

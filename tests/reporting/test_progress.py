@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from metaimpute import progress
-from metaimpute.progress import Phase, counted, heard_by, phase
 from metaimpute import showing as shown
+from metaimpute.progress import Phase, counted, heard_by, phase
 from metaimpute.reporting.console import TrainingProgress
 from metaimpute.showing import Shown, clock, line_of, plain_line
 

@@ -95,7 +95,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Charts side by side. ``kind``: ``small`` for more of them in a row, ``large`` for at most two, ``pairs`` for an even number."""
+    """Charts side by side. ``kind``: ``large`` for at most two in a row, ``pairs`` for an even number."""
 
     figures: Sequence[Figure]
     heading: str = ""
@@ -160,7 +160,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Shown:
-    """A row of the data: a picture or cells by column, and what is to be said of it. ``kind``: ``right``, ``wrong`` or neither."""
+    """A row of the data: a picture or cells by column, and what is said of it. ``kind``: ``right``, ``wrong`` or neither."""
 
     name: str
     said: str
@@ -205,9 +205,7 @@ def drawable(value: float) -> bool:
     return abs(value) < LARGEST
 
 
-def seeds_as_lines(
-    seeds: Sequence[Points], style: int, label: str, name: str = "", plain: bool = False
-) -> list[Line]:
+def seeds_as_lines(seeds: Sequence[Points], style: int, label: str, name: str = "", plain: bool = False) -> list[Line]:
     """One measurement of a system: every seed faintly, and boldly their mean at the steps all share, smoothed where many.
 
     Args:

@@ -23,7 +23,9 @@ def learning(group: Group) -> Section | None:
     intro = "Bold: the mean over seeds. Faint: each seed." if several and len(systems) <= 2 else ""
     intro = "Means over seeds." if several and len(systems) > 2 else intro
     if len(systems) < len(group.systems):
-        intro = f"{intro} Drawn: the best, its baseline and its nearest rivals, of {len(group.systems)} systems.".strip()
+        intro = (
+            f"{intro} Drawn: the best, its baseline and its nearest rivals, of {len(group.systems)} systems.".strip()
+        )
     if not figures:
         return None
     return Section("learning", "How the error fell in training", [Grid(figures, kind="large")], intro, systems)

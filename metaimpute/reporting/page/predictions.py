@@ -46,7 +46,8 @@ def _reliability(system: System) -> Figure | None:
         sizes.append(max(1.5, LARGEST * math.sqrt(count / total)))
     title, line = system.titled("Right predictions, %"), Line(points, system.number, marks=sizes)
     drawing = chart(title, [line], x=(0, 100), y=(0, 100), x_label="confidence %", diagonal=True, size=SQUARE)
-    said = f"Off by {spread([100 * c['ece'] for c in found], '{:.1f}')} points in the mean (ECE); a dot's area is its share of the rows."
+    off = spread([100 * c["ece"] for c in found], "{:.1f}")
+    said = f"Off by {off} points in the mean (ECE); a dot's area is its share of the rows."
     return Figure(title, drawing, said)
 
 

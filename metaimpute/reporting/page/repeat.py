@@ -60,7 +60,9 @@ def repeat(group: Group) -> Section:
     systems, blocks = group.systems, list[Block]()
     studies = {Path(run.study.file).name for system in systems for run in system.runs if run.study is not None}
     if studies:
-        blocks.append(Verbatim("The study", "\n".join(f"metaimpute study {argument(name)}" for name in sorted(studies))))
+        blocks.append(
+            Verbatim("The study", "\n".join(f"metaimpute study {argument(name)}" for name in sorted(studies)))
+        )
     calls = ["\n".join(command(run.result) for run in system.runs) for system in systems]
     if len(systems) == 1 and len(systems[0].runs) == 1:
         blocks.append(Verbatim("", calls[0]))

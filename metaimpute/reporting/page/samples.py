@@ -28,7 +28,11 @@ def samples(group: Group) -> Section | None:
         for kind, title in titles.items()
         if found.samples.get(kind)
     ]
-    whose = f" by {group.best.full_name}, seed {run.result.seed}" if len(group.systems) > 1 or len(group.best.runs) > 1 else ""
+    whose = (
+        f" by {group.best.full_name}, seed {run.result.seed}"
+        if len(group.systems) > 1 or len(group.best.runs) > 1
+        else ""
+    )
     intro = f"Labelled{whose}. After each arrow stands what was said."
     return Section("samples", "Some test rows", blocks, intro) if blocks else None
 
@@ -43,7 +47,11 @@ def values(group: Group) -> Section | None:
     for name, (true, said) in list(zip(found.names, found.pairs, strict=False))[:NAMED]:
         if len(true) > 1:
             figures += _of(name, true, said)
-    whose = f" by {group.best.full_name}, seed {run.result.seed}" if len(group.systems) > 1 or len(group.best.runs) > 1 else ""
+    whose = (
+        f" by {group.best.full_name}, seed {run.result.seed}"
+        if len(group.systems) > 1 or len(group.best.runs) > 1
+        else ""
+    )
     intro = f"Test rows{whose}. On the dotted line a prediction is right; residuals should lie evenly around zero."
     return Section("values", "Predicted against true", [Grid(figures, kind="large")], intro) if figures else None
 

@@ -27,7 +27,7 @@ class Line:
 
     Attributes:
         style: number of its colour and dashes. label: written at its end. name: for those who hear the chart; the label
-            where empty. faint: drawn thinly behind the others. marks: a dot at every point, of these radii. loose: the dots alone.
+            where empty. faint: drawn thinly behind the others. marks: a dot at every point, of these radii. loose: no line.
     """
 
     points: Points

@@ -1,4 +1,4 @@
-"""How the answers for single unlabelled rows changed over training: probabilities and values as lines, points as ways in a plane."""
+"""How the answers for single unlabelled rows changed: probabilities and values as lines, points as ways in a plane."""
 
 from __future__ import annotations
 

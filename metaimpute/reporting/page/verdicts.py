@@ -50,7 +50,9 @@ def _facts_of(group: Group) -> Facts:
         ("steps, time", f"{result.steps:,}, {duration(result.training_seconds)}"),
         ("profile, seed", f"{result.profile}, {result.seed}"),
     ]
-    return Facts(facts, [(name, values[0]) for name, values in _measured(group).items() if not name.startswith("validation")])
+    return Facts(
+        facts, [(name, values[0]) for name, values in _measured(group).items() if not name.startswith("validation")]
+    )
 
 
 def _table(group: Group) -> Table:
@@ -58,7 +60,9 @@ def _table(group: Group) -> Table:
     compared, systems = group.compared, group.systems
     measure = said(compared.measure, group.metric)
     head = ["system", measure]
-    rows = [[Cell(_name(group, one)), Cell(_mean(group, one), "best" if _is_best(group, one) else "")] for one in systems]
+    rows = [
+        [Cell(_name(group, one)), Cell(_mean(group, one), "best" if _is_best(group, one) else "")] for one in systems
+    ]
     tested = [list(errors_by_seed(one.runs, compared.measure).values()) for one in systems]
     every = [value for values in tested for value in values]
     if len(every) > 1:
