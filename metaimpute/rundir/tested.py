@@ -36,7 +36,7 @@ class Tested:
 
     Attributes:
         columns: of the samples' cells. samples: by ``wrong``, ``doubtful`` and ``right``; of values ``wrong`` are those
-            farthest off and ``right`` the nearest. names: of the values. pairs: of each value, true and predicted, up to 500 rows.
+            farthest off and ``right`` the nearest. names: of the values. pairs: of each value, true and said, up to 500 rows.
     """
 
     columns: list[str] = field(default_factory=list)

@@ -98,13 +98,13 @@ def _contents(task: Task, pool: Pool, places: Sequence[int]) -> tuple[list[str],
     inputs, blank = some.inputs, [""] * len(places)
     if isinstance(task, ImageFileTask):
         return [], [[] for _ in places], [thumbnail(path, SIDE) for path in inputs]
-    if isinstance(inputs, Tensor):
+    contents = contents_of(task, some)
+    if contents is None and isinstance(inputs, Tensor):
         if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
             return [], [[] for _ in places], [thumbnail_of(one, SIDE) for one in inputs]
         if inputs.ndim == 2 and 0 < inputs.shape[1] <= CELLS:
             columns = [f"x{n + 1}" for n in range(inputs.shape[1])]
             return columns, [[f"{value:.4g}" for value in row] for row in inputs.tolist()], blank
-    contents = contents_of(task, some)
     if contents is None:
         return [], [[] for _ in places], blank
     most = LETTERS if contents.kind == "text" else CELL
@@ -113,7 +113,7 @@ def _contents(task: Task, pool: Pool, places: Sequence[int]) -> tuple[list[str],
 
 
 def _words(values: Tensor) -> str:
-    return " ".join(f"{value:.5g}" for value in values.tolist())
+    return " ".join(f"{value:.4g}" for value in values.tolist())
 
 
 def _plain(values: Tensor) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from ...rundir.stored import DamagedFile
@@ -33,7 +34,7 @@ def samples(group: Group) -> Section | None:
         if len(group.systems) > 1 or len(group.best.runs) > 1
         else ""
     )
-    intro = f"Labelled{whose}. After each arrow stands what was said."
+    intro = f"Before each arrow the truth, after it what was said{whose}."
     return Section("samples", "Some test rows", blocks, intro) if blocks else None
 
 
@@ -64,6 +65,7 @@ def _of(name: str, true: Sequence[float], said: Sequence[float]) -> list[Figure]
     off = [(b, a - b) for a, b in zip(said, true, strict=True)]
     left = Line(off, 1, marks=[DOT] * len(true), loose=True)
     largest = max(abs(value) for _, value in off) or 1.0
+    rms = statistics.fmean(value**2 for _, value in off) ** 0.5
     mean = sum(value for _, value in off) / len(off)
     first = Figure(
         f"{name}: predicted, by true value",
@@ -72,7 +74,8 @@ def _of(name: str, true: Sequence[float], said: Sequence[float]) -> list[Figure]
     second = Figure(
         f"{name}: predicted minus true, by true value",
         chart(f"{name}: residuals", [left], x=span, y=(-1.05 * largest, 1.05 * largest), x_label="true", size=LARGE),
-        f"Mean {mean:+.3g}, largest {largest:.3g}.",
+        f"Root mean square {rms:.4g}, mean {mean:+.3g}, largest {largest:.3g}. To say the rows' mean of each would be off by "
+        f"{statistics.pstdev(true):.4g}.",
     )
     return [first, second]
 
