@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..rundir.measure import PERCENT, test_interval
+from ..rundir.measure import PERCENT, interval_of
 from ..rundir.result import Result
 from ..terminal import argument
 from .comparison import Compared
@@ -48,7 +48,7 @@ def _tested(result: Result) -> str:
     name, rows, error = system_name(result), result.test_examples, result.test_last
     if error is None or not rows:
         return f"{name} on {result.source}: trained, and not tested, since there is no test set."
-    interval = test_interval(result)
+    interval = interval_of(result)
     if result.metric == PERCENT:
         wrong, sure = round(error * rows / 100), _interval(interval, "%")
         if rows < FEW:

@@ -15,7 +15,7 @@ from .layout import TENSORBOARD
 
 if TYPE_CHECKING:
     from .result import Result
-    from .tested import Sample, Tested
+    from .tested import Sample, SampledRows
 
 LONGEST = 300  # letters of a hyperparameter
 _BEGINNINGS = (
@@ -36,7 +36,7 @@ def tag_of(name: str) -> str:
     return f"{group}/{name}"
 
 
-def write_end(folder: Path, result: Result, tested: Tested | None, settings: Mapping[str, Any]) -> None:
+def write_end(folder: Path, result: Result, tested: SampledRows | None, settings: Mapping[str, Any]) -> None:
     """Adds what is known at a run's end.
 
     Args:

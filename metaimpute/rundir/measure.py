@@ -60,7 +60,7 @@ def wilson(wrong: float, count: int) -> tuple[float, float]:
     return 100 * (low if wrong else 0.0), 100 * (high if wrong < count else 1.0)
 
 
-def test_interval(result: Mapping[str, Any]) -> tuple[float, float] | None:
+def interval_of(result: Mapping[str, Any]) -> tuple[float, float] | None:
     """95% interval of the test error at the last evaluation, over other test rows; None where nothing tells it."""
     kept, error, rows = result.get("test_interval"), result.get("test_last"), result.get("test_examples")
     if kept:

@@ -31,7 +31,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Tested:
+class SampledRows:
     """Test rows of a finished run.
 
     Attributes:
@@ -48,7 +48,7 @@ class Tested:
         write_json(folder / TESTED, asdict(self))
 
     @classmethod
-    def read(cls, folder: Path) -> Tested | None:
+    def read(cls, folder: Path) -> SampledRows | None:
         """What a run's folder holds of it; None where a run kept none.
 
         Raises:

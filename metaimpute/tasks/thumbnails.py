@@ -46,10 +46,11 @@ def _address(image: Any, size: int) -> str:
     from PIL import Image
 
     image.thumbnail((size, size))
+    pixels = image.width * image.height
     if max(image.size) < size // 2:
         factor = max(size // 2 // max(image.size), 1)
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     held = io.BytesIO()
-    image.save(held, "PNG" if image.width * image.height < 64 * 64 else "JPEG", quality=85)
+    image.save(held, "PNG" if pixels < 64 * 64 else "JPEG", quality=85)
     kind = "png" if held.getvalue().startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(held.getvalue()).decode()}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..batches.outputs import Classes, Quantities
-from ..rundir.tested import Sample, Tested
+from ..rundir.tested import Sample, SampledRows
 from ..tasks.base import Pool, Task
 from ..tasks.contents import contents_of
 from ..tasks.image_files import ImageFileTask
@@ -21,7 +21,7 @@ LETTERS, CELL, CELLS = 400, 60, 12  # of a text and of a cell, and cells of a ro
 SIDE = 96  # pixels of a picture
 
 
-def tested_of(raw: Tensor, task: Task, pool: Pool) -> Tested | None:
+def sampled_rows(raw: Tensor, task: Task, pool: Pool) -> SampledRows | None:
     """What is worth looking at among a test pool's rows; None for an empty pool, and for points in pictures.
 
     Args:
@@ -37,7 +37,7 @@ def tested_of(raw: Tensor, task: Task, pool: Pool) -> Tested | None:
     return None
 
 
-def _of_classes(shares: Tensor, task: Task, pool: Pool) -> Tested:
+def _of_classes(shares: Tensor, task: Task, pool: Pool) -> SampledRows:
     assert pool.targets is not None
     names = class_names(task.label_names, shares.shape[1])
     sure, said = shares.max(-1)
@@ -60,10 +60,10 @@ def _of_classes(shares: Tensor, task: Task, pool: Pool) -> Tested:
         ]
         for kind, found in places.items()
     }
-    return Tested(columns, samples)
+    return SampledRows(columns, samples)
 
 
-def _of_values(output: Quantities, raw: Tensor, task: Task, pool: Pool) -> Tested:
+def _of_values(output: Quantities, raw: Tensor, task: Task, pool: Pool) -> SampledRows:
     assert pool.targets is not None
     said, true = output.original(raw), output.original(pool.targets.view_as(raw))
     off = output.error(raw, pool.targets)
@@ -78,7 +78,7 @@ def _of_values(output: Quantities, raw: Tensor, task: Task, pool: Pool) -> Teste
     shown = torch.linspace(0, len(pool) - 1, min(PAIRS, len(pool)), device="cpu").round().long()
     names = task.label_names or [f"value {n + 1}" for n in range(output.size)]
     pairs = [(_plain(true[shown, n]), _plain(said[shown, n])) for n in range(output.size)]
-    return Tested(columns, samples, list(names), pairs)
+    return SampledRows(columns, samples, list(names), pairs)
 
 
 def _varied(places: Tensor, rank: Tensor, truth: Tensor) -> list[int]:

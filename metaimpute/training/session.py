@@ -28,7 +28,7 @@ from .algorithm import Diverged
 from .assemble import take_step
 from .choosing import check_choosable, systems_of
 from .interruption import stopping_on_signals
-from .samples import tested_of
+from .samples import sampled_rows
 from .state import RunState
 from .summary import final_raw, summary_of
 from .trajectories import Trajectories
@@ -122,7 +122,7 @@ class Session(RunState):
                     self.save()
                     systems = self._choose()
                 raw = final_raw(self, systems)
-                if (tested := tested_of(raw, self.task, self.data.test)) is not None:
+                if (tested := sampled_rows(raw, self.task, self.data.test)) is not None:
                     tested.write(self.folder)
                 result = summary_of(self, self.why, raw, systems)
                 if systems is not None:

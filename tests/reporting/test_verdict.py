@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from metaimpute.cli import main
 from metaimpute.reporting.run_verdict import run_verdict
 from metaimpute.reporting.verdict import Standing, listed, verdict
-from metaimpute.rundir.measure import measure_of, said, value_of, wilson
-from metaimpute.rundir.measure import test_interval as interval_of
+from metaimpute.rundir.measure import interval_of, measure_of, said, value_of, wilson
 
 from .made import made, result_with
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from ...rundir.stored import DamagedFile
-from ...rundir.tested import Sample, Tested
+from ...rundir.tested import Sample, SampledRows
 from ..runs import Run
 from .blocks import Block, Figure, Grid, Group, Samples, Section, Shown, Words
 from .svg import LARGE, SQUARE, Line, chart
@@ -80,10 +80,10 @@ def _of(name: str, true: Sequence[float], said: Sequence[float]) -> list[Figure]
     return [first, second]
 
 
-def _read(run: Run) -> tuple[Tested | None, str]:
+def _read(run: Run) -> tuple[SampledRows | None, str]:
     """What the run kept of its test rows, or why not."""
     try:
-        return Tested.read(run.folder), ""
+        return SampledRows.read(run.folder), ""
     except DamagedFile as error:
         return None, f"Not shown: {error}."
     except OSError as error:

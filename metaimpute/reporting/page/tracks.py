@@ -9,11 +9,12 @@ from ...rundir.layout import LABELS
 from ...rundir.stored import read_bytes
 from ..runs import Run
 from .blocks import Figure
-from .svg import SQUARE, STYLES, Line, chart, shortened
+from .svg import STYLES, Line, chart, shortened
 
 EXAMPLES = 6
 CLASSES = 10  # of one row
 END, TRUTH = 4.0, 2.0  # radii
+PLANE = (410, 300)  # with the names at its side, so that what is left is about as wide as high
 
 Track = list[list[tuple[float, float]]]  # of each class or value, its steps
 
@@ -68,6 +69,6 @@ def _points(name: str, track: Track, true: Any, run: Run) -> Figure:
     ends = [(min(values), max(values)) for values in zip(*places, strict=True)]
     wide = max(high - low for low, high in ends) * 1.15 or 1.0
     (x, y) = (((low + high - wide) / 2, (low + high + wide) / 2) for low, high in ends)
-    drawing = chart(f"Points of {name}", lines, x=x, y=y, x_label="x, px", down=True, size=SQUARE)
+    drawing = chart(f"Points of {name}", lines, x=x, y=y, x_label="x, px", down=True, size=PLANE)
     note = "Large dots: where each point ended; small grey ones: the truth." if isinstance(true, list) else ""
     return Figure(f"row {name}, in pixels", drawing, note)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ...rundir.measure import said, test_interval, value_of
+from ...rundir.measure import interval_of, said, value_of
 from ...rundir.result import Result
 from ..console import spread, uneven
 from ..run_verdict import said_of
@@ -38,7 +38,7 @@ def results(group: Group) -> Section:
 
 def _facts_of(group: Group) -> Facts:
     system = group.systems[0]
-    result, interval = system.result, test_interval(system.result)
+    result, interval = system.result, interval_of(system.result)
     between = "" if interval is None else f" (95% interval {interval[0]:.3g} to {interval[1]:.3g})"
     tested = "-" if result.test_last is None else f"{result.test_last:.2f}{between}"
     facts = [(f"test {result.metric}", tested)]
@@ -77,7 +77,7 @@ def _table(group: Group) -> Table:
         for row, system in zip(rows, systems, strict=True):
             found = compared.differences.get(system.name)
             is_base = system.name in (compared.base, compared.bases[system.name])
-            texts = [""] * 3 if is_base else ["-"] * 3
+            texts = ["baseline", "", ""] if is_base else ["-"] * 3
             if found is not None:
                 texts = [f"{found.mean:+.2f}", found.interval, f"{found.lower} of {len(found.differences)}"]
             row += [Cell(text) for text in texts]
