@@ -88,7 +88,8 @@ class BilevelProblem:
     * ``"network"``: the network's own parameters; the hypergradient is applied to them.
     * ``"labels"``: fresh leaf variables of each batch (:meth:`batch_meta`), moved once (:meth:`move`), then trained on
       (:meth:`trained_loss`).
-    * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own.
+    * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own. The base step
+      trains the network on :meth:`trained_loss` at them, in the place of the base method's loss.
     * ``"nothing"``: no bilevel stage, and no loss to define.
 
     All else has a default.
@@ -97,6 +98,8 @@ class BilevelProblem:
         needs_estimate: whether what it learns is to have an estimate; without one it defines :meth:`control`.
         controls_at: the parameters that :meth:`control` is given, of the look-ahead's start or of its end.
         remasks: whether confidence masks are taken anew after the base step.
+        replaces_base_step: of a ``"labels"`` problem: whether the step on the moved variables is the only training step, so that
+            nothing is trained on what the problem would have changed first.
     """
 
     name: ClassVar[str] = ""
@@ -104,6 +107,7 @@ class BilevelProblem:
     needs_estimate: ClassVar[bool] = True
     controls_at: ClassVar[Literal["start", "end"]] = "start"
     remasks: ClassVar[bool] = False
+    replaces_base_step: ClassVar[bool] = False
 
     context: Context = field(init=False, repr=False)
 
@@ -121,8 +125,8 @@ class BilevelProblem:
 
     @property
     def inner_is_base_loss(self) -> bool:
-        """Whether the inner loss at the base step's labels is the base step's loss, so that a fused step may share it."""
-        return False
+        """Whether the inner loss where the base step is taken is the base step's loss, so that a fused step may share it."""
+        return self.learns == "own" and type(self).trained_loss is BilevelProblem.trained_loss
 
     @property
     def estimates(self) -> bool:
@@ -140,9 +144,13 @@ class BilevelProblem:
         found: Tensor = self.context.model(params, inputs)
         return found
 
+    def losses(self, params: Tree, labelled: Labelled) -> Tensor:
+        """Task loss of each row of a labelled batch, ``[n]``."""
+        return self.context.output.loss(self.predict(params, labelled.inputs), labelled.targets)
+
     def supervised(self, params: Tree, labelled: Labelled) -> Tensor:
         """Mean task loss of a labelled batch, a scalar."""
-        return self.context.output.loss(self.predict(params, labelled.inputs), labelled.targets).mean()
+        return self.losses(params, labelled).mean()
 
     # what the problem learns ----------------------------------------------------------------------------------------
 
@@ -218,7 +226,8 @@ class BilevelProblem:
         return detach(c)
 
     def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
-        """Loss of the training step that a ``"labels"`` problem takes on the labels it has just moved.
+        """What the network is trained on: of a ``"labels"`` problem in a step on the variables just moved, of an ``"own"`` problem
+        in the base step, at the values ``meta`` has then.
 
         Default: the inner loss at them.
         """
@@ -277,7 +286,7 @@ def require_complete(problem: BilevelProblem) -> None:
     if not problem.needs_estimate:
         needed.append("control")
     estimated = problem.needs_estimate and inherits("structured_inner")
-    trained = problem.learns == "labels" and inherits("trained_loss")
+    trained = problem.learns in ("labels", "own") and inherits("trained_loss")
     if estimated or trained:
         needed.append("inner_loss")
     for method in needed:

@@ -119,7 +119,10 @@ class Algorithm1:
             with self.stopwatch("hypergradient"):
                 metrics = watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
         else:
-            metrics, base = self._base_step(batch, measure)
+            metrics: dict[str, Tensor | float] = {"weight": self.method.weight_at(batch.progress)}
+            base: Tree = None
+            if not (self.problem.learns == "labels" and self.problem.replaces_base_step):
+                metrics, base = self._base_step(batch, measure)
             with self.stopwatch("hypergradient"):
                 metrics.update(watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
@@ -164,11 +167,24 @@ class Algorithm1:
         params = self.model.params
         with self.stopwatch("base"):
             with self._noise(Stream.BASE, batch), self.model.updating_buffers():
-                loss = self.method.loss(self.model, params, batch)
-            if not loss.requires_grad:
-                raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
+                loss = self._base_loss(params, batch)
             _require_finite(loss, "base loss", batch)
             return loss.detach(), gradient(loss, params, unused="none")
+
+    def _base_loss(self, params: Tree, batch: Batch) -> Tensor:
+        """The base method's loss, or that of an ``"own"`` problem at what it has learned so far."""
+        if self.meta is None:
+            loss = self.method.loss(self.model, params, batch)
+            if not loss.requires_grad:
+                raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
+            return loss
+        return self._trained_loss(params, detach(self.meta), batch)
+
+    def _trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
+        loss = self.problem.trained_loss(params, meta, batch)
+        if not loss.requires_grad:
+            raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
+        return loss
 
     def _base_step(self, batch: Batch, measure: bool) -> tuple[dict[str, Tensor | float], Tree]:
         loss, base = self._base_gradient(batch)
@@ -281,7 +297,8 @@ class Algorithm1:
         if measure:
             metrics["hypergradient_norm"] = norm(found)
             metrics["lookahead_weight"] = self.method.lookahead_weight(batch.progress)
-            metrics["base_gradient_norm"] = norm(base)
+            if base is not None:
+                metrics["base_gradient_norm"] = norm(base)
             if problem.learns == "network":
                 full = {n: torch.zeros_like(p) if base[n] is None else base[n] for n, p in params.items()}
                 metrics["cosine"] = cosine(full, found)
@@ -312,16 +329,20 @@ class Algorithm1:
             self._move_own(found)
         else:
             moved = moved_values(self.problem, estimate.meta, self.problem.move(estimate.meta, found))
-            params = self.model.params
-            with self._noise(Stream.TRAINED, batch):
-                loss = self.problem.trained_loss(params, moved, batch)
-            if not loss.requires_grad:
-                raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
+            params, only = self.model.params, base is None
+            with self._noise(Stream.TRAINED, batch), self.model.updating_buffers(only):
+                loss = self._trained_loss(params, moved, batch)
             _require_finite(loss, "loss on the moved labels", batch)
             grads = gradient(loss, params, unused="none")
             self._apply(
-                grads, self._outer_optimizer(), "gradient on the moved labels", batch, self.settings.outer_decays
+                grads,
+                self._outer_optimizer(),
+                "gradient on the moved labels",
+                batch,
+                only or self.settings.outer_decays,
             )
+            if only:
+                metrics["loss"] = loss.detach()
             if measure:
                 change = self.problem.label_change(estimate.meta, moved)
                 metrics["label_change"] = single(self.problem, "label_change(before, after)", change)
@@ -369,6 +390,8 @@ class Algorithm1:
         if not (self.problem.needs_estimate and self.settings.estimator.gives_first_gradient):
             return False
         progress, method = batch.progress, self.method
+        if self.problem.learns == "own":
+            return self.problem.inner_is_base_loss
         return self.problem.inner_is_base_loss and method.lookahead_weight(progress) == method.weight_at(progress)
 
 
