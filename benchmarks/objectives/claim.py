@@ -6,7 +6,7 @@ import platform
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ class Claim:
     """One claim and the systems that it is about.
 
     Attributes:
-        paper: the claim's source. claim: what is claimed, in this setting. arms: ``seed -> numbers`` by name, the objective first,
-            then its controls. holds: from the means of the arms, by name, whether the claim holds.
+        paper: the claim's source. claim: what is claimed, in this setting. arms: ``seed -> numbers`` by name, the objective
+            first, then its controls. holds: from the means of the arms, by name, whether the claim holds.
         tuned: how settings were chosen, on which seeds; none of them is among those that are reported.
     """
 
@@ -34,7 +34,6 @@ class Claim:
     arms: dict[str, Callable[[int], Numbers]]
     holds: Callable[[dict[str, Numbers]], bool]
     tuned: str
-    settings: tuple[str, ...] = field(default=())
 
 
 def trained(recipe: str, seed: int, *sets: str) -> tuple[Session, Numbers]:
