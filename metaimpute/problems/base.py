@@ -153,7 +153,7 @@ class BilevelProblem:
         return self.losses(params, labelled).mean()
 
     def parts(self, params: Tree, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The method's labelled loss, a scalar, and its consistency loss of each unlabelled row ``[n]``, masked where it masks."""
+        """The method's labelled loss, a scalar, and its masked consistency loss of each unlabelled row ``[n]``."""
         raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
         known, rows = self.method.targets(batch.imputation, batch)
         losses = rows.weights * self.method.consistency(raw[1], rows.labels)

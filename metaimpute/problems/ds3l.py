@@ -1,6 +1,6 @@
 """Safe deep semi-supervised learning (DS3L): a learned function from an unlabelled row's loss to its weight.
 
-Guo, Zhang, Jiang, Li and Zhou (ICML 2020), Eq. 3 to 7: the inner loss is that of the labels plus ``lambda * mean(w(u; alpha) *
+Guo, Zhang, Jiang, Li and Zhou (ICML 2020): the inner loss is that of the labels plus ``lambda * mean(w(u; alpha) *
 Omega(u))``, where Omega is the base method's consistency loss of an unlabelled row; the outer loss is that of the labels,
 after one step. Here w sees Omega(u) itself; the paper leaves its input open.
 """

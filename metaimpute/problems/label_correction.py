@@ -1,6 +1,6 @@
 """Meta label correction (MLC): a learned function from a row and its given label to the label that is trained on.
 
-Zheng, Awadallah and Dumais (AAAI 2021), Eq. 2 and 3: the label correction network sees the row's features in the main network,
+Zheng, Awadallah and Dumais (AAAI 2021): the label correction network sees the row's features in the main network,
 without a gradient to them, and the given label; the main network is trained on the soft labels it returns, and the outer
 loss is that of trusted rows after one step. Here it has one hidden layer; theirs has two.
 """

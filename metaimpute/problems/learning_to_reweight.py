@@ -1,7 +1,7 @@
 """Learning to reweight: weights of a batch's rows, found anew in every step from the gradients alone.
 
 Ren, Zeng, Yang and Urtasun (ICML 2018), Algorithm 1. A step of SGD on ``sum_i eps_i loss_i`` is taken at ``eps = 0``; the weights
-are the negative gradient of the trusted rows' loss after it, clipped at zero (Eq. 7) and scaled to sum to one (Eq. 8); the
+are the negative gradient of the trusted rows' loss after it, clipped at zero and scaled to sum to one; the
 network's only training step is on the rows so weighted.
 """
 
@@ -32,7 +32,7 @@ class LearningToReweight(BilevelProblem):
         return (c["weights"] * self.losses(params, batch.labelled)).sum()
 
     def move(self, meta: Tree, gradient: Tree) -> Tree:
-        """Eq. 7 and 8: ``max(-gradient, 0)``, summing to one, or all zero where no row helps."""
+        """``max(-gradient, 0)``, summing to one, or all zero where no row helps."""
         useful = (meta["weights"] - gradient["weights"]).detach().clamp_min(0.0)
         total = useful.sum()
         return {"weights": useful / torch.where(total > 0, total, torch.ones_like(total))}

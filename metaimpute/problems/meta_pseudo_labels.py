@@ -1,9 +1,9 @@
 """Meta pseudo labels: a teacher network whose labels teach a student that does well on labelled rows.
 
-Pham, Dai, Xie and Le (CVPR 2021), section 2: the student, which is the network that is trained and evaluated, sees unlabelled rows
-with the teacher's labels alone; the teacher moves along the student's loss on labelled rows after one step, plus its own
-supervised loss (Eq. 3) and, with ``uda``, a consistency loss (appendix A). The labels are the teacher's probabilities, so that the
-hypergradient is exact; the paper samples hard ones on large data and estimates it.
+Pham, Dai, Xie and Le (CVPR 2021): the student, which is the network that is trained and evaluated, sees unlabelled rows with
+the teacher's labels alone; the teacher moves along the student's loss on labelled rows after one step, plus its own
+supervised loss and, with ``uda``, a consistency loss. The labels are the teacher's probabilities, so that the hypergradient is
+exact; the paper samples hard ones and estimates it.
 
 With ``schedule: fused`` the student's step is the look-ahead itself, as in the paper.
 """

@@ -1,7 +1,7 @@
 """Meta-Weight-Net: a learned function from a labelled row's loss to its weight.
 
-Shu, Xie, Yi, Zhao, Zhou, Xu and Meng (NeurIPS 2019), Eq. 3 to 8: the inner loss is ``mean(V(loss_i; Theta) * loss_i)``, where V is a
-network of one hidden layer with a sigmoid at its end; the outer loss is that of trusted rows after one step.
+Shu, Xie, Yi, Zhao, Zhou, Xu and Meng (NeurIPS 2019): the inner loss is ``mean(V(loss_i; Theta) * loss_i)``, where V is a network
+of one hidden layer with a sigmoid at its end; the outer loss is that of trusted rows after one step.
 """
 
 from __future__ import annotations
