@@ -20,17 +20,21 @@ class MetaWeightNet(BilevelProblem):
     """Weights of the labelled rows as a function of their losses (Shu et al., 2019).
 
     Args:
-        width: hidden units of the function.
+        width: hidden units of the function. normalize: divide weights by their sum over the batch, as the authors' first code
+            does: else the scale of all weights, a learning rate, is learned as well.
     """
 
     width: Count = 100
+    normalize: bool = True
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
         return init_function(1, self.width)
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
         losses = self.losses(params, batch.labelled)
-        return (weights_of_losses(c, losses) * losses).mean()
+        weights = weights_of_losses(c, losses)
+        loss: Tensor = (weights * losses).sum()
+        return loss / (weights.sum() if self.normalize else len(weights))
 
     def measure(self, meta: Tree) -> dict[str, float]:
         """The weight of a row with a small and of one with a large loss."""

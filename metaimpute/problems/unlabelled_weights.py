@@ -1,7 +1,8 @@
 """A weight for every unlabelled row: not all unlabelled data are equal.
 
 Ren, Yeh and Schwing (NeurIPS 2020): the inner loss is that of the labels plus ``sum_u lambda_u * loss_u``, the outer loss that of
-validation rows. They differentiate at a stationary point of the inner loss, with the Hessian of the last layer; here the estimators ``cg`` and ``neumann`` do, with that of all layers, and ``exact`` or ``mixed`` through the steps taken.
+validation rows. They differentiate at a stationary point of the inner loss, with the Hessian of the last layer; here the
+estimators ``cg`` and ``neumann`` do, with that of all layers, and ``exact`` or ``mixed`` through the steps taken.
 """
 
 from __future__ import annotations

@@ -214,7 +214,8 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
     try:
         task.check()
         check_alterations(task)
-        if spec.holdout == "trusted" and not (task.label_noise and task.label_noise.trusted):
+        trusts = spec.holdout == "trusted" and problem.learns != "nothing"
+        if trusts and not (task.label_noise and task.label_noise.trusted):
             raise TaskError("holdout: 'trusted' needs labels that are known to be right; set task.label_noise.trusted")
         if spec.holdout == "separate" and isinstance(task.output, Classes) and 0 < task.labels < 2 * task.output.size:
             raise TaskError(f"holdout: 'separate' needs 2 labels per class; {task.labels} labels give fewer")

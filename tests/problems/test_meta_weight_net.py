@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from metaimpute.problems.functions import init_function, weights_of_losses
@@ -11,8 +12,9 @@ from metaimpute.testing import check_problem
 from .noisy import SMALL
 
 
-def test_its_gradients_are_those_of_finite_differences() -> None:
-    check_problem(MetaWeightNet(width=5), recipe="digits_meta_weight_net", sets=SMALL)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_its_gradients_are_those_of_finite_differences(normalize: bool) -> None:
+    check_problem(MetaWeightNet(width=5, normalize=normalize), recipe="digits_meta_weight_net", sets=SMALL)
 
 
 def test_weights_are_a_function_of_the_losses_alone() -> None:

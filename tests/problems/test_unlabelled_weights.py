@@ -23,7 +23,7 @@ def test_weights_are_those_of_the_batchs_rows() -> None:
     assert torch.equal(problem.couple(meta, bound.batch), meta["logits"][bound.batch.unlabelled.index].sigmoid())
 
 
-@pytest.mark.parametrize("estimator", ["cg(40)", "neumann(4000)"])
+@pytest.mark.parametrize("estimator", ["cg(40)", "neumann(300)"])
 def test_its_implicit_form_is_the_derivative_of_the_minimum(estimator: str) -> None:
     """Of a linear network with weight decay, whose inner minimum is reached: against differences of the minimum itself."""
     bound = bind("mean_teacher", "unlabelled_weights", method_options={"weight": 2.0})
@@ -34,7 +34,7 @@ def test_its_implicit_form_is_the_derivative_of_the_minimum(estimator: str) -> N
     def at(c: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
         batches = Batches([batch], bound.holdout)
         found = hypergradient(
-            problem.inner_loss, problem.outer_loss, start, c, batches, rule, how, steps=3000, wrt_start=False
+            problem.inner_loss, problem.outer_loss, start, c, batches, rule, how, steps=1500, wrt_start=False
         )
         return found.outer_loss, found.grad_c
 
