@@ -50,6 +50,24 @@ def error_of(recipe: str, *sets: str) -> Callable[[int], Numbers]:
     return lambda seed: trained(recipe, seed, *sets)[1]
 
 
+def cleaner(name: str) -> dict[str, Callable[[int], Numbers]]:
+    """An objective on 900 labels, 40% of them wrong, and 100 trusted ones; then its controls."""
+    alone = ("problem.name=none", "task.labels=100", "task.label_noise.trusted=0", "task.label_noise.rate=0")
+    recipe = f"digits_{name}"
+    return {
+        name: error_of(recipe),
+        "all labels": error_of(recipe, "problem.name=none"),
+        "as many right labels as are trusted, alone": error_of(recipe, *alone),
+        "no wrong label": error_of(recipe, "problem.name=none", "task.label_noise.rate=0"),
+    }
+
+
+def below_both(name: str) -> Callable[[dict[str, Numbers]], bool]:
+    """Whether its error is below that of all labels, wrong ones among them, and that of the trusted ones alone."""
+    controls = ("all labels", "as many right labels as are trusted, alone")
+    return lambda mean: all(mean[name]["test_error"] < mean[control]["test_error"] for control in controls)
+
+
 def measure(claim: Claim, seeds: list[int], say: Callable[[str], None]) -> dict[str, Any]:
     """The claim's row of results: every arm on every seed, paired, with means and standard deviations."""
     found: dict[str, dict[str, list[float]]] = {arm: {} for arm in claim.arms}
