@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch
-from ..batches.outputs import Output
 from ..engine.pytree import Tree
-from ..methods.base import Method, concatenate
-from .base import ProblemError, register_problem
+from ..methods.base import concatenate
+from .base import register_problem
 from .unlabelled_weights import UnlabelledWeights
 from .weighted_norm import weighted_statistics
 
@@ -33,17 +32,13 @@ class RobustSSL(UnlabelledWeights):
 
     weighted_norm: bool = True
 
-    def check(self, method: Method, output: Output) -> None:
-        if method.joint_forward:
-            raise ProblemError(f"weighs rows one by one, and '{method.name}' mixes them; use unlabelled_weights")
-
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
         method, known = self.method, len(batch.labelled.targets)
-        weights = torch.cat([torch.ones(known).to(c), c])
-        together = concatenate(*method.inputs(batch))
-        with weighted_statistics(weights) if self.weighted_norm else contextlib.nullcontext():
-            raw = self.predict(params, together)
         targets, rows = method.targets(batch.imputation, batch)
+        weights = c.repeat(len(rows.labels) // len(c))  # methods of several copies have them one after another
+        together = concatenate(*method.inputs(batch))
+        with weighted_statistics(torch.cat([torch.ones(known).to(c), weights])) if self.weighted_norm else contextlib.nullcontext():
+            raw = self.predict(params, together)
         losses = rows.weights * method.consistency(raw[known:], rows.labels)
         supervised = method.labelled_loss(raw[:known], targets, batch.progress)
-        return supervised + method.lookahead_weight(batch.progress) * (c * losses).mean()
+        return supervised + method.lookahead_weight(batch.progress) * (weights * losses).mean()

@@ -33,3 +33,11 @@ def test_with_weights_of_one_its_loss_is_the_base_methods(method: str) -> None:
     }
     found = algorithm.problem.inner_loss(bound.params, ones, batch)
     torch.testing.assert_close(found, algorithm.method.loss(algorithm.model, bound.params, batch))
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "mixmatch"])
+def test_so_is_that_of_a_weight_for_every_row(method: str) -> None:
+    bound = bind(method, "unlabelled_weights")
+    batch = bound.algorithm.prepare(bound.batch)
+    found = bound.algorithm.problem.inner_loss(bound.params, torch.ones(5, dtype=torch.float64), batch)
+    torch.testing.assert_close(found, bound.algorithm.method.loss(bound.algorithm.model, bound.params, batch))

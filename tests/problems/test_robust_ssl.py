@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from metaimpute.methods.mixmatch import MixMatch
-from metaimpute.problems import ProblemError
 from metaimpute.problems.robust_ssl import RobustSSL
 from metaimpute.problems.weighted_norm import weighted_statistics
 from metaimpute.testing import check_problem
@@ -61,7 +59,14 @@ def test_training_carries_weighted_statistics_into_the_network() -> None:
     assert not torch.equal(before, bound.module[1].running_mean)  # type: ignore[union-attr,index]
 
 
-def test_a_method_that_mixes_rows_is_refused() -> None:
-    bound = bind("mean_teacher", "robust_ssl")
-    with pytest.raises(ProblemError, match="'mixmatch' mixes them; use unlabelled_weights"):
-        RobustSSL().check(MixMatch(), bound.algorithm.method.output)
+@pytest.mark.parametrize("method", ["mean_teacher", "mixmatch"])
+def test_with_weights_of_one_it_is_the_loss_of_one_pass_of_all_rows(method: str) -> None:
+    bound = bind(method, "robust_ssl", norm=True)
+    problem, batch = bound.algorithm.problem, bound.algorithm.prepare(bound.batch)
+    ones = torch.ones(5, dtype=torch.float64)
+    bound.algorithm.method.__class__.joint_forward, before = True, bound.algorithm.method.joint_forward
+    try:
+        expected = bound.algorithm.method.loss(bound.algorithm.model, bound.params, batch)
+    finally:
+        bound.algorithm.method.__class__.joint_forward = before
+    torch.testing.assert_close(problem.inner_loss(bound.params, ones, batch), expected)
