@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Labelled
 from ..batches.outputs import Output
 from ..engine.functional import FunctionalModel, HeadNotFound
 from ..engine.losses import Factored, StructuredLoss
+from ..engine.optimizers import InnerOptimizer
 from ..engine.pytree import Tree, detach, tensors, with_tensors
 from ..engine.registry import Registry, require_kind
 from ..errors import UserError
@@ -52,11 +53,12 @@ class ProblemError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers a problem may need to lay out what it learns: rows in the pools and outputs of the network."""
+    """Numbers a problem may need to lay out what it learns: rows in the pools, outputs of the network, rows of a labelled batch."""
 
     labelled: int
     unlabelled: int
     outputs: int
+    batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class BilevelProblem:
     * ``"network"``: the network's own parameters; the hypergradient is applied to them.
     * ``"labels"``: fresh leaf variables of each batch (:meth:`batch_meta`), moved once (:meth:`move`), then trained on
       (:meth:`trained_loss`).
-    * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own.
+    * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own. The base step
+      trains the network on :meth:`trained_loss` at them, in the place of the base method's loss.
     * ``"nothing"``: no bilevel stage, and no loss to define.
 
     All else has a default.
@@ -97,6 +100,9 @@ class BilevelProblem:
         needs_estimate: whether what it learns is to have an estimate; without one it defines :meth:`control`.
         controls_at: the parameters that :meth:`control` is given, of the look-ahead's start or of its end.
         remasks: whether confidence masks are taken anew after the base step.
+        replaces_base_step: whether the outer step, of a ``"labels"`` problem that on the moved variables, is the only training
+            step, so that nothing is trained on what the problem would have changed first.
+        uses_unlabelled: whether any of its functions look at the unlabelled batch, which else is not drawn for it.
     """
 
     name: ClassVar[str] = ""
@@ -104,6 +110,8 @@ class BilevelProblem:
     needs_estimate: ClassVar[bool] = True
     controls_at: ClassVar[Literal["start", "end"]] = "start"
     remasks: ClassVar[bool] = False
+    replaces_base_step: ClassVar[bool] = False
+    uses_unlabelled: ClassVar[bool] = True
 
     context: Context = field(init=False, repr=False)
 
@@ -121,13 +129,18 @@ class BilevelProblem:
 
     @property
     def inner_is_base_loss(self) -> bool:
-        """Whether the inner loss at the base step's labels is the base step's loss, so that a fused step may share it."""
-        return False
+        """Whether the inner loss where the base step is taken is the base step's loss, so that a fused step may share it."""
+        return self.learns == "own" and type(self).trained_loss is BilevelProblem.trained_loss
 
     @property
     def estimates(self) -> bool:
         """Whether an estimator works for it in training."""
         return self.needs_estimate and self.learns != "nothing"
+
+    @property
+    def draws_unlabelled(self) -> bool:
+        """Whether unlabelled examples are drawn for it, whatever the base method does."""
+        return self.uses_unlabelled and self.learns != "nothing"
 
     # for use inside the four functions ------------------------------------------------------------------------------
 
@@ -188,6 +201,22 @@ class BilevelProblem:
         """Default: the mean task loss on the hold-out batch, C_H."""
         return self.supervised(params, holdout)
 
+    def inner_hyper(self, meta: Tree) -> dict[str, Any]:
+        """Hyperparameters of the inner optimiser that are learned, such as ``lr``, as a differentiable function of ``meta``.
+
+        Values are as of :class:`~metaimpute.engine.InnerOptimizer`: a tensor, or a dict with one per parameter name.
+        """
+        return {}
+
+    def evaluated(self, module: nn.Module, meta: Tree, rule: InnerOptimizer) -> nn.Module:
+        """The network as it is tested and exported, where what is learned belongs to it.
+
+        Args:
+            module: the trained network, or its average. meta: what an ``"own"`` problem has learned, else None. rule: the inner
+                optimiser, with what :meth:`inner_hyper` gives.
+        """
+        return module
+
     # optional knowledge and hooks -----------------------------------------------------------------------------------
 
     def structured_inner(self) -> StructuredLoss:
@@ -218,7 +247,8 @@ class BilevelProblem:
         return detach(c)
 
     def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
-        """Loss of the training step that a ``"labels"`` problem takes on the labels it has just moved.
+        """What the network is trained on: of a ``"labels"`` problem in a step on the variables just moved, of an ``"own"`` problem
+        in the base step, at the values ``meta`` has then.
 
         Default: the inner loss at them.
         """
@@ -277,7 +307,7 @@ def require_complete(problem: BilevelProblem) -> None:
     if not problem.needs_estimate:
         needed.append("control")
     estimated = problem.needs_estimate and inherits("structured_inner")
-    trained = problem.learns == "labels" and inherits("trained_loss")
+    trained = problem.learns in ("labels", "own") and inherits("trained_loss")
     if estimated or trained:
         needed.append("inner_loss")
     for method in needed:
