@@ -53,7 +53,7 @@ class ProblemError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers a problem may need to lay out what it learns: rows in the pools, outputs of the network, rows of a labelled batch."""
+    """Numbers a problem may need to lay out what it learns: rows of the pools and of a labelled batch, outputs of the network."""
 
     labelled: int
     unlabelled: int
@@ -153,9 +153,13 @@ class BilevelProblem:
         found: Tensor = self.context.model(params, inputs)
         return found
 
+    def losses(self, params: Tree, labelled: Labelled) -> Tensor:
+        """Task loss of each row of a labelled batch, ``[n]``."""
+        return self.context.output.loss(self.predict(params, labelled.inputs), labelled.targets)
+
     def supervised(self, params: Tree, labelled: Labelled) -> Tensor:
         """Mean task loss of a labelled batch, a scalar."""
-        return self.context.output.loss(self.predict(params, labelled.inputs), labelled.targets).mean()
+        return self.losses(params, labelled).mean()
 
     # what the problem learns ----------------------------------------------------------------------------------------
 

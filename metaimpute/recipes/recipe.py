@@ -26,6 +26,7 @@ from ..plugins import load_installed
 from ..problems import BilevelProblem, ProblemError, problems
 from ..problems.base import require_complete
 from ..tasks import Missing, Task, TaskError, tasks
+from ..tasks.altered import check_alterations
 from .schema import CONDUCT, About, ChooseSpec, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
 from .source import RecipeError, Source, merge, override, read
@@ -212,6 +213,9 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
     recipe = Recipe(path, profile, about, task, model, method, problem, spec, estimator, train, source, chosen)
     try:
         task.check()
+        check_alterations(task)
+        if spec.holdout == "trusted" and not (task.label_noise and task.label_noise.trusted):
+            raise TaskError("holdout: 'trusted' needs labels that are known to be right; set task.label_noise.trusted")
         if spec.holdout == "separate" and isinstance(task.output, Classes) and 0 < task.labels < 2 * task.output.size:
             raise TaskError(f"holdout: 'separate' needs 2 labels per class; {task.labels} labels give fewer")
     except TaskError as error:
