@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from ..batches import Batch, Labelled
 from ..batches.outputs import Output
 from ..engine.functional import FunctionalModel, HeadNotFound
 from ..engine.losses import Factored, StructuredLoss
-from ..engine.optimizers import InnerOptimizer
 from ..engine.pytree import Tree, detach, tensors, with_tensors
 from ..engine.registry import Registry, require_kind
 from ..errors import UserError
@@ -53,12 +52,20 @@ class ProblemError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers a problem may need to lay out what it learns: rows of the pools and of a labelled batch, outputs of the network."""
+    """Numbers a problem may need to lay out what it learns: rows of the pools, outputs of the network, rows of a labelled batch,
+    shape of one input."""
 
     labelled: int
     unlabelled: int
     outputs: int
     batch: int = 0
+    inputs: tuple[int, ...] = ()
+
+
+class Adapt(Protocol):
+    """Parameters after the inner steps on one batch, without graph; their number is the recipe's where none is given."""
+
+    def __call__(self, theta_0: Tree, c: Tree, batch: Any, steps: int | None = None) -> Tree: ...
 
 
 @dataclass(frozen=True)
@@ -205,19 +212,22 @@ class BilevelProblem:
         """Default: the mean task loss on the hold-out batch, C_H."""
         return self.supervised(params, holdout)
 
-    def inner_hyper(self, meta: Tree) -> dict[str, Any]:
+    def inner_hyper(self, meta: Tree, given: dict[str, Any]) -> dict[str, Any]:
         """Hyperparameters of the inner optimiser that are learned, such as ``lr``, as a differentiable function of ``meta``.
+
+        Args:
+            given: the optimiser's hyperparameters by name, as the recipe has them.
 
         Values are as of :class:`~metaimpute.engine.InnerOptimizer`: a tensor, or a dict with one per parameter name.
         """
         return {}
 
-    def evaluated(self, module: nn.Module, meta: Tree, rule: InnerOptimizer) -> nn.Module:
+    def evaluated(self, module: nn.Module, meta: Tree, adapt: Adapt) -> nn.Module:
         """The network as it is tested and exported, where what is learned belongs to it.
 
         Args:
-            module: the trained network, or its average. meta: what an ``"own"`` problem has learned, else None. rule: the inner
-                optimiser, with what :meth:`inner_hyper` gives.
+            module: the trained network, or its average. meta: what an ``"own"`` problem has learned, else None.
+            adapt: takes the inner steps, without graph.
         """
         return module
 

@@ -78,7 +78,7 @@ def check_recipe(
     meta: Tree = params if problem.learns == "network" else algorithm.meta
     if problem.learns == "labels":
         meta = problem.batch_meta(params, batch)
-    coupling, hyper = detach(problem.couple(meta, batch)), problem.inner_hyper(meta)
+    coupling, hyper = detach(problem.couple(meta, batch)), problem.inner_hyper(meta, settings.optimizer.hyper)
     rule = settings.optimizer.with_hyper(**detach(hyper)) if hyper else settings.optimizer
     names: list[str | Estimator] = [*ESTIMATORS] if estimators is None else [*estimators]
     if estimators is None and recipe.estimator.name not in names:
@@ -95,13 +95,13 @@ def check_recipe(
         raise_exception=False,
         **options,
     )
-    report.terms.append(_couple(problem, meta, params, batch))
+    report.terms.append(_couple(problem, meta, params, batch, settings.optimizer.hyper))
     if raise_exception and not report.ok:
         raise GradientCheckFailed(f"{len(report.failures)} of {len(report.terms)} terms fail\n{report}")
     return report
 
 
-def _couple(problem: BilevelProblem, meta: Tree, params: Tree, batch: Any) -> Term:
+def _couple(problem: BilevelProblem, meta: Tree, params: Tree, batch: Any, given: dict[str, Any]) -> Term:
     """The product through ``couple``, and ``start`` and ``inner_hyper`` where they depend on what is learned, along a random
     direction and against finite differences."""
     rng = torch.Generator(device="cpu").manual_seed(0)
@@ -117,7 +117,7 @@ def _couple(problem: BilevelProblem, meta: Tree, params: Tree, batch: Any) -> Te
 
     def outputs(at: Tree) -> Tree:
         torch.manual_seed(0)
-        found = {"c": problem.couple(at, batch), "hyper": problem.inner_hyper(at)}
+        found = {"c": problem.couple(at, batch), "hyper": problem.inner_hyper(at, given)}
         return found | ({"start": problem.start(at, at if problem.learns == "network" else params)} if moves else {})
 
     moves = any(leaf.requires_grad for leaf in tensors(problem.start(meta, params)))

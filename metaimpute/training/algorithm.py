@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import Batch, Imputation, Labelled
-from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
+from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy, unroll
 from ..engine.losses import StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
@@ -123,6 +123,8 @@ class Algorithm1:
             base: Tree = None
             if not self.problem.replaces_base_step:
                 metrics, base = self._base_step(batch, measure)
+            elif self.problem.learns == "own":
+                self.optimizer.step()  # without gradients, for its learning-rate schedule
             with self.stopwatch("hypergradient"):
                 metrics.update(watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
@@ -234,7 +236,7 @@ class Algorithm1:
         with torch.set_grad_enabled(not again), self._noise(Stream.COUPLE, batch):
             c = problem.couple(meta, batch)
         theta_0 = problem.start(meta, params)
-        hyper = problem.inner_hyper(meta)
+        hyper = problem.inner_hyper(meta, settings.optimizer.hyper)
         rule = self._inner_optimizer(hyper)
         wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
         value = problem.fused_value(c, batch) if fused else detach(c)
@@ -291,10 +293,17 @@ class Algorithm1:
 
     def evaluated(self, module: nn.Module) -> nn.Module:
         """The network as it is tested, of which what is learned may be a part."""
-        learned = self.problem.learns in ("own", "network")
-        meta = detach(self.model.params if self.meta is None else self.meta)
-        rule = self._inner_optimizer(self.problem.inner_hyper(meta) if learned else {})
-        return self.problem.evaluated(module, detach(self.meta), rule)
+
+        def adapt(theta_0: Tree, c: Tree, batch: Any, steps: int | None = None) -> Tree:
+            rule = self._inner_optimizer({} if self.meta is None else hyper)
+            with torch.inference_mode(False), torch.no_grad():
+                start, coupling, rows = (map_tensors(torch.clone, detach(tree)) for tree in (theta_0, c, batch))
+                end = unroll(self.inner, start, coupling, (rows,), rule, steps or self.settings.steps, differentiable=False)
+            return end.params
+
+        meta = detach(self.meta)
+        hyper = {} if meta is None else self.problem.inner_hyper(meta, self.settings.optimizer.hyper)
+        return self.problem.evaluated(module, meta, adapt)
 
     def _outputs(self, params: Tree, labelled: Labelled) -> Tensor:
         return self.method.output.activate(self.model(params, labelled.inputs))

@@ -77,7 +77,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None =
         raise recipe.task_error(error) from None
     model = FunctionalModel(module, recipe.model.head)
     method.bind(task.output)
-    sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size, train.batch)
+    sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size, train.batch, task.input_shape)
     problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss, spec.form))
     for name in recipe.estimator.named_parameters():
         if name not in model.params:
