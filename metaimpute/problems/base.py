@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Labelled
@@ -52,11 +52,20 @@ class ProblemError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers a problem may need to lay out what it learns: rows in the pools and outputs of the network."""
+    """Numbers a problem may need to lay out what it learns: rows of the pools, outputs of the network, rows of a labelled batch,
+    shape of one input."""
 
     labelled: int
     unlabelled: int
     outputs: int
+    batch: int = 0
+    inputs: tuple[int, ...] = ()
+
+
+class Adapt(Protocol):
+    """Parameters after the inner steps on one batch, without graph; their number is the recipe's where none is given."""
+
+    def __call__(self, theta_0: Tree, c: Tree, batch: Any, steps: int | None = None) -> Tree: ...
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,9 @@ class BilevelProblem:
         needs_estimate: whether what it learns is to have an estimate; without one it defines :meth:`control`.
         controls_at: the parameters that :meth:`control` is given, of the look-ahead's start or of its end.
         remasks: whether confidence masks are taken anew after the base step.
-        replaces_base_step: of a ``"labels"`` problem: whether the step on the moved variables is the only training step, so that
-            nothing is trained on what the problem would have changed first.
+        replaces_base_step: whether the outer step, of a ``"labels"`` problem that on the moved variables, is the only training
+            step, so that nothing is trained on what the problem would have changed first.
+        uses_unlabelled: whether any of its functions look at the unlabelled batch, which else is not drawn for it.
     """
 
     name: ClassVar[str] = ""
@@ -108,6 +118,7 @@ class BilevelProblem:
     controls_at: ClassVar[Literal["start", "end"]] = "start"
     remasks: ClassVar[bool] = False
     replaces_base_step: ClassVar[bool] = False
+    uses_unlabelled: ClassVar[bool] = True
 
     context: Context = field(init=False, repr=False)
 
@@ -132,6 +143,11 @@ class BilevelProblem:
     def estimates(self) -> bool:
         """Whether an estimator works for it in training."""
         return self.needs_estimate and self.learns != "nothing"
+
+    @property
+    def draws_unlabelled(self) -> bool:
+        """Whether unlabelled examples are drawn for it, whatever the base method does."""
+        return self.uses_unlabelled and self.learns != "nothing"
 
     # for use inside the four functions ------------------------------------------------------------------------------
 
@@ -202,6 +218,25 @@ class BilevelProblem:
     def outer_loss(self, params: Tree, c: Tree, holdout: Labelled) -> Tensor:
         """Default: the mean task loss on the hold-out batch, C_H."""
         return self.supervised(params, holdout)
+
+    def inner_hyper(self, meta: Tree, given: dict[str, Any]) -> dict[str, Any]:
+        """Hyperparameters of the inner optimiser that are learned, such as ``lr``, as a differentiable function of ``meta``.
+
+        Args:
+            given: the optimiser's hyperparameters by name, as the recipe has them.
+
+        Values are as of :class:`~metaimpute.engine.InnerOptimizer`: a tensor, or a dict with one per parameter name.
+        """
+        return {}
+
+    def evaluated(self, module: nn.Module, meta: Tree, adapt: Adapt) -> nn.Module:
+        """The network as it is tested and exported, where what is learned belongs to it.
+
+        Args:
+            module: the trained network, or its average. meta: what an ``"own"`` problem has learned, else None.
+            adapt: takes the inner steps, without graph.
+        """
+        return module
 
     # optional knowledge and hooks -----------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ class HyperCleaning(BilevelProblem):
             inner loss.
     """
 
+    uses_unlabelled = False
+
     logit: Finite = 0.0
     l2: NonNegative = 0.0
 

@@ -30,6 +30,8 @@ class LabelCorrection(BilevelProblem):
             is learned; not in the paper, whose function begins at random labels.
     """
 
+    uses_unlabelled = False
+
     width: Count = 128
     trust: NonNegative = 3.0
 

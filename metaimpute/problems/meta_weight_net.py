@@ -24,6 +24,8 @@ class MetaWeightNet(BilevelProblem):
             does: else the scale of all weights, a learning rate, is learned as well.
     """
 
+    uses_unlabelled = False
+
     width: Count = 100
     normalize: bool = True
 

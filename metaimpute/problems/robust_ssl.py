@@ -37,7 +37,11 @@ class RobustSSL(UnlabelledWeights):
         targets, rows = method.targets(batch.imputation, batch)
         weights = c.repeat(len(rows.labels) // len(c))  # methods of several copies have them one after another
         together = concatenate(*method.inputs(batch))
-        with weighted_statistics(torch.cat([torch.ones(known).to(c), weights])) if self.weighted_norm else contextlib.nullcontext():
+        with (
+            weighted_statistics(torch.cat([torch.ones(known).to(c), weights]))
+            if self.weighted_norm
+            else contextlib.nullcontext()
+        ):
             raw = self.predict(params, together)
         losses = rows.weights * method.consistency(raw[known:], rows.labels)
         supervised = method.labelled_loss(raw[:known], targets, batch.progress)

@@ -344,6 +344,13 @@ def _compatible(
             ("problem", "scale"),
             f"compares with the network's base gradient, but '{problem.name}' learns {problem.learns}",
         )
+    if problem.replaces_base_step and (spec.relative is not None or spec.schedule == "fused"):
+        key = "schedule" if spec.schedule == "fused" else "scale"
+        raise source.fail(("problem", key), f"'{problem.name}' has no base step to go with it; leave {key} out")
+    if problem.needs_estimate and type(problem).inner_hyper is not BilevelProblem.inner_hyper and not rule.hyper:
+        raise source.fail(
+            ("problem", "inner", "optimizer"), f"'{rule.label}' has no hyperparameter for '{problem.name}' to learn"
+        )
     if spec.schedule == "fused" and spec.outer_optimizer == "separate":
         raise source.fail(("problem", "outer_optimizer"), "a fused schedule takes one step with one optimizer")
     if spec.memory.strip() != "store" and spec.backend == "higher":

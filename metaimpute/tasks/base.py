@@ -138,11 +138,17 @@ def check_balanced(count: int, classes: int, what: str) -> None:
 
 @dataclass
 class Task:
-    """A data set with its loss, metric and views. Options are the fields of the concrete class."""
+    """A data set with its loss, metric and views. Options are the fields of the concrete class.
+
+    Attributes:
+        episodes: whether a row is a whole small task: a support set to learn from and a query set to be judged by. Every row of a
+            labelled batch then comes back in the step's hold-out batch, at the same place.
+    """
 
     name: ClassVar[str] = ""
     input_kind: ClassVar[InputKind] = "vector"
     input_shape: ClassVar[tuple[int, ...]] = ()
+    episodes: ClassVar[bool] = False
 
     labels: Natural = 0
     validation: Natural = 0

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batches import Batch, Imputation, Labelled
-from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
+from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy, unroll
 from ..engine.losses import StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
@@ -122,8 +122,10 @@ class Algorithm1:
                 metrics = watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
         else:
             metrics = {"weight": self.method.weight_at(batch.progress)}
-            if not (self.problem.learns == "labels" and self.problem.replaces_base_step):
+            if not self.problem.replaces_base_step:
                 metrics, base = self._base_step(batch, measure)
+            elif self.problem.learns == "own":
+                self.optimizer.step()  # without gradients, for its learning-rate schedule
             with self.stopwatch("hypergradient"):
                 metrics.update(watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
@@ -141,7 +143,7 @@ class Algorithm1:
         return batch.with_imputed(self._impute(batch))
 
     def _impute(self, batch: Batch) -> Imputation:
-        if not self.method.uses_unlabelled and self.problem.learns == "nothing":
+        if not self.method.uses_unlabelled and not self.problem.draws_unlabelled:
             n, where = len(batch.unlabelled.index), batch.unlabelled.index.device
             size = self.method.output.size
             return Imputation(torch.zeros(n, size, device=where), torch.zeros(n, device=where))
@@ -235,16 +237,19 @@ class Algorithm1:
         with torch.set_grad_enabled(not again), self._noise(Stream.COUPLE, batch):
             c = problem.couple(meta, batch)
         theta_0 = problem.start(meta, params)
+        hyper = problem.inner_hyper(meta, settings.optimizer.hyper)
+        rule = self._inner_optimizer(hyper)
         wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
         value = problem.fused_value(c, batch) if fused else detach(c)
         for _ in range(TRIES):
             result = settings.estimator.estimate(
-                inner, self.outer, detach(theta_0), value, Batches([batch], holdout), self._inner_optimizer(), settings.steps,
+                inner, self.outer, detach(theta_0), value, Batches([batch], holdout), rule, settings.steps,
                 settings.memory, seed=derive_seed(self.seed, Stream.ESTIMATE, batch.step), wrt_start=wrt_start,
                 measure_start=measure,
             )  # fmt: skip
             if not self._follow_rate(batch, holdout, theta_0, value, result):
                 break
+            rule = self._inner_optimizer(hyper)
         _require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
         if again:
             with self._noise(Stream.COUPLE, batch):
@@ -252,10 +257,15 @@ class Algorithm1:
         outputs, cotangents = {"c": c}, {"c": result.grad_c}
         if wrt_start:
             outputs["start"], cotangents["start"] = theta_0, result.grad_theta_0
+        if hyper:
+            learned = {name: result.grad_optimizer.get(name) for name in hyper}
+            outputs["hyper"], cotangents["hyper"] = hyper, learned
         return Estimate(meta, vjp_through(outputs, cotangents, meta), result)
 
-    def _inner_optimizer(self) -> InnerOptimizer:
+    def _inner_optimizer(self, hyper: dict[str, Any]) -> InnerOptimizer:
         rate, rule = self.settings.rate, self.settings.optimizer
+        if hyper:
+            return rule.with_hyper(**detach(hyper))
         if rate is None or not rate.moves:
             return rule
         value = next(iter(self.model.params.values())).new_tensor(rate.value) if rate.needs_slope else rate.value
@@ -282,6 +292,22 @@ class Algorithm1:
 
         return rate.follow(Look(batch.step, change, slope_of(result.grad_optimizer), after))
 
+    def evaluated(self, module: nn.Module) -> nn.Module:
+        """The network as it is tested, of which what is learned may be a part."""
+
+        def adapt(theta_0: Tree, c: Tree, batch: Any, steps: int | None = None) -> Tree:
+            rule = self._inner_optimizer({} if self.meta is None else hyper)
+            with torch.inference_mode(False), torch.no_grad():
+                start, coupling, rows = (map_tensors(torch.clone, detach(tree)) for tree in (theta_0, c, batch))
+                end = unroll(
+                    self.inner, start, coupling, (rows,), rule, steps or self.settings.steps, differentiable=False
+                )
+            return end.params
+
+        meta = detach(self.meta)
+        hyper = {} if meta is None else self.problem.inner_hyper(meta, self.settings.optimizer.hyper)
+        return self.problem.evaluated(module, meta, adapt)
+
     def _outputs(self, params: Tree, labelled: Labelled) -> Tensor:
         return self.method.output.activate(self.model(params, labelled.inputs))
 
@@ -300,7 +326,7 @@ class Algorithm1:
             metrics["lookahead_weight"] = self.method.lookahead_weight(batch.progress)
             if base is not None:
                 metrics["base_gradient_norm"] = norm(base)
-            if problem.learns == "network":
+            if problem.learns == "network" and base is not None:
                 full = {n: torch.zeros_like(p) if base[n] is None else base[n] for n, p in params.items()}
                 metrics["cosine"] = cosine(full, found)
             if result is not None:
@@ -324,8 +350,11 @@ class Algorithm1:
             batch = batch.with_imputed(Imputation(batch.imputation.labels, again.weights))
         estimate = self._estimate(batch, holdout, self.inner, measure=measure)
         found, metrics = self._direction(batch, holdout, estimate, base, measure)
+        if base is None and estimate.result is not None:
+            metrics["loss"] = estimate.result.outer_loss
         if self.problem.learns == "network":
-            self._apply(found, self._outer_optimizer(), "hypergradient", batch, self.settings.outer_decays)
+            decays = base is None or self.settings.outer_decays
+            self._apply(found, self._outer_optimizer(), "hypergradient", batch, decays)
         elif self.problem.learns == "own":
             self._move_own(found)
         else:

@@ -69,7 +69,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None =
         raise recipe.source.fail(("train", "device"), str(error)) from None
     if recipe.missing():
         raise MissingData(recipe.missing())
-    draws = method.uses_unlabelled or recipe.problem.learns != "nothing"
+    draws = method.uses_unlabelled or recipe.problem.draws_unlabelled
     try:
         module, data = _network_and_data(recipe, device, draws, say, data)
         labelled, holdout = _holdout(recipe, data)
@@ -77,7 +77,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None =
         raise recipe.task_error(error) from None
     model = FunctionalModel(module, recipe.model.head)
     method.bind(task.output)
-    sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size)
+    sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size, train.batch, task.input_shape)
     problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss, spec.form))
     for name in recipe.estimator.named_parameters():
         if name not in model.params:
