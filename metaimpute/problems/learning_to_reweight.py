@@ -30,7 +30,8 @@ class LearningToReweight(BilevelProblem):
         return {"weights": torch.zeros(len(batch.labelled.targets), device=batch.labelled.targets.device)}
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
-        return (c["weights"] * self.losses(params, batch.labelled)).sum()
+        loss: Tensor = (c["weights"] * self.losses(params, batch.labelled)).sum()
+        return loss
 
     def move(self, meta: Tree, gradient: Tree) -> Tree:
         """``max(-gradient, 0)``, summing to one, or all zero where no row helps."""

@@ -47,8 +47,9 @@ class MetaPseudoLabels(BilevelProblem):
         start = copy.deepcopy(model.module)
         if self.teacher == "fresh":
             for part in start.modules():
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
+                reset = getattr(part, "reset_parameters", None)
+                if callable(reset):
+                    reset()
         return {name: value.detach() for name, value in start.named_parameters() if name in model.params}
 
     def couple(self, meta: Tree, batch: Batch) -> Tree:
@@ -67,5 +68,5 @@ class MetaPseudoLabels(BilevelProblem):
 
     def outer_loss(self, params: Tree, c: Tree, holdout: Labelled) -> Tensor:
         """The student's loss on labelled rows, plus the teacher's own."""
-        student: Tensor = self.supervised(params, holdout)
-        return student + c["loss"]
+        loss: Tensor = self.supervised(params, holdout) + c["loss"]
+        return loss

@@ -35,7 +35,7 @@ class RobustSSL(UnlabelledWeights):
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
         method, known = self.method, len(batch.labelled.targets)
         targets, rows = method.targets(batch.imputation, batch)
-        weights = c.repeat(len(rows.labels) // len(c))  # methods of several copies have them one after another
+        weights: Tensor = c.repeat(len(rows.labels) // len(c))  # methods of several copies have them one after another
         together = concatenate(*method.inputs(batch))
         with (
             weighted_statistics(torch.cat([torch.ones(known).to(c), weights]))

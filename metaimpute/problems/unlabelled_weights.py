@@ -38,7 +38,7 @@ class UnlabelledWeights(BilevelProblem):
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
         supervised, losses = self.parts(params, batch)
-        weights = c.repeat(len(losses) // len(c))  # methods of several copies have them one after another
+        weights: Tensor = c.repeat(len(losses) // len(c))  # methods of several copies have them one after another
         return supervised + self.method.lookahead_weight(batch.progress) * (weights * losses).mean()
 
     def measure(self, meta: Tree) -> dict[str, float]:
