@@ -69,14 +69,14 @@ def main(only: tuple[str, ...], seeds: int, first: int, again: bool, dry: bool) 
         click.echo(f"{name}: {claim.claim} ({claim.paper})")
         path = RESULTS / f"{name}.json"
         known = json.loads(path.read_text()) if path.is_file() and not (again or dry) else {}
-        row = known if known.get("of") == digest(name) else None
-        for row in measure(claim, list(range(first, first + seeds)), click.echo, row):
+        row = known = known if known.get("of") == digest(name) else {}
+        for row in measure(claim, list(range(first, first + seeds)), click.echo, known):
             row["of"] = digest(name)
             row["command"] = f"python -m benchmarks.objectives {name} --seeds {len(row['seeds'])}"
             if not dry:
                 RESULTS.mkdir(exist_ok=True)
                 path.write_text(json.dumps(row, indent=1) + "\n")
-        if row is not None:
+        if row:
             click.echo("  the claim " + ("holds" if row["holds"] else "does not hold"))
     if not dry:
         click.echo(table(RESULTS))

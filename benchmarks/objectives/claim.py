@@ -74,11 +74,11 @@ def measure(
     """The claim's row of results after every seed: every arm on it, paired, with means and standard deviations so far.
 
     Args:
-        known: a row that was measured before, whose seeds are not measured again.
+        known: a row of the same claim that was measured before, whose seeds are not measured again.
     """
     found: dict[str, dict[str, list[float]]] = {arm: {} for arm in claim.arms}
     done: list[int] = []
-    if known is not None and list(known["values"]) == list(found):
+    if known and list(known["values"]) == list(found):
         found, done = known["values"], list(known["seeds"])
     for seed in seeds:
         if seed in done:
