@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metaimpute import recipes
 from metaimpute.methods import methods
-from metaimpute.problems import problems
+from metaimpute.problems import ProblemError, problems
 from metaimpute.recipes.shipped import locate
 from metaimpute.recipes.source import RecipeError, merge, override, parse
 
@@ -224,9 +225,15 @@ def test_shipped_recipes_are_valid_with_every_problem(path: Path, problem: str) 
 
     if problem.startswith("test_"):
         pytest.skip("registered by another test")
+    entry: Any = problems.get(problem)
     apart = ["problem.schedule=algorithm1", "problem.scale=raw", "problem.path=labels"]
-    extra = apart if problem == "l2i_learnable" else []
+    extra = apart if entry.learns in ("labels", "own") or entry.replaces_base_step else []
     for profile in profiles_of(read(path)):
+        plain = recipes.load(path, profile, ("problem={name: none}",))
+        try:
+            entry().check(plain.method, plain.task.output)
+        except ProblemError as refusal:
+            pytest.skip(f"not for this recipe: {refusal}")
         recipe = recipes.load(path, profile, (f"problem.name={problem}", *extra))
         assert recipe.problem.name == problem and recipe.about.title
 

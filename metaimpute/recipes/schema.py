@@ -138,7 +138,7 @@ class ProblemSpec(Strict):
     inner_loss: Literal["all", "unlabelled"] | None = None
     outer_optimizer: Literal["shared", "separate"] = "shared"
     outer: OptimizerSpec | None = None
-    holdout: Literal["joint", "separate"] = "joint"
+    holdout: Literal["joint", "separate", "trusted"] = "joint"
     holdout_batch: BatchSize | None = None
     holdout_view: Literal["none", "weak", "strong"] | None = None
     weight: Finite = 1.0

@@ -34,6 +34,7 @@ class BatchSource:
 
     Args:
         holdout: the pool hold-out batches come from: the labelled one (``joint``) or one of its own (``separate``).
+            For episodes it is the labelled pool, and a step's hold-out batch holds the same rows.
         holdout_view: the view of hold-out examples. needs_unlabelled: False leaves the unlabelled views out.
     """
 
@@ -56,7 +57,9 @@ class BatchSource:
         self.holdout_view, self.needs_unlabelled = holdout_view, needs_unlabelled
         self._labelled = StepSampler(len(labelled), sizes.labelled, seed, Stream.LABELLED)
         self._unlabelled = StepSampler(len(unlabelled), sizes.unlabelled, seed, Stream.UNLABELLED)
-        self._holdout = StepSampler(len(holdout), sizes.holdout, seed, Stream.HOLDOUT)
+        self._holdout = (
+            self._labelled if task.episodes else StepSampler(len(holdout), sizes.holdout, seed, Stream.HOLDOUT)
+        )
 
     def _view(self, raw: Any, kind: ViewKind, step: int, stream: Stream, *part: int) -> tuple[Tree, LabelMotion | None]:
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, stream, step, *part))
