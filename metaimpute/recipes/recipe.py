@@ -319,6 +319,13 @@ def _compatible(
         raise source.fail(("problem", "inner", "optimizer"), str(error)) from None
     except (UnsupportedOptimizer, TypeError) as error:
         raise source.fail(("problem", "inner"), str(error)) from None
+    if task.episodes != problem.episodes:
+        fitting = [name for name in problems if getattr(problems.get(name), "episodes", False) == task.episodes]
+        what = "gives episodes, support and query sets" if task.episodes else "gives examples, not episodes"
+        reason = (
+            f"task '{task.name}' {what}, which '{problem.name}' does not learn from; these do: {', '.join(fitting)}"
+        )
+        raise source.fail(("problem", "name"), reason)
     if problem.learns == "nothing":
         return
     if spec.path == "full" and problem.learns != "network":

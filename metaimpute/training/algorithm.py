@@ -298,7 +298,9 @@ class Algorithm1:
             rule = self._inner_optimizer({} if self.meta is None else hyper)
             with torch.inference_mode(False), torch.no_grad():
                 start, coupling, rows = (map_tensors(torch.clone, detach(tree)) for tree in (theta_0, c, batch))
-                end = unroll(self.inner, start, coupling, (rows,), rule, steps or self.settings.steps, differentiable=False)
+                end = unroll(
+                    self.inner, start, coupling, (rows,), rule, steps or self.settings.steps, differentiable=False
+                )
             return end.params
 
         meta = detach(self.meta)

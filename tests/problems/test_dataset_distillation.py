@@ -52,7 +52,9 @@ def test_a_random_start_is_drawn_anew_and_a_fixed_one_is_not(init: str, same: bo
     algorithm = assemble(recipe(f"problem.init={init}"), lambda line: None).algorithm
     starts = [algorithm.problem.start(algorithm.meta, algorithm.model.params) for _ in range(2)]
     assert all(torch.equal(starts[0][n], starts[1][n]) for n in starts[0]) is same
-    assert all(starts[0][n].shape == p.shape and not starts[0][n].requires_grad for n, p in algorithm.model.params.items())
+    assert all(
+        starts[0][n].shape == p.shape and not starts[0][n].requires_grad for n, p in algorithm.model.params.items()
+    )
 
 
 def test_what_is_tested_has_taken_the_inner_steps_on_the_images() -> None:
