@@ -1,4 +1,4 @@
-"""MAML's start on sine waves: after five steps on ten points far below a start trained on all waves jointly (Finn et al., 2017)."""
+"""MAML's start on sine waves: five steps on ten points end far below those from joint training (Finn et al., 2017)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A learning rate for every layer, learned by its hypergradient while the network trains with it.
 
-Baydin et al. ("Online learning rate adaptation with hypergradient descent", ICLR 2018) learn one for all, Antoniou et al. ("How to
-train your MAML", ICLR 2019, section 4) one for each layer, Li et al. ("Meta-SGD", 2017) one for each entry:
+Baydin et al. ("Online learning rate adaptation with hypergradient descent", ICLR 2018) learn one for all, Antoniou et al.
+("How to train your MAML", ICLR 2019, section 4) one for each layer, Li et al. ("Meta-SGD", 2017) one for each entry:
 
     theta_{t+1} = theta_t - exp(a_l) eta grad_l C(theta_t)      a: moved so that C_H(theta_k) falls
 

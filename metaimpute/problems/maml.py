@@ -5,7 +5,7 @@ Finn, Abbeel and Levine (ICML 2017, Algorithm 1): for every task i of a batch,
     theta_i = theta - alpha grad L_i^support(theta)   (k times)       theta <- theta - beta grad sum_i L_i^query(theta_i)
 
 The start is the network's own parameters (``path: full``); alpha and k are those of ``problem.inner``, beta is
-``train.optimizer``'s. A row of a batch is an episode (:mod:`metaimpute.batches.episodes`), the steps of all are taken in one stack.
+``train.optimizer``'s. A row of a batch is an episode (:mod:`metaimpute.batches.episodes`); all take their steps in one stack.
 First-order MAML is ``estimator: first_order``. ANIL (Raghu et al., ICLR 2020) adapts the last layer alone: the rest is the
 coupling, and Meta-SGD (Li et al., 2017) learns a rate for every entry along with the start.
 """

@@ -44,6 +44,7 @@ __all__ = [
     "OwnTable",
     "OwnText",
     "Pool",
+    "Sinusoid",
     "Task",
     "TaskData",
     "TaskError",

@@ -52,7 +52,7 @@ class FewShot(Task):
 
     @abstractmethod
     def classes(self) -> tuple[Tensor, dict[str, list[Tensor]], str]:
-        """All images ``[n, channels, h, w]``, the numbers of those of each class by part (train, validation, test), the source."""
+        """All images ``[n, channels, h, w]``, numbers of those of each class by part (train, validation, test), the source."""
 
     def load(self, seed: int) -> TaskData:
         self.images, parts, source = self.classes()
