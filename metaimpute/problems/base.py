@@ -170,6 +170,13 @@ class BilevelProblem:
         """Mean task loss of a labelled batch, a scalar."""
         return self.losses(params, labelled).mean()
 
+    def parts(self, params: Tree, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The method's labelled loss, a scalar, and its masked consistency loss of each unlabelled row ``[n]``."""
+        raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
+        known, rows = self.method.targets(batch.imputation, batch)
+        losses = rows.weights * self.method.consistency(raw[1], rows.labels)
+        return self.method.labelled_loss(raw[0], known, batch.progress), losses
+
     # what the problem learns ----------------------------------------------------------------------------------------
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
@@ -263,8 +270,8 @@ class BilevelProblem:
         return detach(c)
 
     def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
-        """What the network is trained on: of a ``"labels"`` problem in a step on the variables just moved, of an ``"own"`` problem
-        in the base step, at the values ``meta`` has then.
+        """What the network is trained on: the variables just moved of a ``"labels"`` problem, in a step of their own; what an
+        ``"own"`` problem has learned so far, in the base step.
 
         Default: the inner loss at them.
         """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch
-from ..engine.pytree import Tree
+from ..engine.pytree import Tree, tensors
 from ..ranges import Finite, NonNegative
 from .base import BilevelProblem, Sizes, register_problem
 
@@ -26,6 +26,8 @@ class HyperCleaning(BilevelProblem):
             inner loss.
     """
 
+    uses_unlabelled = False
+
     logit: Finite = 0.0
     l2: NonNegative = 0.0
 
@@ -38,9 +40,9 @@ class HyperCleaning(BilevelProblem):
         return found
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
-        loss = (c * self.losses(params, batch.labelled)).mean()
+        loss: Tensor = (c * self.losses(params, batch.labelled)).mean()
         if self.l2:
-            loss = loss + self.l2 * torch.stack([leaf.square().sum() for leaf in params.values()]).sum()
+            loss = loss + self.l2 * torch.stack([leaf.square().sum() for leaf in tensors(params)]).sum()
         return loss
 
     def measure(self, meta: Tree) -> dict[str, float]:

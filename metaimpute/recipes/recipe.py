@@ -214,7 +214,8 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
     try:
         task.check()
         check_alterations(task)
-        if spec.holdout == "trusted" and not (task.label_noise and task.label_noise.trusted):
+        trusts = spec.holdout == "trusted" and problem.learns != "nothing"
+        if trusts and not (task.label_noise and task.label_noise.trusted):
             raise TaskError("holdout: 'trusted' needs labels that are known to be right; set task.label_noise.trusted")
         if spec.holdout == "separate" and isinstance(task.output, Classes) and 0 < task.labels < 2 * task.output.size:
             raise TaskError(f"holdout: 'separate' needs 2 labels per class; {task.labels} labels give fewer")
@@ -326,6 +327,8 @@ def _compatible(
             f"task '{task.name}' {what}, which '{problem.name}' does not learn from; these do: {', '.join(fitting)}"
         )
         raise source.fail(("problem", "name"), reason)
+    if task.episodes and spec.holdout != "joint":
+        raise source.fail(("problem", "holdout"), "episodes hold query sets of their own; leave holdout out")
     if problem.learns == "nothing":
         return
     if spec.path == "full" and problem.learns != "network":

@@ -134,5 +134,5 @@ def _couple(problem: BilevelProblem, meta: Tree, params: Tree, batch: Any, given
         found = float(dot(vjp_through(outputs(at), cotangent, at), direction))
         difference = Difference("meta", "meta", value, direction, max(abs(value(0.0)), 1e-12))
         expected, near = difference.nearest(found, 1e-5)
-    verdict: Verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
+        verdict: Verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
     return Term("couple", "meta", found, expected, verdict)

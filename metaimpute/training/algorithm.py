@@ -113,14 +113,15 @@ class Algorithm1:
         """
         with self.stopwatch("imputation"):
             batch = self.prepare(batch)
+        metrics: dict[str, Tensor | float]
+        base: Tree = None
         if self.problem.learns == "nothing" or holdout is None:
             metrics, _ = self._base_step(batch, measure)
         elif self.settings.schedule == "fused":
             with self.stopwatch("hypergradient"):
                 metrics = watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
         else:
-            metrics: dict[str, Tensor | float] = {"weight": self.method.weight_at(batch.progress)}
-            base: Tree = None
+            metrics = {"weight": self.method.weight_at(batch.progress)}
             if not self.problem.replaces_base_step:
                 metrics, base = self._base_step(batch, measure)
             elif self.problem.learns == "own":
