@@ -1,7 +1,7 @@
 """A small convolutional network whose edges mix several operations, for architecture search.
 
-Liu, Simonyan and Yang ("DARTS", ICLR 2019, Eq. 2): an edge is ``sum_o softmax(alpha)_o o(x)``. Here edges are in sequence, at half
-the resolution from the middle on, each followed by BatchNorm. ``alpha`` of each edge is a buffer: no training step moves it.
+Liu, Simonyan and Yang ("DARTS", ICLR 2019, Eq. 2): an edge is ``sum_o softmax(alpha)_o o(x)``. Here edges are in sequence, at
+half the resolution from the middle on, each followed by BatchNorm. ``alpha`` of each edge is a buffer: no training step moves it.
 """
 
 from __future__ import annotations

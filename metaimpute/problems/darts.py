@@ -1,6 +1,6 @@
 """Differentiable architecture search: weights of the operations that a network mixes.
 
-Liu, Simonyan and Yang ("DARTS", ICLR 2019, Algorithm 1): with w the network's weights and alpha those of the operations on its edges,
+Liu, Simonyan and Yang ("DARTS", ICLR 2019, Algorithm 1): with w the network's weights and alpha those of the operations,
 
     alpha  <-  alpha - beta d/dalpha L_val(w - xi grad_w L_train(w, alpha), alpha)      w  <-  w - eta grad_w L_train(w, alpha)
 

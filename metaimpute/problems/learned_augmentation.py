@@ -1,8 +1,8 @@
 """Strengths of an image augmentation, learned: how far to shift, turn, zoom, and change contrast.
 
-Benton, Finzi, Izmailov and Wilson ("Learning invariances in neural networks", NeurIPS 2020) learn the ranges that transformations are
-drawn from by the reparameterisation ``t = s * u``, u uniform in [-1, 1]; Hataya, Zdenek, Yoshizoe and Nakayama ("Meta approach to
-data augmentation optimization", WACV 2022) learn strengths by the gradient of the validation loss through a training step. Here
+Benton, Finzi, Izmailov and Wilson ("Learning invariances in neural networks", NeurIPS 2020) learn the ranges that transformations
+are drawn from by the reparameterisation ``t = s * u``, u uniform in [-1, 1]; Hataya, Zdenek, Yoshizoe and Nakayama ("Meta approach
+to data augmentation optimization", WACV 2022) learn strengths by the gradient of the validation loss through a training step. Here
 
     C_inner(theta, s) = C(theta, view(x, s * u))      C_outer = C_H(theta_k)
 

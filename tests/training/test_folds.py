@@ -14,7 +14,12 @@ from metaimpute.recipes.source import RecipeError
 from metaimpute.training.assemble import assemble, take_step
 from metaimpute.training.sampling import FoldSampler
 
-SMALL = ("task={name: digits, labels: 50, validation: 0}", "model={name: mlp, width: 6}", "train.steps=20", "train.batch=16")
+SMALL = (
+    "task={name: digits, labels: 50, validation: 0}",
+    "model={name: mlp, width: 6}",
+    "train.steps=20",
+    "train.batch=16",
+)
 
 
 def recipe(*sets: str) -> Any:
@@ -35,7 +40,9 @@ def test_no_step_trains_on_what_it_holds_out_and_all_labels_take_part() -> None:
 
 def test_folds_are_balanced_disjoint_and_the_seeds() -> None:
     def of(seed: int) -> list[list[int]]:
-        sampler: Any = assemble(recipe("problem.holdout=folds(5)", f"train.seed={seed}"), lambda line: None).batches._holdout
+        sampler: Any = assemble(
+            recipe("problem.holdout=folds(5)", f"train.seed={seed}"), lambda line: None
+        ).batches._holdout
         return [sorted(part.tolist()) for part in sampler.parts]
 
     assert sorted(sum(of(0), [])) == list(range(50)) and [len(part) for part in of(0)] == [10] * 5
