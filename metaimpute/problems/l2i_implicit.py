@@ -4,10 +4,10 @@ The look-ahead of "Learning to Impute" is a few steps; here it is the minimum of
 
     C_inner(h, Z) = C_T(h) + lambda C_U(h, Z) + l2/2 |h|^2       h: the last linear layer, on features that stay
 
-which with a cross-entropy or a squared error of values is strongly convex, so that the implicit function theorem gives the labels'
-hypergradient whatever way led there (Bertinetto et al., ICLR 2019, and Lee et al., "Meta-learning with differentiable convex
-optimization", CVPR 2019, differentiate heads so; Pedregosa, ICML 2016, and Rajeswaran et al., NeurIPS 2019, by conjugate gradients:
-``estimator: cg``). The inner steps are there to reach the minimum.
+which with a cross-entropy or a squared error of values is strongly convex, so that the implicit function theorem gives the
+labels' hypergradient whatever way led there. Bertinetto et al. (ICLR 2019) and Lee et al. ("Meta-learning with differentiable
+convex optimization", CVPR 2019) differentiate heads so; Pedregosa (ICML 2016) and Rajeswaran et al. (NeurIPS 2019) by conjugate
+gradients (``estimator: cg``). The inner steps are there to reach the minimum.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class L2IImplicit(L2I):
         super().bind(context)
         if not (isinstance(context.output, Values) or is_like_cross_entropy(self._measure)):
             raise ProblemError(
-                f"l2i_implicit needs a distance that is convex in the last layer, a cross-entropy, and {self.method.name}'s here is "
-                "none; methods with one are fixmatch, uda and pseudo_label, with problem.distance: method"
+                "l2i_implicit needs a distance that is convex in the last layer, a cross-entropy, and the one of "
+                f"{self.method.name} here is none; those of fixmatch, uda and pseudo_label are, with problem.distance: method"
             )
         return self
 

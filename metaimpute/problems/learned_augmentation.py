@@ -1,8 +1,8 @@
 """Strengths of an image augmentation, learned: how far to shift, turn, zoom, and change contrast.
 
-Benton, Finzi, Izmailov and Wilson ("Learning invariances in neural networks", NeurIPS 2020) learn the ranges that transformations
-are drawn from by the reparameterisation ``t = s * u``, u uniform in [-1, 1]; Hataya, Zdenek, Yoshizoe and Nakayama ("Meta approach
-to data augmentation optimization", WACV 2022) learn strengths by the gradient of the validation loss through a training step. Here
+Benton et al. ("Learning invariances in neural networks", NeurIPS 2020) learn the ranges that transformations are drawn from by
+the reparameterisation ``t = s * u``, u uniform in [-1, 1]; Hataya et al. ("Meta approach to data augmentation optimization", WACV
+2022) learn strengths by the gradient of the validation loss through a training step. Here
 
     C_inner(theta, s) = C(theta, view(x, s * u))      C_outer = C_H(theta_k)
 
@@ -44,7 +44,8 @@ def augmented(images: Tensor, strengths: Tree) -> Tensor:
     columns = torch.stack([angle.sin() * scale, angle.cos() * scale, 2 * shift * v], -1)
     grid = F.affine_grid(torch.stack([rows, columns], 1), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
-    return moved * (contrast * u[3]).exp()[:, None, None, None]
+    found: Tensor = moved * (contrast * u[3]).exp()[:, None, None, None]
+    return found
 
 
 @register_problem("learned_augmentation")

@@ -132,7 +132,7 @@ class FewShotImages(FewShot):
     def classes(self) -> tuple[Tensor, dict[str, list[Tensor]], str]:
         if absent := self.missing():
             raise MissingData(absent)
-        root, images, parts = expanded(self.folder), [], dict[str, list[Tensor]]()
+        root, images, parts = expanded(self.folder), list[Tensor](), dict[str, list[Tensor]]()
         for part, names in (("train", ["train"]), ("validation", ["validation", "val"]), ("test", ["test"])):
             parts[part] = []
             place = next((root / name for name in names if (root / name).is_dir()), None)

@@ -60,7 +60,7 @@ class BatchSource:
         self.holdout_view, self.needs_unlabelled = holdout_view, needs_unlabelled
         self._labelled: Callable[[int], Tensor] = StepSampler(len(labelled), sizes.labelled, seed, Stream.LABELLED)
         self._unlabelled = StepSampler(len(unlabelled), sizes.unlabelled, seed, Stream.UNLABELLED)
-        self._holdout = (
+        self._holdout: Callable[[int], Tensor] = (
             self._labelled if task.episodes else StepSampler(len(holdout), sizes.holdout, seed, Stream.HOLDOUT)
         )
         if folds:
