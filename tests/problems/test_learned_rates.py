@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from metaimpute import recipes
+from metaimpute.engine import get_estimator
 from metaimpute.engine.pytree import detach
-from metaimpute.problems import problems
+from metaimpute.problems import ProblemError, problems
+from metaimpute.recipes.shipped import locate
+from metaimpute.recipes.source import RecipeError
 from metaimpute.testing import check_problem
 
 from ..bound import bind
@@ -67,3 +73,24 @@ def test_layers_share_a_rate_and_entries_do_not() -> None:
         6,
         4,
     )
+
+
+def test_what_cannot_be_learned_is_refused() -> None:
+    def load(*sets: str) -> Any:
+        return recipes.load(locate(Path("digits_learned_rates")), "sample", sets)
+
+    with pytest.raises(
+        RecipeError, match=r"problem.inner.rate: 'learned_rates' learns the learning rate itself; leave rate out"
+    ):
+        load("problem.inner.rate=learned")
+
+    class Silent(type(get_estimator("exact"))):  # type: ignore[misc]
+        def differentiate(self, problem: Any) -> Any:
+            return dataclasses.replace(super().differentiate(problem), grad_optimizer={})
+
+    bound = bind("mean_teacher", "learned_rates")
+    bound.algorithm.settings = dataclasses.replace(bound.algorithm.settings, estimator=Silent())
+    with pytest.raises(
+        ProblemError, match="learns lr of the inner steps, and estimator 'exact' gives no gradient of that"
+    ):
+        bound.algorithm.step(bound.batch, bound.holdout)
