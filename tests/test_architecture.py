@@ -19,7 +19,7 @@ FLOORS: tuple[set[str], ...] = (
     {"batches", "ensemble", "showing"},
     {"methods", "tasks"},
     {"models", "problems"},
-    {"fetch", "recipes"},
+    {"example_data", "fetch", "recipes"},
     {"rundir"},
     {"training"},
     {"bench", "inference", "reporting", "testing"},

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from pydantic import BaseModel
 
 from metaimpute import plugins
@@ -36,7 +37,11 @@ from metaimpute.tasks.snippets import find_snippets
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-NOTEBOOK = DOCS / "notebooks" / "differentiate_through_training.ipynb"
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+MADE = {  # by docs/hooks/pages.py: pages of the site that lie elsewhere, or are another kind of file
+    **{name: ROOT / name for name in ("benchmarks/README.md", "CHANGELOG.md", "CONTRIBUTING.md")},
+    **{f"notebooks/{path.stem}.md": path for path in NOTEBOOKS},
+}
 REGISTRIES: dict[str, Registry[Any]] = {
     "task": tasks, "model": models, "method": methods, "problem": problems, "estimator": estimators,
 }  # fmt: skip
@@ -60,10 +65,11 @@ def navigation(entries: Any) -> Iterator[str]:
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    text = (ROOT / "mkdocs.yml").read_text()
-    found = sorted(navigation(yaml.safe_load(text)["nav"]))
-    elsewhere = {"benchmarks/README.md", "notebooks/differentiate_through_training.md"}  # made by docs/hooks/pages.py
-    assert found == sorted({*map(name_of, PAGES), *elsewhere})
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed; pip install -e '.[docs]'")
+    from docs.hooks import pages
+
+    found = list(navigation(map(pages.whole, yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])))
+    assert sorted(found) == sorted({*map(name_of, PAGES), *MADE})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -74,8 +80,9 @@ def test_links_inside_the_documentation_lead_to_files(page: Path) -> None:
         if not path or "://" in path:
             continue
         goal = (page.parent / path).resolve()
-        made = (NOTEBOOK.with_suffix(".md"), DOCS / "benchmarks" / "README.md")
-        assert goal.exists() or goal in made, f"{name_of(page)} links to {target}"
+        seen = {DOCS / made: source for made, source in MADE.items()}.get(goal, goal)
+        seen = ROOT / goal.relative_to(DOCS) if goal.is_relative_to(DOCS / "benchmarks") else seen
+        assert seen.exists(), f"{name_of(page)} links to {target}"
 
 
 def test_commands_and_options_in_the_pages_exist() -> None:
@@ -124,12 +131,13 @@ def test_python_blocks_run(
     assert bool(printed.strip()) == any("print(" in block for block in shown), "a page that prints must have got so far"
 
 
-def test_the_notebook_runs_to_what_it_shows() -> None:
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_to_what_it_shows(notebook: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed; pip install -e '.[docs]'")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed; pip install -e '.[docs]'")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed; pip install -e '.[docs]'")
-    shown = nbformat.read(NOTEBOOK, 4)
-    run = nbformat.read(NOTEBOOK, 4)
+    shown = nbformat.read(notebook, 4)
+    run = nbformat.read(notebook, 4)
     nbclient.NotebookClient(run, timeout=300, kernel_name="python3").execute()
 
     def said(cell: Any) -> str:
@@ -138,33 +146,33 @@ def test_the_notebook_runs_to_what_it_shows() -> None:
     for before, after in zip(shown.cells, run.cells, strict=True):
         words = [re.sub(r"[-+\d.e]+", "#", said(cell)).split() for cell in (before, after)]
         assert words[0] == words[1], "run the notebook again and keep its output"
-    assert NOTEBOOK.stat().st_size < 50_000
+    first = next(cell.source for cell in shown.cells if cell.cell_type == "code")
+    assert "google.colab" in first and "%pip install" in first, "where nothing is installed, the first cell installs"
+    assert notebook.stat().st_size < 50_000
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "rows"),
-    [
-        ("make_image_folder", ["my_digits"], 1000),
-        ("make_table", ["tumours.csv"], 541),
-        ("make_texts", ["reviews.csv"], 1000),
-    ],
+    ("kind", "path", "rows"),
+    [("images", "my_digits", 1000), ("table", "tumours.csv", 541), ("text", "reviews.csv", 1000)],
 )
-def test_the_tutorials_data_is_what_it_says(script: str, arguments: list[str], rows: int, tmp_path: Path) -> None:
-    if script == "make_texts" and find_snippets() is None:
+def test_the_tutorials_data_is_what_it_says_and_comes_with_the_package(
+    kind: str, path: str, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "text" and find_snippets() is None:
         pytest.skip("metaimpute data get snippets")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{script}.py"), *arguments],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["data", "example", kind, path], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     said = done.stdout.strip()
-    assert any(said in page.read_text() for page in (DOCS / "tutorial").glob("*.md"))
+    pages = [page.read_text() for page in (DOCS / "tutorial").glob("*.md")]
+    assert any(f"$ metaimpute data example {kind} {path}\n{said}\n{done.stderr}" in page for page in pages)
+    assert not any("examples/" in page for page in pages), "no distribution has that folder"
     assert len(next(tmp_path.glob("*_truth.csv")).read_text().splitlines()) == rows + 1
-    if script == "make_image_folder":
-        assert len(list((tmp_path / "my_digits" / "labelled").glob("?/*.png"))) == 40
-        assert len(list((tmp_path / "my_digits" / "unlabelled").glob("*.png"))) == rows
+    if kind == "images":
+        assert len(list(Path("my_digits/labelled").glob("?/*.png"))) == 40
+        assert len(list(Path("my_digits/unlabelled").glob("*.png"))) == rows
+    again = CliRunner().invoke(main, ["data", "example", kind, path])
+    assert again.exit_code == 2 and again.output == f"error: {path} exists already; give another PATH\n"
 
 
 # recipe keys -------------------------------------------------------------------------------------------------------

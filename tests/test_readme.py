@@ -38,3 +38,19 @@ def test_named_files_and_commands_exist() -> None:
         assert (ROOT / path).exists(), path
     for command in set(re.findall(r"^metaimpute (\w+)", TEXT, re.MULTILINE)):
         assert command in main.commands, command
+
+
+def test_it_is_short_and_its_links_lead_to_files() -> None:
+    assert len(TEXT.splitlines()) <= 150
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", TEXT):
+        assert "://" in target or (ROOT / target).exists(), target
+
+
+def test_its_figures_are_those_of_the_results_page() -> None:
+    rows = [line for line in TEXT.splitlines() if re.match(r"\|.*\d of \d+ \|$", line)]
+    results = [" | ".join(line.split(" | ")) for line in (ROOT / "docs" / "results.md").read_text().splitlines()]
+    assert len(rows) >= 8
+    for row in rows:
+        _, _, task, here, other, difference, _ = (cell.strip() for cell in row.split("|"))
+        found = next(line for line in results if line.startswith(f"| {task} |") and difference in line)
+        assert all(figure in found for figure in (here, other)), row

@@ -13,6 +13,7 @@ import griffe
 
 ROLE = re.compile(r":(?:func|meth|class|attr|mod):`~?([^`]+)`")
 ERROR = re.compile(r"[A-Z]\w*[a-z]\w*")
+SEVERAL = re.compile(r"^( *)(\w+), (\w+(?:, \w+)*): ", re.MULTILINE)  # names of attributes that share a description
 SECTION = re.compile(r"^( *)(Args|Attributes|Raises):$")
 
 
@@ -30,22 +31,32 @@ def names_of(obj: griffe.Object) -> set[str]:
 
 
 def one_per_line(text: str, names: set[str]) -> str:
-    """``text`` with a new line before each of ``names`` that begins an entry of a section, and before each exception."""
+    """``text`` with a new line before each of ``names`` that begins an entry, and each error of ``Raises``."""
     lines: list[str] = []
     section: int | None = None  # indentation of the section's head
+    kind = ""
     for line in text.splitlines():
         head = SECTION.match(line)
         if head:
-            section = len(head[1])
+            section, kind = len(head[1]), head[2]
         elif section is not None and line.strip() and len(line) - len(line.lstrip()) <= section:
             section = None
-        lines.append(line if head or section is None else divided(line, names, " " * (section + 4)))
+        lines.append(line if head or section is None else divided(line, names, kind, " " * (section + 4)))
     return "\n".join(lines)
 
 
-def divided(line: str, names: set[str], indent: str) -> str:
+def divided(line: str, names: set[str], kind: str, indent: str) -> str:
+    """Errors begin an entry under ``Raises`` alone: elsewhere ``None:`` and ``Default:`` are words of a description."""
+
     def entry(match: re.Match[str]) -> str:
-        known = all(word in names or ERROR.fullmatch(word) for word in match[1].split(", "))
+        known = all(ERROR.fullmatch(word) if kind == "Raises" else word in names for word in match[1].split(", "))
         return f"\n{indent}{match[1]}:" if known else match[0]
 
-    return re.sub(r"(?<=[.;?]) (\w+(?:, \w+)*):(?= )", entry, line)
+    found = re.sub(r"(?<=[.;?]) (\w+(?:, \w+)*):(?= )", entry, line)
+    return SEVERAL.sub(shared, found) if kind == "Attributes" else found
+
+
+def shared(match: re.Match[str]) -> str:
+    """``a, b: text`` as ``a: and b: text``: a table of attributes has one name in a row."""
+    others = ", ".join(f"`{name}`" for name in match[3].split(", "))
+    return f"{match[1]}{match[2]}: And {others}: "

@@ -158,7 +158,7 @@ NEXT = {
 
 @click.group()
 def data() -> None:
-    """Fetch data and weights, or say what is here."""
+    """Fetch data and weights, say what is here, or write data to try the package on."""
 
 
 @data.command()
@@ -192,3 +192,35 @@ def get(name: str) -> None:
                 here = SOURCES[name].get()
         echo(f"{name}: {here}")
         next_step("metaimpute list recipes")
+
+
+LABEL_OPTION = {"images": "", "text": " --label opinion", "table": " --label diagnosis"}
+
+
+@data.command()
+@click.argument("kind", metavar="images|text|table")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Decides which rows are drawn, and which keep their label."
+)
+def example(kind: str, path: Path, seed: int) -> None:
+    """Write the tutorial's data to PATH, few labels in it, and the true labels of the rest to a file beside it.
+
+    \b
+    images: a folder of 1,040 handwritten digits, 40 of them labelled
+    text:   a CSV file of 1,040 sentences from film reviews, 40 of them labelled
+    table:  a CSV file of 569 tumours, 28 of them with a diagnosis
+    """
+    with plain_errors():
+        from ..engine.registry import UnknownName, describe_choices
+        from ..example_data import WRITERS, truth_of
+        from ..recipes.source import RecipeError
+        from ..terminal import argument
+
+        if kind not in WRITERS:
+            raise UnknownName(f"unknown kind of data '{kind}'; {describe_choices(kind, list(WRITERS))}")
+        for target in (path, truth_of(path)):
+            if target.exists() or target.is_symlink():
+                raise RecipeError(f"{target} exists already; give another PATH")
+        echo(WRITERS[kind](path, seed=seed))
+        next_step(f"metaimpute init {kind} {argument(path)}{LABEL_OPTION[kind]}")

@@ -174,13 +174,13 @@ class Predictions:
         found = Counter(self.labels)
         return {name: found[name] for name in self.names}
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Writes the table as CSV, or as Parquet where the name ends so.
 
         Raises:
             TaskError: for another ending, or for Parquet without pyarrow.
         """
-        write_rows(path, self.header, self.rows())
+        write_rows(Path(path), self.header, self.rows())
 
     def against(self, path: Path, output: Output) -> tuple[float, int]:
         """Error against a file of true labels, and how many rows it holds the truth of.
