@@ -11,7 +11,7 @@ import torch
 from metaimpute import BilevelProblem, register_problem
 
 
-@register_problem("meta_weight_net")
+@register_problem("my_weight_net")
 class MetaWeightNet(BilevelProblem):
     """Weights of the unlabelled examples as a learned function of their losses.
 

@@ -6,7 +6,9 @@ Held equal to the registries themselves by a test. Code of one's own and plugins
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = Path(__file__).parent
 INSTALLED = PACKAGE / "recipe_files"
@@ -39,13 +41,47 @@ def shipped_recipes() -> dict[str, Path]:
 
 def titles() -> dict[str, str]:
     """Title of every recipe that comes with the package, by name."""
+    return {path.stem: said.title for path, said in about() or ()}
+
+
+class Row(NamedTuple):
+    """A row of a table of the paper that a recipe stands for; as of ``recipes.schema.PaperRow``."""
+
+    table: int
+    row: str
+    data: str
+    labels: Sequence[float] = ()
+    set: Sequence[str] = ()
+
+
+class About(NamedTuple):
+    """What a recipe says about itself; as of ``recipes.schema.About``."""
+
+    title: str = ""
+    paper: Sequence[Row] = ()
+
+
+def about(folder: Path | None = None) -> list[tuple[Path, About]] | None:
+    """Every recipe in a folder, or where it holds none those of the package by name, with what it says about itself.
+
+    None where one is not as it should be: the whole reading of recipes then says what is wrong, with its line.
+    """
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    found = {}
-    for name, path in shipped_recipes().items():
-        about = (yaml.load(path.read_text(encoding="utf-8"), loader) or {}).get("about") or {}
-        found[name] = str(about.get("title", ""))
+    here = {path: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+    found = []
+    try:
+        for name, path in (here or {Path(stem): path for stem, path in shipped_recipes().items()}).items():
+            said = yaml.load(path.read_text(encoding="utf-8"), loader).get("about") or {}
+            given = About(str(said.get("title", "")), [Row(**row) for row in said.get("paper", ())])
+            if not set(said) <= {"title", "paper", "overrides"}:
+                return None
+            if any(not isinstance(row.table, int) or isinstance(row.labels, str | int | float) for row in given.paper):
+                return None
+            found.append((name, given))
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        return None
     return found
 
 

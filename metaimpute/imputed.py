@@ -25,6 +25,7 @@ from .inference import impute as impute_run
 from .inference.doubt import ranks
 from .rundir.begin import PYTHON, beginning
 from .rundir.result import Result
+from .showing import watched
 from .tasks.own_data import safe
 from .tasks.readings import is_number
 
@@ -67,13 +68,17 @@ class Imputed:
     predictor: Predictor = field(repr=False)
     _originals: Mapping[str, Any] = field(repr=False)
 
-    def predict(self, data: Any) -> np.ndarray:
+    def predict(self, data: Any, verbose: int = 0) -> np.ndarray:
         """Labels or values ``[n]`` of new data of the same kind.
+
+        Args:
+            verbose: 1 shows on the standard error how far the work has come.
 
         Raises:
             TypeError: for data of another kind. TaskError: for rows that lack a column, or hold words where numbers were.
         """
-        return self._answers(data).labels
+        with watched(verbose):
+            return self._answers(data).labels
 
     def predict_proba(self, data: Any) -> np.ndarray:
         """Probabilities ``[n, classes]`` of new data, in the order of ``classes``; NaN for a row that holds nothing.

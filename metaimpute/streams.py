@@ -40,6 +40,8 @@ class Stream(int, Enum):
     LABELS = 2, "task"
     HOLDOUT_SPLIT = 3, "task"
     FEWER_UNLABELLED = 4, "task"
+    LABEL_NOISE = 50, "task"
+    MISMATCH = 51, "task"
 
     INIT = 1, "run"
     STEP = 2, "run"

@@ -16,14 +16,16 @@ from .inference import Predictor, load
 from .recipes.recipe import Recipe
 from .recipes.source import RecipeError, flow, one_line
 from .reporting.console import TrainingProgress
-from .reporting.progress import standard_error
+from .reporting.notebook import run_page
+from .reporting.run_verdict import run_verdict
 from .rundir.begin import PYTHON, beginning
 from .rundir.layout import METRICS
 from .rundir.result import Result
+from .showing import standard_error
 from .training.session import Session
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished run.
 
@@ -36,6 +38,12 @@ class Run:
     recipe: Recipe
     result: Result
     module: nn.Module
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}): {run_verdict(self.result).lines[0]}"
+
+    def _repr_html_(self) -> str:
+        return run_page(self.result)
 
     @property
     def metrics(self) -> list[dict[str, float]]:

@@ -156,7 +156,7 @@ def test_a_time_limit_stops_a_run_that_then_goes_on(here: Path) -> None:
     words = ["--set=train.steps=6", "--set=train.eval_every=6", "--set=train.threads=1"]
     done = call("run", "two_moons", *words, "--out", "r", "--time-limit", "0.0001s", code=130)
     last = done.stderr.splitlines()[-1]
-    assert last == "error: the time limit of 0.0001s is over: stopped at step 1; continue with --resume r"
+    assert last == "stopped: the time limit of 0.0001s is over: stopped at step 1; continue with --resume r"
     assert document("run", "--resume", "r", "--time-limit", "1h")["steps"] == 6
     for wrong in ("soon", "0s", "-3min"):
         assert "a time such as '90s', '10min' or '2h'" in call("run", "two_moons", "--time-limit", wrong, code=2).stderr

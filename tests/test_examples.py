@@ -90,7 +90,7 @@ def test_every_example_composes_with_the_others(tmp_path: Path) -> None:
     assert (result["task"], result["method"], result["problem"]) == (
         "breast_cancer",
         "balanced_labels",
-        "meta_weight_net",
+        "my_weight_net",
     )
 
 
@@ -107,7 +107,7 @@ def test_balanced_labels_are_probabilities_equally_frequent_up_to_the_second_hal
 
 def test_meta_weight_nets_weights_are_a_function_of_the_losses() -> None:
     plugins.import_module(str(EXAMPLES / "meta_weight_net.py"))
-    problem: Any = problems.get("meta_weight_net")(width=4)
+    problem: Any = problems.get("my_weight_net")(width=4)
     meta = problem.init_meta(None)
     one, two = problem.weights(meta, torch.tensor([0.3, 0.7])), problem.weights(meta, torch.tensor([0.7, 0.3]))
     assert torch.equal(one, two.flip(0)) and bool(((one > 0) & (one < 1)).all())

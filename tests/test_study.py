@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from click.testing import CliRunner, Result
 from metaimpute.cli import main
 from metaimpute.progress import Phase, heard_by, phase
 from metaimpute.recipes.source import RecipeError
+from metaimpute.rundir.measure import MEASURE
 from metaimpute.study.plan import Study, read_study
 from metaimpute.study.progress import carry_out, prepare
 from metaimpute.study.runs import UNFINISHED, Job, Outcome
@@ -72,7 +74,7 @@ def outcomes(
     for row in found.rows:
         for number, seed in enumerate(found.seeds):
             value = values[row.name][number]
-            beside = {found.test_metric: others[row.folder][number]} if row.folder in others else {}
+            beside = {"test_last": others[row.folder][number]} if row.folder in others else {}
             result = result_with(**same | beside | {found.metric: value, "training_seconds": 1.0})
             made[row.name, seed] = (
                 Outcome("diverged", "loss is nan") if value is None else Outcome("finished", "", result)
@@ -137,7 +139,7 @@ def test_a_failed_run_leaves_its_pair_out_and_gives_its_reason(here: Path) -> No
 def test_points_are_ranked_on_validation_rows_and_the_best_of_each_system_alone_is_tested(here: Path) -> None:
     """none is compared at the same point; l2i's best point on validation rows is not its best on test rows."""
     found = study(STUDY + "grid: {train.ema: [0.5, 0.9]}\n")
-    assert found.metric == "validation_last" and found.test_metric == "test_median" and not found.warnings
+    assert found.metric == "validation_last" and not found.warnings
     assert found.baselines["l2i, ema=0.9"] == "none, ema=0.9"
     values = {
         "none, ema=0.5": [30, 32],
@@ -163,10 +165,9 @@ def test_choosing_by_a_test_metric_is_called_tuning_on_test(here: Path, metric: 
     )
 
 
-def test_the_metric_is_the_median_where_there_are_several_checkpoints(here: Path) -> None:
-    assert study(STUDY).metric == "test_median"
-    assert study(STUDY + "set: {train.test_checkpoints: 1}\n").metric == "test_last"
-    assert study(STUDY + "set: [train.eval_every=6]\n").metric == "test_last"
+def test_a_study_compares_by_what_its_runs_record_unless_it_names_another_measure(here: Path) -> None:
+    assert study(STUDY).metric == MEASURE == "test_last"
+    assert study(STUDY + "metric: test_median\n").metric == "test_median"
 
 
 HARD = r"a_b & 50% {c} | $d$ #1 ~^ \e <f> `g` *h*"
@@ -213,14 +214,77 @@ def test_a_study_is_made_of_ordinary_runs(here: Path) -> None:
     kept = json.loads((here / "o/study.json").read_text())
     for one in kept["systems"]:
         results = [json.loads((here / "o" / run["folder"] / "result.json").read_text()) for run in one["runs"]]
-        medians = [result["test_median"] for result in results]
-        assert one["mean"] == sum(medians) / 2 and one["std"] == pytest.approx(abs(medians[0] - medians[1]) / 2**0.5)
-    assert kept["machine"]["packages"]["torch"] and kept["finished"] and kept["metric"] == "test_median"
+        errors = [result[result["measure"]] for result in results]
+        assert one["mean"] == sum(errors) / 2 and one["std"] == pytest.approx(abs(errors[0] - errors[1]) / 2**0.5)
+    assert kept["machine"]["packages"]["torch"] and kept["finished"] and kept["metric"] == "test_last"
     again = CliRunner().invoke(main, ["compare", "o"])
-    assert again.exit_code == 0 and "mean_teacher + l2i (mixed)" in again.output
+    assert again.exit_code == 0 and "mean_teacher" not in again.output and "differences to none" in again.output
     alone = CliRunner().invoke(main, ["run", "small.yaml", "--seed", "1", "--out", "alone"])
     assert alone.exit_code == 0
     assert json.loads((here / "alone/result.json").read_text())["evaluations"] == results[1]["evaluations"]
+
+
+NUMBER = r"-?\d+\.\d+"
+
+
+def shown_by(command: str, *arguments: str) -> dict[str, Any]:
+    """What a command's JSON says of each system: mean, difference, and the baseline."""
+    found = json.loads(CliRunner().invoke(main, [command, "--json", *arguments]).stdout)
+    (one,) = found["comparisons"]
+    systems = {
+        each["name"]: (statistics.mean(each["errors"].values()), each["difference"] and each["difference"]["mean"])
+        for each in one["systems"]
+    }
+    return {"systems": systems, "against": one["against"], "verdict": one["verdict"]}
+
+
+@pytest.mark.parametrize("metric", ["test_last", "test_median"])
+def test_study_compare_and_report_say_the_same_of_the_same_runs(here: Path, metric: str) -> None:
+    """By the study's names, against its baseline, which is not its first system, and by its measure."""
+    text = STUDY.replace("  none: {problem.name: none}\n  l2i: []", "  mine: []\n  base line: {problem.name: none}")
+    (here / "s.yaml").write_text(text + f"against: base line\nmetric: {metric}\n")
+    assert call("s.yaml", "--out", "o", "--jobs", "0").exit_code == 0
+    kept = json.loads((here / "o/study.json").read_text())
+    told = {one["name"]: (one["mean"], one["difference"]) for one in kept["systems"]}
+    assert list(told) == ["mine", "base line"]
+    for one in (shown_by("compare", "o"), shown_by("report", "o"), shown_by("compare", "o/mine", "o/base-line")):
+        assert one["systems"] == {name: pytest.approx(pair) for name, pair in told.items()}
+        assert one["against"] == "base line" and one["verdict"]["lines"] == kept["verdict"]["lines"]
+    page = (here / "report.html").read_text()
+    assert "minus base line" in page and kept["verdict"]["lines"][0] in page
+
+
+def test_a_damaged_study_is_said_and_how_to_mend_it(here: Path) -> None:
+    call("s.yaml", "--out", "o", "--jobs", "0")
+    (here / "o/study.json").write_text("{}")
+    done = CliRunner().invoke(main, ["compare", "o/none/seed0"])
+    assert done.exit_code == 2 and "study.json is damaged: 'metric'; the study's command writes it again" in done.stderr
+
+
+def test_a_study_opens_with_its_verdict_and_passes_on_what_its_runs_warn_of(here: Path) -> None:
+    (here / "s.yaml").write_text(
+        STUDY.replace("  l2i: []", "  l2i: {problem.estimator: first_order, train.log_every: 1}")
+    )
+    done = call("s.yaml", "--out", "o", "--jobs", "0")
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("seed ")]
+    assert re.match(r"(none|l2i).* is best: \d", lines[0]) and "test rows wrong, mean of 2 seeds." in lines[0]
+    assert any(line.startswith("What to do next: run at least 5 seeds") for line in lines)
+    assert "warning: l2i, seeds 0, 1: the hypergradient is exactly zero in 3 measured steps" in done.stderr
+    assert len(json.loads((here / "o/study.json").read_text())["run_warnings"]) == done.stderr.count("warning: ")
+    assert (here / "o/table.md").read_text().startswith(lines[0].split(" is best")[0])
+
+
+def test_no_line_of_a_study_is_wider_than_the_terminal(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = {"lookahead_supervision": "[]", "holdout_supervision": "{problem.name: holdout_supervision}"}
+    systems = "".join(f"  {name}: {sets}\n" for name, sets in names.items())
+    (here / "s.yaml").write_text(
+        STUDY.replace("  none: {problem.name: none}\n  l2i: []\n", systems).replace("seeds: 2", "seeds: 5")
+    )
+    done = call("s.yaml", "--out", "o", "--jobs", "0")
+    table = [line for line in done.stdout.splitlines() if "│" in line or "┃" in line]
+    assert len(table) == 3 and max(map(len, table)) <= 80, "no cell is folded"
+    assert "lookahead_supervision" in table[1] and re.search(rf"{NUMBER} to", table[2])
 
 
 class Killed(BaseException):

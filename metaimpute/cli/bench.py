@@ -146,7 +146,9 @@ def hypergradient(
         _print(work.table, result)
         _finish(result, out)
         if picture is not None:
-            work.plot(result, picture)
+            from ..bench.picture import plot
+
+            plot(result, picture)
             done(f"wrote {picture}")
 
 
@@ -378,7 +380,11 @@ def _print(table: Callable[[dict[str, Any]], Table], result: dict[str, Any]) -> 
     if in_json():
         print_json(result)
     else:
-        screen(width=plain_width()).print(table(result))
+        from ..reporting.narrow import in_parts
+
+        console = screen(width=plain_width())
+        for part in in_parts(table(result), console):
+            console.print(part)
 
 
 def _finish(result: dict[str, Any], out: Path | None) -> None:

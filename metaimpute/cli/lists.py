@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..catalog import KINDS, entries
+from ..catalog import KINDS, about, entries
 from ..progress import phase
 from ..terminal import cell
 from .complete import complete_kinds
@@ -114,7 +114,7 @@ def list_(kind: str | None) -> None:
 
     KIND: tasks, models, methods, problems, estimators, optimizers, systems or recipes.
     """
-    with plain_errors(light=kind != "recipes"):
+    with plain_errors(light=True):
         if kind is not None and kind not in KINDS:
             from ..engine.registry import UnknownName, describe_choices
 
@@ -131,9 +131,13 @@ def list_(kind: str | None) -> None:
             return
         console = screen(width=plain_width())
         if kind == "recipes":
-            from ..recipes.recipe import about_recipes
+            said: Any = about(Path("recipes"))
+            if said is None:
+                from ..recipes.recipe import about_recipes
 
-            console.print(recipe_table(about_recipes(Path("recipes")), console.width))
+                with plain_errors():
+                    said = about_recipes(Path("recipes"))
+            console.print(recipe_table(said, console.width))
         elif kind is not None:
             console.print(_names(_entries(kind), console.width))
         else:

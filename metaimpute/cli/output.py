@@ -19,10 +19,11 @@ from ..terminal import spelled
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..reporting.progress import Shown
+    from ..reporting.verdict import Verdict
+    from ..showing import Shown
 
 QUIET, JSON = "metaimpute.quiet", "metaimpute.json"  # in a context's meta
-COLOURS = {"error:": "red", "warning:": "yellow", "next:": "cyan"}
+COLOURS = {"error:": "red", "warning:": "yellow", "next:": "cyan", "stopped:": "yellow"}
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal
 
 
@@ -75,6 +76,17 @@ def note(message: object) -> None:
 def next_step(*commands: str) -> None:
     """Says which command to type next."""
     note(f"next: {' or '.join(commands)}")
+
+
+def say_verdict(console: Console, said: Verdict) -> None:
+    """Prints what numbers say, the first sentence set off from the others."""
+    from ..terminal import cell
+
+    for number, line in enumerate(said.lines):
+        console.print(cell(line, "" if number else "bold"))
+    if said.next:
+        console.print(cell(f"What to do next: {said.next}."))
+    console.print()
 
 
 def print_json(found: object) -> None:
@@ -135,7 +147,7 @@ def notes() -> Console:
 @contextlib.contextmanager
 def working() -> Iterator[Shown]:
     """Shows the phases of what is done in the block, but with ``--quiet``."""
-    from ..reporting.progress import Shown
+    from ..showing import Shown
 
     with Shown(notes(), hidden=quiet()) as found:
         yield found

@@ -11,12 +11,14 @@ import click
 from ..terminal import argument
 from .errors import plain_errors
 from .options import results
-from .output import done, echo, in_json, next_step, note, plain_width, print_json, screen, working
+from .output import done, echo, in_json, next_step, note, plain_width, print_json, say_verdict, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..reporting.runs import Run
+
+COLUMNS = 4  # systems that stand side by side
 
 
 @click.command()
@@ -26,18 +28,24 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The page (*.html), or a folder for page and figures. Default: report.html in the run's folder, or here for several.",
 )
+@click.option(
+    "--samples/--no-samples", default=True, help="Show single test rows on the page, and what was said of them."
+)
 @results
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Compare finished RUNS (directories, or folders of them): a table here, and one HTML page that needs no network.
+def report(runs: tuple[Path, ...], out: Path | None, samples: bool) -> None:
+    """Say what finished RUNS (directories, or folders of them) show: sentences and a table here, and one HTML page that needs no
+    network.
 
     Seeds of one system share a row of the page and a column of the table, as mean ± standard deviation. With a folder as
     --out, figures of the paper as PNG too: Fig. 2 (losses around label updates) for each run with train.watch_test above
     0; Fig. 3 (landmarks drawn on test faces) for the first seed of up to four systems on faces: name the base method's first.
     """
     with plain_errors():
+        from ..reporting.comparison import compared, comparison_table, comparisons
         from ..reporting.console import result_tables
         from ..reporting.page import page
-        from ..reporting.runs import by_kind, by_system
+        from ..reporting.run_verdict import said_of
+        from ..reporting.runs import by_system
         from ..rundir.files import write_text
         from ..rundir.layout import REPORT
 
@@ -45,8 +53,12 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
             found, left_out = _read(runs)
         systems = by_system(found)
         console = _console()
-        for group in () if in_json() else by_kind(found).values():
-            for table in result_tables([[run.result for run in seeds] for seeds in group], console):
+        for one in () if in_json() else compared(found):
+            say_verdict(console, said_of(one))
+            if len(one.systems) > COLUMNS:
+                console.print(comparison_table(one, console.width))
+                continue
+            for table in result_tables([[run.result for run in seeds] for seeds in one.systems.values()], console):
                 console.print(table)
         if out is None:
             out = (found[0].folder if len(found) == 1 else Path()) / REPORT
@@ -54,10 +66,15 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
             if out.suffix != ".html":
                 _figures(out, found, systems, set(runs))
                 out = out / REPORT
-            write_text(out, page(found, left_out))
+            write_text(out, page(found, left_out, samples))
         if in_json():
             print_json(
-                {"page": out, "runs": [{"run": run.folder, **run.result} for run in found], "left_out": left_out}
+                {
+                    "page": out,
+                    "comparisons": comparisons(found),
+                    "runs": [{"run": run.folder, **run.result} for run in found],
+                    "left_out": left_out,
+                }
             )
         done(f"wrote {out}")
         if len(found) > 1:
@@ -78,7 +95,7 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
     p value of Wilcoxon's signed-rank test. Runs of different data have a table each.
     """
     with plain_errors():
-        from ..reporting.comparison import comparison_tables, comparisons
+        from ..reporting.comparison import compared, comparison_table, comparisons
 
         with working():
             found, _ = _read(runs, metrics=False)
@@ -86,14 +103,15 @@ def compare(runs: tuple[Path, ...], against: str | None) -> None:
             print_json({"comparisons": comparisons(found, against)})
         else:
             console = _console()
-            for table in comparison_tables(found, against, console.width):
-                console.print(table)
+            for one in compared(found, against):
+                say_verdict(console, one.verdict)
+                console.print(comparison_table(one, console.width))
         next_step(f"metaimpute report {' '.join(map(argument, runs))}")
 
 
 def _read(folders: Sequence[Path], metrics: bool = True) -> tuple[list[Run], list[str]]:
     """Finished runs in their order, and why others are left out, which is also said."""
-    from ..reporting.runs import read_runs
+    from ..reporting.runs import read_runs, unrecorded
 
     found, left_out = [], []
     for folder in folders:
@@ -102,6 +120,8 @@ def _read(folders: Sequence[Path], metrics: bool = True) -> tuple[list[Run], lis
         left_out += reasons
     for reason in left_out:
         echo(f"skipped: {reason}", err=True)
+    for line in unrecorded(found):
+        note(line)
     return found, left_out
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import click
 
@@ -15,10 +15,11 @@ from ..errors import UNREAD
 from .complete import complete_recipes, complete_sets
 from .errors import fail, plain_errors
 from .options import imports, results
-from .output import done, in_json, next_step, notes, print_json, quiet, results_unread, screen
+from .output import done, echo, in_json, next_step, notes, print_json, quiet, results_unread, screen
 
 if TYPE_CHECKING:
     from ..recipes.recipe import Profile
+    from ..training.session import Interrupted, Session
 
 CORRECTIONS = "task.corrections"
 
@@ -104,7 +105,7 @@ def run(
             except Interrupted as stopped:
                 if progress.unread:
                     fail(UNREAD, stopped)
-                raise
+                _stopped(session, stopped)
         if in_json():
             print_json({"run": folder, **result})
         else:
@@ -117,6 +118,28 @@ def run(
         done(f"wrote {folder / RESULT}")
         own = isinstance(chosen.task, OwnData) and result.unlabelled
         next_step(f"metaimpute {'impute' if own else 'report'} {argument(folder)}")
+
+
+def _stopped(session: Session, why: Interrupted) -> NoReturn:
+    """Ends a run that was asked to stop: with a document where results are wanted as one, and as no error where a limit asked."""
+    from ..terminal import argument
+
+    if in_json():
+        again = f"metaimpute run --resume {argument(session.folder)}"
+        print_json(
+            {
+                "run": session.folder,
+                "stopped": str(why),
+                "step": session.step,
+                "steps": session.recipe.train.steps,
+                "next": again,
+            }
+        )
+    if not why.timed:
+        raise why
+    echo(f"stopped: {why}", err=True)
+    sys.stdout.flush()
+    sys.exit(why.exit_code)
 
 
 @contextlib.contextmanager

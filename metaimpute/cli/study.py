@@ -11,13 +11,15 @@ from ..errors import DIVERGED, INTERNAL, INTERRUPTED
 from ..terminal import argument
 from .errors import fail, plain_errors
 from .options import imports, results
-from .output import done, echo, in_json, next_step, note, plain_width, print_json, result, screen, working
+from .output import done, echo, in_json, next_step, note, plain_width, print_json, result, say_verdict, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..study.plan import Study
     from ..study.progress import Progress
+
+WARNINGS = 8  # of the runs that are said
 
 
 @click.command()
@@ -50,7 +52,7 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     set: {train.steps: 200}                        in every system
     seeds: 5                                       0 to 4, or a list
     against: none                                  the system others are compared with
-    metric: test_median                            or test_last, validation_last
+    metric: test_last                              or test_median, validation_last
     """
     with plain_errors():
         from ..rundir.files import locked
@@ -79,7 +81,7 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
         with locked(folder, "runs a study"):
             progress = prepare(found, folder, jobs, threads)  # as another study has left it meanwhile
             stopped = _carry_out(found, progress, jobs, console)
-            _write(found, progress, folder, console)
+            wanted = _write(found, progress, folder, console)
     if stopped:
         ended = progress.count("finished", "diverged", "failed")
         fail(INTERRUPTED, f"stopped with {ended} of {len(progress.jobs)} runs over; the same command goes on")
@@ -87,6 +89,8 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     if failed:
         how = f", {diverged} of them by divergence" if diverged else ""
         fail(DIVERGED if diverged else INTERNAL, f"{failed} of {len(progress.jobs)} runs failed{how}; see the table")
+    if wanted is not None:
+        note(f"for more seeds write seeds: {wanted} in {study}; the same command goes on")
     next_step(f"metaimpute report {argument(folder)}")
 
 
@@ -116,14 +120,23 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
     return False
 
 
-def _write(found: Study, progress: Progress, folder: Path, console: Console) -> None:
+def _write(found: Study, progress: Progress, folder: Path, console: Console) -> int | None:
+    """Writes and says what the runs say together; how many seeds it would take to settle it."""
     from ..study.record import record, write_study
-    from ..study.tables import console_table, summarize, title
+    from ..study.tables import console_table, summarize, title, verdict_of, warnings_in
 
     lines = summarize(found, progress.outcomes)
+    said = verdict_of(found, lines, progress.outcomes)
     written = write_study(found, progress.outcomes, lines, folder)
     if in_json():
         print_json(record(found, progress.outcomes, lines))
     else:
-        console.print(console_table(found, lines, title(found, progress.outcomes)))
+        say_verdict(console, said)
+        console.print(console_table(found, lines, title(found, progress.outcomes), said.best, console.width))
+    warned = warnings_in(found, progress.outcomes)
+    for line in warned[:WARNINGS]:
+        echo(f"warning: {line}", err=True)
+    if len(warned) > WARNINGS:
+        note(f"and {len(warned) - WARNINGS} more warnings, in {folder / 'study.json'} under run_warnings")
     done(f"wrote {', '.join(map(str, written))}")
+    return said.seeds

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..batches.outputs import Output
 from ..reporting.console import TrainingProgress
-from ..reporting.progress import standard_error
+from ..showing import standard_error
 from ..terminal import cell
 
 Report = Callable[[int, dict[str, float]], None]

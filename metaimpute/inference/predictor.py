@@ -31,6 +31,7 @@ from ..rundir.origin import recipe_of
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile
 from ..rundir.systems import Systems
+from ..showing import watched
 from ..streams import Stream
 from ..tasks.base import LEARNT, MissingData, Pool, Task, TaskError
 from ..terminal import argument
@@ -132,15 +133,21 @@ class Predictor:
     def _answer(self, examples: Any) -> np.ndarray:
         return as_answer(self._network(self._pool(examples)), self.task.output)
 
-    def predict(self, path: str | Path) -> Predictions:
+    def predict(self, path: str | Path, verbose: int = 0) -> Predictions:
         """Labels or values for a file or folder of new inputs.
+
+        Args:
+            verbose: 1 shows on the standard error how far the work has come, and what looks wrong with the inputs.
 
         Raises:
             TaskError: when it cannot be read as inputs of this task.
         """
-        with phase("reading"):
-            ids, examples = self.task.read(Path(path))
-        return self.label(examples, ids)
+        with watched(verbose) as shown:
+            with phase("reading"):
+                ids, examples = self.task.read(Path(path))
+            for line in self.task.read_warnings if shown is not None else ():
+                shown.say(f"warning: {line}", "yellow")
+            return self.label(examples, ids)
 
 
 def _restore(task: Task, folder: Path) -> None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Labelled
@@ -52,11 +52,20 @@ class ProblemError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers a problem may need to lay out what it learns: rows in the pools and outputs of the network."""
+    """Numbers a problem may need to lay out what it learns: rows of the pools, outputs of the network, rows of a labelled batch,
+    shape of one input."""
 
     labelled: int
     unlabelled: int
     outputs: int
+    batch: int = 0
+    inputs: tuple[int, ...] = ()
+
+
+class Adapt(Protocol):
+    """Parameters after the inner steps on one batch, without graph; their number is the recipe's where none is given."""
+
+    def __call__(self, theta_0: Tree, c: Tree, batch: Any, steps: int | None = None) -> Tree: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ class BilevelProblem:
     * ``"network"``: the network's own parameters; the hypergradient is applied to them.
     * ``"labels"``: fresh leaf variables of each batch (:meth:`batch_meta`), moved once (:meth:`move`), then trained on
       (:meth:`trained_loss`).
-    * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own.
+    * ``"own"``: tensors that live through training (:meth:`init_meta`), moved by an optimiser of their own. The base step
+      trains the network on :meth:`trained_loss` at them, in the place of the base method's loss.
     * ``"nothing"``: no bilevel stage, and no loss to define.
 
     All else has a default.
@@ -97,6 +107,10 @@ class BilevelProblem:
         needs_estimate: whether what it learns is to have an estimate; without one it defines :meth:`control`.
         controls_at: the parameters that :meth:`control` is given, of the look-ahead's start or of its end.
         remasks: whether confidence masks are taken anew after the base step.
+        replaces_base_step: whether the outer step, of a ``"labels"`` problem that on the moved variables, is the only training
+            step, so that nothing is trained on what the problem would have changed first.
+        episodes: whether rows are episodes (:mod:`metaimpute.batches.episodes`).
+        uses_unlabelled: whether any of its functions look at the unlabelled batch, which else is not drawn for it.
     """
 
     name: ClassVar[str] = ""
@@ -104,6 +118,9 @@ class BilevelProblem:
     needs_estimate: ClassVar[bool] = True
     controls_at: ClassVar[Literal["start", "end"]] = "start"
     remasks: ClassVar[bool] = False
+    replaces_base_step: ClassVar[bool] = False
+    uses_unlabelled: ClassVar[bool] = True
+    episodes: ClassVar[bool] = False
 
     context: Context = field(init=False, repr=False)
 
@@ -121,13 +138,18 @@ class BilevelProblem:
 
     @property
     def inner_is_base_loss(self) -> bool:
-        """Whether the inner loss at the base step's labels is the base step's loss, so that a fused step may share it."""
-        return False
+        """Whether the inner loss where the base step is taken is the base step's loss, so that a fused step may share it."""
+        return self.learns == "own" and type(self).trained_loss is BilevelProblem.trained_loss
 
     @property
     def estimates(self) -> bool:
         """Whether an estimator works for it in training."""
         return self.needs_estimate and self.learns != "nothing"
+
+    @property
+    def draws_unlabelled(self) -> bool:
+        """Whether unlabelled examples are drawn for it, whatever the base method does."""
+        return self.uses_unlabelled and self.learns != "nothing"
 
     # for use inside the four functions ------------------------------------------------------------------------------
 
@@ -140,9 +162,20 @@ class BilevelProblem:
         found: Tensor = self.context.model(params, inputs)
         return found
 
+    def losses(self, params: Tree, labelled: Labelled) -> Tensor:
+        """Task loss of each row of a labelled batch, ``[n]``."""
+        return self.context.output.loss(self.predict(params, labelled.inputs), labelled.targets)
+
     def supervised(self, params: Tree, labelled: Labelled) -> Tensor:
         """Mean task loss of a labelled batch, a scalar."""
-        return self.context.output.loss(self.predict(params, labelled.inputs), labelled.targets).mean()
+        return self.losses(params, labelled).mean()
+
+    def parts(self, params: Tree, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The method's labelled loss, a scalar, and its masked consistency loss of each unlabelled row ``[n]``."""
+        raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
+        known, rows = self.method.targets(batch.imputation, batch)
+        losses = rows.weights * self.method.consistency(raw[1], rows.labels)
+        return self.method.labelled_loss(raw[0], known, batch.progress), losses
 
     # what the problem learns ----------------------------------------------------------------------------------------
 
@@ -188,6 +221,25 @@ class BilevelProblem:
         """Default: the mean task loss on the hold-out batch, C_H."""
         return self.supervised(params, holdout)
 
+    def inner_hyper(self, meta: Tree, given: dict[str, Any]) -> dict[str, Any]:
+        """Hyperparameters of the inner optimiser that are learned, such as ``lr``, as a differentiable function of ``meta``.
+
+        Args:
+            given: the optimiser's hyperparameters by name, as the recipe has them.
+
+        Values are as of :class:`~metaimpute.engine.InnerOptimizer`: a tensor, or a dict with one per parameter name.
+        """
+        return {}
+
+    def evaluated(self, module: nn.Module, meta: Tree, adapt: Adapt) -> nn.Module:
+        """The network as it is tested and exported, where what is learned belongs to it.
+
+        Args:
+            module: the trained network, or its average. meta: what an ``"own"`` problem has learned, else None.
+            adapt: takes the inner steps, without graph.
+        """
+        return module
+
     # optional knowledge and hooks -----------------------------------------------------------------------------------
 
     def structured_inner(self) -> StructuredLoss:
@@ -218,7 +270,8 @@ class BilevelProblem:
         return detach(c)
 
     def trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
-        """Loss of the training step that a ``"labels"`` problem takes on the labels it has just moved.
+        """What the network is trained on: the variables just moved of a ``"labels"`` problem, in a step of their own; what an
+        ``"own"`` problem has learned so far, in the base step.
 
         Default: the inner loss at them.
         """
@@ -277,7 +330,7 @@ def require_complete(problem: BilevelProblem) -> None:
     if not problem.needs_estimate:
         needed.append("control")
     estimated = problem.needs_estimate and inherits("structured_inner")
-    trained = problem.learns == "labels" and inherits("trained_loss")
+    trained = problem.learns in ("labels", "own") and inherits("trained_loss")
     if estimated or trained:
         needed.append("inner_loss")
     for method in needed:

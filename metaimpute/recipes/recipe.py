@@ -26,6 +26,7 @@ from ..plugins import load_installed
 from ..problems import BilevelProblem, ProblemError, problems
 from ..problems.base import require_complete
 from ..tasks import Missing, Task, TaskError, tasks
+from ..tasks.altered import check_alterations
 from .schema import CONDUCT, About, ChooseSpec, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
 from .source import RecipeError, Source, merge, override, read
@@ -212,6 +213,10 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
     recipe = Recipe(path, profile, about, task, model, method, problem, spec, estimator, train, source, chosen)
     try:
         task.check()
+        check_alterations(task)
+        trusts = spec.holdout == "trusted" and problem.learns != "nothing"
+        if trusts and not (task.label_noise and task.label_noise.trusted):
+            raise TaskError("holdout: 'trusted' needs labels that are known to be right; set task.label_noise.trusted")
         if spec.holdout == "separate" and isinstance(task.output, Classes) and 0 < task.labels < 2 * task.output.size:
             raise TaskError(f"holdout: 'separate' needs 2 labels per class; {task.labels} labels give fewer")
     except TaskError as error:
@@ -315,6 +320,15 @@ def _compatible(
         raise source.fail(("problem", "inner", "optimizer"), str(error)) from None
     except (UnsupportedOptimizer, TypeError) as error:
         raise source.fail(("problem", "inner"), str(error)) from None
+    if task.episodes != problem.episodes:
+        fitting = [name for name in problems if getattr(problems.get(name), "episodes", False) == task.episodes]
+        what = "gives episodes, support and query sets" if task.episodes else "gives examples, not episodes"
+        reason = (
+            f"task '{task.name}' {what}, which '{problem.name}' does not learn from; these do: {', '.join(fitting)}"
+        )
+        raise source.fail(("problem", "name"), reason)
+    if task.episodes and spec.holdout != "joint":
+        raise source.fail(("problem", "holdout"), "episodes hold query sets of their own; leave holdout out")
     if problem.learns == "nothing":
         return
     if spec.path == "full" and problem.learns != "network":
@@ -339,6 +353,15 @@ def _compatible(
             ("problem", "scale"),
             f"compares with the network's base gradient, but '{problem.name}' learns {problem.learns}",
         )
+    if problem.replaces_base_step and (spec.relative is not None or spec.schedule == "fused"):
+        key = "schedule" if spec.schedule == "fused" else "scale"
+        raise source.fail(("problem", key), f"'{problem.name}' has no base step to go with it; leave {key} out")
+    if type(problem).inner_hyper is not BilevelProblem.inner_hyper and "lr" not in rule.hyper:
+        reason = f"'{rule.label}' has no learning rate, which '{problem.name}' learns; sgd has one"
+        raise source.fail(("problem", "inner", "optimizer"), reason)
+    if type(problem).inner_hyper is not BilevelProblem.inner_hyper and spec.inner.rate != "fixed":
+        reason = f"'{problem.name}' learns the learning rate itself; leave rate out"
+        raise source.fail(("problem", "inner", "rate"), reason)
     if spec.schedule == "fused" and spec.outer_optimizer == "separate":
         raise source.fail(("problem", "outer_optimizer"), "a fused schedule takes one step with one optimizer")
     if spec.memory.strip() != "store" and spec.backend == "higher":

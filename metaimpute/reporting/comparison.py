@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,13 +11,18 @@ from rich.table import Table
 
 from ..engine.registry import describe_choices
 from ..recipes.source import RecipeError
+from ..rundir.measure import Measure, said, value_of
 from ..terminal import cell
 from .console import spread
-from .runs import Run, by_kind, comparable, errors_by_seed, names_of, titles_of
+from .narrow import kept
+from .runs import Run, by_kind, comparable, errors_by_seed, measure_for, names_of, titles_of
 from .statistics import FROM_FIVE, Paired, paired
+from .verdict import Standing, Verdict, verdict
 
 NARROW = 100  # cells below which a table is narrow
-COLUMNS = ("system", "profile", "seeds", "difference", "95% interval", "lower", "p")
+COLUMNS = ("system", "profile", "seeds", "mean ± std", "difference", "95% interval", "lower", "p")
+SPARE = ("p", "lower", "profile", "seeds")  # columns that a narrow terminal can do without, the first one first
+BEST = "*"
 
 
 @dataclass(frozen=True)
@@ -24,21 +30,41 @@ class Compared:
     """Systems on one task, metric and data.
 
     Attributes:
-        title: of them. base: name of the system that differences are to. systems: runs of each, a seed each.
-        differences: of each to the base on the seeds that both have, where they can be compared.
+        title: of them. base: name of the system that differences are to; of several, each system's is in ``bases``.
+        systems: runs of each, a seed each. differences: of each to its base on the seeds that both have, where they can be
+            compared. measure: what they are compared by.
     """
 
     title: str
     base: str
     systems: dict[str, list[Run]]
+    bases: dict[str, str]
     differences: dict[str, Paired | None]
+    measure: Measure
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the numbers say, in sentences."""
+        first = self.systems[self.base][0].result
+        standings = [
+            Standing(
+                name,
+                errors_by_seed(seeds, self.measure),
+                statistics.mean(run.result.training_seconds for run in seeds),
+                seeds[0].is_control,
+                comparable(first, seeds[0].result),
+            )
+            for name, seeds in self.systems.items()
+        ]
+        rows = first.test_examples if self.measure != "validation_last" else None
+        return verdict(standings, self.base, first.metric, rows)
 
 
 def compared(runs: Sequence[Run], against: str | None = None) -> list[Compared]:
     """One comparison per task, metric and data.
 
     Args:
-        against: name of the system that differences are to; by default each comparison's first.
+        against: name of the system that differences are to; by default the one that a study names, else each comparison's first.
 
     Raises:
         RecipeError: when no system is called that, with the nearest.
@@ -47,24 +73,31 @@ def compared(runs: Sequence[Run], against: str | None = None) -> list[Compared]:
     names = [name for systems in groups.values() for name in systems]
     if against is not None and against not in names:
         raise RecipeError(f"no system is called '{against}'; {describe_choices(against, names)}")
-    found = []
-    for title, systems in zip(titles_of(groups, ": test "), groups.values(), strict=True):
-        base = against if against in systems else next(iter(systems))
-        first, differences = systems[base], dict[str, Paired | None]()
-        for name, seeds in systems.items():
-            if name != base and comparable(first[0].result, seeds[0].result):
-                differences[name] = paired(errors_by_seed(first), errors_by_seed(seeds))
-        found.append(Compared(title, base, systems, differences))
-    return found
+    measures = [measure_for(systems.values()) for systems in groups.values()]
+    metrics = [said(measure, kind.metric) for measure, kind in zip(measures, groups, strict=True)]
+    titles = titles_of(groups, ": ", metrics)
+    return [_compared(*one, against) for one in zip(titles, groups.values(), measures, strict=True)]
 
 
-def comparison_tables(runs: Sequence[Run], against: str | None = None, width: int = 200) -> list[Table]:
-    """:func:`compared` as tables.
+def _compared(title: str, systems: dict[str, list[Run]], measure: Measure, against: str | None) -> Compared:
+    bases = {name: _base_of(name, systems, against) for name in systems}
+    differences = dict[str, Paired | None]()
+    for name, seeds in systems.items():
+        base = systems[bases[name]]
+        if name != bases[name] and comparable(base[0].result, seeds[0].result):
+            differences[name] = paired(errors_by_seed(base, measure), errors_by_seed(seeds, measure))
+    often = max(bases.values(), key=list(bases.values()).count)
+    return Compared(title, often, systems, bases, differences, measure)
 
-    Args:
-        width: cells of the terminal; in a narrow one a profile that all share stands below, and empty columns are left out.
-    """
-    return [_table(one, width < NARROW) for one in compared(runs, against)]
+
+def _base_of(name: str, systems: dict[str, list[Run]], against: str | None) -> str:
+    """Whom a system is compared with: the one asked for, else its study's, itself where that has none, else the first."""
+    study, first = systems[name][0].study, next(iter(systems))
+    if against in systems:
+        return str(against)
+    if study is None:
+        return first
+    return name if study.against is None else study.against if study.against in systems else first
 
 
 def comparisons(runs: Sequence[Run], against: str | None = None) -> list[dict[str, Any]]:
@@ -72,13 +105,15 @@ def comparisons(runs: Sequence[Run], against: str | None = None) -> list[dict[st
     return [
         {
             "title": one.title,
+            "measure": one.measure,
             "against": one.base,
+            "verdict": {"best": one.verdict.best, "lines": one.verdict.lines, "next": one.verdict.next},
             "systems": [
                 {
                     "name": name,
                     "profile": seeds[0].result.profile,
                     "runs": [str(run.folder) for run in seeds],
-                    "errors": errors_by_seed(seeds),
+                    "errors": errors_by_seed(seeds, one.measure),
                     "difference": None if (found := one.differences.get(name)) is None else asdict(found),
                 }
                 for name, seeds in one.systems.items()
@@ -88,29 +123,40 @@ def comparisons(runs: Sequence[Run], against: str | None = None) -> list[dict[st
     ]
 
 
-def _table(one: Compared, narrow: bool) -> Table:
-    table = Table(title=cell(one.title), title_justify="left")
+def comparison_table(one: Compared, width: int = 200) -> Table:
+    """Systems side by side, the best marked.
+
+    Args:
+        width: cells of the terminal; where it has too few, a profile that all share stands below, and columns are left out.
+    """
     profiles = {seeds[0].result.profile for seeds in one.systems.values()}
-    names = (*COLUMNS[:3], "mean ± std", *COLUMNS[3:])
-    left_out = {"profile"} if narrow and len(profiles) == 1 else set()
-    left_out |= {"difference", "95% interval", "lower", "p"} if narrow and not any(one.differences.values()) else set()
-    for column in names:
-        if column not in left_out:
-            table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", overflow="fold")
-    for name, seeds in one.systems.items():
-        row = [
-            name,
-            seeds[0].result.profile,
-            str(len(seeds)),
-            spread([r.result.test_last for r in seeds]),
-        ]
-        found = one.differences.get(name)
-        if found is None:
-            row += [""] * 4 if name == one.base else ["-"] * 4
-        else:
-            p = "-" if found.p is None else f"{found.p:.3f}"
-            row += [f"{found.mean:+.2f}", found.interval, f"{found.lower} of {len(found.differences)}", p]
-        table.add_row(*(cell(value) for name, value in zip(names, row, strict=True) if name not in left_out))
-    shared = f"{profiles.pop()} profile; " if "profile" in left_out else ""
-    table.caption = cell(f"{shared}differences to {one.base} on shared seeds; {FROM_FIVE}")
+    rows = [_row(one, name) for name in one.systems]
+    if width < NARROW and len(profiles) == 1:
+        rows = [[name, "", *row] for name, _, *row in rows]
+    shown = kept(COLUMNS, rows, width, SPARE)
+    table = Table(title=cell(one.title), title_justify="left", caption_justify="left")
+    for n in shown:
+        table.add_column(COLUMNS[n], justify="left" if n < 2 else "right", overflow="fold")
+    for name, row in zip(one.systems, rows, strict=True):
+        bold = "bold" if name == one.verdict.best else ""
+        table.add_row(*(cell(row[n], bold) for n in shown))
+    table.caption = cell(_caption(one, "" if 1 in shown else f"{profiles.pop()} profile; "))
     return table
+
+
+def _row(one: Compared, name: str) -> list[str]:
+    seeds, found = one.systems[name], one.differences.get(name)
+    values = spread([value_of(run.result, one.measure) for run in seeds])
+    row = [f"{name} {BEST}" if name == one.verdict.best else name, seeds[0].result.profile, str(len(seeds)), values]
+    if found is None:
+        return [*row, *([""] * 4 if name in (one.base, one.bases[name]) else ["-"] * 4)]
+    p = "-" if found.p is None else f"{found.p:.3f}"
+    return [*row, f"{found.mean:+.2f}", found.interval, f"{found.lower} of {len(found.differences)}", p]
+
+
+def _caption(one: Compared, before: str) -> str:
+    bases = {base for name, base in one.bases.items() if base != name}
+    to = one.base if len(bases) < 2 else "each system's own baseline"
+    best = f"{BEST} the best; " if one.verdict.best else ""
+    any_interval = any(pair is not None and pair.low is not None for pair in one.differences.values())
+    return f"{best}{before}differences to {to} on shared seeds{'' if any_interval else f'; {FROM_FIVE}'}"

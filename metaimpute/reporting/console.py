@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..rundir.result import Estimated, Result
+from ..showing import Shown
 from ..terminal import cell
 from ..training.session import TRAINING
-from .progress import Shown
 
 NAMES, FEWEST = 31, 23  # cells of the names of a result table, and of a system beside them at least
+LINE = 79  # cells of a line of progress
 TELLING = 2.0  # points between accuracy and balanced accuracy
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
@@ -49,7 +50,7 @@ class TrainingProgress(Shown):
             f"{name.removesuffix('_error')} {value:.2f}" for name, value in values.items() if name.endswith("_error")
         ]
         if found:
-            self.say(f"step {step}: {self.metric}: {', '.join(found)}; {self.describe()}")
+            self.say(within(f"step {step}: {self.metric}: {', '.join(found)}", self.described(), LINE))
 
     def moved(self) -> None:
         if self.note and not any(phase.name == TRAINING for phase in self.phases):
@@ -57,8 +58,22 @@ class TrainingProgress(Shown):
         super().moved()
 
     def describe(self) -> str:
+        return ", ".join(self.described())
+
+    def described(self) -> list[str]:
+        """What was measured last, a few words each."""
         shown = [f"{label} {form.format(self.latest[k])}" for k, (label, form) in SHOWN.items() if k in self.latest]
-        return ", ".join(shown).replace(", ->", " ->")
+        return ", ".join(shown).replace(", ->", " ->").split(", ") if shown else []
+
+
+def within(line: str, parts: Sequence[str], width: int) -> str:
+    """A line, and behind it as many of the parts, in their order, as leave it no longer than ``width``."""
+    for number, part in enumerate(parts):
+        longer = f"{line}{', ' if number else '; '}{part}"
+        if len(longer) > width:
+            break
+        line = longer
+    return line
 
 
 def system_name(result: Result) -> str:

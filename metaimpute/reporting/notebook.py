@@ -1,4 +1,4 @@
-"""Imputed labels as a notebook shows them: HTML in which everything that the user wrote is escaped."""
+"""Imputed labels and finished runs as a notebook shows them: HTML in which everything that the user wrote is escaped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..rundir.result import Result
 from ..terminal import spelled
 from .console import by_weight, error_shown, unit_of
+from .run_verdict import run_verdict
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,6 +23,13 @@ def page(sentence: str, warnings: Sequence[str], result: Result, rows: DataFrame
         f"<div><p>{_text(sentence)}</p>{f'<ul>{listed}</ul>' if listed else ''}{systems(result)}"
         f"{_table(['', *rows.columns], ([name, *cells] for name, *cells in rows.head(most).itertuples()))}{more}</div>"
     )
+
+
+def run_page(result: Result) -> str:
+    """A run in a few sentences, the first one bold, with its systems where several were combined."""
+    first, *others = run_verdict(result).lines
+    more = "".join(f"<br>{_text(line)}" for line in others)
+    return f"<div><p><b>{_text(first)}</b>{more}</p>{systems(result)}</div>"
 
 
 def systems(result: Result) -> str:

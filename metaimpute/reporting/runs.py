@@ -10,17 +10,20 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..problems import BilevelProblem, problems
 from ..progress import counted
 from ..recipes.schema import CONDUCT
 from ..recipes.source import RecipeError, read
 from ..rundir.checkpoint import latest
 from ..rundir.layout import METRICS, RECIPE, RESULT, is_run
+from ..rundir.measure import MEASURE, UNRECORDED, Measure, measure_of, value_of
 from ..rundir.origin import recipe_of
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile, read_metrics
 from ..terminal import argument
 from ..training.state import RunState
 from .console import system_name
+from .named import Named, named
 
 TOLD = 3  # settings in a system's name, at most
 
@@ -39,13 +42,24 @@ class Run:
     """A finished run.
 
     Attributes:
-        metrics: lines of ``metrics.jsonl``, in order. settings: the resolved recipe.
+        metrics: lines of ``metrics.jsonl``, in order. settings: the resolved recipe. study: its part in one, if it has any.
     """
 
     folder: Path
     result: Result
     metrics: list[dict[str, float]]
     settings: dict[str, Any]
+    study: Named | None = None
+
+    @property
+    def measure(self) -> Measure:
+        """What it is compared by: as its study says, else as it has recorded itself."""
+        return self.study.measure if self.study is not None else measure_of(self.result)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether something else stands in the hypergradient's place."""
+        return is_control(self.result.problem)
 
     @property
     def system(self) -> str:
@@ -54,7 +68,8 @@ class Run:
         train = {key: value for key, value in (sections.get("train") or {}).items() if key not in CONDUCT}
         r = self.result
         data = [r.source, r.profile, r.labels, r.unlabelled, r.test_examples, content_of(r)]
-        return json.dumps([{**sections, "train": train}, data], sort_keys=True, default=str)
+        name = [self.study.name, self.study.file] if self.study is not None else []
+        return json.dumps([{**sections, "train": train}, data, name], sort_keys=True, default=str)
 
     @property
     def kind(self) -> Kind:
@@ -109,7 +124,13 @@ def read_run(folder: Path, metrics: bool = True) -> Run:
         lines = read_metrics(folder / METRICS) if metrics else []
     except FileNotFoundError:
         raise DamagedFile(folder / METRICS, "it is gone") from None
-    return Run(folder, result, lines, settings)
+    return Run(folder, result, lines, settings, named(folder))
+
+
+def is_control(problem: str) -> bool:
+    """Whether a problem of this name puts something else in the hypergradient's place."""
+    made = problems.get(problem) if problem in problems else None
+    return getattr(made, "control", BilevelProblem.control) is not BilevelProblem.control
 
 
 def read_runs(folder: Path, metrics: bool = True) -> tuple[list[Run], list[str]]:
@@ -136,7 +157,7 @@ def read_runs(folder: Path, metrics: bool = True) -> tuple[list[Run], list[str]]
             left_out.append(f"{path}: {reason.strerror}")
     if not found:
         raise RecipeError(f"no run in {folder} is finished: {'; '.join(left_out)}")
-    return found, left_out
+    return sorted(found, key=lambda run: run.study.place if run.study is not None else -1), left_out
 
 
 def by_system(runs: Iterable[Run]) -> list[list[Run]]:
@@ -158,24 +179,29 @@ def by_kind(runs: Iterable[Run]) -> dict[Kind, list[list[Run]]]:
     return groups
 
 
-def titles_of(kinds: Iterable[Kind], between: str) -> list[str]:
-    """Task and metric of each, with the data where another has both in common, and with its content where even that is shared."""
+def titles_of(kinds: Iterable[Kind], between: str, metrics: Sequence[str] | None = None) -> list[str]:
+    """Task and metric of each, with the data where another has both in common, and with its content where even that is shared.
+
+    Args:
+        between: task and metric. metrics: other words for them.
+    """
     every, titles = list(kinds), []
-    for kind in every:
+    for kind, metric in zip(every, metrics or [kind.metric for kind in every], strict=True):
         beside = [other for other in every if other[:2] == kind[:2]]
         known = [kind.source] if len(beside) > 1 else []
         if sum(other.source == kind.source for other in beside) > 1:
             known.append(f"content {kind.content}" if kind.content else "content not recorded")
-        titles.append(f"{kind.task}{between}{kind.metric}" + (f" ({', '.join(known)})" if known else ""))
+        titles.append(f"{kind.task}{between}{metric}" + (f" ({', '.join(known)})" if known else ""))
     return titles
 
 
 def names_of(systems: Sequence[Sequence[Run]]) -> list[str]:
-    """A name for each system unlike every other's: where some share method and problem, with the settings that differ."""
+    """A name for each system unlike every other's: its study's; else where some share method and problem, with the settings that
+    differ."""
     plain = [system_name(seeds[0].result) for seeds in systems]
     traits = [_traits(seeds[0]) for seeds in systems]
     names: list[str] = []
-    for name, own in zip(plain, traits, strict=True):
+    for name, own, seeds in zip(plain, traits, systems, strict=True):
         alike = [other for shared, other in zip(plain, traits, strict=True) if shared == name]
         differ = [
             key
@@ -183,6 +209,7 @@ def names_of(systems: Sequence[Sequence[Run]]) -> list[str]:
             if len({str(other.get(key)) for other in alike}) > 1
         ]
         full = ", ".join([name, *(f"{key}={_brief(own[key])}" for key in differ[:TOLD] if key in own)])
+        full = seeds[0].study.name if seeds[0].study is not None else full
         again = sum(other == full or other.startswith(f"{full} #") for other in names)
         names.append(f"{full} #{again + 1}" if again else full)
     return names
@@ -218,6 +245,19 @@ def content_of(result: Result) -> str | None:
     return result.data_fingerprint or None
 
 
-def errors_by_seed(runs: Sequence[Run]) -> dict[int, float]:
-    """Last test error of each seed that has one."""
-    return {run.result.seed: run.result.test_last for run in runs if run.result.test_last is not None}
+def measure_for(systems: Iterable[Sequence[Run]]) -> Measure:
+    """What systems of one table are compared by: what all their runs say, else the last test error."""
+    found = {run.measure for seeds in systems for run in seeds}
+    return found.pop() if len(found) == 1 else MEASURE
+
+
+def errors_by_seed(runs: Sequence[Run], measure: Measure | None = None) -> dict[int, float]:
+    """The number of each seed that has one; ``measure`` instead of the runs' own."""
+    values = {run.result.seed: value_of(run.result, measure or run.measure) for run in runs}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def unrecorded(runs: Sequence[Run]) -> list[str]:
+    """A line where runs are older than the record of what they are compared by."""
+    count = sum(run.result.measure is None and run.study is None for run in runs)
+    return [f"{count} of {len(runs)} runs: {UNRECORDED}"] if count else []

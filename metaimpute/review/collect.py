@@ -12,6 +12,7 @@ import torch
 
 from ..inference import Given, Imputed, given_of, held_out_of, imputed
 from ..inference.doubt import advice, doubtful, ranks
+from ..showing import watched
 from ..tasks.contents import contents_of, keys_of
 from .alike import alike, nearest
 from .changes import Changes, changes_between
@@ -96,6 +97,7 @@ def collect(
     data: str | Path | None = None,
     device: str = "auto",
     rows: int | None = None,
+    verbose: int = 0,
 ) -> Review:
     """What a person should look at in a finished run's labels.
 
@@ -103,12 +105,23 @@ def collect(
         held_out: probabilities ``[labelled rows, classes]`` of the rows trained on by models that were not trained on them, NaN
             for a row without; None: what the run has kept. before: an earlier run, to say what has changed since. data: the run's
             file or folder, where it has moved. rows: of a section at most; None: the doubtful ones,
-            20 to 100 of them, and 50 of the other sections.
+            20 to 100 of them, and 50 of the other sections. verbose: 1 shows on the standard error how far the work has come.
 
     Raises:
         NotExported, MissingData, TaskError: as :func:`metaimpute.inference.imputed` does.
     """
-    folder = Path(run)
+    with watched(verbose):
+        return _collected(Path(run), held_out, before, data, device, rows)
+
+
+def _collected(
+    folder: Path,
+    held_out: np.ndarray | None,
+    before: str | Path | None,
+    data: str | Path | None,
+    device: str,
+    rows: int | None,
+) -> Review:
     made = imputed(folder, device, data)
     given = given_of(made, held_out_of(folder, made) if held_out is None else held_out)
     changes = None if before is None else changes_between(Path(before), imputed(before, device, data), made)

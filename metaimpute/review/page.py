@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..reporting import page as report
-from ..tasks.base import TaskError
-from ..tasks.image_reading import opened
+from ..tasks.thumbnails import thumbnail
 from .collect import Review, percent
 
 HERE = Path(__file__).parent
-THUMBNAIL = 176  # pixels at most on a side
 LONGEST = 700  # letters of a text, and of a cell a tenth of it
 FEW = 40  # classes that are chosen from a list; others are typed in
 
@@ -46,30 +42,6 @@ def _policy(style: str, script: str) -> str:
     """What a browser may do with the page: its own style and script, pictures within it, and nothing from elsewhere."""
     sums = [base64.b64encode(hashlib.sha256(f"\n{text}\n".encode()).digest()).decode() for text in (style, script)]
     return f"default-src 'none'; img-src data:; style-src 'sha256-{sums[0]}'; script-src 'sha256-{sums[1]}'"
-
-
-def thumbnail(path: str) -> str:
-    """An image file, made small, as a ``data:`` address; empty where it cannot be read any more."""
-    from PIL import Image, ImageOps
-
-    try:
-        with opened(Path(path), THUMBNAIL) as image:
-            seen: Any = ImageOps.exif_transpose(image)
-            if seen.mode in ("RGBA", "LA", "P", "PA"):
-                seen = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen.convert("RGBA"))
-            small = seen.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL))
-            if max(small.size) < THUMBNAIL // 2:
-                factor = THUMBNAIL // 2 // max(small.size)
-                small = small.resize(
-                    (small.width * max(factor, 1), small.height * max(factor, 1)), Image.Resampling.NEAREST
-                )
-            held = io.BytesIO()
-            small.save(held, "PNG" if small.width * small.height < 64 * 64 else "JPEG", quality=85)
-    except (TaskError, OSError, ValueError):
-        return ""
-    kind = "png" if held.getvalue().startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
 def shortened(text: str, most: int) -> str:

@@ -18,6 +18,7 @@ DIVERGED = "diverged.json"
 FAILED = "failed.json"  # of a study's run
 WEIGHTS = "model.safetensors"
 SYSTEMS, MEMBERS = "systems.json", "systems.skops"  # of a run with choose
+TESTED = "tested.json"  # single rows of the test set, for a report
 RESULT = "result.json"  # written last: a run with it is finished
 PREDICTED = "labels.csv"
 LOCK = "run.lock"
@@ -26,8 +27,21 @@ REVIEW = "review.html"
 
 STEP = re.compile(r"step-(\d+)\.pt")
 WRITTEN_OVER = (METRICS, RESULT, LEARNT, ORIGIN, WEIGHTS, PREPROCESSING, CHECKPOINTS, DIVERGED, LABELS, PREDICTED, LOCK, SYSTEMS,
-                MEMBERS)  # fmt: skip
-_REPLACED = (ORIGIN, RESULT, DIVERGED, LEARNT, METRICS, LABELS, RECIPE, WEIGHTS, PREPROCESSING, SYSTEMS, MEMBERS)
+                MEMBERS, TESTED)  # fmt: skip
+_REPLACED = (
+    ORIGIN,
+    RESULT,
+    DIVERGED,
+    LEARNT,
+    METRICS,
+    LABELS,
+    RECIPE,
+    WEIGHTS,
+    PREPROCESSING,
+    SYSTEMS,
+    MEMBERS,
+    TESTED,
+)
 _ASIDE = tuple(f"{name}.damaged" for name in (METRICS, LABELS))
 
 

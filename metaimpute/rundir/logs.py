@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from .board import tag_of
 from .files import replacing, write_text
 from .layout import METRICS, RECIPE, TENSORBOARD
 from .stored import lines_up_to, read_bytes
@@ -43,7 +44,7 @@ class RunLog:
         self.last = {"step": step, **values}
         self._stream.write(json.dumps(self.last) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._board.add_scalar(tag_of(name), value, step)
 
     def close(self) -> None:
         self._stream.close()

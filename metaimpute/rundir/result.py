@@ -14,6 +14,7 @@ from typing_extensions import TypedDict  # see environment.py
 from ..environment import Environment
 from .layout import RESULT
 from .logs import write_json
+from .measure import Measure
 from .stored import DamagedFile, read_json
 
 Natural = Annotated[int, Field(ge=0)]
@@ -61,6 +62,8 @@ class Result(Mapping[str, Any]):
         seed: of everything random. steps: taken.
         metric: what every error is, e.g. ``error %``. test_last, validation_last: at the last evaluation, None without such
             examples. test_median: over the last ``test_checkpoints`` evaluations.
+        measure: which of them runs are compared by (:mod:`metaimpute.rundir.measure`); None in files of before it was kept.
+        test_interval: 95% interval of ``test_last`` over other test rows.
         test_measures: what the task measures beside its error: ``last`` and ``median`` by name.
         evaluations: every evaluation, with its ``step``.
         calibration, balanced_accuracy, predicted_classes, confusion: of classes on the test set; counts stand at
@@ -96,6 +99,8 @@ class Result(Mapping[str, Any]):
     test_median: float | None
     test_checkpoints: Natural
     validation_last: float | None
+    measure: Measure | None = field(default=None, metadata=LEFT_OUT)
+    test_interval: list[float] | None = field(default=None, metadata=LEFT_OUT)
     test_measures: dict[str, dict[str, float]] = field(default_factory=dict)
     label_names: list[str] | None = None
     data_fingerprint: str | None = None

@@ -8,7 +8,7 @@ grid: {problem.inner.lr: [0.01, 0.1]}  # every combination, in every system; one
 set: {train.steps: 200}                # in every system
 seeds: 5                               # 0 to 4; or a list
 against: none                          # whom the others are compared with
-metric: validation_last                # or test_median, test_last
+metric: validation_last                # or test_last, test_median
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..recipes.schema import CONDUCT, Strict
 from ..recipes.shipped import locate
 from ..recipes.source import RecipeError, Source, one_line, read
 from ..recipes.validation import settings
+from ..rundir.measure import MEASURE, Measure
 from ..tasks import Missing
 from .rows import MOST_ROWS, Row, flow, rows_of
 
-Metric = Literal["test_last", "test_median", "validation_last"]
 KIND = "a study is a mapping with the keys recipe, systems, grid, set, seeds, against, metric, profile"
 MOST_RUNS = 10_000
 
@@ -43,7 +43,7 @@ class StudySpec(Strict):
     set: Any = None
     seeds: Any = 1
     against: str | None = None
-    metric: Metric | None = None
+    metric: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Study:
 
     Attributes:
         recipe: its file. why: reason of the profile. recipes: of each row, by its name. metric: what rows are compared by.
-        test_metric: what stands beside it where that is ``validation_last``. baselines: row to the row it is compared with.
+        baselines: row to the row it is compared with.
     """
 
     path: Path
@@ -61,8 +61,7 @@ class Study:
     why: str
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
-    metric: Metric
-    test_metric: Metric
+    metric: Measure
     baselines: dict[str, str]
     recipes: dict[str, Recipe] = field(repr=False)
 
@@ -112,15 +111,14 @@ def plan(source: Source, path: Path) -> Study:
     first = recipes[rows[0].name]
     for row in rows:
         _alike(source, row, recipes[row.name], rows[0], first)
-    test = _test_metric(list(recipes.values()))
     validated = [row for row in rows if recipes[row.name].task.validation > 0]
     searches = len({row.system for row in rows}) < len(rows)
-    metric = spec.metric or ("validation_last" if searches and len(validated) == len(rows) else test)
+    metric = spec.metric or ("validation_last" if searches and len(validated) == len(rows) else MEASURE)
     if metric == "validation_last" and len(validated) < len(rows):
         without = next(row for row in rows if row not in validated)
         raise source.fail(("metric",), f"needs validation rows, but task.validation is 0 in system '{without.system}'")
     baselines = _baselines(source, rows, spec.against)
-    return Study(path, recipe, first.profile, whys[rows[0].name], rows, seeds, metric, test, baselines, recipes)
+    return Study(path, recipe, first.profile, whys[rows[0].name], rows, seeds, metric, baselines, recipes)
 
 
 def _recipe(source: Source, path: Path, given: str) -> Path:
@@ -178,12 +176,6 @@ def _alike(source: Source, row: Row, recipe: Recipe, other: Row, first: Recipe) 
             ("profile",),
             f"auto gives {recipe.profile} for '{row.name}' and {first.profile} for '{other.name}'; name one",
         )
-
-
-def _test_metric(recipes: list[Recipe]) -> Metric:
-    """The median of the last checkpoints where every run has several."""
-    several = all(r.train.test_checkpoints > 1 and r.train.steps > r.train.eval_every for r in recipes)
-    return "test_median" if several else "test_last"
 
 
 def _baselines(source: Source, rows: tuple[Row, ...], against: str | None) -> dict[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..rundir.files import write_text
 from ..rundir.logs import write_json
 from .plan import Study
-from .tables import Line, Outcomes, csv_table, markdown_table, numbers, tex_table, title
+from .tables import Line, Outcomes, csv_table, markdown_table, numbers, tex_table, title, verdict_of, warnings_in
 
 KEPT = ("test_last", "test_median", "validation_last", "test_checkpoints", "training_seconds")
 
@@ -19,7 +20,7 @@ def write_study(study: Study, outcomes: Outcomes, lines: Sequence[Line], out: Pa
     name = title(study, outcomes)
     tables = {
         "csv": csv_table(lines),
-        "md": markdown_table(study, lines, name),
+        "md": markdown_table(study, lines, name, verdict_of(study, lines, outcomes)),
         "tex": tex_table(study, lines, name),
     }
     write_json(out / "study.json", record(study, outcomes, lines))
@@ -43,6 +44,8 @@ def record(study: Study, outcomes: Outcomes, lines: Sequence[Line]) -> dict[str,
         "seeds": list(study.seeds),
         "finished": all(outcome.status != "unfinished" for outcome in outcomes.values()),
         "warnings": study.warnings,
+        "run_warnings": warnings_in(study, outcomes),
+        "verdict": asdict(verdict_of(study, lines, outcomes)),
         "systems": [_system(study, line, outcomes) for line in lines],
         "machine": first.get("environment"),
     }
@@ -58,6 +61,7 @@ def _system(study: Study, line: Line, outcomes: Outcomes) -> dict[str, Any]:
         runs.append({"seed": seed, "folder": folder, "status": outcome.status, **reason, **measured})
     return {
         "name": line.row.name,
+        "row": study.rows.index(line.row),
         "system": line.row.system,
         "point": line.row.point,
         "set": list(line.row.sets),

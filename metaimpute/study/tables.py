@@ -14,16 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from ..reporting.console import spread
-from ..reporting.runs import comparable
+from ..reporting.narrow import kept
+from ..reporting.runs import comparable, is_control
 from ..reporting.statistics import FROM_FIVE, Paired, paired
+from ..reporting.verdict import Standing, Verdict, verdict
+from ..reporting.warned import warned
+from ..rundir.measure import MEASURE, Measure, said
 from ..terminal import cell
-from .plan import Metric, Study
+from .plan import Study
 from .rows import Row
 from .runs import Outcome
 
 Outcomes = Mapping[tuple[str, int], Outcome]
 NUMBERS = ("n", "mean", "std", "difference", "low", "high", "lower", "pairs", "p", "test_mean", "test_std", "failed")
-NAMES = {"test_last": "test, last", "test_median": "test, median", "validation_last": "validation, last"}
+SPARE = ("p", "wins", "n")  # columns that a narrow terminal can do without, the first one first
+BEST = "*"
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def summarize(study: Study, outcomes: Outcomes) -> list[Line]:
                 against,
                 paired(values[against], values[row.name]) if fair and against else None,
                 row.name in best,
-                _values(study, row, study.test_metric, outcomes) if beside else {},
+                _values(study, row, MEASURE, outcomes) if beside else {},
                 {s: o.reason for s in study.seeds if (o := outcomes[row.name, s]).status in ("diverged", "failed")},
             )
         )
@@ -71,7 +76,7 @@ def summarize(study: Study, outcomes: Outcomes) -> list[Line]:
     return sorted(lines, key=lambda line: statistics.mean(line.values.values()) if line.values else float("inf"))
 
 
-def _values(study: Study, row: Row, metric: Metric, outcomes: Outcomes) -> dict[int, float]:
+def _values(study: Study, row: Row, metric: Measure, outcomes: Outcomes) -> dict[int, float]:
     results = {seed: outcomes[row.name, seed].result for seed in study.seeds}
     return {seed: r[metric] for seed, r in results.items() if r is not None and r.get(metric) is not None}
 
@@ -92,6 +97,29 @@ def _comparable(study: Study, one: str, other: str, outcomes: Outcomes) -> bool:
         next((r for s in study.seeds if (r := outcomes[name, s].result) is not None), None) for name in (one, other)
     )
     return first is not None and second is not None and comparable(first, second)
+
+
+def verdict_of(study: Study, lines: Sequence[Line], outcomes: Outcomes) -> Verdict:
+    """What the study says, in sentences."""
+    bases = [line.against for line in lines if line.against is not None]
+    base = max(bases, key=bases.count) if bases else None
+    results = {
+        line.row.name: [r for s in study.seeds if (r := outcomes[line.row.name, s].result) is not None]
+        for line in lines
+    }
+    standings = [
+        Standing(
+            line.row.name,
+            line.values,
+            statistics.mean(one.training_seconds for one in found) if (found := results[line.row.name]) else None,
+            is_control(study.recipes[line.row.name].problem.name),
+            base in (None, line.row.name) or _comparable(study, line.row.name, str(base), outcomes),
+        )
+        for line in lines
+    ]
+    first = next((found[0] for found in results.values() if found), None)
+    rows = first.test_examples if first is not None and study.metric != "validation_last" else None
+    return verdict(standings, base, "" if first is None else first.metric, rows)
 
 
 # numbers and cells -------------------------------------------------------------------------------------------------------
@@ -120,9 +148,14 @@ def numbers(line: Line) -> dict[str, Any]:
 
 
 def header(study: Study) -> list[str]:
-    mean = f"{NAMES[study.metric]}: mean ± std"
-    beside = [f"best point, {NAMES[study.test_metric]}"] if study.metric == "validation_last" else []
+    mean = f"{_short(study.metric)}: mean ± std"
+    beside = [f"best point, {_short(MEASURE)}"] if study.metric == "validation_last" else []
     return ["system", "n", mean, "difference", "95% interval", "p", "wins", *beside, "failed"]
+
+
+def _short(metric: Measure) -> str:
+    """A measure without its unit, which stands in the title."""
+    return said(metric, "").strip()
 
 
 def cells(study: Study, line: Line) -> list[str]:
@@ -145,6 +178,15 @@ def title(study: Study, outcomes: Outcomes) -> str:
     return f"{study.path.stem}: {first.task} ({first.source}), {first.metric}, {first.profile} profile"
 
 
+def warnings_in(study: Study, outcomes: Outcomes) -> list[str]:
+    """What the study's runs warned of, a line for seeds that were told alike."""
+    found = []
+    for row in study.rows:
+        results = [r for seed in study.seeds if (r := outcomes[row.name, seed].result) is not None]
+        found += warned(row.name, results)
+    return found
+
+
 def notes(lines: Sequence[Line]) -> list[str]:
     """What stands below a table: whom differences are to, and why runs failed."""
     bases = {line.against for line in lines if line.against is not None}
@@ -158,13 +200,22 @@ def notes(lines: Sequence[Line]) -> list[str]:
 # forms -------------------------------------------------------------------------------------------------------------------
 
 
-def console_table(study: Study, lines: Sequence[Line], name: str) -> Table:
+def console_table(study: Study, lines: Sequence[Line], name: str, best: str | None = None, width: int = 200) -> Table:
+    """The table for a terminal of ``width`` cells, which leaves out columns that are empty, or that it has no room for.
+
+    Args:
+        best: name of the row to mark.
+    """
+    head, rows = header(study), [cells(study, line) for line in lines]
+    rows = [[f"{row[0]} {BEST}", *row[1:]] if row[0] == best else row for row in rows]
+    shown = kept(head, rows, width, SPARE)
     table = Table(title=cell(name), title_justify="left", caption_justify="left")
-    for number, column in enumerate(header(study)):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*map(cell, cells(study, line)))
-    table.caption = Text("\n").join(map(cell, notes(lines)))
+    for n in shown:
+        table.add_column(head[n], justify="right" if n else "left", overflow="fold")
+    for line, row in zip(lines, rows, strict=True):
+        table.add_row(*(cell(row[n], "bold" if line.row.name == best else "") for n in shown))
+    marked = [f"{BEST} the best"] if best in [line.row.name for line in lines] else []
+    table.caption = Text("\n").join(map(cell, [*marked, *notes(lines)]))
     return table
 
 
@@ -182,12 +233,16 @@ def csv_table(lines: Sequence[Line]) -> str:
     return text.getvalue()
 
 
-def markdown_table(study: Study, lines: Sequence[Line], name: str) -> str:
+def markdown_table(study: Study, lines: Sequence[Line], name: str, said: Verdict | None = None) -> str:
+    """The table, with what it says above it."""
     rows = [header(study), *(cells(study, line) for line in lines)]
     escaped = ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
     rule = "|" + "|".join([" --- ", *([" ---: "] * (len(rows[0]) - 1))]) + "|"
     below = "".join(f"- {markdown(note)}\n" for note in notes(lines))
-    return "\n".join([f"**{markdown(name)}**", "", escaped[0], rule, *escaped[1:], ""]) + (
+    opening = (
+        [*(f"{markdown(line)}\n" for line in said.lines), f"Next: {markdown(said.next)}.\n"] if said is not None else []
+    )
+    return "\n".join([*opening, f"**{markdown(name)}**", "", escaped[0], rule, *escaped[1:], ""]) + (
         f"\n{below}" if below else ""
     )
 

@@ -20,6 +20,7 @@ from ..engine.pytree import Tree
 from ..engine.registry import Registry, require_kind
 from ..errors import MISSING, UserError
 from ..ranges import Natural
+from .alterations import ClassMismatch, LabelNoise
 
 LEARNT = "task.json"
 
@@ -109,6 +110,8 @@ class TaskData:
         warnings: what looks wrong with the data, a line each; a run says them and ``metaimpute check`` repeats them.
         fingerprint: of the content of one's own files, so that a run notices when they change; empty for published data sets.
         chosen: ids of rows whose label came with corrections: they were picked, as doubtful ones, and say little of the others.
+        clean: right targets of the labelled rows where ``label_noise`` spoils some, for diagnostics alone; else None.
+        trusted: positions of the labelled rows that it leaves right, on purpose.
     """
 
     labelled: Pool
@@ -119,6 +122,8 @@ class TaskData:
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
     chosen: frozenset[int] = frozenset()
+    clean: Tensor | None = None
+    trusted: Tensor | None = None
 
 
 def check_balanced(count: int, classes: int, what: str) -> None:
@@ -133,15 +138,23 @@ def check_balanced(count: int, classes: int, what: str) -> None:
 
 @dataclass
 class Task:
-    """A data set with its loss, metric and views. Options are the fields of the concrete class."""
+    """A data set with its loss, metric and views. Options are the fields of the concrete class.
+
+    Attributes:
+        episodes: whether a row is a whole small task: a support set to learn from and a query set to be judged by. Every row of a
+            labelled batch then comes back in the step's hold-out batch, at the same place.
+    """
 
     name: ClassVar[str] = ""
     input_kind: ClassVar[InputKind] = "vector"
     input_shape: ClassVar[tuple[int, ...]] = ()
+    episodes: ClassVar[bool] = False
 
     labels: Natural = 0
     validation: Natural = 0
     unlabelled_includes_labelled: bool = False
+    label_noise: LabelNoise | None = None
+    class_mismatch: ClassMismatch | None = None
     measured_by_folds: bool = field(default=False, init=False, repr=False)
     prepare_inputs: Callable[[list[Any]], Tree] | None = field(default=None, init=False, repr=False)
     read_warnings: list[str] = field(default_factory=list, init=False, repr=False)

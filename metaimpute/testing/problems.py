@@ -78,30 +78,32 @@ def check_recipe(
     meta: Tree = params if problem.learns == "network" else algorithm.meta
     if problem.learns == "labels":
         meta = problem.batch_meta(params, batch)
-    coupling = detach(problem.couple(meta, batch))
+    coupling, hyper = detach(problem.couple(meta, batch)), problem.inner_hyper(meta, settings.optimizer.hyper)
+    rule = settings.optimizer.with_hyper(**detach(hyper)) if hyper else settings.optimizer
     names: list[str | Estimator] = [*ESTIMATORS] if estimators is None else [*estimators]
     if estimators is None and recipe.estimator.name not in names:
         names.append(recipe.estimator)
     report = check_hypergradient(
         problem.structured_inner(),
         problem.structured_outer(),
-        detach(params),
+        detach(problem.start(meta, params)),
         coupling,
         Batches([batch], holdout),
-        settings.optimizer,
+        rule,
         steps=settings.steps if steps is None else steps,
         estimators=names,
         raise_exception=False,
         **options,
     )
-    report.terms.append(_couple(problem, meta, batch, coupling))
+    report.terms.append(_couple(problem, meta, params, batch, settings.optimizer.hyper))
     if raise_exception and not report.ok:
         raise GradientCheckFailed(f"{len(report.failures)} of {len(report.terms)} terms fail\n{report}")
     return report
 
 
-def _couple(problem: BilevelProblem, meta: Tree, batch: Any, coupling: Tree) -> Term:
-    """The product through ``couple``, along a random direction and against finite differences."""
+def _couple(problem: BilevelProblem, meta: Tree, params: Tree, batch: Any, given: dict[str, Any]) -> Term:
+    """The product through ``couple``, and ``start`` and ``inner_hyper`` where they depend on what is learned, along a random
+    direction and against finite differences."""
     rng = torch.Generator(device="cpu").manual_seed(0)
 
     def random_like(tree: Tree) -> Tree:
@@ -113,20 +115,24 @@ def _couple(problem: BilevelProblem, meta: Tree, batch: Any, coupling: Tree) -> 
             ],
         )
 
+    def outputs(at: Tree) -> Tree:
+        torch.manual_seed(0)
+        found = {"c": problem.couple(at, batch), "hyper": problem.inner_hyper(at, given)}
+        return found | ({"start": problem.start(at, at if problem.learns == "network" else params)} if moves else {})
+
+    moves = any(leaf.requires_grad for leaf in tensors(problem.start(meta, params)))
     with double_precision(), torch.random.fork_rng(devices=[]):
         at = map_tensors(lambda x: x.detach().double().requires_grad_(), meta)
-        direction, cotangent = map_tensors(lambda d: d / d.norm(), random_like(at)), random_like(coupling)
+        direction, cotangent = map_tensors(lambda d: d / d.norm(), random_like(at)), random_like(outputs(at))
 
         def value(step: float) -> float:
-            torch.manual_seed(0)
             pairs = zip(tensors(at), tensors(direction), strict=True)
             with torch.no_grad():
                 moved = with_tensors(at, [a + step * d for a, d in pairs])
-                return float(dot(problem.couple(moved, batch), cotangent))
+                return float(dot(outputs(moved), cotangent))
 
-        torch.manual_seed(0)
-        found = float(dot(vjp_through(problem.couple(at, batch), cotangent, at), direction))
+        found = float(dot(vjp_through(outputs(at), cotangent, at), direction))
         difference = Difference("meta", "meta", value, direction, max(abs(value(0.0)), 1e-12))
         expected, near = difference.nearest(found, 1e-5)
-    verdict: Verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
+        verdict: Verdict = "right" if near else "zero" if found == 0 else "wrong" if difference.settled else "kink"
     return Term("couple", "meta", found, expected, verdict)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batches import Batch, Imputation, Labelled
-from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy
+from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy, unroll
 from ..engine.losses import StructuredLoss
 from ..engine.noise import derive_seed, fixed_rng
 from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
@@ -113,13 +113,19 @@ class Algorithm1:
         """
         with self.stopwatch("imputation"):
             batch = self.prepare(batch)
+        metrics: dict[str, Tensor | float]
+        base: Tree = None
         if self.problem.learns == "nothing" or holdout is None:
             metrics, _ = self._base_step(batch, measure)
         elif self.settings.schedule == "fused":
             with self.stopwatch("hypergradient"):
                 metrics = watched(lambda: self._fused_step(batch, holdout, measure), watch, holdout)
         else:
-            metrics, base = self._base_step(batch, measure)
+            metrics = {"weight": self.method.weight_at(batch.progress)}
+            if not self.problem.replaces_base_step:
+                metrics, base = self._base_step(batch, measure)
+            elif self.problem.learns == "own":
+                self.optimizer.step()  # without gradients, for its learning-rate schedule
             with self.stopwatch("hypergradient"):
                 metrics.update(watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
@@ -137,7 +143,7 @@ class Algorithm1:
         return batch.with_imputed(self._impute(batch))
 
     def _impute(self, batch: Batch) -> Imputation:
-        if not self.method.uses_unlabelled and self.problem.learns == "nothing":
+        if not self.method.uses_unlabelled and not self.problem.draws_unlabelled:
             n, where = len(batch.unlabelled.index), batch.unlabelled.index.device
             size = self.method.output.size
             return Imputation(torch.zeros(n, size, device=where), torch.zeros(n, device=where))
@@ -164,11 +170,24 @@ class Algorithm1:
         params = self.model.params
         with self.stopwatch("base"):
             with self._noise(Stream.BASE, batch), self.model.updating_buffers():
-                loss = self.method.loss(self.model, params, batch)
-            if not loss.requires_grad:
-                raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
+                loss = self._base_loss(params, batch)
             _require_finite(loss, "base loss", batch)
             return loss.detach(), gradient(loss, params, unused="none")
+
+    def _base_loss(self, params: Tree, batch: Batch) -> Tensor:
+        """The base method's loss, or that of an ``"own"`` problem at what it has learned so far."""
+        if self.meta is None:
+            loss = self.method.loss(self.model, params, batch)
+            if not loss.requires_grad:
+                raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
+            return loss
+        return self._trained_loss(params, detach(self.meta), batch)
+
+    def _trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
+        loss = self.problem.trained_loss(params, meta, batch)
+        if not loss.requires_grad:
+            raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
+        return loss
 
     def _base_step(self, batch: Batch, measure: bool) -> tuple[dict[str, Tensor | float], Tree]:
         loss, base = self._base_gradient(batch)
@@ -218,16 +237,19 @@ class Algorithm1:
         with torch.set_grad_enabled(not again), self._noise(Stream.COUPLE, batch):
             c = problem.couple(meta, batch)
         theta_0 = problem.start(meta, params)
+        hyper = problem.inner_hyper(meta, settings.optimizer.hyper)
+        rule = self._inner_optimizer(hyper)
         wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
         value = problem.fused_value(c, batch) if fused else detach(c)
         for _ in range(TRIES):
             result = settings.estimator.estimate(
-                inner, self.outer, detach(theta_0), value, Batches([batch], holdout), self._inner_optimizer(), settings.steps,
+                inner, self.outer, detach(theta_0), value, Batches([batch], holdout), rule, settings.steps,
                 settings.memory, seed=derive_seed(self.seed, Stream.ESTIMATE, batch.step), wrt_start=wrt_start,
                 measure_start=measure,
             )  # fmt: skip
             if not self._follow_rate(batch, holdout, theta_0, value, result):
                 break
+            rule = self._inner_optimizer(hyper)
         _require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
         if again:
             with self._noise(Stream.COUPLE, batch):
@@ -235,10 +257,20 @@ class Algorithm1:
         outputs, cotangents = {"c": c}, {"c": result.grad_c}
         if wrt_start:
             outputs["start"], cotangents["start"] = theta_0, result.grad_theta_0
+        if hyper:
+            learned = {name: result.grad_optimizer.get(name) for name in hyper}
+            if any(slope is None for slope in learned.values()):
+                raise ProblemError(
+                    f"problem '{problem.name}' learns {', '.join(hyper)} of the inner steps, and estimator "
+                    f"'{settings.estimator.name}' gives no gradient of that; exact, mixed and forward do"
+                )
+            outputs["hyper"], cotangents["hyper"] = hyper, learned
         return Estimate(meta, vjp_through(outputs, cotangents, meta), result)
 
-    def _inner_optimizer(self) -> InnerOptimizer:
+    def _inner_optimizer(self, hyper: dict[str, Any]) -> InnerOptimizer:
         rate, rule = self.settings.rate, self.settings.optimizer
+        if hyper:
+            return rule.with_hyper(**detach(hyper))
         if rate is None or not rate.moves:
             return rule
         value = next(iter(self.model.params.values())).new_tensor(rate.value) if rate.needs_slope else rate.value
@@ -265,6 +297,22 @@ class Algorithm1:
 
         return rate.follow(Look(batch.step, change, slope_of(result.grad_optimizer), after))
 
+    def evaluated(self, module: nn.Module) -> nn.Module:
+        """The network as it is tested, of which what is learned may be a part."""
+
+        def adapt(theta_0: Tree, c: Tree, batch: Any, steps: int | None = None) -> Tree:
+            rule = self._inner_optimizer({} if self.meta is None else hyper)
+            with torch.inference_mode(False), torch.no_grad():
+                start, coupling, rows = (map_tensors(torch.clone, detach(tree)) for tree in (theta_0, c, batch))
+                end = unroll(
+                    self.inner, start, coupling, (rows,), rule, steps or self.settings.steps, differentiable=False
+                )
+            return end.params
+
+        meta = detach(self.meta)
+        hyper = {} if meta is None else self.problem.inner_hyper(meta, self.settings.optimizer.hyper)
+        return self.problem.evaluated(module, meta, adapt)
+
     def _outputs(self, params: Tree, labelled: Labelled) -> Tensor:
         return self.method.output.activate(self.model(params, labelled.inputs))
 
@@ -281,8 +329,9 @@ class Algorithm1:
         if measure:
             metrics["hypergradient_norm"] = norm(found)
             metrics["lookahead_weight"] = self.method.lookahead_weight(batch.progress)
-            metrics["base_gradient_norm"] = norm(base)
-            if problem.learns == "network":
+            if base is not None:
+                metrics["base_gradient_norm"] = norm(base)
+            if problem.learns == "network" and base is not None:
                 full = {n: torch.zeros_like(p) if base[n] is None else base[n] for n, p in params.items()}
                 metrics["cosine"] = cosine(full, found)
             if result is not None:
@@ -306,22 +355,29 @@ class Algorithm1:
             batch = batch.with_imputed(Imputation(batch.imputation.labels, again.weights))
         estimate = self._estimate(batch, holdout, self.inner, measure=measure)
         found, metrics = self._direction(batch, holdout, estimate, base, measure)
+        if base is None and estimate.result is not None:
+            metrics["loss"] = estimate.result.outer_loss
         if self.problem.learns == "network":
-            self._apply(found, self._outer_optimizer(), "hypergradient", batch, self.settings.outer_decays)
+            decays = base is None or self.settings.outer_decays
+            self._apply(found, self._outer_optimizer(), "hypergradient", batch, decays)
         elif self.problem.learns == "own":
             self._move_own(found)
         else:
             moved = moved_values(self.problem, estimate.meta, self.problem.move(estimate.meta, found))
-            params = self.model.params
-            with self._noise(Stream.TRAINED, batch):
-                loss = self.problem.trained_loss(params, moved, batch)
-            if not loss.requires_grad:
-                raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
+            params, only = self.model.params, base is None
+            with self._noise(Stream.TRAINED, batch), self.model.updating_buffers(only):
+                loss = self._trained_loss(params, moved, batch)
             _require_finite(loss, "loss on the moved labels", batch)
             grads = gradient(loss, params, unused="none")
             self._apply(
-                grads, self._outer_optimizer(), "gradient on the moved labels", batch, self.settings.outer_decays
+                grads,
+                self._outer_optimizer(),
+                "gradient on the moved labels",
+                batch,
+                only or self.settings.outer_decays,
             )
+            if only:
+                metrics["loss"] = loss.detach()
             if measure:
                 change = self.problem.label_change(estimate.meta, moved)
                 metrics["label_change"] = single(self.problem, "label_change(before, after)", change)
@@ -369,6 +425,8 @@ class Algorithm1:
         if not (self.problem.needs_estimate and self.settings.estimator.gives_first_gradient):
             return False
         progress, method = batch.progress, self.method
+        if self.problem.learns == "own":
+            return self.problem.inner_is_base_loss
         return self.problem.inner_is_base_loss and method.lookahead_weight(progress) == method.weight_at(progress)
 
 

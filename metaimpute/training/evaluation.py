@@ -13,6 +13,7 @@ from ..batches.outputs import Classes
 from ..engine.ambient import as_usual
 from ..engine.pytree import Tree
 from ..progress import phase
+from ..rundir.measure import wilson
 from ..tasks.base import Pool, Task
 from .data import to_device
 
@@ -149,6 +150,30 @@ def outcome_of(raw: Tensor, task: Task, pool: Pool) -> dict[str, Any]:
     if task.output.size <= MOST_CLASSES:
         found["confusion"] = confusion(labels, pool.targets, task.output.size)
     return found
+
+
+def error_interval(raw: Tensor, task: Task, pool: Pool, draws: int = 1000) -> list[float] | None:
+    """95% interval of the pool's error over other rows of its kind; None for an empty pool.
+
+    Of classes Wilson's, of values a percentile bootstrap over the rows, from the same draws each time.
+
+    Args:
+        raw: outputs ``[n, outputs]`` for the pool's examples.
+    """
+    if not len(pool) or pool.targets is None:
+        return None
+    errors = task.output.error(raw, pool.targets).double().flatten().cpu()
+    if isinstance(task.output, Classes):
+        return list(wilson(float((errors > 0).sum()), len(errors)))
+    rng = torch.Generator(device="cpu").manual_seed(0)
+    means = torch.cat(
+        [
+            errors[torch.randint(len(errors), (50, len(errors)), generator=rng, device="cpu")].mean(1)
+            for _ in range(draws // 50)
+        ]
+    )
+    ends = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.double, device="cpu"))
+    return [task.output.overall(float(end)) for end in ends]
 
 
 def balanced_accuracy(labels: Tensor, targets: Tensor) -> float:

@@ -15,6 +15,7 @@ from ..errors import INTERRUPTED, UserError
 from ..progress import phase
 from ..recipes.recipe import Recipe
 from ..rundir import checkpoint
+from ..rundir.board import write_end
 from ..rundir.export import digest, export
 from ..rundir.files import Unwritable, locked, refuse_link, remove_leftovers
 from ..rundir.layout import CHECKPOINTS, DIVERGED, checkpoint_path
@@ -27,8 +28,9 @@ from .algorithm import Diverged
 from .assemble import take_step
 from .choosing import check_choosable, systems_of
 from .interruption import stopping_on_signals
+from .samples import sampled_rows
 from .state import RunState
-from .summary import summary_of
+from .summary import final_raw, summary_of
 from .trajectories import Trajectories
 
 Report = Callable[[int, dict[str, float]], None]
@@ -36,9 +38,17 @@ TRAINING = "training"
 
 
 class Interrupted(UserError, RuntimeError):
-    """The run was asked to stop; a checkpoint has been written. Ends a command with exit code 130."""
+    """The run was asked to stop; a checkpoint has been written. Ends a command with exit code 130.
+
+    Attributes:
+        timed: whether its time limit asked for it.
+    """
 
     exit_code = INTERRUPTED
+
+    def __init__(self, message: str, timed: bool = False) -> None:
+        super().__init__(message)
+        self.timed = timed
 
 
 class Session(RunState):
@@ -111,11 +121,15 @@ class Session(RunState):
                     self._train()
                     self.save()
                     systems = self._choose()
-                result = summary_of(self, self.why, systems)
+                raw = final_raw(self, systems)
+                if (tested := sampled_rows(raw, self.task, self.data.test)) is not None:
+                    tested.write(self.folder)
+                result = summary_of(self, self.why, raw, systems)
                 if systems is not None:
                     systems.save(self.folder)
                 export(self.folder, self.evaluated_module(), self.task)
                 result = dataclasses.replace(result, weights_sha256=digest(self.folder))
+                write_end(self.folder, result, tested, self.recipe.resolved)
                 result.write(self.folder)
                 return result
         except OSError as error:
@@ -145,9 +159,7 @@ class Session(RunState):
                     if self.step % train.checkpoint_every == 0 or self._stop:
                         self.save()
                     if self._stop:
-                        raise Interrupted(
-                            f"{self._why_stopped()}stopped at step {self.step}; continue with --resume {argument(self.folder)}"
-                        )
+                        raise self._interrupted(f"stopped at step {self.step}")
         except Diverged as error:
             raise self._diverged(error, log) from None
         finally:
@@ -161,9 +173,7 @@ class Session(RunState):
         def between() -> None:
             self._look_at_the_clock()
             if self._stop:
-                raise Interrupted(
-                    f"{self._why_stopped()}stopped between systems; continue with --resume {argument(self.folder)}"
-                )
+                raise self._interrupted("stopped between systems")
 
         started = time.perf_counter()
         found = systems_of(self, between, self.report_system)
@@ -175,8 +185,10 @@ class Session(RunState):
     def _look_at_the_clock(self) -> None:
         self._stop = self._stop or time.monotonic() >= self._until
 
-    def _why_stopped(self) -> str:
-        return f"the time limit of {self._limit} is over: " if time.monotonic() >= self._until else ""
+    def _interrupted(self, where: str) -> Interrupted:
+        timed = time.monotonic() >= self._until
+        why = f"the time limit of {self._limit} is over: " if timed else ""
+        return Interrupted(f"{why}{where}; continue with --resume {argument(self.folder)}", timed)
 
     def _last_good(self, but: Path | None = None) -> str:
         good = [path for path in self._checkpoints() if path != but]

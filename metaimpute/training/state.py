@@ -140,8 +140,8 @@ class RunState:
         return self.step % self.recipe.train.eval_every == 0 or self.step == self.recipe.train.steps
 
     def evaluated_module(self) -> nn.Module:
-        """The network that is evaluated: averaged weights where the recipe asks for them."""
-        return self.module if self.averaged is None else self.averaged.module
+        """The network that is evaluated: averaged weights where the recipe asks for them, with what a problem adds to it."""
+        return self.algorithm.evaluated(self.module if self.averaged is None else self.averaged.module)
 
     def evaluate(self) -> dict[str, float]:
         """Errors on the validation pool and, near the end, on the test pool; kept among the evaluations."""

@@ -7,35 +7,44 @@ import math
 import statistics
 from typing import Any
 
+from torch import Tensor
+
 from ..batches.outputs import Classes, Output
 from ..ensemble.choice import Scored
 from ..environment import describe
 from ..plugins import imported
+from ..rundir.measure import MEASURE
 from ..rundir.result import Result
 from ..rundir.systems import Systems
 from .choosing import combined_raw
-from .evaluation import measures_of, one_class_for_all, outcome, outcome_of
+from .evaluation import error_interval, measures_of, one_class_for_all, outcome_of
 from .state import RunState
 
 
-def summary_of(run: RunState, why: str, systems: Systems | None = None) -> Result:
+def final_raw(run: RunState, systems: Systems | None = None) -> Tensor:
+    """Outputs ``[n, outputs]`` for the test pool, of the network or of the systems combined with it."""
+    test = run.data.test
+    if systems is not None and len(test):
+        return combined_raw(systems, run.raw, test, run.task.output)
+    return run.raw(test)
+
+
+def summary_of(run: RunState, why: str, raw: Tensor, systems: Systems | None = None) -> Result:
     """A run's result as far as it has come.
 
     Args:
-        why: its profile was chosen. systems: combined with the network, whose labels are those that a run gives then.
+        why: its profile was chosen. raw: of :func:`final_raw`. systems: combined with the network, whose labels are those that a
+            run gives then.
     """
     recipe, test = run.recipe, run.data.test
     tested = [e["test_error"] for e in run.evaluations if "test_error" in e]
     validated = [e["validation_error"] for e in run.evaluations if "validation_error" in e]
     measured = _test_measures(run.evaluations)
-    if systems is None:
-        ended = outcome(run.evaluated_module(), run.task, test, recipe.train.eval_batch, run.device)
-    else:
-        ended = estimates(systems, run.task.output)
+    ended = outcome_of(raw, run.task, test)
+    if systems is not None:
+        ended |= estimates(systems, run.task.output)
         if len(test):
-            raw = combined_raw(systems, run.raw, test, run.task.output)
             found = measures_of(raw, run.task, test)
-            ended |= outcome_of(raw, run.task, test)
             tested, measured = [found.pop("error")], {name: {"last": v, "median": v} for name, v in found.items()}
     doubts = one_class_for_all(ended, run.task.label_names)
     for line in doubts:
@@ -63,6 +72,8 @@ def summary_of(run: RunState, why: str, systems: Systems | None = None) -> Resul
         test_median=statistics.median(tested) if tested else None,
         test_checkpoints=len(tested),
         validation_last=validated[-1] if validated else None,
+        measure=MEASURE,
+        test_interval=error_interval(raw, run.task, test),
         test_measures=measured,
         label_names=run.task.label_names,
         data_fingerprint=run.data.fingerprint,

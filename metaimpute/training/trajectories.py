@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..batches.outputs import Classes
+from ..batches.outputs import Classes, Landmarks, Output, Standardized
 from ..engine.noise import derive_seed
 from ..rundir.layout import LABELS
 from ..rundir.logs import cut_back
@@ -24,8 +25,9 @@ EXAMPLES = 12
 class Trajectories:
     """What the network, as it trains, says of twelve unlabelled examples, drawn by seed, at every logged step.
 
-    A line of ``labels.jsonl`` is ``{"step", "ids", "labels", "truth"}``: probabilities ``[examples][classes]``, or values in
-    the task's own order; true classes where they are known, else null.
+    A line of ``labels.jsonl`` is ``{"step", "ids", "labels", "truth", "kind"}``: probabilities ``[examples][classes]``, or values
+    in the task's own order and units; true classes, or values, where they are known, else null; ``classes``, ``values``, or
+    ``points``, of which each has two values, x and y in pixels.
     """
 
     def __init__(
@@ -46,13 +48,36 @@ class Trajectories:
         cut_back(self.path, resume_step, say)
 
     def write(self, step: int) -> None:
-        labels = self.task.output.activate(predictions(self.module, self.task, self.pool, EXAMPLES, self.device))
-        line = {"step": step, "ids": self.ids, "labels": [[float(f"{v:.4g}") for v in row] for row in labels.tolist()]}
+        output = self.task.output
+        labels = self._own(output.activate(predictions(self.module, self.task, self.pool, EXAMPLES, self.device)))
+        line = {
+            "step": step,
+            "ids": self.ids,
+            "labels": _rounded(labels),
+            "truth": self._truth(),
+            "kind": kind_of(output),
+        }
         with self.path.open("a") as stream:
-            stream.write(json.dumps(line | {"truth": self._truth()}) + "\n")
+            stream.write(json.dumps(line) + "\n")
+
+    def _own(self, values: Tensor) -> Tensor:
+        """Values in their own units; probabilities as they are."""
+        return self.task.output.original(values) if isinstance(self.task.output, Standardized) else values
 
     def _truth(self) -> list[Any] | None:
         known = self.pool.targets
-        if known is None or not isinstance(self.task.output, Classes):
+        if known is None:
             return None
-        return [int(target) if target >= 0 else None for target in known]
+        if isinstance(self.task.output, Classes):
+            return [int(target) if target >= 0 else None for target in known]
+        rows = self._own(known.flatten(1) if known.ndim > 1 else known[:, None])
+        return [row if all(map(math.isfinite, row)) else None for row in _rounded(rows)]
+
+
+def kind_of(output: Output) -> str:
+    """What the numbers of a label are."""
+    return "classes" if isinstance(output, Classes) else "points" if isinstance(output, Landmarks) else "values"
+
+
+def _rounded(values: Tensor) -> list[list[float]]:
+    return [[float(f"{value:.4g}") for value in row] for row in values.tolist()]

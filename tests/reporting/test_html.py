@@ -106,7 +106,8 @@ def test_a_page_is_well_formed_and_needs_nothing_from_elsewhere(four: list[Path]
 
 def test_every_section_stands_where_something_is_known(four: list[Path], tmp_path: Path) -> None:
     assert Structure(rendered(*four)).sections == [
-        "results", "warnings", "learning", "imputed", "trajectories", "hypergradients", "updates", "predictions", "cost", "repeat",
+        "verdict", "results", "warnings", "learning", "predictions", "imputed", "losses", "trajectories", "hypergradients",
+        "updates", "cost", "repeat",
     ]  # fmt: skip
     poor = made(
         tmp_path / "poor",
@@ -117,8 +118,8 @@ def test_every_section_stands_where_something_is_known(four: list[Path], tmp_pat
         validation_last=None,
     )
     seen = Structure(rendered(poor))
-    assert seen.sections == ["results", "learning", "cost", "repeat"]
-    assert "-" in seen.text("td"), "a missing number is a dash"
+    assert seen.sections == ["verdict", "results", "learning", "losses", "cost", "repeat"]
+    assert "-" in seen.text("dd"), "a missing number is a dash"
 
 
 def test_updates_that_were_not_watched_are_said_to_be_missing(tmp_path: Path) -> None:
@@ -331,9 +332,9 @@ def test_the_page_of_several_lies_here_or_where_asked(
 def test_compare_pairs_seeds_with_the_first_system_or_the_named(four: list[Path]) -> None:
     code, output = call("compare", *four)
     assert code == 0, output
-    row = next(line for line in output.splitlines() if "l2i" in line)
+    row = next(line for line in output.splitlines() if "│ mean_teacher + l2i" in line)
     assert [cell.strip() for cell in re.split("[│┃|]", row)[1:-1]] == [
-        "mean_teacher + l2i (exact)", "sample", "2", "18.50 ± 0.71", "-2.50", "-", "2 of 2", "-",
+        "mean_teacher + l2i (exact) *", "sample", "2", "18.50 ± 0.71", "-2.50", "-", "2 of 2", "-",
     ]  # fmt: skip
     assert "interval and p from five seeds on" in output and "from five seeds on" in rendered(*four)
     code, output = call("compare", *four, "--against", "mean_teacher + l2i (exact)")

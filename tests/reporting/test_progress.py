@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from metaimpute import progress
+from metaimpute import showing as shown
 from metaimpute.progress import Phase, counted, heard_by, phase
-from metaimpute.reporting import progress as shown
 from metaimpute.reporting.console import TrainingProgress
-from metaimpute.reporting.progress import Shown, clock, line_of, plain_line
+from metaimpute.showing import Shown, clock, line_of, plain_line
 
 
 class Watch:

@@ -164,3 +164,27 @@ def test_labels_moved_below_resolution_and_long_runs() -> None:
     again = Alarms(0.1, "approx", "")
     again.load_state(watcher.state())
     assert not again.look(values(1.0, label_change=3e-11), True)
+
+
+def looks(before: float, after: float) -> dict[str, float]:
+    return values(1.0, holdout_before=before, holdout_after=after)
+
+
+def test_a_rise_of_the_holdout_loss_alone_is_no_warning() -> None:
+    """On digits L2I helps most with rises of 27 to 137%: no rise below the network's first loss is a fault."""
+    watcher = Alarms(0.1, "approx", "")
+    losses = [(2.3, 2.5), *[(0.1, 0.24)] * 30, *[(0.02, 0.9)] * 30]
+    assert not [line for n, (b, a) in enumerate(losses) for line in watcher.look(looks(b, a), n == len(losses) - 1)]
+    assert not watcher.raised
+
+
+def test_a_lookahead_worse_than_the_network_began_is_said_once_and_after_a_pause() -> None:
+    watcher = Alarms(0.1, "approx", "")
+    watcher.look(looks(0.7, 0.8), False)
+    again = Alarms(0.1, "approx", "")
+    again.load_state(watcher.state())
+    said = [line for _ in range(20) for line in again.look(looks(0.3, 1.6), False)]
+    assert len(said) == 1 and "from 0.34 to 1.52 (means of 10 measured steps), and the run began with 0.7" in said[0]
+    assert "lower problem.inner.lr (now 0.1)" in said[0] and again.raised
+    small = Alarms(0.1, "approx", "")
+    assert not [line for _ in range(20) for line in small.look(looks(1e-4, 0.05), False)], "it may rise and be small"

@@ -9,50 +9,57 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...progress import phase
-from ..runs import Kind, Run, by_kind, names_of, titles_of
-from . import curves, numbers, predictions, repeat
-from .blocks import Section, System
+from ..comparison import Compared, compared
+from ..runs import Run, titles_of
+from . import curves, predictions, repeat, samples, verdicts
+from .blocks import Group, Section, System
 
 HERE = Path(__file__).parent
-PARTS: tuple[Callable[[Sequence[System]], Section | None], ...] = (
-    numbers.results,
-    numbers.warnings,
+PARTS: tuple[Callable[[Group], Section | None], ...] = (
+    verdicts.verdict,
+    verdicts.results,
+    verdicts.warnings,
+    samples.values,
     curves.learning,
+    samples.samples,
+    predictions.predictions,
+    predictions.overlays,
     curves.imputed,
+    curves.losses,
     curves.trajectories,
     curves.hypergradients,
     curves.label_updates,
-    predictions.predictions,
-    predictions.overlays,
     repeat.cost,
     repeat.repeat,
 )
+FEATURED = 4  # systems in one chart
 
 
-def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
+def page(runs: Sequence[Run], left_out: Sequence[str] = (), with_samples: bool = True) -> str:
     """The page's HTML. Everything from a run is text in it: names, paths and classes are escaped.
 
     Args:
         runs: finished runs; those that differ in their seed alone are one system. left_out: why other runs are not here.
+        with_samples: whether single test rows are shown.
     """
-    kinds = {kind: _systems(found) for kind, found in by_kind(runs).items()}
-    with phase("drawing", len(PARTS) * len(kinds)) as reached:
+    groups = [_group(one) for one in compared(runs)]
+    parts = [part for part in PARTS if with_samples or part is not samples.samples]
+    with phase("drawing", len(parts) * len(groups)) as reached:
 
-        def drawn(systems: Sequence[System]) -> Iterator[Section]:
-            for make in PARTS:
-                if section := make(systems):
+        def drawn(group: Group) -> Iterator[Section]:
+            for make in parts:
+                if section := make(group):
                     yield section
                 reached.advance()
 
-        groups = [
-            (title, list(drawn(systems))) for title, systems in zip(titles_of(kinds, ", "), kinds.values(), strict=True)
-        ]
+        titles = titles_of([group.systems[0].runs[0].kind for group in groups], ", ")
+        shown = [(title, list(drawn(group))) for title, group in zip(titles, groups, strict=True)]
     jinja = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style = Markup((HERE / "page.css").read_text())
     return jinja.get_template("page.html").render(
-        title=_title(kinds), lead=_lead(runs), style=style, groups=groups, left_out=left_out
+        title=_title(groups), lead=_lead(runs), style=style, groups=shown, left_out=left_out
     )
 
 
@@ -61,16 +68,19 @@ def letter(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else str(number + 1)
 
 
-def _systems(found: Sequence[list[Run]]) -> list[System]:
-    return [
-        System(letter(number) if len(found) > 1 else "", name, number, seeds)
-        for number, (name, seeds) in enumerate(zip(names_of(found), found, strict=True))
+def _group(found: Compared) -> Group:
+    names = list(dict.fromkeys([*found.verdict.named, found.base, *found.systems]))
+    many = len(names) > 1
+    systems = [
+        System(letter(place) if many else "", name, names.index(name), seeds)
+        for place, (name, seeds) in enumerate(found.systems.items())
     ]
+    return Group(systems, [one for one in systems if one.number < FEATURED], found)
 
 
-def _title(kinds: dict[Kind, list[System]]) -> str:
-    systems = [system for group in kinds.values() for system in group]
-    tasks = ", ".join(dict.fromkeys(kind.task for kind in kinds))
+def _title(groups: Sequence[Group]) -> str:
+    systems = [system for group in groups for system in group.systems]
+    tasks = ", ".join(dict.fromkeys(system.result.task for system in systems))
     return f"{systems[0].name if len(systems) == 1 else f'{len(systems)} systems'} on {tasks}"
 
 

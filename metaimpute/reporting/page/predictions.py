@@ -5,31 +5,29 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
 
 from ...rundir.result import Bin
 from ...training.evaluation import BINS, MOST_CLASSES
 from ..console import spread
 from ..figures import NoFigure, faces
-from .blocks import Block, Cell, Figure, Grid, Picture, Section, System, Table, Words
-from .svg import Line, chart
+from .blocks import Block, Cell, Figure, Grid, Group, Picture, Section, System, Table, Words
+from .svg import SQUARE, Line, chart
 
-FACES = 4  # systems drawn on one face
 LARGEST = 12  # radius of a mark that stands for the whole test set
 
 
-def predictions(systems: Sequence[System]) -> Section | None:
-    """Confusion matrices and reliability diagrams, seeds of a system together."""
-    diagrams = [figure for system in systems if (figure := _reliability(system))]
-    blocks: list[Block] = [Grid(diagrams, "Reliability")] if diagrams else []
-    blocks += [table for system in systems if (table := _confusion(system))]
+def predictions(group: Group) -> Section | None:
+    """Confusion matrices and reliability diagrams of the best system and its baseline, seeds of a system together."""
+    systems = group.pair
+    blocks: list[Block] = [table for system in systems if (table := _confusion(system))]
     many = dict.fromkeys(count for system in systems if (count := _too_many(system)))
     blocks += [Words([f"{count} classes are too many for a matrix."]) for count in many]
-    intro = (
-        "On the test set. Reliability: of the predictions made with a given confidence, how many are right; on the dotted line "
-        "confidence can be taken at its word. A dot's area is its share of the test set."
-    )
-    return Section("predictions", "Predictions", blocks, intro if diagrams else "On the test set.") if blocks else None
+    diagrams = [figure for system in systems if (figure := _reliability(system))]
+    blocks += [Grid(diagrams, "Can its confidence be taken at its word?", "large")] if diagrams else []
+    intro = "On the test rows."
+    if diagrams:
+        intro += " A matrix has the true class by row. In the diagram a dot on the dotted line is as often right as it is sure."
+    return Section("predictions", "Which classes it mixes up", blocks, intro) if blocks else None
 
 
 def _reliability(system: System) -> Figure | None:
@@ -47,8 +45,10 @@ def _reliability(system: System) -> Figure | None:
         points.append((100 * confidence, 100 * right))
         sizes.append(max(1.5, LARGEST * math.sqrt(count / total)))
     title, line = system.titled("Right predictions, %"), Line(points, system.number, marks=sizes)
-    drawing = chart(title, [line], x=(0, 100), y=(0, 100), x_label="confidence %", diagonal=True)
-    return Figure(title, drawing, f"Expected calibration error {spread([100 * c['ece'] for c in found], '{:.1f}')}%.")
+    drawing = chart(title, [line], x=(0, 100), y=(0, 100), x_label="confidence %", diagonal=True, size=SQUARE)
+    off = spread([100 * c["ece"] for c in found], "{:.1f}")
+    said = f"Off by {off} points in the mean (ECE); a dot's area is its share of the rows."
+    return Figure(title, drawing, said)
 
 
 def _confusion(system: System) -> Table | None:
@@ -88,8 +88,9 @@ def _too_many(system: System) -> int:
     return count if count > MOST_CLASSES and result.calibration and not result.confusion else 0
 
 
-def overlays(systems: Sequence[System]) -> Section | None:
+def overlays(group: Group) -> Section | None:
     """Fig. 3 of the paper: landmarks on test faces."""
+    systems = group.featured
     if "landmark" not in systems[0].result.metric:
         return None
     from ...recipes.source import RecipeError
@@ -98,10 +99,10 @@ def overlays(systems: Sequence[System]) -> Section | None:
 
     picture = io.BytesIO()
     try:
-        faces([system.runs[0] for system in systems[:FACES]], picture)
+        faces([system.runs[0] for system in systems], picture)
     except (NoFigure, MissingData, NoCheckpoint, RecipeError, OSError) as reason:
         return Section("faces", "Faces", [Words([f"Not drawn: {reason}."])])
     source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
-    names = ", ".join(system.full_name for system in systems[:FACES])
+    names = ", ".join(system.full_name for system in systems)
     said = f"Test faces with true landmarks and those of {names}: largest gains in the first row, largest errors in the second."
     return Section("faces", "Faces", [Picture(source, "Landmarks drawn on test faces")], said)

@@ -12,6 +12,8 @@ Points = Sequence[tuple[float, float]]
 Range = tuple[float, float]
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 340, 196, 38, 8, 22
+SQUARE = (300, 300)  # of a chart whose axes are alike
+LARGE = (520, 280)
 STYLES = 6  # of lines, in the style sheet: each its own colour and dashes
 MOST = 240  # points of a drawn line, two for three units of the chart's width
 LETTER = 6.6  # width of one, about
@@ -25,7 +27,7 @@ class Line:
 
     Attributes:
         style: number of its colour and dashes. label: written at its end. name: for those who hear the chart; the label
-            where empty. faint: drawn thinly behind the others. marks: a dot at every point, of these radii.
+            where empty. faint: drawn thinly behind the others. marks: a dot at every point, of these radii. loose: no line.
     """
 
     points: Points
@@ -34,6 +36,7 @@ class Line:
     name: str = ""
     faint: bool = False
     marks: Sequence[float] = ()
+    loose: bool = False
 
 
 def chart(
@@ -45,13 +48,17 @@ def chart(
     x_label: str = "step",
     log: bool = False,
     diagonal: bool = False,
+    down: bool = False,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> Markup:
     """An ``svg`` element with a title and a description of every line's beginning and end.
 
     Args:
         lines: with at least one point in all. x, y: ranges of the axes, else those of the points. log: of the y axis, for
-            positive values alone. diagonal: draw the line of equal coordinates.
+            positive values alone. diagonal: draw the line of equal coordinates. down: y grows downwards, as in pictures.
+        size: width and height, in units of the drawing.
     """
+    wide, tall = size
     points = [point for line in lines for point in line.points]
     low_x, high_x = x or _range([p[0] for p in points])
     low_y, high_y = y or (_range([p[1] for p in points]) if log else _padded([p[1] for p in points]))
@@ -60,51 +67,51 @@ def chart(
     bend = math.log10 if log else float
 
     def across(value: float) -> float:
-        return LEFT + (value - low_x) / (high_x - low_x) * (WIDTH - LEFT - right)
+        return LEFT + (value - low_x) / (high_x - low_x) * (wide - LEFT - right)
 
-    def down(value: float) -> float:
+    def height(value: float) -> float:
         share = (bend(value) - bend(low_y)) / (bend(high_y) - bend(low_y))
-        return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
+        return TOP + (share if down else 1 - share) * (tall - TOP - BOTTOM)
 
     parts = [
         Markup('<svg viewBox="0 0 {} {}" role="img"><title>{}</title><desc>{}</desc>').format(
-            WIDTH, HEIGHT, title, described(lines)
+            wide, tall, title, described(lines)
         )
     ]
     for value in marks_y:
-        kind, at = "zero" if value == 0 and low_y < 0 else "tick", down(value)
+        kind, at = "zero" if value == 0 and low_y < 0 else "tick", height(value)
         parts.append(
             Markup('<path class="{}" d="M{} {y}H{}"/><text x="{}" y="{}" text-anchor="end">{}</text>').format(
-                kind, LEFT, _short(WIDTH - right), LEFT - 5, _short(at + 3.5), written(value), y=_short(at)
+                kind, LEFT, _short(wide - right), LEFT - 5, _short(at + 3.5), written(value), y=_short(at)
             )
         )
     *before, last = ticks(low_x, high_x)
     name = f"{x_label} {written(last)}"
-    end = min(across(last) + LETTER * len(written(last)) / 2, WIDTH)
-    parts.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(_short(end), HEIGHT - 6, name))
+    end = min(across(last) + LETTER * len(written(last)) / 2, wide)
+    parts.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(_short(end), tall - 6, name))
     for value in before:
         if across(value) + LETTER * (len(written(value)) / 2 + 1) < end - LETTER * len(name):
-            place = _short(across(value)), HEIGHT - 6, written(value)
+            place = _short(across(value)), tall - 6, written(value)
             parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(*place))
     if diagonal:
         ends = max(low_x, low_y), min(high_x, high_y)
-        parts.append(Markup('<path class="rule" d="{}"/>').format(_path([(across(e), down(e)) for e in ends])))
+        parts.append(Markup('<path class="rule" d="{}"/>').format(_path([(across(e), height(e)) for e in ends])))
     for line in sorted(lines, key=lambda one: not one.faint):
-        drawn = [(across(a), down(b)) for a, b in thinned(line.points)]
+        drawn = [(across(a), height(b)) for a, b in thinned(line.points)]
         kind = f"line s{line.style % STYLES}{' faint' if line.faint else ''}"
-        if len(drawn) > 1:
+        if len(drawn) > 1 and not line.loose:
             parts.append(Markup('<path class="{}" d="{}"/>').format(kind, _path(drawn)))
         for (a, b), radius in zip(line.points, line.marks, strict=False):
             parts.append(
                 Markup('<circle class="mark s{}" cx="{}" cy="{}" r="{}"><title>{}: {}</title></circle>').format(
-                    line.style % STYLES, _short(across(a)), _short(down(b)), _short(radius), written(a), written(b)
+                    line.style % STYLES, _short(across(a)), _short(height(b)), _short(radius), written(a), written(b)
                 )
             )
     labelled = [line for line in lines if line.label and line.points]
-    for line, at in zip(labelled, _apart([down(line.points[-1][1]) for line in labelled]), strict=True):
+    for line, at in zip(labelled, _apart([height(line.points[-1][1]) for line in labelled], tall), strict=True):
         parts.append(
             Markup('<text class="label s{}" x="{}" y="{}">{}</text>').format(
-                line.style % STYLES, _short(WIDTH - right + 5), _short(at + 3.5), shortened(line.label)
+                line.style % STYLES, _short(wide - right + 5), _short(at + 3.5), shortened(line.label)
             )
         )
     return Markup("").join([*parts, Markup("</svg>")])
@@ -196,15 +203,15 @@ def _padded(values: Sequence[float]) -> Range:
     return (0.0 if 0 <= low < 0.4 * high else low - air), high + air
 
 
-def _apart(places: Sequence[float]) -> list[float]:
+def _apart(places: Sequence[float], tall: int = HEIGHT) -> list[float]:
     """Heights of labels, moved so that no two overlap and all stay within the chart."""
     order = sorted(range(len(places)), key=lambda n: places[n])
-    gap = min(GAP, (HEIGHT - BOTTOM - TOP) / max(len(places) - 1, 1))
+    gap = min(GAP, (tall - BOTTOM - TOP) / max(len(places) - 1, 1))
     found, floor = list(places), float(TOP)
     for n in order:
         found[n] = floor = max(places[n], floor)
         floor += gap
-    ceiling = float(HEIGHT - BOTTOM)
+    ceiling = float(tall - BOTTOM)
     for n in reversed(order):
         found[n] = ceiling = min(found[n], ceiling)
         ceiling -= gap

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -16,8 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from ..progress import Phase, heard_by
-from ..terminal import cell, spelled
+from .progress import Phase, heard_by
+from .terminal import cell, spelled
 
 S = TypeVar("S", bound="Shown")
 
@@ -227,3 +227,13 @@ class Shown:
             show()
         except OSError:
             self._gone()
+
+
+@contextlib.contextmanager
+def watched(verbose: int) -> Iterator[Shown | None]:
+    """Shows the phases of what is done in the block on the standard error; nothing, and None, where ``verbose`` is 0."""
+    if not verbose:
+        yield None
+        return
+    with Shown(standard_error()) as found:
+        yield found

@@ -1,0 +1,44 @@
+"""Weights of unlabelled rows: right gradients, the implicit ones at a stationary point included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from metaimpute.engine import Batches, hypergradient, sgd
+from metaimpute.problems.unlabelled_weights import UnlabelledWeights
+from metaimpute.testing import check_problem
+
+from ..bound import bind
+from .test_ds3l import SMALL
+
+
+def test_its_gradients_are_those_of_finite_differences() -> None:
+    check_problem(UnlabelledWeights(), recipe="digits_unlabelled_weights", sets=SMALL, estimators=["exact", "mixed"])
+
+
+def test_weights_are_those_of_the_batchs_rows() -> None:
+    bound = bind("mean_teacher", "unlabelled_weights")
+    problem, meta = bound.algorithm.problem, {"logits": torch.arange(5.0, dtype=torch.float64)}
+    assert torch.equal(problem.couple(meta, bound.batch), meta["logits"][bound.batch.unlabelled.index].sigmoid())
+
+
+@pytest.mark.parametrize("estimator", ["cg(60)", "neumann(2000)"])
+def test_its_implicit_form_is_the_derivative_of_the_minimum(estimator: str) -> None:
+    """Of a linear network with weight decay, whose inner minimum is reached: against differences of the minimum itself."""
+    bound = bind("mean_teacher", "unlabelled_weights", method_options={"weight": 2.0})
+    problem, batch = bound.algorithm.problem, bound.algorithm.prepare(bound.batch)
+    start = {name: p.detach() for name, p in bound.params.items()}
+    rule, weights = sgd(0.3, weight_decay=0.2), torch.full((5,), 0.7, dtype=torch.float64)
+
+    def at(c: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor]:
+        batches = Batches([batch], bound.holdout)
+        found = hypergradient(
+            problem.inner_loss, problem.outer_loss, start, c, batches, rule, how, steps=3000, wrt_start=False
+        )
+        return found.outer_loss, found.grad_c
+
+    step = torch.zeros(5, dtype=torch.float64)
+    step[2] = 1e-4
+    difference = (at(weights + step, "cg(1)")[0] - at(weights - step, "cg(1)")[0]) / 2e-4
+    torch.testing.assert_close(at(weights, estimator)[1][2], difference, rtol=1e-5, atol=1e-10)
