@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--script", default="", help="JavaScript to run first")
     parser.add_argument("--dark", action="store_true")
     given = parser.parse_args()
+    if not given.page.is_file():
+        sys.exit(f"{given.page}: no such page")
     asked = shoot(given.page, given.target, given.width, given.height, given.dark, given.top, given.script)
     print(f"wrote {given.target}; the content is {asked:.0f} pixels wide")
 
