@@ -73,7 +73,8 @@ def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
         cells = tuple(types.CellType(cell.cell_contents) for cell in function.__closure__ or ())
     except ValueError:  # not filled yet
         return function
-    used = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
+    names = {"__builtins__", "__name__", *_names(function.__code__)}
+    used = {name: function.__globals__[name] for name in names if name in function.__globals__}
     made = types.FunctionType(function.__code__, used, function.__name__, function.__defaults__, cells or None)
     made.__kwdefaults__ = function.__kwdefaults__
     return made

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from metaimpute.engine import (
+    CannotCompile,
     CannotDifferentiate,
+    Compiled,
     NotRepeatable,
     SolverError,
     WarmStart,
@@ -440,3 +442,21 @@ def test_slips_in_writing_a_condition_or_a_solver_are_told() -> None:
 
     with pytest.raises(CannotDifferentiate, match="with has_aux=True the first is the solution"):
         solver(torch.zeros(3, dtype=torch.float64), b)
+
+
+def test_torch_compile_leaves_it_out_and_a_compiled_step_refuses_it() -> None:
+    def solution(b: Tensor) -> Tensor:
+        found: Tensor = implicit(torch.linalg.solve(A, b.detach()), b, optimality_fn=linear(A))
+        return found
+
+    def value(b: Tensor) -> Tensor:
+        return (2 * solution(b.sin())).square().sum()
+
+    plain, compiled = rhs(), rhs()
+    value(plain).backward()
+    torch.compile(value, backend="eager")(compiled).backward()
+    assert torch.equal(plain.grad, compiled.grad) and plain.grad.any()  # type: ignore[arg-type, union-attr]
+    loss = Compiled(lambda th, c, batch: (th["w"] - solution(c)).square().sum(), backend="eager")
+    start = {"w": torch.ones(3, dtype=torch.float64)}
+    with pytest.raises(CannotCompile, match="pass the loss uncompiled"):
+        hypergradient(loss, lambda th, c, batch: th["w"].sum(), start, rhs().detach(), optimizer=sgd(0.1))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from ..ambient import CannotDifferentiate, has_tangent
 from ..arguments import ordinary, require_tensors
@@ -79,6 +80,7 @@ def arranged(found: Tree, like: Tree, named: str) -> Tree:
     return found
 
 
+@_disable_dynamo  # torch.compile goes on behind it
 def implicit(
     solution: Tree,
     *args: Any,
