@@ -125,6 +125,13 @@ def test_figures_of_a_methods_page_are_those_of_the_study() -> None:
         assert error in (DOCS / "methods" / f"{name}.md").read_text()
 
 
+def test_figures_of_data_size_are_those_that_were_measured() -> None:
+    text = (DOCS / "howto" / "scale.md").read_text()
+    for row in yaml.safe_load((ROOT / "benchmarks" / "results" / "data_size.json").read_text()):
+        seconds = " | ".join(f"{row[f'{command}_seconds']:.0f} s" for command in ("init", "run", "impute"))
+        assert f"| {row['rows']:,} | {seconds} | {row['peak_mib']:,} MiB | {row['wrong']:.1f}% |" in text
+
+
 # pictures, and files beside the pages --------------------------------------------------------------------------------
 
 
