@@ -19,7 +19,7 @@ def show(table: Callable[[dict[str, Any]], Table], result: dict[str, Any]) -> No
     if in_json():
         print_json(result)
     else:
-        from ..reporting.narrow import in_parts
+        from ...reporting.narrow import in_parts
 
         console = screen(width=plain_width())
         for part in in_parts(table(result), console):
