@@ -1,0 +1,50 @@
+"""``bench step``: what a training step costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import plain_errors
+from ..output import note, working
+from .options import names, placed, sized, written
+from .showing import finish, show
+
+
+@click.command()
+@click.option(
+    "--method",
+    "methods",
+    callback=names,
+    default="mean_teacher:1,fixmatch:7",
+    show_default=True,
+    help="METHOD:MU, unlabelled batches per labelled one.",
+)
+@sized
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
+@placed
+@written
+def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, device: str, out: Path | None) -> None:
+    """Cost of one training step of WRN-16-2 against the limit of counting passes."""
+    with plain_errors():
+        import torch
+
+        from ...bench import step as work
+        from ...environment import NoDevice, pick_device
+
+        pairs = []
+        for text in methods:
+            name, _, mu = text.partition(":")
+            if name not in ("mean_teacher", "fixmatch") or not (mu or "1").isdigit():
+                raise click.UsageError(f"'{text}': write mean_teacher:1 or fixmatch:7")
+            pairs.append((name, int(mu or 1)))
+        torch.set_num_threads(threads)
+        try:
+            where = str(pick_device(device))
+        except NoDevice as error:
+            raise click.UsageError(str(error)) from None
+        with working():
+            result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=note)
+        show(work.table, result)
+        finish(result, out)
