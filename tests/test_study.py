@@ -268,7 +268,7 @@ def test_a_study_opens_with_its_verdict_and_passes_on_what_its_runs_warn_of(here
     done = call("s.yaml", "--out", "o", "--jobs", "0")
     lines = [line for line in done.stdout.splitlines() if not line.startswith("seed ")]
     assert re.match(r"(none|l2i).* is best: \d", lines[0]) and "test rows wrong, mean of 2 seeds." in lines[0]
-    assert any(line.startswith("What to do next: run at least 5 seeds") for line in lines)
+    assert any(line.startswith("What now: run at least 5 seeds") for line in lines)
     assert "warning: l2i, seeds 0, 1: the hypergradient is exactly zero in 3 measured steps" in done.stderr
     assert len(json.loads((here / "o/study.json").read_text())["run_warnings"]) == done.stderr.count("warning: ")
     assert (here / "o/table.md").read_text().startswith(lines[0].split(" is best")[0])

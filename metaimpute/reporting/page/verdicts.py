@@ -24,7 +24,7 @@ COUNTS = (("labels", "labels"), ("unlabelled", "unlabelled"), ("test examples", 
 def verdict(group: Group) -> Section:
     """What the numbers say, in sentences."""
     found = said_of(group.compared)
-    following = [f"What to do next: {found.next}."] if found.next else []
+    following = [f"What now: {found.next}."] if found.next else []
     notes = unrecorded([run for system in group.systems for run in system.runs])
     more = [Words(notes, "note")] if notes else []
     return Section("verdict", "In short", [Words([*found.lines, *following], "verdict"), *more])
