@@ -84,7 +84,7 @@ def _of_values(output: Quantities, raw: Tensor, task: Task, pool: Pool) -> Sampl
 def _varied(places: Tensor, rank: Tensor, truth: Tensor) -> list[int]:
     """The first few by ``rank``, one of each true class before another of the same."""
     seen: dict[int, int] = {}
-    turns = []
+    turns = list[tuple[int, int, int]]()
     for place in places[rank[places].argsort()].tolist():
         true = int(truth[place])
         turns.append((seen.get(true, 0), len(turns), place))
