@@ -254,6 +254,19 @@ def test_study_compare_and_report_say_the_same_of_the_same_runs(here: Path, metr
     assert "minus base line" in page and kept["verdict"]["lines"][0] in page
 
 
+def test_what_is_chosen_on_validation_rows_shows_its_test_error_alone(here: Path) -> None:
+    (here / "s.yaml").write_text(STUDY + "grid: {train.ema: [0.5, 0.9]}\n")
+    assert call("s.yaml", "--out", "o", "--jobs", "0").exit_code == 0
+    done = CliRunner().invoke(main, ["report", "o"])
+    assert done.exit_code == 0 and "validation error %" in done.stdout and "test error" not in done.stdout
+    page = (here / "report.html").read_text()
+    more = page[page.index("More numbers") :]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", more[: more.index("</table>")])
+    columns = len(cells) // 4
+    assert sum(bool(cell) for cell in cells[::columns]) == 1, "of one row in four"
+    assert "Test error" not in page
+
+
 def test_a_damaged_study_is_said_and_how_to_mend_it(here: Path) -> None:
     call("s.yaml", "--out", "o", "--jobs", "0")
     (here / "o/study.json").write_text("{}")

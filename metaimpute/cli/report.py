@@ -53,7 +53,7 @@ def report(runs: tuple[Path, ...], out: Path | None, no_samples: bool) -> None:
         console = _console()
         for one in () if in_json() else compared(found):
             say_verdict(console, said_of(one))
-            if len(one.systems) > COLUMNS:
+            if len(one.systems) > COLUMNS or one.measure == "validation_last":
                 console.print(comparison_table(one, console.width))
                 continue
             for table in result_tables([[run.result for run in seeds] for seeds in one.systems.values()], console):
