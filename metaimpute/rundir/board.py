@@ -67,7 +67,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, bool | float | str]:
             for key, inside in value.items():
                 walk(inside, f"{path}.{key}" if path else str(key))
         else:
-            found[path] = value if isinstance(value, bool | int | float) else spelled(value)[:LONGEST]
+            found[spelled(path)] = value if isinstance(value, bool | int | float) else spelled(value)[:LONGEST]
 
     walk({name: value for name, value in settings.items() if name != "about"}, "")
     return found
