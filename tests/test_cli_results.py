@@ -13,6 +13,7 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
+import metaimpute
 from metaimpute import catalog
 from metaimpute.cli import main
 
@@ -62,13 +63,18 @@ def test_results_are_documents_and_next_steps_commands(here: Path) -> None:
     assert "next: metaimpute compare runs" in call("report", "runs").stderr
 
 
-def test_labels_are_documents(here: Path) -> None:
+def test_labels_are_documents(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     table = fake_data.make_own_table(here)
     call("init", "table", table.name)
     done = call("run", f"{table.stem}.yaml", *SHORT, "--out", "r")
     assert "next: metaimpute impute r" in done.stderr
     made = document("impute", "r")
     assert made["files"] == ["r/labels.csv"] and made["count"] == sum(made["labels"].values()) and "rows" not in made
+    metaimpute.load("r").predict(table.name)
+    assert capsys.readouterr().err == "", "nothing is said where nobody asked"
+    monkeypatch.setattr("metaimpute.showing.FIRST", 0.0)
+    metaimpute.load("r").predict(table.name, verbose=1)
+    assert "reading: " in capsys.readouterr().err
     told = document("predict", "r", table.name)
     assert told["count"] == len(told["rows"]) and {"id", "label", "confidence"} <= set(told["rows"][0])
     quiet = call("impute", "r", "--quiet")
@@ -157,6 +163,10 @@ def test_a_time_limit_stops_a_run_that_then_goes_on(here: Path) -> None:
     done = call("run", "two_moons", *words, "--out", "r", "--time-limit", "0.0001s", code=130)
     last = done.stderr.splitlines()[-1]
     assert last == "stopped: the time limit of 0.0001s is over: stopped at step 1; continue with --resume r"
+    again = call("run", "--resume", "r", "--time-limit", "0.0001s", "--json", code=130)
+    told = json.loads(again.stdout)
+    assert (told["run"], told["step"], told["steps"]) == ("r", 2, 6) and told["next"] == "metaimpute run --resume r"
+    assert "the time limit of 0.0001s is over" in told["stopped"] and "error:" not in again.stderr
     assert document("run", "--resume", "r", "--time-limit", "1h")["steps"] == 6
     for wrong in ("soon", "0s", "-3min"):
         assert "a time such as '90s', '10min' or '2h'" in call("run", "two_moons", "--time-limit", wrong, code=2).stderr

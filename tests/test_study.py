@@ -254,6 +254,19 @@ def test_study_compare_and_report_say_the_same_of_the_same_runs(here: Path, metr
     assert "minus base line" in page and kept["verdict"]["lines"][0] in page
 
 
+def test_what_is_chosen_on_validation_rows_shows_its_test_error_alone(here: Path) -> None:
+    (here / "s.yaml").write_text(STUDY + "grid: {train.ema: [0.5, 0.9]}\n")
+    assert call("s.yaml", "--out", "o", "--jobs", "0").exit_code == 0
+    done = CliRunner().invoke(main, ["report", "o"])
+    assert done.exit_code == 0 and "validation error %" in done.stdout and "test error" not in done.stdout
+    page = (here / "report.html").read_text()
+    more = page[page.index("More numbers") :]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", more[: more.index("</table>")])
+    columns = len(cells) // 4
+    assert sum(bool(cell) for cell in cells[::columns]) == 1, "of one row in four"
+    assert "Test error" not in page
+
+
 def test_a_damaged_study_is_said_and_how_to_mend_it(here: Path) -> None:
     call("s.yaml", "--out", "o", "--jobs", "0")
     (here / "o/study.json").write_text("{}")
@@ -268,7 +281,7 @@ def test_a_study_opens_with_its_verdict_and_passes_on_what_its_runs_warn_of(here
     done = call("s.yaml", "--out", "o", "--jobs", "0")
     lines = [line for line in done.stdout.splitlines() if not line.startswith("seed ")]
     assert re.match(r"(none|l2i).* is best: \d", lines[0]) and "test rows wrong, mean of 2 seeds." in lines[0]
-    assert any(line.startswith("What to do next: run at least 5 seeds") for line in lines)
+    assert any(line.startswith("What now: run at least 5 seeds") for line in lines)
     assert "warning: l2i, seeds 0, 1: the hypergradient is exactly zero in 3 measured steps" in done.stderr
     assert len(json.loads((here / "o/study.json").read_text())["run_warnings"]) == done.stderr.count("warning: ")
     assert (here / "o/table.md").read_text().startswith(lines[0].split(" is best")[0])

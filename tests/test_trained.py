@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 import metaimpute
 from metaimpute.cli import main
 from metaimpute.recipes.source import RecipeError
+from metaimpute.reporting.run_verdict import run_verdict
 from metaimpute.rundir.result import Result
 from metaimpute.training.session import Interrupted
 
@@ -48,6 +50,34 @@ def test_it_is_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "python" / "metrics.jsonl").read_text() == (tmp_path / "command" / "metrics.jsonl").read_text()
     assert run.recipe.train.steps == 12 and run.recipe.train.seed == 3
     assert [row["step"] for row in run.metrics if "loss" in row or "base_loss" in row or "lr" in row] == [4, 8, 12]
+
+
+def test_a_notebook_shows_it_in_a_few_sentences_and_tensorboard_in_groups() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = metaimpute.train("two_moons", set=SHORT | {"about.title": "<script>"})
+    first = run_verdict(run.result).lines[0]
+    assert first in repr(run) and len(repr(run)) < 300 and len(repr(run.result)) < 300
+    assert f"<b>{html.escape(first)}</b>" in run._repr_html_() and len(run._repr_html_()) < 1500
+    assert "<script>" not in run.result._repr_html_() and "test error %" in run.result._repr_html_()
+    board = EventAccumulator(str(run.folder / "tensorboard"))
+    board.Reload()
+    tags = board.Tags()
+    assert {"error/test", "error/validation", "training/loss", "look-ahead/cosine", "final/test error"} <= set(
+        tags["scalars"]
+    )
+    assert all("/" in tag for tag in tags["scalars"])
+    assert {"result/text_summary", "recipe/text_summary", "wrong test rows/text_summary"} <= set(tags["tensors"])
+    assert "_hparams_/experiment" in board.summary_metadata or "_hparams_/session_start_info" in board.summary_metadata
+
+
+def test_pictures_of_test_rows_are_in_tensorboard() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = metaimpute.train("digits_mean_teacher", set=SHORT | {"train.steps": 2})
+    board = EventAccumulator(str(run.folder / "tensorboard"))
+    board.Reload()
+    assert "wrong test rows/0" in board.Tags()["images"]
 
 
 def test_its_network_is_the_one_that_was_evaluated_and_exported() -> None:

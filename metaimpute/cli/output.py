@@ -85,7 +85,7 @@ def say_verdict(console: Console, said: Verdict) -> None:
     for number, line in enumerate(said.lines):
         console.print(cell(line, "" if number else "bold"))
     if said.next:
-        console.print(cell(f"What to do next: {said.next}."))
+        console.print(cell(f"What now: {said.next}."))
     console.print()
 
 

@@ -28,11 +28,9 @@ COLUMNS = 4  # systems that stand side by side
     type=click.Path(path_type=Path),
     help="The page (*.html), or a folder for page and figures. Default: report.html in the run's folder, or here for several.",
 )
-@click.option(
-    "--samples/--no-samples", default=True, help="Show single test rows on the page, and what was said of them."
-)
+@click.option("--no-samples", is_flag=True, help="Show no single test rows on the page.")
 @results
-def report(runs: tuple[Path, ...], out: Path | None, samples: bool) -> None:
+def report(runs: tuple[Path, ...], out: Path | None, no_samples: bool) -> None:
     """Say what finished RUNS (directories, or folders of them) show: sentences and a table here, and one HTML page that needs no
     network.
 
@@ -55,7 +53,7 @@ def report(runs: tuple[Path, ...], out: Path | None, samples: bool) -> None:
         console = _console()
         for one in () if in_json() else compared(found):
             say_verdict(console, said_of(one))
-            if len(one.systems) > COLUMNS:
+            if len(one.systems) > COLUMNS or one.measure == "validation_last":
                 console.print(comparison_table(one, console.width))
                 continue
             for table in result_tables([[run.result for run in seeds] for seeds in one.systems.values()], console):
@@ -66,7 +64,7 @@ def report(runs: tuple[Path, ...], out: Path | None, samples: bool) -> None:
             if out.suffix != ".html":
                 _figures(out, found, systems, set(runs))
                 out = out / REPORT
-            write_text(out, page(found, left_out, samples))
+            write_text(out, page(found, left_out, not no_samples))
         if in_json():
             print_json(
                 {

@@ -145,8 +145,9 @@ class Predictor:
         with watched(verbose) as shown:
             with phase("reading"):
                 ids, examples = self.task.read(Path(path))
-            for line in self.task.read_warnings if shown is not None else ():
-                shown.say(f"warning: {line}", "yellow")
+            if shown is not None:
+                for line in self.task.read_warnings:
+                    shown.say(f"warning: {line}", "yellow")
             return self.label(examples, ids)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from ..rundir.measure import FEW, PERCENT, interval_of
 from ..rundir.result import Estimated, Result
 from ..showing import Shown
 from ..terminal import cell
@@ -169,6 +170,15 @@ def spread(values: Sequence[float | None], form: str = "{:.2f}") -> str:
     return mean if len(found) == 1 else f"{mean} ± {form.format(statistics.stdev(found))}"
 
 
+def tested_of_few(result: Result) -> str:
+    """A test error from few rows with their number and its 95% interval, e.g. ``0.00 (0 of 6; 0 to 39%)``; else empty."""
+    found, rows = interval_of(result), result.test_examples
+    if found is None or result.test_last is None or rows >= FEW:
+        return ""
+    of = f"{round(result.test_last * rows / 100)} of {rows}" if result.metric == PERCENT else f"{rows} rows"
+    return f"{result.test_last:.2f} ({of}; {found[0]:.3g} to {found[1]:.3g}{unit_of(result)})"
+
+
 def _seeds(results: Sequence[Result]) -> str:
     return str(results[0].seed) if len(results) == 1 else f"{len(results)} seeds"
 
@@ -215,7 +225,13 @@ def result_table(systems: Sequence[list[Result]]) -> Table:
         ),
         ("model", [r.model for r in firsts]),
         ("profile, seed, steps", [f"{s[0].profile}, {_seeds(s)}, {s[0].steps:,}" for s in systems]),
-        (tested, numbers(lambda r: r.test_last)),
+        (
+            tested,
+            [
+                (tested_of_few(s[0]) if len(s) == 1 else "") or value
+                for s, value in zip(systems, numbers(lambda r: r.test_last), strict=True)
+            ],
+        ),
     ]
     if any(r.test_checkpoints > 1 for r in firsts):
         count = max(r.test_checkpoints for r in firsts)

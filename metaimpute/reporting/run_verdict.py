@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from ..rundir.measure import PERCENT, interval_of
+from ..rundir.measure import FEW, PERCENT, interval_of
 from ..rundir.result import Result
 from ..terminal import argument
 from .comparison import Compared
 from .console import error_shown, system_name, uneven, unit_of
 from .verdict import Verdict, duration, said_amount
 from .warned import warnings_of
-
-FEW = 50  # test rows below which their number is said before the share
 
 
 def run_verdict(result: Result, folder: str | None = None) -> Verdict:

@@ -116,7 +116,7 @@ def shown(found: Paired | None, metric: str) -> str:
     count = len(found.differences)
     lower = f"on {found.lower} of {count} seeds"
     if found.low is None or found.high is None:
-        return f"not shown, {count} seeds are too few for an interval ({lower})"
+        return f"not shown, {count} seeds are too few for an interval (less {lower})"
     low, high = (_far(abs(end), metric) for end in (found.low, found.high))
     if found.low <= 0 <= found.high:
         return f"not shown (95% interval: from {low} less to {high} more; less {lower})"

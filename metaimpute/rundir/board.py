@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from ..terminal import spelled
 from .layout import TENSORBOARD
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def write_end(folder: Path, result: Result, tested: SampledRows | None, settings
         board.add_hparams(flat(settings), {name: one for name, one in errors.items() if one is not None}, run_name=".")
         board.add_text("result", _table(result), result.steps)
         recipe = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-        board.add_text("recipe", "\n".join(f"    {line}" for line in recipe.splitlines()), result.steps)
+        board.add_text("recipe", "\n".join(f"    {spelled(line)}" for line in recipe.splitlines()), result.steps)
         for kind, samples in (tested.samples if tested is not None else {}).items():
             for number, sample in enumerate(samples):
                 if (pixels := _pixels(sample.picture)) is not None:
@@ -66,7 +67,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, bool | float | str]:
             for key, inside in value.items():
                 walk(inside, f"{path}.{key}" if path else str(key))
         else:
-            found[path] = value if isinstance(value, bool | int | float) else str(value)[:LONGEST]
+            found[spelled(path)] = value if isinstance(value, bool | int | float) else spelled(value)[:LONGEST]
 
     walk({name: value for name, value in settings.items() if name != "about"}, "")
     return found
@@ -88,7 +89,7 @@ def _table(result: Result) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).replace("|", "\\|").split())
+    return spelled(" ".join(str(value).replace("|", "\\|").split()))
 
 
 def _line(sample: Sample) -> str:

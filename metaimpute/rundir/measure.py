@@ -25,6 +25,7 @@ _SAID = {
 }
 NORMAL = 1.959964  # quantile of the standard normal distribution at 0.975
 PERCENT = "error %"  # the metric of classes
+FEW = 50  # test rows below which their number is said beside the share
 
 
 def measure_of(result: Mapping[str, Any]) -> Measure:

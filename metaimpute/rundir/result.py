@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -48,7 +49,7 @@ class Calibration(TypedDict):
     bins: list[Bin]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Result(Mapping[str, Any]):
     """Content of a ``result.json``; a mapping too: ``result.test_last`` is ``result["test_last"]``.
 
@@ -121,6 +122,27 @@ class Result(Mapping[str, Any]):
     environment: Environment
     weights_sha256: str | None = field(default=None, metadata=LEFT_OUT)
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Result({', '.join(f'{name}: {value}' for name, value in self._brief().items())})"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in self._brief().items()
+        )
+        return f"<table><tbody>{''.join(rows)}</tbody></table>"
+
+    def _brief(self) -> dict[str, Any]:
+        """What a notebook shows; the mapping has it all."""
+        counts = f"{self.labels:,} / {self.unlabelled:,} / {self.test_examples:,}"
+        return {
+            "system": f"{self.method} + {self.problem}" if self.problem != "none" else self.method,
+            "task": self.task,
+            "labels / unlabelled / test": counts,
+            f"test {self.metric}": self.test_last,
+            "seed": self.seed,
+            "seconds": self.training_seconds,
+        }
 
     def __iter__(self) -> Iterator[str]:
         for name, one in _FIELDS.items():

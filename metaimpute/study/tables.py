@@ -240,7 +240,9 @@ def markdown_table(study: Study, lines: Sequence[Line], name: str, said: Verdict
     rule = "|" + "|".join([" --- ", *([" ---: "] * (len(rows[0]) - 1))]) + "|"
     below = "".join(f"- {markdown(note)}\n" for note in notes(lines))
     opening = (
-        [*(f"{markdown(line)}\n" for line in said.lines), f"Next: {markdown(said.next)}.\n"] if said is not None else []
+        [*(f"{markdown(line)}\n" for line in said.lines), f"What now: {markdown(said.next)}.\n"]
+        if said is not None
+        else []
     )
     return "\n".join([*opening, f"**{markdown(name)}**", "", escaped[0], rule, *escaped[1:], ""]) + (
         f"\n{below}" if below else ""

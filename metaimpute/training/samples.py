@@ -13,6 +13,7 @@ from ..tasks.base import Pool, Task
 from ..tasks.contents import contents_of
 from ..tasks.image_files import ImageFileTask
 from ..tasks.thumbnails import thumbnail, thumbnail_of
+from ..terminal import spelled
 from .evaluation import class_names
 
 EACH = 6  # rows of a kind
@@ -39,7 +40,7 @@ def sampled_rows(raw: Tensor, task: Task, pool: Pool) -> SampledRows | None:
 
 def _of_classes(shares: Tensor, task: Task, pool: Pool) -> SampledRows:
     assert pool.targets is not None
-    names = class_names(task.label_names, shares.shape[1])
+    names = [spelled(name) for name in class_names(task.label_names, shares.shape[1])]
     sure, said = shares.max(-1)
     right = said == pool.targets
     by_doubt = sure.argsort()
@@ -50,7 +51,7 @@ def _of_classes(shares: Tensor, task: Task, pool: Pool) -> SampledRows:
     }
     columns, cells, pictures = _contents(task, pool, [place for found in places.values() for place in found])
     rows = iter(zip(cells, pictures, strict=True))
-    ids = task.row_names(pool)
+    ids = [spelled(name) for name in task.row_names(pool)]
     samples = {
         kind: [
             Sample(
@@ -70,7 +71,7 @@ def _of_values(output: Quantities, raw: Tensor, task: Task, pool: Pool) -> Sampl
     order = off.argsort(descending=True).tolist()
     places = {"wrong": order[:EACH], "right": order[::-1][: min(EACH, max(len(order) - EACH, 0))]}
     columns, cells, pictures = _contents(task, pool, [place for found in places.values() for place in found])
-    rows, ids = iter(zip(cells, pictures, strict=True)), task.row_names(pool)
+    rows, ids = iter(zip(cells, pictures, strict=True)), [spelled(name) for name in task.row_names(pool)]
     samples = {
         kind: [Sample(ids[n], _words(true[n]), _words(said[n]), None, *next(rows)) for n in found]
         for kind, found in places.items()
@@ -84,7 +85,7 @@ def _of_values(output: Quantities, raw: Tensor, task: Task, pool: Pool) -> Sampl
 def _varied(places: Tensor, rank: Tensor, truth: Tensor) -> list[int]:
     """The first few by ``rank``, one of each true class before another of the same."""
     seen: dict[int, int] = {}
-    turns = []
+    turns = list[tuple[int, int, int]]()
     for place in places[rank[places].argsort()].tolist():
         true = int(truth[place])
         turns.append((seen.get(true, 0), len(turns), place))
@@ -108,7 +109,8 @@ def _contents(task: Task, pool: Pool, places: Sequence[int]) -> tuple[list[str],
     if contents is None:
         return [], [[] for _ in places], blank
     most = LETTERS if contents.kind == "text" else CELL
-    rows = [[one if len(one) <= most else f"{one[:most]} …" for one in row[:CELLS]] for row in contents.rows]
+    plain = [[spelled(" ".join(one.split())) for one in row[:CELLS]] for row in contents.rows]
+    rows = [[one if len(one) <= most else f"{one[:most]} …" for one in row] for row in plain]
     return contents.columns[:CELLS], rows, blank
 
 

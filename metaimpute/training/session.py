@@ -159,7 +159,9 @@ class Session(RunState):
                     if self.step % train.checkpoint_every == 0 or self._stop:
                         self.save()
                     if self._stop:
-                        raise self._interrupted(f"stopped at step {self.step}")
+                        raise self._interrupted(
+                            f"stopped at step {self.step}; continue with --resume {argument(self.folder)}"
+                        )
         except Diverged as error:
             raise self._diverged(error, log) from None
         finally:
@@ -173,7 +175,7 @@ class Session(RunState):
         def between() -> None:
             self._look_at_the_clock()
             if self._stop:
-                raise self._interrupted("stopped between systems")
+                raise self._interrupted(f"stopped between systems; continue with --resume {argument(self.folder)}")
 
         started = time.perf_counter()
         found = systems_of(self, between, self.report_system)
@@ -188,7 +190,7 @@ class Session(RunState):
     def _interrupted(self, where: str) -> Interrupted:
         timed = time.monotonic() >= self._until
         why = f"the time limit of {self._limit} is over: " if timed else ""
-        return Interrupted(f"{why}{where}; continue with --resume {argument(self.folder)}", timed)
+        return Interrupted(f"{why}{where}", timed)
 
     def _last_good(self, but: Path | None = None) -> str:
         good = [path for path in self._checkpoints() if path != but]

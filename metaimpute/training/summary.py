@@ -7,6 +7,7 @@ import math
 import statistics
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..batches.outputs import Classes, Output
@@ -24,9 +25,9 @@ from .state import RunState
 def final_raw(run: RunState, systems: Systems | None = None) -> Tensor:
     """Outputs ``[n, outputs]`` for the test pool, of the network or of the systems combined with it."""
     test = run.data.test
-    if systems is not None and len(test):
-        return combined_raw(systems, run.raw, test, run.task.output)
-    return run.raw(test)
+    if not len(test):
+        return torch.zeros(0, run.task.output.size, device="cpu")
+    return run.raw(test) if systems is None else combined_raw(systems, run.raw, test, run.task.output)
 
 
 def summary_of(run: RunState, why: str, raw: Tensor, systems: Systems | None = None) -> Result:

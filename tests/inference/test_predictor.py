@@ -103,6 +103,7 @@ def test_loading_runs_no_code_from_the_folder(run: tuple[Path, Session]) -> None
         "result.json",
         "run.lock",
         "task.json",
+        "tested.json",
     }
 
 

@@ -82,6 +82,23 @@ def test_what_is_kept_is_read_back_or_refused(tmp_path: Path) -> None:
         SampledRows.read(tmp_path)
 
 
+def test_names_that_are_no_text_are_spelled(tmp_path: Path) -> None:
+    class Odd(Three):
+        label_names = ["c\udcff", "dog", "owl"]
+
+        def row_names(self, pool: Pool) -> list[str]:
+            return [f"{number}\udcfe.png" for number in pool.ids.tolist()]
+
+    found = sampled_rows(torch.eye(3), Odd(), pool([1, 1, 2]))
+    assert (
+        found is not None
+        and found.samples["wrong"][0].id == "100\\xfe.png"
+        and found.samples["wrong"][0].said == "c\\xff"
+    )
+    found.write(tmp_path)
+    assert SampledRows.read(tmp_path) == found
+
+
 def test_rows_are_shown_as_text_and_can_be_left_out(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     picture = thumbnail_of(torch.rand(1, 8, 8))

@@ -80,6 +80,16 @@ def test_measurements_have_a_line_of_their_own(width: int, watch: Watch) -> None
     assert max(map(len, lines)) <= width and not found.phases and not found.note
 
 
+def test_a_line_of_progress_fits_a_pipe_of_eighty_cells(watch: Watch) -> None:
+    at = console(200, terminal=False)
+    values = dict.fromkeys(
+        ["loss", "mask_rate", "imputed_accuracy", "holdout_before", "holdout_after", "cosine"], 0.123456
+    )
+    TrainingProgress(at, "landmark error %").report(12_000, values | {"validation_error": 12.34, "test_error": 23.45})
+    (line,) = printed(at).splitlines()
+    assert line.startswith("step 12000: landmark error %: validation 12.34, test 23.45; loss 0.123") and len(line) < 80
+
+
 def test_an_inner_phase_is_seen_when_it_lasts(watch: Watch) -> None:
     found = Shown(console(80))
     with heard_by(found), phase("training", 5), phase("testing", 64):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from metaimpute.cli import main
+from metaimpute.reporting.console import result_table
 from metaimpute.reporting.run_verdict import run_verdict
 from metaimpute.reporting.verdict import Standing, listed, verdict
 from metaimpute.rundir.measure import interval_of, measure_of, said, value_of, wilson
@@ -84,6 +87,9 @@ def test_few_test_rows_are_counted_and_have_their_interval() -> None:
     assert run_verdict(six).lines[0] == (
         "mean_teacher: 0 of 6 test rows wrong (95% interval 0 to 39%); that is too few to tell more."
     )
+    at = Console(file=io.StringIO(), width=120)
+    at.print(result_table([[six]]))
+    assert "0.00 (0 of 6; 0 to 39%)" in at.file.getvalue()  # type: ignore[attr-defined]
     many = run_verdict(
         result_with(test_examples=500, test_last=20.0, confusion=[[250, 0, 0], [0, 150, 0], [100, 0, 0]])
     )

@@ -149,7 +149,7 @@ def test_records_of_a_run(tmp_path: Path) -> None:
     run = session(write_recipe(tmp_path), tmp_path / "run")
     result = run.run()
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "checkpoints", "labels.jsonl", "metrics.jsonl", "model.safetensors", "recipe.resolved.yaml", "result.json", "run.lock", "task.json", "tensorboard",
+        "checkpoints", "labels.jsonl", "metrics.jsonl", "model.safetensors", "recipe.resolved.yaml", "result.json", "run.lock", "task.json", "tensorboard", "tested.json",
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert {

@@ -66,8 +66,8 @@ class Group:
 
     @property
     def pair(self) -> Sequence[System]:
-        """The best and its baseline: those of which everything is drawn."""
-        wanted = {self.best.name, self.compared.bases[self.best.name]}
+        """The best and its baseline, or else its nearest rival: those of which everything is drawn."""
+        wanted = self.compared.verdict.named[:2] or (self.best.name,)
         return [one for one in self.systems if one.name in wanted]
 
     @property

@@ -14,10 +14,13 @@ LOOK_AHEAD = ("holdout_before", "holdout_after")
 
 def learning(group: Group) -> Section | None:
     """How the error went while runs trained."""
-    systems = group.featured
+    systems, chosen = (
+        group.featured,
+        group.compared.measure == "validation_last",
+    )  # chosen on those rows, and not on others
     figures = [
         *overlay(systems, "validation_error", f"Validation {group.metric}", size=LARGE),
-        *overlay(systems, "test_error", f"Test {group.metric}", size=LARGE),
+        *([] if chosen else overlay(systems, "test_error", f"Test {group.metric}", size=LARGE)),
     ]
     several = any(len(system.runs) > 1 for system in systems)
     intro = "Bold: the mean over seeds. Faint: each seed." if several and len(systems) <= 2 else ""

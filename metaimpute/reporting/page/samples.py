@@ -93,7 +93,7 @@ def _read(run: Run) -> tuple[SampledRows | None, str]:
 def _shown(one: Sample, columns: Sequence[str]) -> Shown:
     right = one.true == one.said
     words = f"{one.true} ✓" if right else f"{one.true} → {one.said}"
-    note = "" if one.sure is None else f"{100 * one.sure:.0f}% sure"
+    note = "" if one.sure is None else f"{'over 99' if one.sure >= 0.995 else f'{100 * one.sure:.0f}'}% sure"
     kind = "" if one.sure is None else "right" if right else "wrong"
     names = columns if len(one.cells) > 1 else [""]
     return Shown(one.id, words, note, list(zip(names, one.cells, strict=False)), one.picture, kind)

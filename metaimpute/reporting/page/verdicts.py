@@ -24,7 +24,7 @@ COUNTS = (("labels", "labels"), ("unlabelled", "unlabelled"), ("test examples", 
 def verdict(group: Group) -> Section:
     """What the numbers say, in sentences."""
     found = said_of(group.compared)
-    following = [f"What to do next: {found.next}."] if found.next else []
+    following = [f"What now: {found.next}."] if found.next else []
     notes = unrecorded([run for system in group.systems for run in system.runs])
     more = [Words(notes, "note")] if notes else []
     return Section("verdict", "In short", [Words([*found.lines, *following], "verdict"), *more])
@@ -140,19 +140,27 @@ def _measured(group: Group) -> dict[str, list[str]]:
     def folded(value: Value, form: str = "{:.2f}") -> list[str]:
         return [spread([value(run.result) for run in system.runs], form) for system in systems]
 
+    def on_test(value: Value) -> list[str]:
+        """Where systems are chosen among on validation rows, of the chosen one alone."""
+        hidden = group.compared.measure == "validation_last"
+        return [
+            "" if hidden and not _is_best(group, one) else text
+            for one, text in zip(systems, folded(value), strict=True)
+        ]
+
     most = max(run.result.test_checkpoints for system in systems for run in system.runs)
     told = any(uneven(run.result) for system in systems for run in system.runs)
     measures = dict.fromkeys(name for system in systems for name in system.result.test_measures)
     metric = group.metric
     found = {
-        **({f"test {metric}": folded(lambda r: r.test_last)} if group.compared.measure != "test_last" else {}),
-        **({f"median of the last {most} tests": folded(lambda r: r.test_median)} if most > 1 else {}),
-        **{f"test {name.replace('_', ' ')}": folded(partial(_measure, name)) for name in measures},
+        **({f"test {metric}": on_test(lambda r: r.test_last)} if group.compared.measure != "test_last" else {}),
+        **({f"median of the last {most} tests": on_test(lambda r: r.test_median)} if most > 1 else {}),
+        **{f"test {name.replace('_', ' ')}": on_test(partial(_measure, name)) for name in measures},
         f"validation {metric}": folded(lambda r: r.validation_last),
-        **({"balanced accuracy %": folded(lambda r: r.balanced_accuracy)} if told else {}),
-        "calibration error %": folded(_ece),
+        **({"balanced accuracy %": on_test(lambda r: r.balanced_accuracy)} if told else {}),
+        "calibration error %": on_test(_ece),
     }
-    return {name: values for name, values in found.items() if any(text != "-" for text in values)}
+    return {name: values for name, values in found.items() if any(text not in ("-", "") for text in values)}
 
 
 def _measure(name: str, result: Result) -> float | None:
