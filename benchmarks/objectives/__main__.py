@@ -2,12 +2,14 @@
 
     python -m benchmarks.objectives [NAME ...] --seeds 5
 
-Writes ``benchmarks/results/objectives/NAME.json`` and prints a table: the objective, its controls, and whether the claim holds.
-Seeds are those from 0; what had to be chosen was chosen on others, and each row says on which.
+Writes ``benchmarks/results/objectives/NAME.json`` after every seed, and prints a table: the objective, its controls, and whether
+the claim holds. Seeds that are there already, of the same recipe and claim, are not measured again. Seeds are those from 0;
+what had to be chosen was chosen on others, and each row says on which.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import pkgutil
@@ -28,6 +30,15 @@ def names() -> list[str]:
     return sorted(found.name for found in pkgutil.iter_modules(here) if found.name not in HELPERS)
 
 
+def digest(name: str) -> str:
+    """Of the claim's module and the recipes that it names: what a result is of."""
+    text = (Path(here[0]) / f"{name}.py").read_text()
+    recipes = [
+        path for path in sorted((ROOT / "recipes").glob("*.yaml")) if path.stem in text or path.stem == f"digits_{name}"
+    ]
+    return hashlib.sha256("".join([text, *(path.read_text() for path in recipes)]).encode()).hexdigest()[:16]
+
+
 def table(results: Path) -> str:
     """Markdown, a line for each arm of each objective."""
     lines = ["| objective | claim | system | measured | holds |", "| --- | --- | --- | --- | --- |"]
@@ -46,8 +57,9 @@ def table(results: Path) -> str:
 @click.argument("only", nargs=-1)
 @click.option("--seeds", default=5, show_default=True, help="How many, from --first on.")
 @click.option("--first", default=0, show_default=True)
+@click.option("--again", is_flag=True, help="Measure anew what has been measured.")
 @click.option("--dry", is_flag=True, help="Write nothing, as for choosing settings on other seeds.")
-def main(only: tuple[str, ...], seeds: int, first: int, dry: bool) -> None:
+def main(only: tuple[str, ...], seeds: int, first: int, again: bool, dry: bool) -> None:
     """Measure the claims of the objectives ONLY (default: all)."""
     unknown = [name for name in only if name not in names()]
     if unknown:
@@ -55,12 +67,17 @@ def main(only: tuple[str, ...], seeds: int, first: int, dry: bool) -> None:
     for name in only or names():
         claim: Claim = importlib.import_module(f"{__package__}.{name}").CLAIM
         click.echo(f"{name}: {claim.claim} ({claim.paper})")
-        row = measure(claim, list(range(first, first + seeds)), click.echo)
-        row["command"] = f"python -m benchmarks.objectives {name} --seeds {seeds}"
-        if not dry:
-            RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
-        click.echo("  the claim " + ("holds" if row["holds"] else "does not hold"))
+        path = RESULTS / f"{name}.json"
+        known = json.loads(path.read_text()) if path.is_file() and not (again or dry) else {}
+        row = known = known if known.get("of") == digest(name) else {}
+        for row in measure(claim, list(range(first, first + seeds)), click.echo, known):
+            row["of"] = digest(name)
+            row["command"] = f"python -m benchmarks.objectives {name} --seeds {len(row['seeds'])}"
+            if not dry:
+                RESULTS.mkdir(exist_ok=True)
+                path.write_text(json.dumps(row, indent=1) + "\n")
+        if row:
+            click.echo("  the claim " + ("holds" if row["holds"] else "does not hold"))
     if not dry:
         click.echo(table(RESULTS))
 

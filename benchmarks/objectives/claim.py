@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,18 +68,34 @@ def below_both(name: str) -> Callable[[dict[str, Numbers]], bool]:
     return lambda mean: all(mean[name]["test_error"] < mean[control]["test_error"] for control in controls)
 
 
-def measure(claim: Claim, seeds: list[int], say: Callable[[str], None]) -> dict[str, Any]:
-    """The claim's row of results: every arm on every seed, paired, with means and standard deviations."""
+def measure(
+    claim: Claim, seeds: list[int], say: Callable[[str], None], known: dict[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The claim's row of results after every seed: every arm on it, paired, with means and standard deviations so far.
+
+    Args:
+        known: a row of the same claim that was measured before, whose seeds are not measured again.
+    """
     found: dict[str, dict[str, list[float]]] = {arm: {} for arm in claim.arms}
+    done: list[int] = []
+    if known and list(known["values"]) == list(found):
+        found, done = known["values"], list(known["seeds"])
     for seed in seeds:
+        if seed in done:
+            continue
         for arm, run in claim.arms.items():
             numbers = run(seed)
             for name, value in numbers.items():
                 found[arm].setdefault(name, []).append(value)
             say(f"  seed {seed}, {arm}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        done.append(seed)
+        yield _row(claim, done, found)
+
+
+def _row(claim: Claim, seeds: list[int], found: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
     means = {arm: {name: statistics.fmean(values) for name, values in row.items()} for arm, row in found.items()}
     return {
-        "paper": claim.paper, "claim": claim.claim, "holds": claim.holds(means), "tuned": claim.tuned, "seeds": seeds,
+        "paper": claim.paper, "claim": claim.claim, "holds": claim.holds(means), "tuned": claim.tuned, "seeds": [*seeds],
         "machine": f"{platform.machine()} {platform.system()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)",
         "mean": means,
         "std": {arm: {n: statistics.stdev(v) if len(v) > 1 else 0.0 for n, v in row.items()} for arm, row in found.items()},

@@ -1,4 +1,4 @@
-"""Meta pseudo labels solve two moons with six labels where pseudo labels fail (Pham et al., 2021, section 3.1)."""
+"""Meta pseudo labels solve two moons with six labels where pseudo labels fail (Pham et al., 2021)."""
 
 from __future__ import annotations
 

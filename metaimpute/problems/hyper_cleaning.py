@@ -1,6 +1,6 @@
 """Data hyper-cleaning: a weight for every labelled row, so that training on the weighted rows suits trusted ones.
 
-Franceschi et al. (ICML 2017, section 5.1; ICML 2018) and Shaban et al. (AISTATS 2019, section 5.1): the outer variable is one
+Franceschi et al. (ICML 2017; ICML 2018) and Shaban et al. (AISTATS 2019): the outer variable is one
 number per labelled row, the inner loss the mean of ``sigmoid(w_i) * loss_i`` over a batch, the outer loss that of trusted rows.
 They unroll training as a whole; here the hypergradient is taken after a few steps from where training stands, at every
 step, which is Shaban et al.'s truncation.

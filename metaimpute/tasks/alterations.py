@@ -29,7 +29,7 @@ class LabelNoise(BaseModel):
 
 
 class ClassMismatch(BaseModel):
-    """Unlabelled rows of classes that no label has (Guo et al., 2020, section 5).
+    """Unlabelled rows of classes that no label has (Guo et al., 2020).
 
     Attributes:
         known: the first so many classes; labelled, validation and test rows of other classes are left out.
