@@ -10,7 +10,7 @@ import pytest
 
 from metaimpute import recipes
 from metaimpute.methods import methods
-from metaimpute.problems import ProblemError, problems
+from metaimpute.problems import BilevelProblem, ProblemError, problems
 from metaimpute.recipes.shipped import locate
 from metaimpute.recipes.source import RecipeError, merge, override, parse
 
@@ -70,7 +70,7 @@ MISTAKES = [
     ("labels: 20", "labels: 7", r"r\.yaml:1: task\.labels: 7 cannot be spread evenly over 10 classes; .* is 10"),
     ("labels: 20", "labels: many", r"r\.yaml:1: task\.labels: should be a valid integer"),
     ("name: cnn\n  width: 8", "name: mlp\n  width: 8\n  length: 3", r"r\.yaml:5: model\.length: unknown key; did you mean"),
-    ("    model: {width: 4}", "    model: {name: minilm}", r"r\.yaml:18: model\.name: model 'minilm' does not take image inputs; these do: cnn, mlp"),
+    ("    model: {width: 4}", "    model: {name: minilm}", r"r\.yaml:18: model\.name: model 'minilm' does not take image inputs; these do: cnn, mixed_cnn, mlp"),
     ("name: adam,", "name: adamm,", r"r\.yaml:13: train\.optimizer\.name: should be 'adam', 'adamw' or 'sgd', not 'adamm'"),
     ("profiles:", "profils:", r"r\.yaml:14: profils: unknown key; did you mean 'profiles'"),
     ("  sample:", "  smaple:", r"r\.yaml:16: profiles\.smaple: unknown key; did you mean 'sample'"),
@@ -228,10 +228,16 @@ def test_shipped_recipes_are_valid_with_every_problem(path: Path, problem: str) 
     entry: Any = problems.get(problem)
     apart = ["problem.schedule=algorithm1", "problem.scale=raw", "problem.path=labels"]
     extra = apart if entry.learns in ("labels", "own") or entry.replaces_base_step else []
+    if entry.inner_hyper is not BilevelProblem.inner_hyper:  # which moves the rate itself
+        extra = [*extra, "problem.inner.rate=fixed"]
     for profile in profiles_of(read(path)):
-        plain = recipes.load(path, profile, ("problem={name: none}",))
+        shipped = recipes.load(path, profile, ())
+        if shipped.task.episodes != entry.episodes:
+            with pytest.raises(RecipeError, match=r"episodes, .*which '\w+' does not learn from"):
+                recipes.load(path, profile, (f"problem={{name: {problem}}}",))
+            continue
         try:
-            entry().check(plain.method, plain.task.output)
+            entry().check(shipped.method, shipped.task.output)
         except ProblemError as refusal:
             pytest.skip(f"not for this recipe: {refusal}")
         recipe = recipes.load(path, profile, (f"problem.name={problem}", *extra))

@@ -5,6 +5,7 @@ from .classifier import FeatureClassifier
 from .image_encoder import TimmEncoder
 from .image_features import FeatureModel
 from .image_patches import PatchClassifier, PatchFeatures
+from .mixed_cnn import MixedCNN
 from .resnet import DecathlonResNet, ResNet26
 from .small import MLP, SmallCNN
 from .tcdcn import TCDCN
@@ -20,6 +21,7 @@ __all__ = [
     "FeatureClassifier",
     "FeatureModel",
     "MiniLM",
+    "MixedCNN",
     "Model",
     "PatchClassifier",
     "PatchFeatures",

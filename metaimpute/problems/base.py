@@ -109,6 +109,7 @@ class BilevelProblem:
         remasks: whether confidence masks are taken anew after the base step.
         replaces_base_step: whether the outer step, of a ``"labels"`` problem that on the moved variables, is the only training
             step, so that nothing is trained on what the problem would have changed first.
+        episodes: whether rows are episodes (:mod:`metaimpute.batches.episodes`).
         uses_unlabelled: whether any of its functions look at the unlabelled batch, which else is not drawn for it.
     """
 
@@ -119,6 +120,7 @@ class BilevelProblem:
     remasks: ClassVar[bool] = False
     replaces_base_step: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
+    episodes: ClassVar[bool] = False
 
     context: Context = field(init=False, repr=False)
 

@@ -7,8 +7,8 @@ network's own prediction on the weak view, held constant, and d the base method'
     z_i = softmax((log q_i + b) / T)      m_i = sigmoid((max z_i - tau) / width)      tau = sigmoid(s)
     C_inner = C_T + lambda 1/n sum_i m_i d(p_i, z_i)
 
-The threshold is FixMatch's (Sohn et al., NeurIPS 2020) made smooth; ``b`` is the log of a class prior relative to a uniform
-one, as the distribution alignment of ReMixMatch (Berthelot et al., ICLR 2020) multiplies it in.
+The threshold is FixMatch's (Sohn et al., NeurIPS 2020) made smooth; ``b`` is the log of a class prior relative to a uniform one,
+as the distribution alignment of ReMixMatch (Berthelot et al., ICLR 2020) multiplies it in.
 """
 
 from __future__ import annotations

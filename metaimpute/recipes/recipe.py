@@ -320,6 +320,15 @@ def _compatible(
         raise source.fail(("problem", "inner", "optimizer"), str(error)) from None
     except (UnsupportedOptimizer, TypeError) as error:
         raise source.fail(("problem", "inner"), str(error)) from None
+    if task.episodes != problem.episodes:
+        fitting = [name for name in problems if getattr(problems.get(name), "episodes", False) == task.episodes]
+        what = "gives episodes, support and query sets" if task.episodes else "gives examples, not episodes"
+        reason = (
+            f"task '{task.name}' {what}, which '{problem.name}' does not learn from; these do: {', '.join(fitting)}"
+        )
+        raise source.fail(("problem", "name"), reason)
+    if task.episodes and spec.holdout != "joint":
+        raise source.fail(("problem", "holdout"), "episodes hold query sets of their own; leave holdout out")
     if problem.learns == "nothing":
         return
     if spec.path == "full" and problem.learns != "network":
@@ -347,10 +356,12 @@ def _compatible(
     if problem.replaces_base_step and (spec.relative is not None or spec.schedule == "fused"):
         key = "schedule" if spec.schedule == "fused" else "scale"
         raise source.fail(("problem", key), f"'{problem.name}' has no base step to go with it; leave {key} out")
-    if problem.needs_estimate and type(problem).inner_hyper is not BilevelProblem.inner_hyper and not rule.hyper:
-        raise source.fail(
-            ("problem", "inner", "optimizer"), f"'{rule.label}' has no hyperparameter for '{problem.name}' to learn"
-        )
+    if type(problem).inner_hyper is not BilevelProblem.inner_hyper and "lr" not in rule.hyper:
+        reason = f"'{rule.label}' has no learning rate, which '{problem.name}' learns; sgd has one"
+        raise source.fail(("problem", "inner", "optimizer"), reason)
+    if type(problem).inner_hyper is not BilevelProblem.inner_hyper and spec.inner.rate != "fixed":
+        reason = f"'{problem.name}' learns the learning rate itself; leave rate out"
+        raise source.fail(("problem", "inner", "rate"), reason)
     if spec.schedule == "fused" and spec.outer_optimizer == "separate":
         raise source.fail(("problem", "outer_optimizer"), "a fused schedule takes one step with one optimizer")
     if spec.memory.strip() != "store" and spec.backend == "higher":

@@ -121,6 +121,9 @@ class InnerSpec(Open):
         return chain(*before, rule, scale_by_schedule(self.schedule))
 
 
+HOLDOUTS = ("joint", "separate", "trusted")
+
+
 class ProblemSpec(Strict):
     """Options of every bilevel problem; a problem's own options stand beside them in the recipe.
 
@@ -138,13 +141,25 @@ class ProblemSpec(Strict):
     inner_loss: Literal["all", "unlabelled"] | None = None
     outer_optimizer: Literal["shared", "separate"] = "shared"
     outer: OptimizerSpec | None = None
-    holdout: Literal["joint", "separate", "trusted"] = "joint"
+    holdout: str = "joint"
     holdout_batch: BatchSize | None = None
     holdout_view: Literal["none", "weak", "strong"] | None = None
     weight: Finite = 1.0
     schedule: Literal["algorithm1", "fused"] = "algorithm1"
     scale: str = "raw"
     psi: Literal["kept", "recomputed"] = "kept"
+
+    @field_validator("holdout")
+    @classmethod
+    def _holdout(cls, value: str) -> str:
+        if value in HOLDOUTS or _folds(value) is not None:
+            return value
+        raise ValueError(f"write {', '.join(HOLDOUTS)}, or folds(n) with n of at least 2, e.g. folds(5)")
+
+    @property
+    def folds(self) -> int | None:
+        """n of ``folds(n)``, or None."""
+        return _folds(self.holdout)
 
     @field_validator("scale", mode="before")
     @classmethod
@@ -157,6 +172,11 @@ class ProblemSpec(Strict):
     def relative(self) -> float | None:
         """rho of ``relative(rho)``, or None for ``raw``."""
         return _relative(self.scale)
+
+
+def _folds(text: str) -> int | None:
+    match = re.fullmatch(r"folds\(\s*([0-9]{1,6})\s*\)", text)
+    return int(match[1]) if match and int(match[1]) >= 2 else None
 
 
 def _relative(text: str) -> float | None:

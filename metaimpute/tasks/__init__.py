@@ -8,6 +8,7 @@ from .cifar import Cifar10, Cifar100
 from .digits import Digits
 from .drawn_faces import DrawnFaces
 from .fashion_mnist import FashionMNIST
+from .few_shot import FewShotDigits, FewShotImages
 from .image_folder import ImageFolder, ImageNet72, TinyImageNet
 from .imdb import IMDb
 from .landmarks import LandmarkTask
@@ -15,6 +16,7 @@ from .mtfl import MTFL
 from .own_images import OwnImages
 from .own_table import OwnTable
 from .own_text import OwnText
+from .sinusoid import Sinusoid
 from .splits import semi_supervised
 from .two_moons import TwoMoons
 
@@ -28,6 +30,8 @@ __all__ = [
     "Digits",
     "DrawnFaces",
     "FashionMNIST",
+    "FewShotDigits",
+    "FewShotImages",
     "IMDb",
     "ImageFolder",
     "ImageNet72",
@@ -40,6 +44,7 @@ __all__ = [
     "OwnTable",
     "OwnText",
     "Pool",
+    "Sinusoid",
     "Task",
     "TaskData",
     "TaskError",

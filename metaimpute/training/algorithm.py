@@ -259,6 +259,11 @@ class Algorithm1:
             outputs["start"], cotangents["start"] = theta_0, result.grad_theta_0
         if hyper:
             learned = {name: result.grad_optimizer.get(name) for name in hyper}
+            if any(slope is None for slope in learned.values()):
+                raise ProblemError(
+                    f"problem '{problem.name}' learns {', '.join(hyper)} of the inner steps, and estimator "
+                    f"'{settings.estimator.name}' gives no gradient of that; exact, mixed and forward do"
+                )
             outputs["hyper"], cotangents["hyper"] = hyper, learned
         return Estimate(meta, vjp_through(outputs, cotangents, meta), result)
 

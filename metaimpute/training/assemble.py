@@ -15,6 +15,7 @@ from ..engine import FunctionalModel, derive_seed, fixed_rng, parse_memory
 from ..engine.ambient import as_usual
 from ..engine.pytree import Tree
 from ..engine.registry import describe_choices
+from ..ensemble.folds import folds
 from ..environment import pick_device
 from ..methods.base import ema_decay
 from ..problems.base import BilevelProblem, Context, Sizes
@@ -98,6 +99,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None =
         task, method, labelled, data.unlabelled, holdout,
         BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
         spec.holdout_view or method.labelled_view, train.steps, train.seed, device, needs_unlabelled=draws,
+        folds=_folds(recipe, labelled),
     )  # fmt: skip
     return Parts(
         device, data, module, optimizer, outer, schedulers,
@@ -137,13 +139,31 @@ def _network_and_data(
 
 def _holdout(recipe: Recipe, data: TaskData) -> tuple[Pool, Pool]:
     """Pools that labelled and hold-out batches come from: the same one (joint), or two parts of it (separate, trusted)."""
-    if recipe.problem_spec.holdout == "joint" or recipe.problem.learns == "nothing":
+    if recipe.problem_spec.folds or recipe.problem_spec.holdout == "joint" or recipe.problem.learns == "nothing":
         return data.labelled, data.labelled
     if recipe.problem_spec.holdout == "trusted":
         assert data.trusted is not None
         return data.labelled.subset(without(len(data.labelled), data.trusted)), data.labelled.subset(data.trusted)
     output = recipe.task.output
     return separate_holdout(data.labelled, output.size if isinstance(output, Classes) else None, recipe.train.seed)
+
+
+def _folds(recipe: Recipe, labelled: Pool) -> list[Tensor]:
+    """Positions of labelled examples that are held out in turn, balanced over classes; none but for ``holdout: folds(n)``.
+
+    Raises:
+        RecipeError: where they are too few.
+    """
+    count = recipe.problem_spec.folds
+    if count is None or recipe.problem.learns == "nothing" or labelled.targets is None:
+        return []
+    seed = derive_seed(recipe.train.seed, Stream.HOLDOUT_SPLIT)
+    targets, classes = labelled.targets.numpy(), isinstance(recipe.task.output, Classes)
+    found = [torch.from_numpy(held) for _, held in folds(targets, count, 1, seed, classes)]
+    if len(found) < count:
+        reason = f"folds({count}) needs {count} labels that can be held out, and there are {len(found)}"
+        raise recipe.source.fail(("problem", "holdout"), reason)
+    return found
 
 
 def _outer(

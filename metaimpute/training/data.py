@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..engine.pytree import Tree, tree_map
 from ..methods.base import Method
 from ..streams import Stream
 from ..tasks.base import Pool, Task
-from .sampling import StepSampler
+from .sampling import FoldSampler, StepSampler
 
 
 def to_device(tree: Tree, device: torch.device) -> Tree:
@@ -36,6 +37,7 @@ class BatchSource:
         holdout: the pool hold-out batches come from: the labelled one (``joint``) or one of its own (``separate``).
             For episodes it is the labelled pool, and a step's hold-out batch holds the same rows.
         holdout_view: the view of hold-out examples. needs_unlabelled: False leaves the unlabelled views out.
+        folds: positions in the labelled pool, of which each step holds out the next one and trains on the others.
     """
 
     def __init__(
@@ -51,15 +53,20 @@ class BatchSource:
         seed: int,
         device: torch.device,
         needs_unlabelled: bool = True,
+        folds: Sequence[Tensor] = (),
     ) -> None:
         self.task, self.method, self.device, self.seed, self.steps = task, method, device, seed, steps
         self.labelled, self.unlabelled, self.holdout_pool = labelled, unlabelled, holdout
         self.holdout_view, self.needs_unlabelled = holdout_view, needs_unlabelled
-        self._labelled = StepSampler(len(labelled), sizes.labelled, seed, Stream.LABELLED)
+        self._labelled: Callable[[int], Tensor] = StepSampler(len(labelled), sizes.labelled, seed, Stream.LABELLED)
         self._unlabelled = StepSampler(len(unlabelled), sizes.unlabelled, seed, Stream.UNLABELLED)
-        self._holdout = (
+        self._holdout: Callable[[int], Tensor] = (
             self._labelled if task.episodes else StepSampler(len(holdout), sizes.holdout, seed, Stream.HOLDOUT)
         )
+        if folds:
+            others = [torch.cat([*folds[:place], *folds[place + 1 :]]) for place in range(len(folds))]
+            self._labelled = FoldSampler(others, sizes.labelled, seed, Stream.LABELLED)
+            self._holdout = FoldSampler(folds, sizes.holdout, seed, Stream.HOLDOUT)
 
     def _view(self, raw: Any, kind: ViewKind, step: int, stream: Stream, *part: int) -> tuple[Tree, LabelMotion | None]:
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, stream, step, *part))

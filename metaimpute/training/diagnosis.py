@@ -25,10 +25,11 @@ def of_lookahead(
     """
     at = map_tensors(lambda p: p.detach().requires_grad_(), params)
     slope = gradient(problem.supervised(at, holdout), at)
-    pairs = zip(tensors(slope), tensors(detach(params)), tensors(result.theta_k), strict=True)
-    measures: dict[str, Tensor | float] = {
-        "holdout_linear": torch.stack([(g * (end - start)).sum() for g, start, end in pairs]).sum()
-    }
+    before, after = tensors(detach(params)), tensors(result.theta_k)
+    measures: dict[str, Tensor | float] = {}
+    if [leaf.shape for leaf in before] == [leaf.shape for leaf in after]:  # else the look-ahead moves other parameters
+        pairs = zip(tensors(slope), before, after, strict=True)
+        measures["holdout_linear"] = torch.stack([(g * (end - start)).sum() for g, start, end in pairs]).sum()
     if problem.learns == "network":
         measures["cosine_holdout"] = cosine(slope, applied)
     truth, grad, labels, output = batch.unlabelled.truth, result.grad_c, batch.imputation.labels, problem.method.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,3 +41,23 @@ class StepSampler:
             rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, self.stream, epoch))
             self._orders[epoch] = torch.randperm(self.size, generator=rng, device="cpu")
         return self._orders[epoch]
+
+
+class FoldSampler:
+    """Shuffled passes over parts of a pool in turn: step t sees part ``t mod n``.
+
+    Args:
+        parts: positions in the pool. batch, seed, stream: as of :class:`StepSampler`, which goes over each part by itself.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], batch: int, seed: int, stream: int) -> None:
+        self.parts = list(parts)
+        self._within = [
+            StepSampler(len(part), batch, derive_seed(seed, stream, place), stream)
+            for place, part in enumerate(self.parts)
+        ]
+
+    def __call__(self, step: int) -> Tensor:
+        """Positions of the examples of ``step``, shape ``[batch]``."""
+        turn, place = divmod(step, len(self.parts))
+        return self.parts[place][self._within[place](turn)]
