@@ -41,6 +41,8 @@ SIZES: dict[str, tuple[str, ...]] = {  # what the small data sets below can meet
     "imdb": ("task.unlabelled=16",),
     "digits": (),
     "two_moons": (),
+    "sinusoid": (),
+    "few_shot_digits": (),
     "own_images": (),
     "own_text": (),
     "own_table": (),

@@ -48,5 +48,5 @@ CLAIM = Claim(
     holds=lambda mean: (
         mean["found, finite_difference"]["test_error"] < mean[f"mean of {DRAWS} drawn at random"]["test_error"]
     ),
-    tuned="learning rates on seed 100",
+    tuned="nothing",
 )
