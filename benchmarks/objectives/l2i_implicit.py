@@ -13,7 +13,6 @@ CLAIM = Claim(
     arms={
         "l2i_implicit": error_of(RECIPE),
         "l2i, five steps of the head, folds(4)": error_of(RECIPE, UNROLLED),
-        "l2i, five steps of the head, joint": error_of(RECIPE, UNROLLED, "problem.holdout=joint"),
         "hypergradient zero": error_of(RECIPE, "problem.name=zero_hypergradient"),
     },
     holds=lambda mean: mean["l2i_implicit"]["test_error"] < mean["hypergradient zero"]["test_error"],
