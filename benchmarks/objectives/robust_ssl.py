@@ -12,7 +12,6 @@ CLAIM = Claim(
     arms={
         "robust_ssl": error_of(RECIPE),
         "without weighted BatchNorm": error_of(RECIPE, "problem.weighted_norm=false"),
-        "hypergradient zero": error_of(RECIPE, "problem.weight=0"),
         "base method": error_of(RECIPE, "problem.name=none"),
         "labels alone": error_of(RECIPE, "problem.name=none", "method.name=supervised"),
     },

@@ -35,5 +35,6 @@ def weights_of_losses(meta: Tree, losses: Tensor) -> Tensor:
 
 def weights_at(meta: Tree) -> dict[str, float]:
     """The weight of a row with a small and of one with a large loss, for the log."""
-    small, large = weights_of_losses(meta, torch.tensor([0.0, 4.0]).to(meta["out.bias"]))
+    with torch.no_grad():
+        small, large = weights_of_losses(meta, torch.tensor([0.0, 4.0]).to(meta["out.bias"]))
     return {"weight_at_loss_0": float(small), "weight_at_loss_4": float(large)}
