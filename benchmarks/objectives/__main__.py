@@ -72,7 +72,9 @@ def main(only: tuple[str, ...], seeds: int, first: int, again: bool, dry: bool) 
         row = known = known if known.get("of") == digest(name) else {}
         for row in measure(claim, list(range(first, first + seeds)), click.echo, known):
             row["of"] = digest(name)
-            row["command"] = f"python -m benchmarks.objectives {name} --seeds {len(row['seeds'])}"
+            begin = row["seeds"][0]
+            later = f" --first {begin}" if begin else ""
+            row["command"] = f"python -m benchmarks.objectives {name} --seeds {len(row['seeds'])}{later}"
             if not dry:
                 RESULTS.mkdir(exist_ok=True)
                 path.write_text(json.dumps(row, indent=1) + "\n")

@@ -11,7 +11,7 @@ from .claim import Claim, Numbers, trained
 RECIPE = "digits_distillation"
 MARGIN = 79.5 - 68.6  # accuracy on MNIST in Table 1: distilled images and random real ones, starts drawn at random
 STARTS = 10
-SCALES = (0.3, 1.0, 3.0, 10.0)
+RATES = (0.1, 0.3, 1.0, 3.0)  # problem.inner.lr is 1
 
 
 def error_on_new_starts(session: Session, first: int) -> float:
@@ -35,16 +35,16 @@ def distilled(seed: int) -> Numbers:
 
 def real(seed: int) -> Numbers:
     """One real image per class drawn by the seed, with the learning rate that suits it best on the test set itself."""
-    session, _ = trained(RECIPE, seed, "train.steps=1")
+    session, _ = trained(RECIPE, seed, "train.steps=1", "problem.learn_rate=true")
     meta, pool = session.algorithm.meta, session.data.labelled
     assert meta is not None and isinstance(pool.inputs, torch.Tensor) and pool.targets is not None
     drawn = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     rows = [int(drawn[pool.targets[drawn] == label][0]) for label in range(10)]
     found = []
-    for scale in SCALES:
+    for rate in RATES:
         with torch.no_grad():
             meta["images"].copy_(pool.inputs[rows])
-            meta["log_scale"].fill_(scale).log_()
+            meta["log_scale"].fill_(rate).log_()
         found.append(error_on_new_starts(session, 1000))
     return {"test_error": min(found)}
 
@@ -56,5 +56,5 @@ CLAIM = Claim(
     holds=lambda mean: (
         mean["random real images, best of 4 learning rates"]["test_error"] - mean["distilled"]["test_error"] >= MARGIN
     ),
-    tuned="learning rates and steps on seed 100",
+    tuned="learning rates on seeds 100 to 103, after a learned rate had diverged on one of the seeds 0 to 4",
 )

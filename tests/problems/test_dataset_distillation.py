@@ -58,7 +58,7 @@ def test_a_random_start_is_drawn_anew_and_a_fixed_one_is_not(init: str, same: bo
 
 
 def test_what_is_tested_has_taken_the_inner_steps_on_the_images() -> None:
-    algorithm = (parts := assemble(recipe("problem.inner.steps=2"), lambda line: None)).algorithm
+    algorithm = (parts := assemble(recipe("problem.inner={lr: 0.1, steps: 2}"), lambda line: None)).algorithm
     meta, rate = algorithm.meta, 0.1
     params = {n: p.detach().requires_grad_() for n, p in parts.module.named_parameters()}
     for _ in range(2):

@@ -45,7 +45,7 @@ def test_folds_are_balanced_disjoint_and_the_seeds() -> None:
         ).batches._holdout
         return [sorted(part.tolist()) for part in sampler.parts]
 
-    assert sorted(sum(of(0), [])) == list(range(50)) and [len(part) for part in of(0)] == [10] * 5
+    assert sorted(row for part in of(0) for row in part) == list(range(50)) and [len(part) for part in of(0)] == [10] * 5
     assert of(0) == of(0) != of(1)
     data = assemble(recipe("problem.holdout=folds(5)"), lambda line: None).data
     assert all(sorted(data.labelled.targets[part].tolist()) == list(range(10)) for part in of(0))  # type: ignore[index]
