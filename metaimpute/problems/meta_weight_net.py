@@ -20,8 +20,8 @@ class MetaWeightNet(BilevelProblem):
     """Weights of the labelled rows as a function of their losses (Shu et al., 2019).
 
     Args:
-        width: hidden units of the function. normalize: divide weights by their sum over the batch, as the authors' first code
-            does: else the scale of all weights, a learning rate, is learned as well.
+        width: hidden units of the function. normalize: divide weights by their sum over the batch: else the scale of all
+            weights, a learning rate, is learned as well.
     """
 
     uses_unlabelled = False
