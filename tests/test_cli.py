@@ -93,7 +93,7 @@ def test_resume_continues_and_says_so(here: Path) -> None:
         (["check", "empty"], "no recipe (*.yaml) in empty"),
         (["data", "get", "imbd"], "did you mean 'imdb'?"),
         (["data", "example", "imags", "my_images"], "did you mean 'images'?"),
-        (["run", "small.yaml", "--nonsense"], "No such option"),
+        (["run", "small.yaml", "--nonsense"], "no such option"),
         (["list", "planets"], "error: unknown kind 'planets'; did you mean 'problems'?"),
         (["list", "xyz"], "error: unknown kind 'xyz'; choose one of: estimators, methods, models,"),
     ],

@@ -182,7 +182,9 @@ def test_shells_complete_recipes_keys_and_values(monkeypatch: pytest.MonkeyPatch
     assert completed(["list"], "est") == ["estimators"]
     assert "train.steps=" in completed(["run", "--set"], "train.st")
     assert completed(["run", "--set"], "method.name=ud") == ["method.name=uda"]
-    assert completed(["run", "--set"], "problem.holdout=") == ["problem.holdout=joint", "problem.holdout=separate"]
+    assert completed(["run", "--set"], "problem.holdout=") == [
+        "problem.holdout=joint", "problem.holdout=separate", "problem.holdout=trusted",
+    ]  # fmt: skip
     assert "problem.estimator=mixed" in completed(["check", "--set"], "problem.estimator=m")
     monkeypatch.setenv("COMP_WORDS", "metaimpute run imdb_uda --set task.lab")
     assert completed(["run", "imdb_uda", "--set"], "task.lab") == ["task.labels="]

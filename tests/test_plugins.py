@@ -305,7 +305,7 @@ def greet(times):
 
 def test_one_file_adds_a_command_with_an_option_of_its_own(here: Path) -> None:
     (here / "mine.py").write_text(COMMAND)
-    assert call("greet").exit_code == 2 and "No such command 'greet'" in call("greet").output
+    assert call("greet").exit_code == 2 and "no such command 'greet'" in call("greet").output
     done = call("--import", "mine.py", "greet", "--times", "2")
     assert done.exit_code == 0 and done.output == "hello hello \n"
     assert "A command of one's own." in call("--import", "mine.py", "--help").output

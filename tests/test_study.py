@@ -250,6 +250,8 @@ def test_study_compare_and_report_say_the_same_of_the_same_runs(here: Path, metr
     for one in (shown_by("compare", "o"), shown_by("report", "o"), shown_by("compare", "o/mine", "o/base-line")):
         assert one["systems"] == {name: pytest.approx(pair) for name, pair in told.items()}
         assert one["against"] == "base line" and one["verdict"]["lines"] == kept["verdict"]["lines"]
+    tables = CliRunner().invoke(main, ["report", "o"]).stdout.split("What now", 1)[1]
+    assert re.search(r"system .* mine .* base line ", tables) and "with problem.name" not in tables
     page = (here / "report.html").read_text()
     assert "minus base line" in page and kept["verdict"]["lines"][0] in page
 

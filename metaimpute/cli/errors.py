@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -201,7 +202,16 @@ def _spelled() -> Iterator[None]:
     except click.ClickException as error:
         hint = _named_like_an_option() if isinstance(error, click.NoSuchOption) else ""
         error.message = spelled(error.message + hint)  # type: ignore[misc]  # click calls it final
+        error.show = functools.partial(_show, error)  # type: ignore[method-assign]
         raise
+
+
+def _show(error: click.ClickException, file: object = None) -> None:
+    """What click says of a call, as one line in the voice of all others: no usage before it, the way to help behind it."""
+    said = " ".join(error.format_message().split()).removesuffix(".")
+    context = getattr(error, "ctx", None)
+    way = f" ({context.command_path} --help)" if context is not None else ""
+    echo(f"error: {said[:1].lower()}{said[1:]}{way}", err=True)
 
 
 def _named_like_an_option() -> str:

@@ -56,7 +56,9 @@ def report(runs: tuple[Path, ...], out: Path | None, no_samples: bool) -> None:
             if len(one.systems) > COLUMNS or one.measure == "validation_last":
                 console.print(comparison_table(one, console.width))
                 continue
-            for table in result_tables([[run.result for run in seeds] for seeds in one.systems.values()], console):
+            alone = len(one.systems) == 1 and all(run.study is None for seeds in one.systems.values() for run in seeds)
+            results = [[run.result for run in seeds] for seeds in one.systems.values()]
+            for table in result_tables(results, console, None if alone else list(one.systems)):
                 console.print(table)
         if out is None:
             out = (found[0].folder if len(found) == 1 else Path()) / REPORT

@@ -8,15 +8,17 @@ backward pass, those of the inner gradients' own derivatives too, is of scaled n
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .estimators import Estimator, EstimatorError, HypergradientResult
 from .losses import Loss, StructuredLoss
 from .optimizers import InnerOptimizer, chain, gradient_callback
-from .pytree import Tree, map_tensors
+from .pytree import Tree, map_tensors, norm
 
 UNSCALABLE = (
     "approx",
@@ -62,6 +64,11 @@ def unscaled(scale: float, found: HypergradientResult) -> HypergradientResult:
     def own(tree: Any) -> Any:
         return None if tree is None else map_tensors(lambda leaf: leaf / scale, tree)
 
+    if not bool(torch.isfinite(norm(found.grad_c))):
+        warnings.warn(
+            f"the hypergradient is not finite with loss_scale={scale:g}; take a smaller one, or see whether the losses are",
+            stacklevel=3,
+        )
     errors = {key: own(value) for key, value in found.diagnostics.items() if key.startswith("standard_error")}
     sizes = {key: found.diagnostics[key] / scale for key in ("hypergradient_norm",) if key in found.diagnostics}
     losses = {"inner_losses": [loss / scale for loss in found.diagnostics.get("inner_losses", ())]}

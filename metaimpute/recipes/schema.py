@@ -141,7 +141,7 @@ class ProblemSpec(Strict):
     inner_loss: Literal["all", "unlabelled"] | None = None
     outer_optimizer: Literal["shared", "separate"] = "shared"
     outer: OptimizerSpec | None = None
-    holdout: str = "joint"
+    holdout: Literal["joint", "separate", "trusted"] | str = "joint"  # or folds(n)
     holdout_batch: BatchSize | None = None
     holdout_view: Literal["none", "weak", "strong"] | None = None
     weight: Finite = 1.0

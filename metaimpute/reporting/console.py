@@ -187,37 +187,46 @@ def _last_of(measure: str) -> Callable[[Result], float | None]:
     return lambda result: result.test_measures.get(measure, {}).get("last")
 
 
-def result_tables(systems: Sequence[list[Result]], console: Console) -> list[Table]:
+def result_tables(systems: Sequence[list[Result]], console: Console, names: Sequence[str] | None = None) -> list[Table]:
     """:func:`result_table`, in several tables where the terminal would leave a system too few cells in one."""
-    found, left, unbound = [], list(systems), console.options.update(max_width=10_000)
+    found, unbound = [], console.options.update(max_width=10_000)
+    named: Sequence[str | None] = names or [None] * len(systems)
+    left = list(zip(systems, named, strict=True))
     fitting = max(1, (console.width - NAMES) // FEWEST)
     while left:
-        whole = console.measure(result_table(left), options=unbound).maximum <= console.width
+        whole = console.measure(_tabled(left), options=unbound).maximum <= console.width
         count = len(left) if whole else fitting
-        found.append(result_table(left[:count]))
+        found.append(_tabled(left[:count]))
         left = left[count:]
     return found
 
 
-def result_table(systems: Sequence[list[Result]]) -> Table:
+def _tabled(named: Sequence[tuple[list[Result], str | None]]) -> Table:
+    names = [name for _, name in named if name is not None]
+    return result_table([seeds for seeds, _ in named], names or None)
+
+
+def result_table(systems: Sequence[list[Result]], names: Sequence[str] | None = None) -> Table:
     """One column per system, all of one metric; the profile stands with every number.
 
     Args:
         systems: the results of each system, one per seed; of several the table shows mean and standard deviation.
+        names: of the systems; None: what they are made of.
     """
     firsts = [seeds[0] for seeds in systems]
-    title = title_of(firsts[0]) if len(systems) == 1 else None
+    title = title_of(firsts[0]) if len(systems) == 1 and names is None else None
+    names = names or [system_name(first) for first in firsts]
     table = Table(title=cell(title) if title else None, title_justify="left", show_header=False)
     table.add_column("")
-    for first in firsts:
-        table.add_column(cell(system_name(first)), justify="right", overflow="fold")
+    for name in names:
+        table.add_column(cell(name), justify="right", overflow="fold")
 
     def numbers(value: Callable[[Result], float | None], form: str = "{:.2f}") -> list[str]:
         return [spread([value(result) for result in seeds], form) for seeds in systems]
 
     tested = f"test {firsts[0].metric}"
     rows: list[tuple[str, list[str]]] = [
-        ("system", [system_name(r) for r in firsts]),
+        ("system", list(names)),
         ("data", [r.source for r in firsts]),
         (
             "labels / unlabelled / test",

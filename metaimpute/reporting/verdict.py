@@ -56,7 +56,8 @@ def verdict(standings: Sequence[Standing], base: str | None, metric: str, rows: 
     """
     known = [one for one in standings if one.values and one.fair]
     if not known:
-        return Verdict(None, ("No system has a number to be compared by.",), "finish the runs")
+        said = "No system has a test error to be compared by."
+        return Verdict(None, (said,), "finish the runs; of data without a test set each run says what error it expects")
     most = max(len(one.values) for one in known)
     ranked = sorted(
         (one for one in known if len(one.values) == most), key=lambda one: statistics.mean(one.values.values())

@@ -29,7 +29,7 @@ class Words:
 
 
 COMMAND = Words(
-    "--resume", "--out", "RECIPE, --profile, --set, --seed and --out", "metaimpute run recipes/imdb_uda.yaml",
+    "--resume", "--out", "RECIPE, --profile, --set, --seed and --out", "metaimpute run imdb_uda",
     lambda folder: f"--resume {argument(folder)}",
 )  # fmt: skip
 PYTHON = Words(

@@ -89,3 +89,11 @@ def test_gradients_that_float16_rounds_to_zero_survive_scaled() -> None:
 def test_what_cannot_be_scaled_is_refused(name: str, scale: Any, said: str) -> None:
     with pytest.raises(EstimatorError, match=said):
         hypergradient(inner, outer, *start(), [0], sgd(0.1), name, loss_scale=scale)
+
+
+def test_a_scale_that_is_too_large_is_told() -> None:
+    def half(loss: Any) -> Any:
+        return lambda params, c, batch: loss({n: p.half() for n, p in params.items()}, c.half(), batch).float()
+
+    with pytest.warns(UserWarning, match="is not finite with loss_scale=1.09951e\\+12; take a smaller one"):
+        hypergradient(half(inner), half(outer), *start(torch.float32), [0], sgd(0.1), loss_scale=2.0**40)

@@ -66,7 +66,7 @@ def test_a_baseline_that_is_best_is_called_so_and_a_control_is_named() -> None:
 def test_what_cannot_be_compared_is_no_rival() -> None:
     found = verdict([standing("a", 1, 2), standing("b", 0, 0, fair=False), standing("c", 0)], "a", METRIC)
     assert found.best == "a" and "c has fewer seeds and cannot be best." in found.lines
-    assert verdict([standing("a")], None, METRIC).lines == ("No system has a number to be compared by.",)
+    assert verdict([standing("a")], None, METRIC).lines == ("No system has a test error to be compared by.",)
     assert "Nothing here to compare it with" in verdict([standing("a", 1, 2)], "a", METRIC).lines[0]
 
 

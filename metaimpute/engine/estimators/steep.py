@@ -10,6 +10,7 @@ zero can so outweigh all others, and the hypergradient is right, to first order,
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..optimizers import InnerOptimizer
 from ..optimizers.base import is_zero
-from ..pytree import Tree, as_leaves, gradient, norm, tensors
+from ..pytree import Tree, as_leaves, detach, gradient, norm, tensors
 from ..repetition import rebuilding
 from ..unroll import BilevelMap
 
@@ -28,19 +29,30 @@ SUSPECT = 1e4  # times k lr max(1, |outer loss|): without the gradient of the ou
 def has_steep_zero(rule: InnerOptimizer) -> bool:
     """Whether it is one of the Adams (or Adagrad, RMSprop) whose root nothing is added to."""
     hyper = rule.hyper
-    return "eps_root" in hyper and is_zero(hyper["eps_root"]) and isinstance(hyper.get("lr"), int | float)
+    return "eps_root" in hyper and is_zero(hyper["eps_root"])
+
+
+def largest_rate(rule: InnerOptimizer) -> float:
+    """The largest learning rate among a rule's: numbers, tensors, by name or by step; 1 where it keeps them elsewhere."""
+    found = rule.hyper.get("lr")
+    values = found.values() if isinstance(found, Mapping) else [found]
+    flat = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
+    rates = [
+        float(one.detach().abs().max()) if isinstance(one, Tensor) else float(one) for one in flat if one is not None
+    ]
+    return max(rates, default=0.0) or 1.0
 
 
 def warn_where_steep(
     problem: BilevelMap, grad_c: Tree, theta_k: Tree, outer: Tensor, diagnostics: dict[str, Any]
 ) -> None:
     """Warns of such a hypergradient; ``diagnostics["steep"]`` says how far it is beyond what the steps can do."""
-    size = norm(grad_c)
+    size = norm(detach(grad_c))
     if not tensors(grad_c) or size.is_meta:
         return
-    lr, own = float(problem.optimizer.hyper["lr"]), float(norm(problem.c))
+    lr, own = largest_rate(problem.optimizer), float(norm(detach(problem.c)))
     promised = float(size) * (own or 1.0)
-    if not SUSPECT * problem.steps * lr * max(1.0, abs(float(outer))) < promised < float("inf"):
+    if not SUSPECT * problem.steps * lr * max(1.0, abs(float(outer.detach()))) < promised < float("inf"):
         return
     at = as_leaves(theta_k)
     with torch.enable_grad(), rebuilding():
