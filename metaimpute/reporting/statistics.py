@@ -56,7 +56,7 @@ def signed_rank(differences: Sequence[float] | np.ndarray) -> float | None:
 def holm(values: Sequence[float]) -> list[float]:
     """p values of several tests, each corrected so that the chance of any false one among them all is bounded (Holm, 1979).
 
-    Returns them in the order given: the smallest times their number, the next times one less, and so on, none below one before it.
+    In the order given: the smallest times their number, the next times one less, and so on, none below one before it.
     """
     order = np.argsort(values, kind="stable")
     scaled = np.asarray(values, dtype=float)[order] * np.arange(len(values), 0, -1)
