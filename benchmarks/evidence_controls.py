@@ -10,6 +10,7 @@ import torch
 from metaimpute import TaskData, register_problem, register_task
 from metaimpute.problems.hyper_cleaning import HyperCleaning
 from metaimpute.problems.l2i import RandomDirection
+from metaimpute.problems.learned_scalars import LearnedScalars
 from metaimpute.problems.unlabelled_weights import UnlabelledWeights
 from metaimpute.ranges import Positive
 from metaimpute.streams import Stream
@@ -27,6 +28,13 @@ class RandomHyperCleaning(HyperCleaning):
 @register_problem("random_unlabelled_weights")
 class RandomUnlabelledWeights(UnlabelledWeights):
     """Control: weights of the unlabelled rows that go a random way, as far as the hypergradient would take them."""
+
+    control = RandomDirection.control
+
+
+@register_problem("random_learned_scalars")
+class RandomLearnedScalars(LearnedScalars):
+    """Control: scalars of the consistency loss that go a random way, as far as the hypergradient would take them."""
 
     control = RandomDirection.control
 

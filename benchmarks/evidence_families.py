@@ -20,7 +20,8 @@ import click
 import torch
 import yaml
 from evidence_families_tables import write_tables
-from evidence_runs import measured, points
+from evidence_runs import measured
+from evidence_training import points
 from own_data_tables import slug
 
 from metaimpute.environment import describe
@@ -36,7 +37,8 @@ def asked_of(family: dict[str, Any], task: str) -> dict[str, Any]:
     """The recipe, the settings of all arms, and the task whose choices are taken, if it is another one."""
     own = dict(family["tasks"][task])
     tuned_on = own.pop("tuned_on", None)
-    return {"recipe": family["recipe"], "set": {**family["set"], **own}, "tuned_on": tuned_on}
+    found = {"recipe": family["recipe"], "set": {**family["set"], **own}, "tuned_on": tuned_on}
+    return {**found, "search": family["search"]} if "search" in family else found
 
 
 def fresh(name: str, task: str, family: dict[str, Any]) -> dict[str, Any]:

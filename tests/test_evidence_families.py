@@ -20,7 +20,8 @@ sys.path.append(str(BENCHMARKS))
 import evidence_families  # noqa: E402
 import evidence_families_tables as tables  # noqa: E402
 import evidence_rivals as rivals  # noqa: E402
-from evidence_runs import measured, points, recipe_of  # noqa: E402
+from evidence_runs import measured  # noqa: E402
+from evidence_training import points, recipe_of  # noqa: E402
 
 FAMILIES: dict[str, Any] = yaml.safe_load((BENCHMARKS / "evidence.yaml").read_text())["families"]
 
