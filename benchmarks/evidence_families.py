@@ -31,13 +31,38 @@ from metaimpute.rundir.files import write_text
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evidence" / "families"
 FAILED = 100.0  # validation error of a run that diverged
+KINDS = {"none": "base"}  # of arms that evidence.py has measured; all but L2I's are controls else
+
+
+def read_families() -> dict[str, Any]:
+    """The families of evidence.yaml; tasks that are ``taken`` from those of evidence.py have recipe and settings of theirs."""
+    asked = yaml.safe_load((HERE / "evidence.yaml").read_text())
+    for family in asked["families"].values():
+        for task in family.get("taken", ()):
+            own = asked["tasks"][task]
+            family.setdefault("tasks", {})[task] = {"recipe": own["recipe"], **own["set"]}
+    return dict(asked["families"])
+
+
+def taken(task: str, results: Path) -> dict[str, Any]:
+    """Arms that ``evidence.py`` has measured on a task."""
+    path = results.parent / f"{slug(task)}.json"
+    arms = json.loads(path.read_text())["arms"]
+    return {
+        name: {
+            "asked": {"kind": KINDS.get(name, "objective" if name.startswith("l2i") else "control")}, "search": [],
+            "chosen": {"set": arm["set"], "validation": arm["validation"]}, "test": arm["test"],
+            "seconds": dict.fromkeys(arm["test"], arm["seconds"]), "measured_by": f'python benchmarks/evidence.py "{task}"',
+        }
+        for name, arm in arms.items()
+    }  # fmt: skip
 
 
 def asked_of(family: dict[str, Any], task: str) -> dict[str, Any]:
     """The recipe, the settings of all arms, and the task whose choices are taken, if it is another one."""
     own = dict(family["tasks"][task])
-    tuned_on = own.pop("tuned_on", None)
-    found = {"recipe": family["recipe"], "set": {**family["set"], **own}, "tuned_on": tuned_on}
+    tuned_on, recipe = own.pop("tuned_on", None), own.pop("recipe", family.get("recipe"))
+    found = {"recipe": recipe, "set": {**family.get("set", {}), **own}, "tuned_on": tuned_on}
     return {**found, "search": family["search"]} if "search" in family else found
 
 
@@ -56,7 +81,7 @@ def known(name: str, task: str, family: dict[str, Any], results: Path) -> dict[s
         before = json.loads(path.read_text())
         if all(before[key] == found[key] for key in ("recipe", "set", "tuned_on", "tune")):
             found = before
-    arms = {}
+    arms = taken(task, results) if task in family.get("taken", ()) else {}
     for arm, own in family["arms"].items():
         empty = {"asked": own, "search": [], "chosen": None, "test": {}, "seconds": {}}
         of_arm = found["arms"].get(arm)
@@ -77,6 +102,8 @@ def run(found: dict[str, Any], arm: str, point: dict[str, Any], seed: int) -> di
 def search(found: dict[str, Any], seeds: list[int]) -> Iterator[str]:
     """Tries every setting of every arm; then the best of each is under ``chosen``, with its mean validation error."""
     for arm, own in found["arms"].items():
+        if "measured_by" in own:
+            continue
         for number, point in enumerate(points(own["asked"])):
             if number == len(own["search"]):
                 own["search"].append({"set": point, "validation": {}, "seconds": {}})
@@ -97,7 +124,7 @@ def report(found: dict[str, Any], seeds: int) -> Iterator[str]:
     """Measures every arm with its chosen setting, seed by seed."""
     for seed in range(seeds):
         for arm, own in found["arms"].items():
-            if str(seed) not in own["test"]:
+            if str(seed) not in own["test"] and "measured_by" not in own:
                 result = run(found, arm, own["chosen"]["set"], seed)
                 own["test"][str(seed)], own["seconds"][str(seed)] = result["test"], result["seconds"]
                 yield f"seed {seed} {arm}: {result['test']:.2f} ({result['seconds']:.1f} s)"
@@ -134,7 +161,7 @@ def measure(name: str, family: dict[str, Any], until: float = float("inf"), resu
 def main(names: tuple[str, ...], seconds: float, only_table: bool) -> None:
     """Measure the families NAMES of evidence.yaml (default: all)."""
     until = time.monotonic() + seconds
-    families = yaml.safe_load((HERE / "evidence.yaml").read_text())["families"]
+    families = read_families()
     unknown = [name for name in names if name not in families]
     if unknown:
         raise click.UsageError(f"no such family: {unknown[0]}; there are {', '.join(families)}")

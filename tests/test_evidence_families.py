@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from metaimpute.tasks.base import Pool, TaskData
 
@@ -23,7 +22,7 @@ import evidence_rivals as rivals  # noqa: E402
 from evidence_runs import measured  # noqa: E402
 from evidence_training import points, recipe_of  # noqa: E402
 
-FAMILIES: dict[str, Any] = yaml.safe_load((BENCHMARKS / "evidence.yaml").read_text())["families"]
+FAMILIES = evidence_families.read_families()
 
 
 def noisy_blobs(trusted: int = 6) -> tuple[TaskData, np.ndarray]:
@@ -41,9 +40,11 @@ def noisy_blobs(trusted: int = 6) -> tuple[TaskData, np.ndarray]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_arm_of_a_family_has_three_settings_and_a_recipe_that_is_valid(name: str) -> None:
     family = FAMILIES[name]
-    kinds = {own["kind"] for own in family["arms"].values()}
-    assert kinds == {"base", "control", "rival", "objective"}
-    assert len([own for own in family["arms"].values() if own["kind"] == "base"]) == 1
+    results = evidence_families.RESULTS
+    for task in family["tasks"]:
+        arms = evidence_families.known(name, task, family, results)["arms"].values()
+        kinds = [own["asked"]["kind"] for own in arms]
+        assert set(kinds) == {"base", "control", "rival", "objective"} and kinds.count("base") == 1
     assert not set(family["tune"]) & set(range(family["seeds"]))
     for task in family["tasks"]:
         asked = evidence_families.asked_of(family, task)
@@ -52,6 +53,14 @@ def test_every_arm_of_a_family_has_three_settings_and_a_recipe_that_is_valid(nam
             assert len(points(own)) == 3
             for point in points(own):
                 recipe_of(asked, own, point, 0)
+
+
+def test_rivals_of_measured_arms_stand_beside_them_and_are_not_measured_with_them() -> None:
+    name, task = "few clean labels", "digits, Mean Teacher"
+    found = evidence_families.known(name, task, FAMILIES[name], evidence_families.RESULTS)
+    whole = json.loads((evidence_families.RESULTS.parent / "digits-mean-teacher.json").read_text())
+    assert found["arms"]["l2i"]["test"] == whole["arms"]["l2i"]["test"]
+    assert set(found["arms"]) == {*whole["arms"], "self-training", "label spreading"}
 
 
 @pytest.mark.parametrize("change", [rivals.confident_learning, rivals.disagreement])
