@@ -30,6 +30,7 @@ from metaimpute.rundir.files import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evidence" / "families"
+PAGE = HERE.parent / "docs" / "evidence.md"
 FAILED = 100.0  # validation error of a run that diverged
 KINDS = {"none": "base"}  # of arms that evidence.py has measured; all but L2I's are controls else
 
@@ -79,8 +80,8 @@ def known(name: str, task: str, family: dict[str, Any], results: Path) -> dict[s
     path, found = results / f"{slug(task)}.json", fresh(name, task, family)
     if path.is_file():
         before = json.loads(path.read_text())
-        if all(before[key] == found[key] for key in ("recipe", "set", "tuned_on", "tune")):
-            found = before
+        if all(before[key] == found[key] for key in ("recipe", "set", "tuned_on")):
+            found = {**found, "arms": before["arms"]}
     arms = taken(task, results) if task in family.get("taken", ()) else {}
     for arm, own in family["arms"].items():
         empty = {"asked": own, "search": [], "chosen": None, "test": {}, "seconds": {}}
@@ -117,7 +118,14 @@ def search(found: dict[str, Any], seeds: list[int]) -> Iterator[str]:
                     )
                     yield f"seed {seed} {arm} {point}: {result['validation']:.2f} on validation rows"
         best = min(own["search"], key=lambda tried: statistics.fmean(tried["validation"].values()))
-        own["chosen"] = {"set": best["set"], "validation": statistics.fmean(best["validation"].values())}
+        choose(own, {"set": best["set"], "validation": statistics.fmean(best["validation"].values())})
+
+
+def choose(own: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """Keeps an arm's setting; what was measured with another one, before there were more seeds to choose on, goes."""
+    if own["chosen"] is not None and own["chosen"]["set"] != chosen["set"]:
+        own["test"], own["seconds"] = {}, {}
+    own["chosen"] = chosen
 
 
 def report(found: dict[str, Any], seeds: int) -> Iterator[str]:
@@ -142,7 +150,7 @@ def measure(name: str, family: dict[str, Any], until: float = float("inf"), resu
             else:
                 other = json.loads((results / f"{slug(found['tuned_on'])}.json").read_text())
                 for arm, own in found["arms"].items():
-                    own["chosen"] = other["arms"][arm]["chosen"]
+                    choose(own, other["arms"][arm]["chosen"])
             yield from report(found, family["seeds"])
 
         for line in steps():
@@ -168,7 +176,7 @@ def main(names: tuple[str, ...], seconds: float, only_table: bool) -> None:
     for name in () if only_table else names or tuple(families):
         if not measure(name, families[name], until):
             break
-    write_tables(families, RESULTS)
+    write_tables(families, RESULTS, PAGE)
 
 
 if __name__ == "__main__":

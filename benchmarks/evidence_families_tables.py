@@ -16,6 +16,7 @@ from metaimpute.rundir.files import write_text
 Found = dict[str, Any]
 COLORS = {"base": "black", "control": "0.55", "rival": "C1", "objective": "C0"}
 LEVEL = 0.05
+BEGIN, END = "<!-- families -->", "<!-- /families -->"
 
 
 @dataclass(frozen=True)
@@ -177,20 +178,41 @@ def plot(tasks: list[Found], target: Path) -> None:
     plt.close(figure)
 
 
-def write_tables(families: dict[str, Any], results: Path) -> None:
-    """``families.md`` and ``families.png`` beside the folder of results, from what has been measured."""
-    said = ["# Families\n\nWritten by `benchmarks/evidence_families.py`; what it means is in `docs/evidence.md`.\n"]
-    shown, count = [], 0
+def measured_tasks(families: dict[str, Any], results: Path) -> dict[str, list[Found]]:
+    """What there is of each family, tasks without a seed of any objective left out."""
+    found = {}
     for name, family in families.items():
         paths = [results / f"{slug(task)}.json" for task in family["tasks"]]
         tasks = [json.loads(path.read_text()) for path in paths if path.is_file()]
-        count += sum(map(runs, tasks))
-        comparisons = compared(tasks)
-        tasks = [found for found in tasks if any(one.task == found["task"] for one in comparisons)]
+        found[name] = [task for task in tasks if compared([task])]
+    return found
+
+
+def summaries(found: dict[str, list[Found]]) -> str:
+    """A table for each family, as the page has them."""
+    parts = [f"**{name}**\n\n{summary(tasks, compared(tasks))}" for name, tasks in found.items() if tasks]
+    total = sum(runs(task) for tasks in found.values() for task in tasks)
+    return "\n".join([*parts, f"{total:,} runs, those of the search among them.\n"])
+
+
+def between(text: str, inside: str) -> str:
+    """The page's text with its tables replaced."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{inside}{END}{rest.split(END)[1]}"
+
+
+def write_tables(families: dict[str, Any], results: Path, page: Path | None = None) -> None:
+    """``families.md`` and ``families.png`` beside the folder of results, and the page's tables, from what has been measured."""
+    found = measured_tasks(families, results)
+    said = ["# Families\n\nWritten by `benchmarks/evidence_families.py`; what it means is in `docs/evidence.md`.\n"]
+    for name, tasks in found.items():
         if tasks:
-            said += [f"## {name}\n", summary(tasks, comparisons), *(task_table(found, comparisons) for found in tasks)]
-            shown += tasks
-    said.insert(1, f"{count} runs, those of the search among them.\n")
+            comparisons = compared(tasks)
+            said += [f"## {name}\n", *(task_table(task, comparisons) for task in tasks)]
+    said.append(summaries(found))
     write_text(results.with_suffix(".md"), "\n".join(said))
+    if page is not None:
+        write_text(page, between(page.read_text(), summaries(found)))
+    shown = [task for tasks in found.values() for task in tasks]
     if shown:
         plot(shown, results.with_suffix(".png"))

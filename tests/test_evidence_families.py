@@ -139,6 +139,14 @@ def test_an_arm_that_is_asked_for_otherwise_begins_anew_and_the_others_stay(tmp_
     assert not arms["disagreement"]["test"] and len(arms["hyper-cleaning"]["test"]) == 2
 
 
+def test_a_setting_that_more_seeds_change_is_measured_anew() -> None:
+    own = {"chosen": {"set": {"a": 1}, "validation": 3.0}, "test": {"0": 5.0}, "seconds": {"0": 1.0}}
+    evidence_families.choose(own, {"set": {"a": 1}, "validation": 4.0})
+    assert own["test"] == {"0": 5.0} and own["chosen"] == {"set": {"a": 1}, "validation": 4.0}
+    evidence_families.choose(own, {"set": {"a": 2}, "validation": 2.0})
+    assert own["test"] == {} and own["seconds"] == {}
+
+
 def test_two_arms_on_one_seed_train_on_the_same_draw() -> None:
     family = FAMILIES["wrong labels"]
     asked = evidence_families.asked_of(family, next(iter(family["tasks"])))
@@ -165,3 +173,10 @@ def test_the_objective_is_chosen_on_validation_rows_and_compared_with_every_othe
     first = comparisons[0]
     assert first.pairs.mean == pytest.approx(-1.95) and first.p == pytest.approx(2 / 1024)
     assert first.corrected == pytest.approx(4 / 1024) and first.won and not comparisons[1].won
+
+
+def test_the_pages_tables_are_those_of_what_was_measured() -> None:
+    page = evidence_families.PAGE.read_text()
+    found = tables.measured_tasks(FAMILIES, evidence_families.RESULTS)
+    assert tables.between(page, tables.summaries(found)) == page
+    assert sum(len(tasks) for tasks in found.values()) > 3
