@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from metaimpute import TaskData, register_problem, register_task
+from metaimpute.batches import Labelled
+from metaimpute.engine.pytree import Tree
 from metaimpute.problems.hyper_cleaning import HyperCleaning
 from metaimpute.problems.l2i import RandomDirection
 from metaimpute.problems.learned_scalars import LearnedScalars
@@ -23,6 +25,16 @@ class RandomHyperCleaning(HyperCleaning):
     """Control: weights of the labelled rows that go a random way, as far as the hypergradient would take them."""
 
     control = RandomDirection.control
+
+
+@register_problem("zero_hyper_cleaning")
+class ZeroHyperCleaning(HyperCleaning):
+    """Control: weights of the labelled rows that stay where they begin; as ``problem.weight: 0``, without the cost."""
+
+    needs_estimate = False
+
+    def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
+        return {"logits": torch.zeros(self.context.sizes.labelled)}
 
 
 @register_problem("random_unlabelled_weights")

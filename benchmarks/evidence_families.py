@@ -87,6 +87,10 @@ def known(name: str, task: str, family: dict[str, Any], results: Path) -> dict[s
         empty = {"asked": own, "search": [], "chosen": None, "test": {}, "seconds": {}}
         of_arm = found["arms"].get(arm)
         arms[arm] = of_arm if of_arm is not None and of_arm["asked"] == own else empty
+        reported = set(map(str, seeds_of(family)))
+        for seed in arms[arm]["test"].keys() - reported:  # of a pilot
+            arms[arm].setdefault("pilot", {})[seed] = arms[arm]["test"].pop(seed)
+            arms[arm]["seconds"].pop(seed)
     return {**found, "arms": arms}
 
 
@@ -98,6 +102,12 @@ def run(found: dict[str, Any], arm: str, point: dict[str, Any], seed: int) -> di
         if getattr(error, "prefix", "") != "training diverged: ":
             raise
         return {"validation": FAILED, "test": FAILED, "seconds": 0.0, "diverged": True}
+
+
+def seeds_of(family: dict[str, Any]) -> range:
+    """Seeds that are reported."""
+    first = family.get("first", 0)
+    return range(first, first + family["seeds"])
 
 
 def search(found: dict[str, Any], seeds: list[int]) -> Iterator[str]:
@@ -128,9 +138,9 @@ def choose(own: dict[str, Any], chosen: dict[str, Any]) -> None:
     own["chosen"] = chosen
 
 
-def report(found: dict[str, Any], seeds: int) -> Iterator[str]:
+def report(found: dict[str, Any], seeds: range) -> Iterator[str]:
     """Measures every arm with its chosen setting, seed by seed."""
-    for seed in range(seeds):
+    for seed in seeds:
         for arm, own in found["arms"].items():
             if str(seed) not in own["test"] and "measured_by" not in own:
                 result = run(found, arm, own["chosen"]["set"], seed)
@@ -151,7 +161,7 @@ def measure(name: str, family: dict[str, Any], until: float = float("inf"), resu
                 other = json.loads((results / f"{slug(found['tuned_on'])}.json").read_text())
                 for arm, own in found["arms"].items():
                     choose(own, other["arms"][arm]["chosen"])
-            yield from report(found, family["seeds"])
+            yield from report(found, seeds_of(family))
 
         for line in steps():
             click.echo(f"{task}: {line}")

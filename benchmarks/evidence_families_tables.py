@@ -10,7 +10,7 @@ from typing import Any
 
 from own_data_tables import slug
 
-from metaimpute.reporting.statistics import Paired, holm, paired
+from metaimpute.reporting.statistics import FEWEST, Paired, holm, paired
 from metaimpute.rundir.files import write_text
 
 Found = dict[str, Any]
@@ -69,6 +69,11 @@ def difference(pairs: Paired | None) -> str:
     return "-" if pairs is None else f"{pairs.mean:+.2f} ({pairs.interval}), {pairs.lower} of {len(pairs.differences)}"
 
 
+def seeds_shared(found: Found) -> int:
+    """Seeds on which every arm has been measured."""
+    return len(set[str].intersection(*(set(arm["test"]) for arm in found["arms"].values())))
+
+
 def setting(arm: Found) -> str:
     return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in arm["chosen"]["set"].items()) or "-"
 
@@ -76,8 +81,6 @@ def setting(arm: Found) -> str:
 def task_table(found: Found, comparisons: list[Comparison]) -> str:
     arms = found["arms"]
     ours, simple = ranked(found, "objective"), ranked(found, "base", "control", "rival")
-    if not ours or not simple:
-        return f"### {found['task']}\n\nNot measured yet.\n"
     against = {one.arm: one for one in comparisons if one.task == found["task"]}
     taken = f", settings chosen on {found['tuned_on']}" if found["tuned_on"] else ""
     lines = [
@@ -91,8 +94,6 @@ def task_table(found: Found, comparisons: list[Comparison]) -> str:
         "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |",
     ]
     for name, arm in arms.items():
-        if not arm["test"]:
-            continue
         spread = statistics.stdev(arm["test"].values()) if len(arm["test"]) > 1 else 0.0
         one = against.get(name)
         versus = ["", "", ""] if one is None else [difference(one.pairs), f"{one.p:.3g}", f"{one.corrected:.3g}"]
@@ -111,8 +112,6 @@ def summary(tasks: list[Found], comparisons: list[Comparison]) -> str:
     for found in tasks:
         arms = found["arms"]
         own = [one for one in comparisons if one.task == found["task"]]
-        if not own:
-            continue
         ours, simple = ranked(found, "objective")[0], ranked(found, "base", "control", "rival")[0]
         best = [f"{name} {mean(arms[name]):.2f}" for which in ("control", "rival") for name in ranked(found, which)[:1]]
         cells = [
@@ -179,12 +178,12 @@ def plot(tasks: list[Found], target: Path) -> None:
 
 
 def measured_tasks(families: dict[str, Any], results: Path) -> dict[str, list[Found]]:
-    """What there is of each family, tasks without a seed of any objective left out."""
+    """What there is of each family; a task without five seeds of every arm is left out."""
     found = {}
     for name, family in families.items():
         paths = [results / f"{slug(task)}.json" for task in family["tasks"]]
         tasks = [json.loads(path.read_text()) for path in paths if path.is_file()]
-        found[name] = [task for task in tasks if compared([task])]
+        found[name] = [task for task in tasks if seeds_shared(task) >= FEWEST]
     return found
 
 

@@ -71,7 +71,7 @@ def without_issues(data: TaskData, seed: int, strength: float, way: str) -> Task
     return kept(data, np.flatnonzero(~issue))
 
 
-def confident_learning(data: TaskData, seed: int, strength: float) -> TaskData:
+def confident_learning(data: TaskData, seed: int, strength: float = 0.3) -> TaskData:
     """Without the rows that confident learning prunes (Northcutt et al., 2021), of which trusted ones are none.
 
     Args:

@@ -26,7 +26,7 @@ def answer(recipe: Recipe, data: TaskData, asked: dict[str, Any], arm: dict[str,
     if after in SEARCHES:
         return scores_of(SEARCHES[after](recipe, data, asked, arm, point))
     if after == "fine_tuning":
-        return scores_of(fine_tuned(recipe, data, **own))
+        return scores_of(fine_tuned(recipe, data, asked, **own))
     scores = scores_of(trained(recipe, data))
     return logit_adjusted(scores, data, **own) if after == "logit_adjustment" else scores
 

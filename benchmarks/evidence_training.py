@@ -70,10 +70,11 @@ def scores_of(module: nn.Module) -> Scores:
     return scores
 
 
-def fine_tuned(recipe: Recipe, data: TaskData, steps: int) -> nn.Module:
-    """The network trained on all labelled rows, then for some steps on the trusted ones alone."""
+def fine_tuned(recipe: Recipe, data: TaskData, asked: dict[str, Any], steps: int) -> nn.Module:
+    """The network trained as the recipe has it, then for some steps on the trusted rows alone, by the base method."""
     assert data.trusted is not None
     module = trained(recipe, data)
     few = dataclasses.replace(data, labelled=data.labelled.subset(data.trusted), clean=None, trusted=None)
-    shorter = dataclasses.replace(recipe, train=recipe.train.model_copy(update={"steps": steps}))
-    return trained(shorter, few, module)
+    return trained(
+        recipe_of(asked, {"set": {"problem.name": "none", "train.steps": steps}}, {}, recipe.train.seed), few, module
+    )

@@ -45,7 +45,7 @@ def test_every_arm_of_a_family_has_three_settings_and_a_recipe_that_is_valid(nam
         arms = evidence_families.known(name, task, family, results)["arms"].values()
         kinds = [own["asked"]["kind"] for own in arms]
         assert set(kinds) == {"base", "control", "rival", "objective"} and kinds.count("base") == 1
-    assert not set(family["tune"]) & set(range(family["seeds"]))
+    assert not set(family["tune"]) & set(evidence_families.seeds_of(family))
     for task in family["tasks"]:
         asked = evidence_families.asked_of(family, task)
         assert asked["tuned_on"] is None or asked["tuned_on"] in family["tasks"]
@@ -110,11 +110,13 @@ def test_systems_of_other_kinds_see_labels_of_labelled_rows_alone(rival: str) ->
 def small(tmp_path: Path) -> dict[str, Any]:
     """The first family with three of its arms, two steps and few labels."""
     family = FAMILIES["wrong labels"]
-    arms = {name: family["arms"][name] for name in ("labels alone", "disagreement", "hyper-cleaning")}
+    arms = {
+        name: family["arms"][name] for name in ("labels alone", "zero hypergradient", "disagreement", "hyper-cleaning")
+    }
     arms["labels alone"] = {**arms["labels alone"], "grid": {"train.steps": [1, 2]}}
     sets = {**family["set"], "task.labels": 100, "train.steps": 2}
     tasks = dict(list(family["tasks"].items())[:2])
-    return {**family, "arms": arms, "set": sets, "tasks": tasks, "tune": [1001], "seeds": 2}
+    return {**family, "first": 0, "arms": arms, "set": sets, "tasks": tasks, "tune": [1001], "seeds": 5}
 
 
 def test_a_family_goes_on_where_it_ended_and_is_told_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +126,10 @@ def test_a_family_goes_on_where_it_ended_and_is_told_in_full(tmp_path: Path, mon
     monkeypatch.setattr(evidence_families, "measured", lambda *given: pytest.fail("measured again"))
     assert evidence_families.measure("wrong labels", family, results=tmp_path / "families")
     found = [json.loads(path.read_text()) for path in sorted((tmp_path / "families").glob("*.json"))]
-    assert sorted(map(tables.runs, found)) == [6, 14]
+    assert sorted(map(tables.runs, found)) == [20, 31]
     tables.write_tables({"wrong labels": family}, tmp_path / "families")
     said = (tmp_path / "families.md").read_text()
-    assert "20 runs" in said and "hyper-cleaning" in said and (tmp_path / "families.png").is_file()
+    assert "51 runs" in said and "hyper-cleaning" in said and (tmp_path / "families.png").is_file()
 
 
 def test_an_arm_that_is_asked_for_otherwise_begins_anew_and_the_others_stay(tmp_path: Path) -> None:
@@ -135,8 +137,9 @@ def test_an_arm_that_is_asked_for_otherwise_begins_anew_and_the_others_stay(tmp_
     evidence_families.measure("wrong labels", family, results=tmp_path)
     family["arms"]["disagreement"] = {**family["arms"]["disagreement"], "grid": {"own.strength": [1.0]}}
     task = next(iter(family["tasks"]))
+    family["first"] = 1
     arms = evidence_families.known("wrong labels", task, family, tmp_path)["arms"]
-    assert not arms["disagreement"]["test"] and len(arms["hyper-cleaning"]["test"]) == 2
+    assert not arms["disagreement"]["test"] and list(arms["hyper-cleaning"]["test"]) == ["1", "2", "3", "4"]
 
 
 def test_a_setting_that_more_seeds_change_is_measured_anew() -> None:
@@ -180,3 +183,11 @@ def test_the_pages_tables_are_those_of_what_was_measured() -> None:
     found = tables.measured_tasks(FAMILIES, evidence_families.RESULTS)
     assert tables.between(page, tables.summaries(found)) == page
     assert sum(len(tasks) for tasks in found.values()) > 3
+
+
+def test_weights_that_stay_train_as_a_hypergradient_of_zero_does() -> None:
+    family = FAMILIES["wrong labels"]
+    asked = evidence_families.asked_of(family, next(iter(family["tasks"])))
+    asked["set"]["train.steps"] = 5
+    stays, zero = {"set": {"problem.name": "zero_hyper_cleaning"}}, {"set": {"problem.weight": 0}}
+    assert measured(asked, stays, {}, 5)["test"] == measured(asked, zero, {}, 5)["test"]
