@@ -110,14 +110,13 @@ def seeds_of(family: dict[str, Any]) -> range:
     return range(first, first + family["seeds"])
 
 
-def search(found: dict[str, Any], seeds: list[int]) -> Iterator[str]:
-    """Tries every setting of every arm; then the best of each is under ``chosen``, with its mean validation error."""
-    for arm, own in found["arms"].items():
-        if "measured_by" in own:
-            continue
-        for number, point in enumerate(points(own["asked"])):
-            if number == len(own["search"]):
-                own["search"].append({"set": point, "validation": {}, "seconds": {}})
+def search(found: dict[str, Any], seeds: list[int], settings: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Tries the settings of every arm; then the best of each is under ``chosen``, with its mean validation error."""
+    for arm, tried_points in settings.items():
+        own = found["arms"][arm]
+        for number, point in enumerate(tried_points):
+            if number == len(own["search"]) or own["search"][number]["set"] != point:
+                own["search"][number:] = [{"set": point, "validation": {}, "seconds": {}}]
             tried = own["search"][number]
             for seed in seeds:
                 if str(seed) not in tried["validation"]:
@@ -129,6 +128,15 @@ def search(found: dict[str, Any], seeds: list[int]) -> Iterator[str]:
                     yield f"seed {seed} {arm} {point}: {result['validation']:.2f} on validation rows"
         best = min(own["search"], key=lambda tried: statistics.fmean(tried["validation"].values()))
         choose(own, {"set": best["set"], "validation": statistics.fmean(best["validation"].values())})
+
+
+def settings_of(found: dict[str, Any], results: Path) -> dict[str, list[dict[str, Any]]]:
+    """Settings to try of every arm that is measured here: those of its grid, or the one chosen on another task."""
+    here = {arm: own["asked"] for arm, own in found["arms"].items() if "measured_by" not in own}
+    if found["tuned_on"] is None:
+        return {arm: points(asked) for arm, asked in here.items()}
+    other = json.loads((results / f"{slug(found['tuned_on'])}.json").read_text())
+    return {arm: [other["arms"][arm]["chosen"]["set"]] for arm in here}
 
 
 def choose(own: dict[str, Any], chosen: dict[str, Any]) -> None:
@@ -155,12 +163,7 @@ def measure(name: str, family: dict[str, Any], until: float = float("inf"), resu
         path = results / f"{slug(task)}.json"
 
         def steps(found: dict[str, Any] = found) -> Iterator[str]:
-            if found["tuned_on"] is None:
-                yield from search(found, family["tune"])
-            else:
-                other = json.loads((results / f"{slug(found['tuned_on'])}.json").read_text())
-                for arm, own in found["arms"].items():
-                    choose(own, other["arms"][arm]["chosen"])
+            yield from search(found, family["tune"], settings_of(found, results))
             yield from report(found, seeds_of(family))
 
         for line in steps():
