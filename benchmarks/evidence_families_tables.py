@@ -165,7 +165,7 @@ def plot(tasks: list[Found], target: Path) -> None:
         axis.set_yticks(range(len(names)), names, fontsize=7)
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.tick_params(axis="x", labelsize=7)
-        axis.set_title(f"{found['task']} ({base}: {mean(found['arms'][base]):.1f}% wrong)", fontsize=8)
+        axis.set_title(f"{found['task']} ({base}: {mean(found['arms'][base]):.1f}% wrong)", fontsize=7)
         axis.spines[["top", "right"]].set_visible(False)
     marks = [
         Line2D([], [], marker="o", linestyle="", color=COLORS[one], label=one)
