@@ -53,6 +53,18 @@ def signed_rank(differences: Sequence[float] | np.ndarray) -> float | None:
     return None if len(known) < FEWEST else float(stats.wilcoxon(known).pvalue)
 
 
+def holm(values: Sequence[float]) -> list[float]:
+    """p values of several tests, each corrected so that the chance of any false one among them all is bounded (Holm, 1979).
+
+    In the order given: the smallest times their number, the next times one less, and so on, none below one before it.
+    """
+    order = np.argsort(values, kind="stable")
+    scaled = np.asarray(values, dtype=float)[order] * np.arange(len(values), 0, -1)
+    found = np.empty(len(values))
+    found[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return [float(value) for value in found]
+
+
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | None:
     """``second`` against ``first`` on the seeds they share, or None for fewer than two.
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from metaimpute.reporting.statistics import bootstrap_interval, paired, signed_rank
+from metaimpute.reporting.statistics import bootstrap_interval, holm, paired, signed_rank
 
 
 def test_the_interval_of_equal_values_is_that_value() -> None:
@@ -72,3 +72,8 @@ def test_fewer_than_five_pairs_have_no_interval() -> None:
 
 def test_one_shared_seed_is_no_pair_to_speak_of() -> None:
     assert paired({0: 1.0, 1: 2.0}, {1: 3.0}) is None
+
+
+def test_holm_multiplies_each_p_by_the_tests_that_are_left_and_never_goes_down() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9]) and holm([0.7, 0.6]) == [1.0, 1.0] and holm([]) == []

@@ -1,0 +1,159 @@
+"""Simple rivals in the families of ``evidence.yaml``: changes of the labelled rows before training, and systems of other kinds.
+
+A change takes pools and its settings to pools; a network, or an objective, is then trained on those. A system takes pools and
+its settings to a function from rows to scores ``[n, classes]``. None sees right labels that the arms do not see.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
+
+from metaimpute.tasks.base import Pool, TaskData
+
+Change = Callable[..., TaskData]
+Scores = Callable[[Pool], np.ndarray]
+FOLDS = 5
+
+
+def rows_of(pool: Pool) -> np.ndarray:
+    """Inputs as rows of numbers, ``[n, features]``."""
+    assert isinstance(pool.inputs, torch.Tensor)
+    found: np.ndarray = pool.inputs.flatten(1).double().numpy()
+    return found
+
+
+def labels_of(data: TaskData) -> np.ndarray:
+    assert data.labelled.targets is not None
+    return data.labelled.targets.numpy()
+
+
+def kept(data: TaskData, positions: np.ndarray) -> TaskData:
+    """The labelled rows at ``positions``, of which each trusted one is there still, or again; a repeated row counts again."""
+    index = torch.as_tensor(positions, dtype=torch.long)
+    trusted = None
+    if data.trusted is not None:
+        trusted = torch.isin(index, data.trusted).nonzero()[:, 0]
+    clean = None if data.clean is None else data.clean[index]
+    return dataclasses.replace(data, labelled=data.labelled.subset(index), clean=clean, trusted=trusted)
+
+
+# changes of the labelled rows ------------------------------------------------------------------------------------------
+
+
+def cross_validated(data: TaskData, seed: int, strength: float) -> np.ndarray:
+    """Probabilities ``[n, classes]`` of each labelled row from logistic regressions that have not seen its label."""
+    model = LogisticRegression(C=strength, max_iter=300)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: np.ndarray = cross_val_predict(
+            model, rows_of(data.labelled), labels_of(data), cv=folds, method="predict_proba"
+        )
+    return found
+
+
+def without_issues(data: TaskData, seed: int, strength: float, way: str) -> TaskData:
+    from cleanlab.filter import find_label_issues
+
+    shares = cross_validated(data, seed, strength)
+    issue = np.array(find_label_issues(labels_of(data), shares, filter_by=way, n_jobs=1))
+    if data.trusted is not None:
+        issue[data.trusted.numpy()] = False
+    return kept(data, np.flatnonzero(~issue))
+
+
+def confident_learning(data: TaskData, seed: int, strength: float = 0.3) -> TaskData:
+    """Without the rows that confident learning prunes (Northcutt et al., 2021), of which trusted ones are none.
+
+    Args:
+        strength: inverse of the penalty of the logistic regressions that are cross-validated.
+    """
+    return without_issues(data, seed, strength, "prune_by_noise_rate")
+
+
+def disagreement(data: TaskData, seed: int, strength: float) -> TaskData:
+    """Without the rows whose label cross-validation disagrees with."""
+    return without_issues(data, seed, strength, "predicted_neq_given")
+
+
+def trusted_twice(data: TaskData, seed: int) -> TaskData:
+    """Trusted rows among the others as well, which an objective then trains on; those held out are the same rows again."""
+    assert data.trusted is not None
+    count = len(data.labelled)
+    index = torch.cat([torch.arange(count), data.trusted])
+    found = kept(data, index.numpy())
+    return dataclasses.replace(found, trusted=torch.arange(count, count + len(data.trusted)))
+
+
+def trusted_alone(data: TaskData, seed: int) -> TaskData:
+    """The trusted rows and no other."""
+    assert data.trusted is not None
+    return kept(data, data.trusted.numpy())
+
+
+def oversampled(data: TaskData, seed: int, power: float) -> TaskData:
+    """Rows of rare classes again and again: a class of n rows, of m in the largest, ``(m / n) ** power`` times."""
+    labels = labels_of(data)
+    counts = np.bincount(labels)
+    times = np.maximum(1, np.rint((counts.max() / counts[labels].clip(1)) ** power)).astype(int)
+    return kept(data, np.repeat(np.arange(len(labels)), times))
+
+
+CHANGES: dict[str, Change] = {
+    "confident_learning": confident_learning, "disagreement": disagreement, "trusted_twice": trusted_twice,
+    "trusted_alone": trusted_alone, "oversampled": oversampled,
+}  # fmt: skip
+
+
+# systems of other kinds ------------------------------------------------------------------------------------------------
+
+
+def fitted_to_all(data: TaskData, model: Any) -> Scores:
+    """A semi-supervised classifier of scikit-learn on labelled and unlabelled rows; -1 stands for no label."""
+    rows = np.concatenate([rows_of(data.labelled), rows_of(data.unlabelled)])
+    labels = np.concatenate([labels_of(data), np.full(len(data.unlabelled), -1)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(rows, labels)
+    classes = model.classes_
+
+    def scores(pool: Pool) -> np.ndarray:
+        found = np.zeros((len(pool), int(classes.max()) + 1))
+        found[:, classes] = model.predict_proba(rows_of(pool))
+        return found
+
+    return scores
+
+
+def self_training(data: TaskData, seed: int, threshold: float) -> Scores:
+    """Logistic regression that takes its sure predictions for labels, again and again."""
+    model = LogisticRegression(C=10.0, max_iter=300)
+    return fitted_to_all(data, SelfTrainingClassifier(model, threshold=threshold))
+
+
+def label_spreading(data: TaskData, seed: int, neighbours: int) -> Scores:
+    """Labels spread over a graph of nearest neighbours (Zhou et al., 2004)."""
+    return fitted_to_all(data, LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.5))
+
+
+RIVALS: dict[str, Callable[..., Scores]] = {"self_training": self_training, "label_spreading": label_spreading}
+
+
+# what is done with a trained network's scores ----------------------------------------------------------------------------
+
+
+def logit_adjusted(scores: Scores, data: TaskData, tau: float) -> Scores:
+    """Raw outputs less ``tau`` times the logarithm of the classes' shares among the labels (Menon et al., 2021)."""
+    raw = scores(data.test)
+    counts = np.bincount(labels_of(data), minlength=raw.shape[1]).clip(1)
+    prior = tau * np.log(counts / counts.sum())
+    return lambda pool: scores(pool) - prior
