@@ -91,11 +91,18 @@ def here(all_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
 
 
+NEEDS_MASK = ("ds3l", "unlabelled_weights", "robust_ssl")  # learn from the rows that pass it alone
+
+
 def sizes(path: Path, profile: Any) -> tuple[str, ...]:
     """Overrides under which a recipe fits the small data and the method has labels to move from the first step."""
     recipe = recipes.load(path, profile)
     found = (*SIZES[recipe.task.name], "train.threads=1")
-    return (*found, "method.threshold=0") if recipe.method.name in ("fixmatch", "uda") else found
+    return (
+        (*found, "method.threshold=0")
+        if recipe.method.name in ("fixmatch", "uda") or recipe.problem.name in NEEDS_MASK
+        else found
+    )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -46,7 +46,9 @@ class DARTS(BilevelProblem):
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
         module = self.context.model.module
-        return {name: self.spread * torch.randn(module.get_buffer(name).shape) for name in self._names(module)}
+        return {
+            name: self.spread * torch.randn(module.get_buffer(name).shape, device="cpu") for name in self._names(module)
+        }
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
         return self.method.loss(lambda own, inputs: self.predict({**own, **c}, inputs), params, batch)

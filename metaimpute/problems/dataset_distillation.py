@@ -62,15 +62,15 @@ class DatasetDistillation(BilevelProblem):
         if not sizes.inputs:
             raise ProblemError("dataset_distillation learns inputs of a fixed shape, and the task's have none")
         count = sizes.outputs * self.per_class
-        meta = {"images": self.spread * torch.randn(count, *sizes.inputs)}
+        meta = {"images": self.spread * torch.randn(count, *sizes.inputs, device="cpu")}
         if self.learn_rate:
-            meta["log_scale"] = torch.zeros(())
+            meta["log_scale"] = torch.zeros((), device="cpu")
         if self.learn_labels:
             meta["labels"] = SURE * F.one_hot(self._classes(count), sizes.outputs).to(meta["images"])
         return meta
 
     def _classes(self, count: int) -> Tensor:
-        return torch.arange(count) // self.per_class
+        return torch.arange(count, device="cpu") // self.per_class
 
     def couple(self, meta: Tree, batch: Batch) -> Tree:
         """Images and, where they are learned, labels as probabilities."""

@@ -14,7 +14,7 @@ def init_function(inputs: int, width: int, outputs: int = 1) -> dict[str, Tensor
     """Initial parameters, uniform within ``1 / sqrt(fan in)`` as torch's linear layers have it."""
 
     def uniform(fan: int, *shape: int) -> Tensor:
-        return (2 * torch.rand(*shape) - 1) / math.sqrt(fan)
+        return (2 * torch.rand(*shape, device="cpu") - 1) / math.sqrt(fan)
 
     return {
         "hidden.weight": uniform(inputs, width, inputs), "hidden.bias": uniform(inputs, width),
@@ -36,5 +36,5 @@ def weights_of_losses(meta: Tree, losses: Tensor) -> Tensor:
 def weights_at(meta: Tree) -> dict[str, float]:
     """The weight of a row with a small and of one with a large loss, for the log."""
     with torch.no_grad():
-        small, large = weights_of_losses(meta, torch.tensor([0.0, 4.0]).to(meta["out.bias"]))
+        small, large = weights_of_losses(meta, meta["out.bias"].new_tensor([0.0, 4.0]))
     return {"weight_at_loss_0": float(small), "weight_at_loss_4": float(large)}

@@ -32,7 +32,7 @@ class HyperCleaning(BilevelProblem):
     l2: NonNegative = 0.0
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
-        return {"logits": torch.full((sizes.labelled,), self.logit)}
+        return {"logits": torch.full((sizes.labelled,), self.logit, device="cpu")}
 
     def couple(self, meta: Tree, batch: Batch) -> Tree:
         """Weights of the batch's rows, ``[n]``, in (0, 1)."""

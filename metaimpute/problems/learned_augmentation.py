@@ -73,7 +73,7 @@ class LearnedAugmentation(BilevelProblem):
                 f"learned_augmentation moves images, and the task's inputs have the shape {list(sizes.inputs)}"
             )
         start = {"shift": self.shift, "rotate": math.radians(self.rotate), "zoom": self.zoom, "contrast": self.contrast}
-        return {name: torch.tensor(math.log(start[name])) for name in self.learn}
+        return {name: torch.tensor(math.log(start[name]), device="cpu") for name in self.learn}
 
     def couple(self, meta: Tree, batch: Batch) -> Tree:
         """Strengths by name, each above 0."""

@@ -34,7 +34,7 @@ class LearnedRates(BilevelProblem):
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
         params = self.context.model.params
         shape = {name: p.shape if self.per == "entry" else () for name, p in params.items()}
-        return {self.group(name): torch.zeros(shape[name]) for name in params}
+        return {self.group(name): torch.zeros(shape[name], device="cpu") for name in params}
 
     def group(self, name: str) -> str:
         """What a parameter shares its rate with."""

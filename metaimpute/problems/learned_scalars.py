@@ -39,11 +39,11 @@ class LearnedScalars(BilevelProblem):
     Args:
         learn: what of ``weight``, ``temperature``, ``threshold`` and ``prior`` is learned; the others stay. None: all that the
             task's output has.
-        weight, temperature, threshold: where they begin. width: of the sigmoid that stands for the threshold's step.
+        consistency_weight, temperature, threshold: where they begin. width: of the sigmoid that stands for the threshold's step.
     """
 
     learn: tuple[Scalar, ...] | None = None
-    weight: Positive = 1.0
+    consistency_weight: Positive = 1.0
     temperature: Positive = 1.0
     threshold: float = 0.8
     width: Positive = 0.05
@@ -59,10 +59,10 @@ class LearnedScalars(BilevelProblem):
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
         start = {
-            "log_weight": torch.tensor(math.log(self.weight)),
-            "log_temperature": torch.tensor(math.log(self.temperature)),
-            "threshold_logit": torch.tensor(math.log(self.threshold / (1 - self.threshold))),
-            "prior_logits": torch.zeros(sizes.outputs),
+            "log_weight": torch.tensor(math.log(self.consistency_weight), device="cpu"),
+            "log_temperature": torch.tensor(math.log(self.temperature), device="cpu"),
+            "threshold_logit": torch.tensor(math.log(self.threshold / (1 - self.threshold)), device="cpu"),
+            "prior_logits": torch.zeros(sizes.outputs, device="cpu"),
         }
         classes = isinstance(self.context.output, Classes)
         chosen = self.learn or (ALL if classes else ("weight",))
@@ -85,7 +85,7 @@ class LearnedScalars(BilevelProblem):
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
         raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
         labels, weights = self.labels(c, batch)
-        weight = c["log_weight"].exp() if "log_weight" in c else self.weight
+        weight = c["log_weight"].exp() if "log_weight" in c else self.consistency_weight
         known = self.context.output.loss(raw[0], batch.labelled.targets).mean()
         return known + weight * (weights * self.method.consistency(raw[1], labels)).mean()
 

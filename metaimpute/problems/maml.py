@@ -129,7 +129,7 @@ class Adapted(nn.Module):
             count, problem = len(rows["given"]), self.problem
             params = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
             moving, stay = problem.apart(problem.learned(self.meta, params), count)
-            index = torch.arange(count)
+            index = torch.arange(count, device=rows["given"].device)
             batch = Batch(Labelled(rows, rows["given"], index), Unlabelled(None, None, index))
             end = self.adapt(moving, stay, batch, problem.test_steps)
 
@@ -170,7 +170,7 @@ class MetaSGD(MAML):
         return {name: meta[f"start.{name}"] for name in self.context.model.params}
 
     def inner_hyper(self, meta: Tree, given: dict[str, Any]) -> dict[str, Any]:
-        return {"lr": {name: given["lr"] * meta[f"scale.{name}"] for name in self.context.model.params}}
+        return {"lr": {name: given["lr"] * meta[f"scale.{name}"][None] for name in self.context.model.params}}
 
     def measure(self, meta: Tree) -> dict[str, float]:
         """``rate_scale``: mean of the rates' factors. ``rates_negative``: share of rates below 0."""

@@ -38,7 +38,7 @@ class RobustSSL(UnlabelledWeights):
         weights: Tensor = c.repeat(len(rows.labels) // len(c))  # methods of several copies have them one after another
         together = concatenate(*method.inputs(batch))
         with (
-            weighted_statistics(torch.cat([torch.ones(known).to(c), weights]))
+            weighted_statistics(torch.cat([c.new_ones(known), weights]))
             if self.weighted_norm
             else contextlib.nullcontext()
         ):

@@ -29,7 +29,7 @@ class UnlabelledWeights(BilevelProblem):
     logit: Finite = 2.0
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:
-        return {"logits": torch.full((sizes.unlabelled,), self.logit)}
+        return {"logits": torch.full((sizes.unlabelled,), self.logit, device="cpu")}
 
     def couple(self, meta: Tree, batch: Batch) -> Tree:
         """Weights of the batch's unlabelled rows, ``[n]``."""

@@ -59,7 +59,7 @@ class FewShot(Task):
         known = self._episodes(self.labels, parts["train"], generator(seed, Stream.LABELS), "train")
         held = self._episodes(self.validation, parts["validation"], generator(0, Stream.VALIDATION), "validation")
         tested = self._episodes(self.test, parts["test"], generator(0, Stream.TEST), "test")
-        return TaskData(known, known.subset(torch.arange(1)), held, tested, source)
+        return TaskData(known, known.subset(torch.arange(1, device="cpu")), held, tested, source)
 
     def _episodes(self, count: int, classes: list[Tensor], rng: torch.Generator, part: str) -> Pool:
         """Numbers of images ``[count, ways, shots + queries]``; targets are the queries' ``[count, ways * queries]``."""
@@ -67,11 +67,13 @@ class FewShot(Task):
         usable = [members for members in classes if len(members) >= each]
         if count and len(usable) < self.ways:
             raise TaskError(f"ways: {self.ways} classes of {each} images asked, and the {part} part has {len(usable)}")
-        rows = torch.zeros(count, self.ways, each, dtype=torch.long)
+        rows = torch.zeros(count, self.ways, each, dtype=torch.long, device="cpu")
         for row in rows:
-            for place, label in enumerate(torch.randperm(len(usable), generator=rng)[: self.ways].tolist()):
-                row[place] = usable[label][torch.randperm(len(usable[label]), generator=rng)[:each]]
-        return Pool(rows, self._numbers(count, self.queries), torch.arange(count))
+            for place, label in enumerate(
+                torch.randperm(len(usable), generator=rng, device="cpu")[: self.ways].tolist()
+            ):
+                row[place] = usable[label][torch.randperm(len(usable[label]), generator=rng, device="cpu")[:each]]
+        return Pool(rows, self._numbers(count, self.queries), torch.arange(count, device="cpu"))
 
     def _numbers(self, count: int, each: int) -> Tensor:
         """The class of each point of an episode, ``[count, ways * each]``."""

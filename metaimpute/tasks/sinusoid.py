@@ -52,9 +52,9 @@ class Sinusoid(Task):
 
     def _waves(self, count: int, rng: torch.Generator) -> Pool:
         """Points ``[count, shots + queries, 2]``; targets are the queries' ``[count, queries, 1]``."""
-        drawn = torch.rand(count, 2, generator=rng)
+        drawn = torch.rand(count, 2, generator=rng, device="cpu")
         height = HEIGHT[0] + (HEIGHT[1] - HEIGHT[0]) * drawn[:, :1]
-        x = POINTS * (2 * torch.rand(count, self.shots + self.queries, generator=rng) - 1)
+        x = POINTS * (2 * torch.rand(count, self.shots + self.queries, generator=rng, device="cpu") - 1)
         y = height * torch.sin(x - math.pi * drawn[:, 1:])
         points = torch.stack([x, y], -1)
         return Pool(points, points[:, self.shots :, 1:], torch.arange(count))

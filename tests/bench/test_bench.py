@@ -40,7 +40,7 @@ def test_a_users_model_from_table_to_json_and_picture(tmp_path: Path) -> None:
     done = invoke(
         "hypergradient", "--model", "tests.bench.test_bench:Tiny", "--input", "3,2,2", "--steps", "1,3", "--batch", "4",
         "--repeats", "1", "--threads", "1", "--backend", "func,higher", "--out", str(tmp_path / "r.json"), "--plot",
-        str(tmp_path / "r.png"), "--memory", "store,recompute,auto(10MB)",
+        str(tmp_path / "r.png"), "--memory", "store,recompute,auto(10MB)", "--estimator", "exact,mixed,truncated(1),first_order",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "r.json").read_text())

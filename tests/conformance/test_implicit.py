@@ -44,7 +44,7 @@ def test_a_coupling_that_reaches_the_outer_loss_alone_has_its_direct_gradient() 
     torch.testing.assert_close(found.grad_c, torch.ones(3))
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 4)])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 4), (2, 4)])
 @pytest.mark.parametrize("rule", [sgd, momentum])
 @pytest.mark.parametrize("name", ["cg(20)", "neumann(400)"])
 def test_weight_decay_has_a_gradient_in_the_shape_of_its_entries(name: str, rule: Any, shape: tuple[int, ...]) -> None:

@@ -64,7 +64,7 @@ def test_only_what_is_named_is_learned() -> None:
 @pytest.mark.usefixtures("float64")
 def test_the_network_trains_at_what_has_been_learned() -> None:
     def gradient(weight: float) -> Any:
-        bound = bind("fixmatch", "learned_scalars", problem_options={"weight": weight, "threshold": 0.1})
+        bound = bind("fixmatch", "learned_scalars", problem_options={"consistency_weight": weight, "threshold": 0.1})
         return tree_map(torch.clone, bound.algorithm._base_gradient(bound.algorithm.prepare(bound.batch))[1])
 
     small, large = gradient(1e-9), gradient(5.0)
