@@ -101,7 +101,7 @@ def test_a_file_named_like_an_option_is_told_how_to_be_named(here: Path, monkeyp
     done = call(*words)
     assert (
         done.exit_code == 2
-        and "No such option" in done.stderr
+        and "no such option" in done.stderr
         and "for the file of that name write ./-x.csv" in done.stderr
     )
     assert call("init", "table", "./-x.csv").exit_code == 0

@@ -201,7 +201,7 @@ def _spelled() -> Iterator[None]:
         raise  # its message is the help page
     except click.ClickException as error:
         hint = _named_like_an_option() if isinstance(error, click.NoSuchOption) else ""
-        error.message = spelled(error.message + hint)  # type: ignore[misc]  # click calls it final
+        error.message = spelled(error.message.removesuffix(".") + hint)  # type: ignore[misc]  # click calls it final
         error.show = functools.partial(_show, error)  # type: ignore[method-assign]
         raise
 

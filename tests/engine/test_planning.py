@@ -79,7 +79,7 @@ def test_what_is_recommended_fits_and_is_exact() -> None:
     truth = hypergradient(*problem.arguments, rule, steps=steps, seed=0).grad_c
     stored = problem.peak(rule, steps, wrt_start=False)
     for budget in (None, 2 * stored, f"{stored // 4}B"):
-        found = plan(*problem.arguments, rule, steps=steps, budget=budget, seconds=0.2)
+        found = plan(*problem.arguments, rule, steps=steps, budget=budget, seconds=0.2, estimators=("exact", "mixed"))
         best = found.best
         assert best is not None and best.exact and best.fits and best is found.choices[0]
         if budget is None:
@@ -107,13 +107,13 @@ def test_errors_of_estimates_are_those_after_the_steps_that_were_measured() -> N
 
 
 def test_where_no_exact_gradient_fits_it_says_what_it_takes_and_what_else_there_is() -> None:
-    problem = Problem()
-    found = plan(*problem.arguments, sgd(0.1), steps=30, budget="1KB", seconds=0.1)
+    problem, few = Problem(), ("exact", "mixed", "truncated(1)", "first_order")
+    found = plan(*problem.arguments, sgd(0.1), steps=30, budget="1KB", seconds=0.1, estimators=few)
     assert found.best is None and not any(one.fits for one in found.choices)
     assert f"no exact gradient of 30 steps fits within 1000B: it takes {found.least / 1024:.0f}"[:52] in found.sentence
     assert problem.peak(sgd(0.1), 30, memory=f"auto({int(1.05 * found.least)}B)", wrt_start=False) <= 1.1 * found.least
     cheap = min(one.peak for one in found.choices)
-    other = plan(*problem.arguments, sgd(0.1), steps=30, budget=cheap + 64, seconds=0.1)
+    other = plan(*problem.arguments, sgd(0.1), steps=30, budget=cheap + 64, seconds=0.1, estimators=few)
     assert other.best is None and "does, with an error of" in other.sentence
 
 
@@ -122,7 +122,9 @@ def test_estimators_that_a_problem_is_not_for_are_named_with_the_reason() -> Non
     found = plan(*problem.arguments, sgd(0.1), steps=5, seconds=0.1)
     assert "parameters by name" in found.refused["head"] and "32 scalars" in found.refused["forward"]
     assert "not for this problem: head" in str(found)
-    start = plan(*problem.arguments, sgd(0.1), steps=5, seconds=0.1, wrt_start=True)
+    start = plan(
+        *problem.arguments, sgd(0.1), steps=5, seconds=0.1, wrt_start=True, estimators=("exact", "truncated(1)")
+    )
     assert "start" in start.refused["truncated(1)"] and start.best is not None and start.best.arguments["wrt_start"]
     model = problem.model
     features = Factored(
@@ -132,7 +134,17 @@ def test_estimators_that_a_problem_is_not_for_are_named_with_the_reason() -> Non
         ).mean(),
     )
     inner = StructuredLoss(problem.inner, model.head, factored=features)
-    found = plan(inner, problem.outer, model.params, problem.weights, None, sgd(0.1), steps=5, seconds=0.1)
+    found = plan(
+        inner,
+        problem.outer,
+        model.params,
+        problem.weights,
+        None,
+        sgd(0.1),
+        steps=5,
+        seconds=0.1,
+        estimators=("exact", "head"),
+    )
     assert "head" in {one.estimator for one in found.choices}
 
 

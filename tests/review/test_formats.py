@@ -174,7 +174,7 @@ def test_a_format_has_its_ending_and_a_file(project: Project, tmp_path: Path) ->
     done = call("predict", project.trained, project.folder / project.data, "--with-content")
     assert done.exit_code == 2 and "name it with --out" in done.output
     done = call("predict", project.trained)
-    assert done.exit_code == 2 and "Name INPUTS to label" in done.output
+    assert done.exit_code == 2 and "name INPUTS to label" in done.output
     out = tmp_path / "p.csv"
     good("predict", project.trained, project.folder / project.data, "--with-content", "--out", out)
     assert len(out.read_text().splitlines()) > 20
