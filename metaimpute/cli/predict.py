@@ -11,7 +11,7 @@ import click
 from ..progress import phase
 from .errors import plain_errors
 from .options import imports, results
-from .output import done, echo, in_json, note, print_json, result, screen, working
+from .output import done, echo, in_json, next_step, note, print_json, result, screen, working
 
 if TYPE_CHECKING:
     from ..inference import Given, Predictions, Predictor
@@ -120,6 +120,10 @@ def predict(
         wanted = with_content or kind in ("label-studio", "doccano")
         contents = contents_in(predictor.task, source, found.ids) if wanted else None
         _finish(found, predictor, out, min_confidence, truth, kind, contents, None, with_content)
+        if out is None:
+            from ..terminal import argument
+
+            next_step(f"metaimpute predict {argument(run)} {argument(source)} --out labels.csv")
 
 
 def _target(out: Path | None, kind: str | None, usual: Path) -> Path:
