@@ -26,7 +26,7 @@ from metaimpute.plugins import import_module
 from metaimpute.recipes.profiles import choose
 from metaimpute.recipes.shipped import locate
 from metaimpute.recipes.source import Source
-from metaimpute.reporting.statistics import paired
+from metaimpute.reporting.statistics import Paired, paired
 from metaimpute.rundir.files import write_text
 from metaimpute.study.plan import Study, plan
 from metaimpute.study.progress import Progress, carry_out, prepare
@@ -254,6 +254,14 @@ SHOWN = {
 }  # fmt: skip
 
 
+def draw(axis: Any, height: int, pairs: Paired, color: str) -> None:
+    """One arm's line: the difference on every seed, their mean, and its interval where there is one."""
+    axis.scatter(pairs.differences, [height] * len(pairs.differences), s=8, color=color, alpha=0.35, linewidths=0)
+    axis.scatter([pairs.mean], [height], s=28, color=color, zorder=3)
+    if pairs.low is not None and pairs.high is not None:
+        axis.hlines(height, pairs.low, pairs.high, color=color, linewidth=2)
+
+
 def plot(found: list[dict[str, Any]], target: Path) -> None:
     """Paired differences to the base method, a panel for each task: every seed, the mean and its interval."""
     import matplotlib
@@ -279,13 +287,7 @@ def plot(found: list[dict[str, Any]], target: Path) -> None:
             pairs = paired(by_seed(arms["none"]), by_seed(arms[name]))
             if pairs is None:
                 continue
-            color = SHOWN[name][1]
-            axis.scatter(
-                pairs.differences, [height] * len(pairs.differences), s=8, color=color, alpha=0.35, linewidths=0
-            )
-            axis.scatter([pairs.mean], [height], s=28, color=color, zorder=3)
-            if pairs.low is not None and pairs.high is not None:
-                axis.hlines(height, pairs.low, pairs.high, color=color, linewidth=2)
+            draw(axis, height, pairs, SHOWN[name][1])
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(names)), [SHOWN[name][0] for name in names], fontsize=7)
         axis.set_ylim(len(names) - 0.5, -0.5)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evidence import draw
 from own_data_tables import slug
 
 from metaimpute.reporting.statistics import FEWEST, Paired, holm, paired
@@ -154,13 +155,7 @@ def plot(tasks: list[Found], target: Path) -> None:
             pairs = paired(by_seed(found["arms"][base]), by_seed(found["arms"][name]))
             if pairs is None:
                 continue
-            color = COLORS[kind(found["arms"][name])]
-            axis.scatter(
-                pairs.differences, [height] * len(pairs.differences), s=8, color=color, alpha=0.35, linewidths=0
-            )
-            axis.scatter([pairs.mean], [height], s=28, color=color, zorder=3)
-            if pairs.low is not None and pairs.high is not None:
-                axis.hlines(height, pairs.low, pairs.high, color=color, linewidth=2)
+            draw(axis, height, pairs, COLORS[kind(found["arms"][name])])
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(names)), names, fontsize=7)
         axis.set_ylim(len(names) - 0.5, -0.5)
