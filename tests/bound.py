@@ -13,7 +13,8 @@ from metaimpute.batches.outputs import Classes, Output, Values
 from metaimpute.engine import FunctionalModel, get_estimator, parse_memory, sgd
 from metaimpute.methods import methods
 from metaimpute.problems import Context, Sizes, problems
-from metaimpute.training.algorithm import Algorithm1, OuterSettings
+from metaimpute.training.algorithm import Algorithm1
+from metaimpute.training.lookahead import OuterSettings
 
 INPUTS, CLASSES = 4, 3
 

@@ -18,7 +18,8 @@ from ..methods import methods
 from ..models.wrn import WideResNet
 from ..problems import Context, Sizes, problems
 from ..progress import counted
-from ..training.algorithm import Algorithm1, OuterSettings
+from ..training.algorithm import Algorithm1
+from ..training.lookahead import OuterSettings
 from .measure import machine, paired_times, peak_bytes, ratio
 
 CLASSES = 10

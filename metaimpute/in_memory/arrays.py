@@ -20,10 +20,10 @@ from ..recipes.recipe import NETWORK, Recipe, resolve, validate
 from ..recipes.shipped import shipped_recipes
 from ..recipes.source import Source, read
 from ..tasks.arrays import ArrayTask
-from ..training.algorithm import Diverged
 from ..training.assemble import take_step
 from ..training.choosing import systems_of
 from ..training.evaluation import class_names
+from ..training.finite import Diverged
 from ..training.session import TRAINING, doubts_about
 from ..training.state import RunState
 from .progress import shown, telling

@@ -17,7 +17,7 @@ from ..rundir.files import write_text
 from ..rundir.result import Result
 from ..tasks.doubts import Doubt
 from ..tasks.files import held_in_memory
-from ..training.algorithm import Diverged
+from ..training.finite import Diverged
 from ..training.session import Interrupted, Session
 from .data import Data
 from .files import STEM, class_folders, in_users_words, label_column, write_data

@@ -16,7 +16,7 @@ from ..rundir.logs import write_json
 from ..rundir.origin import Begun, recipe_of, write_begun
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile, read_json
-from ..training.algorithm import Diverged
+from ..training.finite import Diverged
 from ..training.session import Interrupted, Session
 from .plan import Study, settings_of
 

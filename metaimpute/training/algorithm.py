@@ -8,71 +8,26 @@ hypergradient are applied in one optimiser step, so nothing is computed twice an
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..batches import Batch, Imputation, Labelled
-from ..engine import Batches, Estimator, FunctionalModel, HypergradientResult, InnerOptimizer, MemoryPolicy, unroll
-from ..engine.losses import StructuredLoss
-from ..engine.noise import derive_seed, fixed_rng
-from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm, tensors, vjp_through, with_tensors
-from ..errors import DIVERGED, UserError
+from ..engine import FunctionalModel
+from ..engine.noise import derive_seed
+from ..engine.pytree import Tree, cosine, detach, gradient, map_tensors, norm
 from ..methods.base import Method, MethodError, State
 from ..problems.base import BilevelProblem, ProblemError
-from ..problems.returned import label_values, moved_values, numbers, single
-from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
+from ..problems.returned import moved_values, numbers, single
 from ..streams import Stream
 from .around import Watch, once_updating_buffers, watched, without_decay
 from .diagnosis import of_imputation, of_lookahead
+from .finite import Diverged, require_finite
+from .lookahead import Estimate, LookAhead, OuterSettings
 from .stopwatch import Stopwatch
 
 _NO_GRADIENT = "returned a value that no parameter has a gradient of, a constant or one that was detached"
-
-
-class Diverged(UserError, RuntimeError):
-    """A loss or gradient that is not finite. Ends a command with exit code 4."""
-
-    exit_code = DIVERGED
-    prefix = "training diverged: "
-
-
-@dataclass(frozen=True)
-class OuterSettings:
-    """How the hypergradient is taken and applied.
-
-    Attributes:
-        steps, optimizer, memory: of the look-ahead. weight: factor of the hypergradient.
-        schedule: see the module's docstring. relative: rescale the hypergradient to this multiple of the base gradient's
-            norm (None: raw). psi: keep the imputer's graph while the estimator works, or evaluate it again afterwards: one
-            forward pass more, less memory. shared: the base step's optimiser takes the outer step too, as in the authors' code.
-        clip_norm: largest norm of a gradient that is applied to the network; longer ones are scaled down.
-        outer_decays: whether the outer step decays weights as well; the base step has done so in this iteration.
-        rate: how the look-ahead's learning rate goes on; None: it stays the optimizer's.
-    """
-
-    estimator: Estimator
-    optimizer: InnerOptimizer
-    memory: MemoryPolicy
-    steps: int = 1
-    weight: float = 1.0
-    schedule: Literal["algorithm1", "fused"] = "algorithm1"
-    relative: float | None = None
-    shared: bool = True
-    psi: Literal["kept", "recomputed"] = "kept"
-    clip_norm: float | None = None
-    outer_decays: bool = False
-    rate: Rate | None = None
-
-
-class Estimate(NamedTuple):
-    """What a hypergradient is taken in, what the estimator found, and all that it saw; nothing where a problem needs none."""
-
-    meta: Tree
-    found: Tree | None = None
-    result: HypergradientResult | None = None
 
 
 class Algorithm1:
@@ -94,7 +49,7 @@ class Algorithm1:
     ) -> None:  # fmt: skip
         self.model, self.method, self.problem, self.settings = model, method, problem, settings
         self.optimizer, self.outer_optimizer, self.meta, self.seed = optimizer, outer_optimizer, meta, seed
-        self.inner, self.outer = problem.structured_inner(), problem.structured_outer()
+        self.lookahead = LookAhead(model, method, problem, settings, meta, seed)
         self.state: State = method.init_state(model.params)
         self.stopwatch = Stopwatch(next(iter(model.params.values())).device)
 
@@ -138,7 +93,7 @@ class Algorithm1:
     def prepare(self, batch: Batch) -> Batch:
         """The batch as base step and look-ahead share it: the method's random choices made, labels imputed (line 4)."""
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, Stream.PREPARE, batch.step, 1))
-        with torch.no_grad(), self._noise(Stream.PREPARE, batch):
+        with torch.no_grad(), self.lookahead.noise(Stream.PREPARE, batch):
             batch = self.method.prepare(self.model, self.model.params, batch, rng)
         return batch.with_imputed(self._impute(batch))
 
@@ -147,31 +102,17 @@ class Algorithm1:
             n, where = len(batch.unlabelled.index), batch.unlabelled.index.device
             size = self.method.output.size
             return Imputation(torch.zeros(n, size, device=where), torch.zeros(n, device=where))
-        with torch.no_grad(), self._noise(Stream.BASE, batch, 1):
+        with torch.no_grad(), self.lookahead.noise(Stream.BASE, batch, 1):
             return self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
-
-    def _noise(self, stream: Stream, batch: Batch, part: int = 0) -> Any:
-        return fixed_rng(derive_seed(self.seed, stream, batch.step, part))
-
-    @property
-    def rate(self) -> float | None:
-        """The look-ahead's learning rate as it is now, where it moves."""
-        rate = self.settings.rate
-        return rate.value if rate is not None and rate.moves else None
-
-    @rate.setter
-    def rate(self, value: float | None) -> None:
-        if value is not None and self.settings.rate is not None:
-            self.settings.rate.value = value
 
     # base step -------------------------------------------------------------------------------------------------------
 
     def _base_gradient(self, batch: Batch) -> tuple[Tensor, Tree]:
         params = self.model.params
         with self.stopwatch("base"):
-            with self._noise(Stream.BASE, batch), self.model.updating_buffers():
+            with self.lookahead.noise(Stream.BASE, batch), self.model.updating_buffers():
                 loss = self._base_loss(params, batch)
-            _require_finite(loss, "base loss", batch)
+            require_finite(loss, "base loss", batch)
             return loss.detach(), gradient(loss, params, unused="none")
 
     def _base_loss(self, params: Tree, batch: Batch) -> Tensor:
@@ -202,7 +143,7 @@ class Algorithm1:
         self, grads: Tree, optimizer: torch.optim.Optimizer, what: str, batch: Batch, decays: bool = True
     ) -> None:
         size = norm(grads)
-        _require_finite(size, f"norm of the {what}", batch)
+        require_finite(size, f"norm of the {what}", batch)
         limit = self.settings.clip_norm
         scale = None if limit is None else (limit / size).clamp(max=1.0)
         for name, param in self.model.params.items():
@@ -218,104 +159,6 @@ class Algorithm1:
 
     # outer step ------------------------------------------------------------------------------------------------------
 
-    def _estimate(
-        self, batch: Batch, holdout: Labelled, inner: StructuredLoss, *, measure: bool = False, fused: bool = False
-    ) -> Estimate:
-        """The estimator on (theta_0, c), then one product through couple and start: d outer / d meta."""
-        params, problem, settings = self.model.params, self.problem, self.settings
-        if problem.learns == "network":
-            meta: Tree = params
-        elif problem.learns == "labels":
-            with self._noise(Stream.COUPLE, batch):
-                meta = label_values(problem, problem.batch_meta(params, batch))
-            meta = map_tensors(lambda leaf: leaf.detach().requires_grad_(), meta)
-        else:
-            meta = self.meta
-        if not problem.needs_estimate:
-            return Estimate(meta)
-        again = settings.psi == "recomputed"
-        with torch.set_grad_enabled(not again), self._noise(Stream.COUPLE, batch):
-            c = problem.couple(meta, batch)
-        theta_0 = problem.start(meta, params)
-        hyper = problem.inner_hyper(meta, settings.optimizer.hyper)
-        rule = self._inner_optimizer(hyper)
-        wrt_start = any(leaf.requires_grad for leaf in tensors(theta_0))
-        value = problem.fused_value(c, batch) if fused else detach(c)
-        for _ in range(TRIES):
-            result = settings.estimator.estimate(
-                inner, self.outer, detach(theta_0), value, Batches([batch], holdout), rule, settings.steps,
-                settings.memory, seed=derive_seed(self.seed, Stream.ESTIMATE, batch.step), wrt_start=wrt_start,
-                measure_start=measure,
-            )  # fmt: skip
-            if not self._follow_rate(batch, holdout, theta_0, value, result):
-                break
-            rule = self._inner_optimizer(hyper)
-        _require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
-        if again:
-            with self._noise(Stream.COUPLE, batch):
-                c = problem.couple(meta, batch)
-        outputs, cotangents = {"c": c}, {"c": result.grad_c}
-        if wrt_start:
-            outputs["start"], cotangents["start"] = theta_0, result.grad_theta_0
-        if hyper:
-            learned = {name: result.grad_optimizer.get(name) for name in hyper}
-            if any(slope is None for slope in learned.values()):
-                raise ProblemError(
-                    f"problem '{problem.name}' learns {', '.join(hyper)} of the inner steps, and estimator "
-                    f"'{settings.estimator.name}' gives no gradient of that; exact, mixed and forward do"
-                )
-            outputs["hyper"], cotangents["hyper"] = hyper, learned
-        return Estimate(meta, vjp_through(outputs, cotangents, meta), result)
-
-    def _inner_optimizer(self, hyper: dict[str, Any]) -> InnerOptimizer:
-        rate, rule = self.settings.rate, self.settings.optimizer
-        if hyper:
-            return rule.with_hyper(**detach(hyper))
-        if rate is None or not rate.moves:
-            return rule
-        value = next(iter(self.model.params.values())).new_tensor(rate.value) if rate.needs_slope else rate.value
-        return rule.with_hyper(lr=value)
-
-    def _follow_rate(
-        self, batch: Batch, holdout: Labelled, theta_0: Tree, c: Tree, result: HypergradientResult
-    ) -> bool:
-        """Lets the look-ahead's learning rate go on; True where it asks for the look-ahead again."""
-        rate = self.settings.rate
-        if rate is None or not rate.moves:
-            return False
-        start, used = detach(theta_0), rate.value
-
-        def change() -> Tensor:
-            with torch.no_grad(), self._noise(Stream.RATE, batch):
-                return change_of(*(self._outputs(params, holdout) for params in (start, result.theta_k)))
-
-        def after(value: float) -> Tensor:
-            pairs = zip(tensors(start), tensors(result.theta_k), strict=True)
-            point = with_tensors(start, [p + value / used * (end - p) for p, end in pairs])
-            with torch.no_grad(), self._noise(Stream.RATE, batch):
-                return self.outer(point, detach(c), holdout)
-
-        return rate.follow(Look(batch.step, change, slope_of(result.grad_optimizer), after))
-
-    def evaluated(self, module: nn.Module) -> nn.Module:
-        """The network as it is tested, of which what is learned may be a part."""
-
-        def adapt(theta_0: Tree, c: Tree, batch: Any, steps: int | None = None) -> Tree:
-            rule = self._inner_optimizer({} if self.meta is None else hyper)
-            with torch.inference_mode(False), torch.no_grad():
-                start, coupling, rows = (map_tensors(torch.clone, detach(tree)) for tree in (theta_0, c, batch))
-                end = unroll(
-                    self.inner, start, coupling, (rows,), rule, steps or self.settings.steps, differentiable=False
-                )
-            return end.params
-
-        meta = detach(self.meta)
-        hyper = {} if meta is None else self.problem.inner_hyper(meta, self.settings.optimizer.hyper)
-        return self.problem.evaluated(module, meta, adapt)
-
-    def _outputs(self, params: Tree, labelled: Labelled) -> Tensor:
-        return self.method.output.activate(self.model(params, labelled.inputs))
-
     def _direction(
         self, batch: Batch, holdout: Labelled, estimate: Estimate, base: Tree, measure: bool
     ) -> tuple[Tree, dict[str, Tensor | float]]:
@@ -323,7 +166,7 @@ class Algorithm1:
         problem, params, result = self.problem, self.model.params, estimate.result
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, Stream.CONTROL, batch.step))
         point = result.theta_k if problem.controls_at == "end" and result is not None else params
-        with self._noise(Stream.CONTROL, batch):
+        with self.lookahead.noise(Stream.CONTROL, batch):
             found = problem.control(estimate.found, point, holdout, rng)
         metrics: dict[str, Tensor | float] = {}
         if measure:
@@ -337,7 +180,7 @@ class Algorithm1:
             if result is not None:
                 metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
                 metrics["holdout_after"] = result.outer_loss
-                with self._noise(Stream.DIAGNOSIS, batch):
+                with self.lookahead.noise(Stream.DIAGNOSIS, batch):
                     metrics.update(of_lookahead(problem, params, batch, holdout, found, result))
             if self.settings.rate is not None and self.settings.rate.moves:
                 metrics["inner_lr"] = self.settings.rate.value
@@ -350,10 +193,10 @@ class Algorithm1:
 
     def _outer_step(self, batch: Batch, holdout: Labelled, base: Tree, measure: bool) -> dict[str, Tensor | float]:
         if self.problem.remasks:
-            with torch.no_grad(), self._noise(Stream.MASK, batch):
+            with torch.no_grad(), self.lookahead.noise(Stream.MASK, batch):
                 again = self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
             batch = batch.with_imputed(Imputation(batch.imputation.labels, again.weights))
-        estimate = self._estimate(batch, holdout, self.inner, measure=measure)
+        estimate = self.lookahead.estimate(batch, holdout, measure=measure)
         found, metrics = self._direction(batch, holdout, estimate, base, measure)
         if base is None and estimate.result is not None:
             metrics["loss"] = estimate.result.outer_loss
@@ -365,9 +208,9 @@ class Algorithm1:
         else:
             moved = moved_values(self.problem, estimate.meta, self.problem.move(estimate.meta, found))
             params, only = self.model.params, base is None
-            with self._noise(Stream.TRAINED, batch), self.model.updating_buffers(only):
+            with self.lookahead.noise(Stream.TRAINED, batch), self.model.updating_buffers(only):
                 loss = self._trained_loss(params, moved, batch)
-            _require_finite(loss, "loss on the moved labels", batch)
+            require_finite(loss, "loss on the moved labels", batch)
             grads = gradient(loss, params, unused="none")
             self._apply(
                 grads,
@@ -403,8 +246,8 @@ class Algorithm1:
 
     def _fused_step(self, batch: Batch, holdout: Labelled, measure: bool) -> dict[str, Tensor | float]:
         shares = self._shares_gradient(batch)
-        inner = once_updating_buffers(self.inner, self.model) if shares else self.inner
-        estimate = self._estimate(batch, holdout, inner, measure=measure, fused=True)
+        inner = once_updating_buffers(self.lookahead.inner, self.model) if shares else None
+        estimate = self.lookahead.estimate(batch, holdout, inner, measure=measure, fused=True)
         base: Tree
         if shares and estimate.result is not None:
             loss, base = estimate.result.diagnostics["inner_losses"][0], estimate.result.first_gradient
@@ -416,7 +259,7 @@ class Algorithm1:
             total = {n: g if base[n] is None else base[n] + g for n, g in found.items()}
         else:
             self._move_own(found)
-        _require_finite(loss, "base loss", batch)
+        require_finite(loss, "base loss", batch)
         self._apply(total, self.optimizer, "gradient", batch)
         return {"loss": loss, "weight": self.method.weight_at(batch.progress), **metrics}
 
@@ -428,8 +271,3 @@ class Algorithm1:
         if self.problem.learns == "own":
             return self.problem.inner_is_base_loss
         return self.problem.inner_is_base_loss and method.lookahead_weight(progress) == method.weight_at(progress)
-
-
-def _require_finite(value: Tensor, what: str, batch: Batch) -> None:
-    if not bool(torch.isfinite(value)):
-        raise Diverged(f"{what} is {float(value.detach())} at step {batch.step}")

@@ -28,9 +28,10 @@ from ..streams import Stream
 from ..tasks.altered import altered
 from ..tasks.base import MissingData, Pool, TaskData, TaskError
 from ..tasks.splits import separate_holdout, without
-from .algorithm import Algorithm1, OuterSettings
+from .algorithm import Algorithm1
 from .data import BatchSizes, BatchSource, to_device
 from .label_updates import UpdateWatch
+from .lookahead import OuterSettings
 
 CALIBRATION_SAMPLE = 512
 

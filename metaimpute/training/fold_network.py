@@ -16,9 +16,9 @@ from ..ensemble.members import Rows
 from ..progress import counted
 from ..recipes.recipe import Recipe, validate
 from ..tasks.base import Pool, TaskData
-from .algorithm import Diverged
 from .assemble import assemble, take_step
 from .evaluation import predictions
+from .finite import Diverged
 
 EXAMPLES = "examples"  # the form of rows that are numbers of labelled examples
 

@@ -24,9 +24,9 @@ from ..rundir.origin import Begun, write_begun
 from ..rundir.result import Result
 from ..rundir.systems import Systems
 from ..terminal import argument, is_utf_8
-from .algorithm import Diverged
 from .assemble import take_step
 from .choosing import check_choosable, systems_of
+from .finite import Diverged
 from .interruption import stopping_on_signals
 from .samples import sampled_rows
 from .state import RunState

@@ -58,7 +58,7 @@ class RunState:
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "method": algorithm.state,
             "meta": algorithm.meta,
-            "inner_lr": algorithm.rate,
+            "inner_lr": algorithm.lookahead.rate,
             "evaluations": self.evaluations,
             "warnings": self.alarms.state(),
             "seconds": self.seconds,
@@ -130,7 +130,7 @@ class RunState:
             with torch.no_grad():
                 for name, leaf in self.algorithm.meta.items():
                     leaf.copy_(state["meta"][name])
-        self.algorithm.rate = state.get("inner_lr")
+        self.algorithm.lookahead.rate = state.get("inner_lr")
         self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
         self.algorithm.stopwatch.seconds = dict(state.get("phases", {}))
         self.alarms.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
@@ -141,7 +141,7 @@ class RunState:
 
     def evaluated_module(self) -> nn.Module:
         """The network that is evaluated: averaged weights where the recipe asks for them, with what a problem adds to it."""
-        return self.algorithm.evaluated(self.module if self.averaged is None else self.averaged.module)
+        return self.algorithm.lookahead.evaluated(self.module if self.averaged is None else self.averaged.module)
 
     def evaluate(self) -> dict[str, float]:
         """Errors on the validation pool and, near the end, on the test pool; kept among the evaluations."""

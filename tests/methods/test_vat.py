@@ -181,7 +181,9 @@ def test_the_entropy_belongs_to_the_supervised_part() -> None:
         for entropy in (0.0, 0.5):
             bound = bind("vat", inner=inner, method_options={"entropy": entropy})
             batch = bound.algorithm.prepare(bound.batch)
-            values[inner, entropy] = float(bound.algorithm.inner(bound.params, batch.imputation.labels, batch))
+            values[inner, entropy] = float(
+                bound.algorithm.lookahead.inner(bound.params, batch.imputation.labels, batch)
+            )
             clean = bound.algorithm.model(bound.params, batch.unlabelled.weak)
     p = clean.softmax(-1)
     expected = 0.5 * float(-(p * p.log()).sum(-1).mean())
@@ -198,7 +200,7 @@ def test_the_lookahead_sees_the_base_steps_perturbation() -> None:
     z = batch.imputation.labels
     kl = (z * (z.log() - raw.log_softmax(-1))).sum(-1).mean()
     bound.algorithm.problem.context = replace(bound.algorithm.problem.context, inner="unlabelled")
-    assert float(bound.algorithm.inner(moved, z, batch)) == pytest.approx(0.3 * float(kl), rel=1e-10)
+    assert float(bound.algorithm.lookahead.inner(moved, z, batch)) == pytest.approx(0.3 * float(kl), rel=1e-10)
 
 
 def test_a_functional_model_in_single_precision_runs() -> None:

@@ -42,7 +42,7 @@ def test_the_papers_finite_difference_is_close_to_the_exact_hypergradient() -> N
     for name in ("exact", "finite_difference"):
         algorithm = (parts := assemble(recipe(f"problem.estimator={name}"), lambda line: None)).algorithm
         batch = algorithm.prepare(parts.batches.batch(0))
-        found.append(detach(algorithm._estimate(batch, parts.batches.holdout(0), algorithm.inner).found))
+        found.append(detach(algorithm.lookahead.estimate(batch, parts.batches.holdout(0)).found))
     assert float(cosine(*found)) > 0.98 and float(dot(found[0], found[0])) > 0
 
 
@@ -63,7 +63,7 @@ def test_learned_weights_act_on_the_network_and_are_part_of_what_is_tested() -> 
         take_step(parts, recipe(), step)
     assert list(algorithm.meta or {}) == names and not any(name in algorithm.model.params for name in names)
     assert any(not torch.equal(before[n], p) for n, p in parts.module.named_parameters()), "the network trains too"
-    tested = algorithm.evaluated(parts.module)
+    tested = algorithm.lookahead.evaluated(parts.module)
     for name in names:
         assert torch.equal(tested.get_buffer(name), algorithm.meta[name].detach())  # type: ignore[index]
     batch = algorithm.prepare(parts.batches.batch(3))

@@ -66,7 +66,7 @@ def test_what_is_tested_has_taken_the_inner_steps_on_the_images() -> None:
         slopes = torch.autograd.grad(loss, list(params.values()))
         params = {n: (p - rate * g).detach().requires_grad_() for (n, p), g in zip(params.items(), slopes, strict=True)}
     with torch.inference_mode():
-        found = dict(algorithm.evaluated(parts.module).named_parameters())
+        found = dict(algorithm.lookahead.evaluated(parts.module).named_parameters())
     for name, value in params.items():
         torch.testing.assert_close(found[name], value)
 

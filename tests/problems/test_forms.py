@@ -56,7 +56,7 @@ def test_each_form_is_its_formula(method: str, form: str) -> None:
     if method == "fixmatch":
         assert 0 < float(mask.sum()) < 5
     expected = lookahead_loss(form, bound.params, z, bound, weight, mask)
-    inner = bound.algorithm.inner
+    inner = bound.algorithm.lookahead.inner
     assert float(inner(bound.params, z, batch)) == pytest.approx(float(expected), rel=1e-12)
     if inner.split is not None:
         parts = inner.split.free(bound.params, batch) + inner.split.coupled(bound.params, z, batch)
@@ -71,7 +71,9 @@ def test_values_are_summed_over_rows_and_outputs(form: str) -> None:
     off = (network(bound.params, batch.unlabelled.strong) - z).square()
     known = (network(bound.params, batch.labelled.inputs) - batch.labelled.targets).square()
     expected = {"ours": known.mean() + 3.0 * off.mean(), "paper": known.sum() + 3.0 * off.sum(), "released": off.sum()}
-    assert float(bound.algorithm.inner(bound.params, z, batch)) == pytest.approx(float(expected[form]), rel=1e-12)
+    assert float(bound.algorithm.lookahead.inner(bound.params, z, batch)) == pytest.approx(
+        float(expected[form]), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("estimator", ["exact", "mixed"])
@@ -131,13 +133,13 @@ def test_a_recomputed_mask_is_that_of_the_network_after_the_base_step() -> None:
                      optimizer=lambda ps: torch.optim.SGD(ps, lr=3.0))  # fmt: skip
         batch = bound.algorithm.prepare(bound.batch)
         used = []
-        estimate = bound.algorithm._estimate
+        estimate = bound.algorithm.lookahead.estimate
 
         def recording(batch: Any, *rest: Any, used: Any = used, estimate: Any = estimate, **options: Any) -> Any:
             used.append(batch.imputation.weights)
             return estimate(batch, *rest, **options)
 
-        bound.algorithm._estimate = recording  # type: ignore[method-assign]
+        bound.algorithm.lookahead.estimate = recording  # type: ignore[method-assign]
         bound.algorithm.step(bound.batch, bound.holdout)
         seen.append((batch.imputation.weights, used[0], bound))
     (before, kept, _), (_, again, _) = seen
@@ -239,7 +241,10 @@ def _rebound(bound: Bound) -> Bound:
     algorithm = bound.algorithm
     algorithm.model = FunctionalModel(bound.module)
     algorithm.problem.bind(Context(algorithm.model, algorithm.method, algorithm.method.output, Sizes(4, 5, 3)))
-    algorithm.inner, algorithm.outer = algorithm.problem.structured_inner(), algorithm.problem.structured_outer()
+    algorithm.lookahead.inner, algorithm.lookahead.outer = (
+        algorithm.problem.structured_inner(),
+        algorithm.problem.structured_outer(),
+    )
     algorithm.state = algorithm.method.init_state(algorithm.model.params)
     return bound
 
@@ -266,7 +271,7 @@ def test_lookahead_supervision_is_the_holdout_gradient_at_the_lookaheads_end() -
     with torch.no_grad():
         for name, p in again.params.items():
             p.copy_(alone.params[name])
-    _, _, result = again.algorithm._estimate(batch, again.holdout, again.algorithm.inner)
+    _, _, result = again.algorithm.lookahead.estimate(batch, again.holdout)
     end = {n: p.clone().requires_grad_() for n, p in result.theta_k.items()}
     slope = gradient(F.cross_entropy(network(end, again.holdout.inputs), again.holdout.targets), end)
     for name, p in stepped.params.items():

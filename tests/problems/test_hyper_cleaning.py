@@ -21,7 +21,7 @@ def test_the_hypergradient_of_a_weight_is_its_rows_agreement_with_the_trusted_ro
     """After one step of SGD: dC_H/dlogit_i = -lr/n * sigmoid'(logit_i) * <grad loss_i, grad C_H at the end>."""
     bound = bind("supervised", "hyper_cleaning", outer_optimizer=lambda leaves: torch.optim.SGD(leaves, lr=1.0))
     algorithm, problem = bound.algorithm, bound.algorithm.problem
-    estimate = algorithm._estimate(bound.batch, bound.holdout, algorithm.inner)
+    estimate = algorithm.lookahead.estimate(bound.batch, bound.holdout)
     assert estimate.result is not None and estimate.found is not None
     end = {name: p.clone().requires_grad_() for name, p in estimate.result.theta_k.items()}
     slope = torch.autograd.grad(problem.supervised(end, bound.holdout), list(end.values()))

@@ -26,13 +26,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def hypergradient(bound: Bound) -> tuple[Any, Any, Any]:
     algorithm = bound.algorithm
     bound.batch = algorithm.prepare(bound.batch)
-    return algorithm._estimate(bound.batch, bound.holdout, algorithm.inner)
+    return algorithm.lookahead.estimate(bound.batch, bound.holdout)
 
 
 def lookahead_map(bound: Bound) -> BilevelMap:
     algorithm, settings = bound.algorithm, bound.algorithm.settings
     return BilevelMap(
-        algorithm.inner, algorithm.outer, bound.params, None, Batches([bound.batch], bound.holdout), settings.optimizer,
+        algorithm.lookahead.inner, algorithm.lookahead.outer, bound.params, None, Batches([bound.batch], bound.holdout), settings.optimizer,
         settings.steps, settings.memory, derive_seed(algorithm.seed, Stream.ESTIMATE, bound.batch.step),
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ def test_head_estimator_equals_exact_with_a_frozen_body(distance: str) -> None:
     body = {n: p.detach() for n, p in bound.params.items() if n not in names}
     problem, algorithm = lookahead_map(bound), bound.algorithm
     small = BilevelMap(
-        lambda th, c, b: algorithm.inner({**body, **th}, c, b), lambda th, c, b: algorithm.outer({**body, **th}, c, b),
+        lambda th, c, b: algorithm.lookahead.inner({**body, **th}, c, b), lambda th, c, b: algorithm.lookahead.outer({**body, **th}, c, b),
         {n: bound.params[n].detach() for n in names}, None, problem.batches, problem.optimizer, 1, problem.memory,
         problem.seed,
     )  # fmt: skip

@@ -26,7 +26,7 @@ def solved(bound: Bound, estimator: Any, steps: int = 400) -> Any:
     algorithm = bound.algorithm
     batch, problem, params = algorithm.prepare(bound.batch), algorithm.problem, algorithm.model.params
     return estimator.estimate(
-        algorithm.inner, algorithm.outer, detach(problem.start(params, params)), detach(problem.couple(params, batch)),
+        algorithm.lookahead.inner, algorithm.lookahead.outer, detach(problem.start(params, params)), detach(problem.couple(params, batch)),
         Batches([batch], bound.holdout), sgd(0.5), steps, wrt_start=False,
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ def test_conjugate_gradients_give_the_hypergradient_of_the_minimum(method: str, 
     def loss(step: float) -> float:
         c = {**coupling, "labels": coupling["labels"] + step * direction}
         result = get_estimator("first_order").estimate(
-            algorithm.inner, algorithm.outer, detach(algorithm.problem.start(params, params)), c,
+            algorithm.lookahead.inner, algorithm.lookahead.outer, detach(algorithm.problem.start(params, params)), c,
             Batches([batch], bound.holdout), sgd(0.5), 400, wrt_start=False,
         )  # fmt: skip
         return float(result.outer_loss)
@@ -62,7 +62,7 @@ def test_the_labels_carry_it_to_the_whole_network_and_the_features_do_not() -> N
     bound = bind("uda", "l2i_implicit", "cg", steps=300, **OPTIONS)
     algorithm = bound.algorithm
     batch = algorithm.prepare(bound.batch)
-    estimate = algorithm._estimate(batch, bound.holdout, algorithm.inner)
+    estimate = algorithm.lookahead.estimate(batch, bound.holdout)
     assert estimate.result is not None and set(estimate.result.theta_k) == {"2.weight", "2.bias"}
     psi = algorithm.problem.couple(algorithm.model.params, batch)["labels"]
     expected = torch.autograd.grad(psi, list(algorithm.model.params.values()), estimate.result.grad_c["labels"])

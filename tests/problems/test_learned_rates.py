@@ -37,7 +37,7 @@ def test_the_whole_way_from_rates_to_the_holdout_loss(estimator: str) -> None:
     """What a step of training moves the rates along, against differences of the loss after two steps by hand."""
     bound = bind("mean_teacher", "learned_rates", estimator, steps=2, problem_options={"per": "tensor"})
     algorithm, batch = bound.algorithm, bound.algorithm.prepare(bound.batch)
-    found = algorithm._estimate(batch, bound.holdout, algorithm.inner).found
+    found = algorithm.lookahead.estimate(batch, bound.holdout).found
     start = detach(bound.params)
 
     def loss(meta: Any) -> float:
@@ -89,7 +89,8 @@ def test_what_cannot_be_learned_is_refused() -> None:
             return dataclasses.replace(super().differentiate(problem), grad_optimizer={})
 
     bound = bind("mean_teacher", "learned_rates")
-    bound.algorithm.settings = dataclasses.replace(bound.algorithm.settings, estimator=Silent())
+    look_ahead = bound.algorithm.lookahead
+    look_ahead.settings = dataclasses.replace(look_ahead.settings, estimator=Silent())
     with pytest.raises(
         ProblemError, match="learns lr of the inner steps, and estimator 'exact' gives no gradient of that"
     ):

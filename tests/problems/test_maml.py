@@ -53,7 +53,7 @@ def test_the_start_moves_along_the_gradient_of_the_mean_over_tasks(name: str) ->
     """Task by task and by hand: what a training step moves the start along."""
     parts = assembled(name, "problem.inner.steps=2")
     algorithm, batch, holdout = parts.algorithm, parts.batches.batch(0), parts.batches.holdout(0)
-    found = algorithm._estimate(algorithm.prepare(batch), holdout, algorithm.inner).found
+    found = algorithm.lookahead.estimate(algorithm.prepare(batch), holdout).found
     found = {n.removeprefix("start."): g for n, g in found.items() if not n.startswith("scale.")}
     params = {n: p.detach().clone().requires_grad_() for n, p in algorithm.model.params.items()}
     rate, inner, total = algorithm.settings.optimizer.hyper["lr"], dict(batch.labelled.inputs), 0.0  # type: ignore[call-overload]
@@ -83,7 +83,7 @@ def test_a_test_adapts_and_leaves_the_network_as_it_is(name: str) -> None:
     before = detach({n: p.clone() for n, p in parts.module.named_parameters()})
     rows = parts.data.test
     inputs: Any = parts.batches.task.view(rows.take(torch.arange(7)), "none", torch.Generator())
-    network = parts.algorithm.evaluated(parts.module)
+    network = parts.algorithm.lookahead.evaluated(parts.module)
     with torch.inference_mode():
         found = network(inputs)
     assert found.shape == (7, 3, 1)

@@ -44,7 +44,7 @@ def test_of_a_student_that_does_not_move_the_teacher_has_its_own_gradient(uda: f
     bound = bind("supervised", "meta_pseudo_labels", problem_options={"uda": uda}, inner_optimizer=sgd(0.0))
     algorithm, meta, batch = bound.algorithm, bound.algorithm.meta, bound.batch
     assert meta is not None
-    found = algorithm._estimate(batch, bound.holdout, algorithm.inner).found
+    found = algorithm.lookahead.estimate(batch, bound.holdout).found
     problem = algorithm.problem
     labels = problem.predict(meta, batch.unlabelled.weak).softmax(-1).detach()
     entropy = -(labels * problem.predict(meta, batch.unlabelled.strong).log_softmax(-1)).sum(-1).mean()

@@ -69,7 +69,7 @@ def test_label_rows_are_mixed_labels_with_the_weights_of_their_losses() -> None:
     batch, algorithm = bound.algorithm.prepare(bound.batch), bound.algorithm
     c = batch.imputation.labels.clone().requires_grad_()
     found = algorithm.method.forward(lambda inputs: algorithm.model.features(bound.params, inputs), batch)
-    rows = algorithm.inner.factored.label_rows(c, found, batch)  # type: ignore[union-attr, misc]
+    rows = algorithm.lookahead.inner.factored.label_rows(c, found, batch)  # type: ignore[union-attr, misc]
     one_hot = torch.nn.functional.one_hot(batch.labelled.targets, 3).to(c)
     torch.testing.assert_close(rows.labels, batch.drawn(torch.cat([one_hot, c, c])))
     torch.testing.assert_close(rows.weights, torch.tensor([1 / 4] * 4 + [75.0 / 10] * 10))
@@ -128,7 +128,7 @@ def test_the_step_on_moved_labels_trains_on_the_methods_rows(method: str) -> Non
 def test_inner_loss_at_the_base_steps_labels_is_the_base_loss_whole_split_and_factored(method: str) -> None:
     bound = bind(method, "l2i", "exact")
     batch, algorithm = bound.algorithm.prepare(bound.batch), bound.algorithm
-    labels, inner, params = batch.imputation.labels, bound.algorithm.inner, bound.params
+    labels, inner, params = batch.imputation.labels, bound.algorithm.lookahead.inner, bound.params
     base = float(algorithm.method.loss(algorithm.model, params, batch))
     assert float(inner(params, labels, batch)) == pytest.approx(base, rel=1e-12)
     assert (inner.split is not None) == (method != "mixmatch")

@@ -11,7 +11,7 @@ from metaimpute import BilevelProblem, register_problem
 from metaimpute.engine.pytree import norm, tree_map
 from metaimpute.methods import methods
 from metaimpute.problems import problems
-from metaimpute.training.algorithm import Diverged
+from metaimpute.training.finite import Diverged
 
 from ..bound import bind, regression
 
@@ -70,7 +70,7 @@ def test_algorithm1_is_a_base_step_then_a_step_along_the_hypergradient() -> None
     with torch.no_grad():
         for name, p in again.params.items():
             p.copy_(middle[name])
-    _, found, _ = again.algorithm._estimate(batch, again.holdout, again.algorithm.inner)
+    _, found, _ = again.algorithm.lookahead.estimate(batch, again.holdout)
     for name, p in both.params.items():
         torch.testing.assert_close(p.detach(), middle[name] - 0.1 * 2.0 * found[name], rtol=1e-10, atol=1e-12)
 
@@ -88,7 +88,7 @@ def test_fused_applies_base_gradient_and_hypergradient_in_one_step(
 
     fused = bind(method, problem="l2i", estimator=estimator, schedule="fused", norm=norm_layer)
     batch = fused.algorithm.prepare(fused.batch)
-    _, found, result = fused.algorithm._estimate(batch, fused.holdout, fused.algorithm.inner, fused=True)
+    _, found, result = fused.algorithm.lookahead.estimate(batch, fused.holdout, fused=True)
     if estimator in ("exact", "mixed"):
         for name, slope in result.first_gradient.items():
             torch.testing.assert_close(slope, base[name], rtol=1e-9, atol=1e-11)

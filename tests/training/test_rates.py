@@ -66,7 +66,7 @@ def test_a_look_ahead_that_goes_too_far_is_taken_again() -> None:
     alone = bind("mean_teacher", "none")
     alone.algorithm.step(alone.batch, None)
     found = bound.algorithm.step(bound.batch, bound.holdout, measure=True)
-    assert bound.algorithm.rate is not None and bound.algorithm.rate < 10
+    assert bound.algorithm.lookahead.rate is not None and bound.algorithm.lookahead.rate < 10
     assert float(found["holdout_after"]) < 2 * float(found["holdout_before"])
 
 
@@ -116,7 +116,7 @@ def test_a_rate_goes_on_bit_for_bit_after_an_interruption(rate: str, tmp_path: P
     recipe = recipes.load(MOONS, "sample", sets)
     whole = Session(recipe, tmp_path / "whole", say=lambda m: None)
     first = whole.run()
-    assert whole.algorithm.rate is not None and whole.algorithm.rate != recipe.problem_spec.inner.lr
+    assert whole.algorithm.lookahead.rate is not None and whole.algorithm.lookahead.rate != recipe.problem_spec.inner.lr
     (tmp_path / "again").mkdir()
     again = Session(recipe, tmp_path / "again", say=lambda m: None)
     (tmp_path / "again" / "checkpoints").mkdir()

@@ -20,7 +20,7 @@ from metaimpute import recipes
 from metaimpute.recipes.source import RecipeError
 from metaimpute.rundir import checkpoint
 from metaimpute.training.alarms import Alarms
-from metaimpute.training.algorithm import Diverged
+from metaimpute.training.finite import Diverged
 from metaimpute.training.session import Interrupted, Session
 
 RECIPE = """
@@ -289,13 +289,13 @@ def test_a_measured_label_update_raises_no_warning_of_torch(tmp_path: Path) -> N
 
 def test_gradients_that_are_not_finite_are_never_applied(tmp_path: Path) -> None:
     run = session(write_recipe(tmp_path), tmp_path / "run")
-    original = run.algorithm._estimate
+    original = run.algorithm.lookahead.estimate
 
     def poisoned(*args: Any, **options: Any) -> Any:
         estimate = original(*args, **options)
         return estimate._replace(found={name: g * float("nan") for name, g in estimate.found.items()})  # type: ignore[union-attr]
 
-    run.algorithm._estimate = poisoned  # type: ignore[method-assign]
+    run.algorithm.lookahead.estimate = poisoned  # type: ignore[method-assign]
     with pytest.raises(Diverged, match="norm of the hypergradient is nan at step 0"):
         run.run()
     assert all(bool(torch.isfinite(w).all()) for w in run.weights().values())
