@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.evidence import families as evidence_families
+from benchmarks.evidence import rivals, tables
+from benchmarks.evidence.runs import measured
+from benchmarks.evidence.training import points, recipe_of
 from metaimpute.tasks.base import Pool, TaskData
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-import evidence_families  # noqa: E402
-import evidence_families_tables as tables  # noqa: E402
-import evidence_rivals as rivals  # noqa: E402
-from evidence_runs import measured  # noqa: E402
-from evidence_training import points, recipe_of  # noqa: E402
 
 FAMILIES = evidence_families.read_families()
 

@@ -1,4 +1,4 @@
-"""What the families of ``evidence.yaml`` need beside the package: controls of objectives with weights, and rare classes."""
+"""What the families of ``families.yaml`` need beside the package: controls of objectives with weights, and rare classes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Families of ``evidence.yaml``: does an objective beat every control and the simple rivals, each with as many settings?
+"""Families of ``families.yaml``: does an objective beat every control and the simple rivals, each with as many settings?
 
-    python benchmarks/evidence_families.py "wrong labels" --seconds 500
+    python -m benchmarks.evidence families "wrong labels" --seconds 500
 
 Every arm is tried with three settings on validation rows, on seeds that are not reported; the best is then measured on the
 seeds that are. Arms share draw, network and steps, but for those that change them on purpose. Every run is kept, the search's
@@ -19,41 +19,44 @@ from typing import Any
 import click
 import torch
 import yaml
-from evidence_families_tables import write_tables
-from evidence_runs import measured
-from evidence_training import points
-from own_data_tables import slug
 
 from metaimpute.environment import describe
 from metaimpute.errors import UserError
 from metaimpute.rundir.files import write_text
 
+from .methods import slug
+from .runs import measured
+from .tables import write_tables
+from .training import points
+
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "evidence" / "families"
-PAGE = HERE.parent / "docs" / "evidence.md"
+RESULTS = HERE.parent / "results" / "evidence" / "families"
+PAGE = HERE.parents[1] / "docs" / "evidence.md"
 FAILED = 100.0  # validation error of a run that diverged
-KINDS = {"none": "base"}  # of arms that evidence.py has measured; all but L2I's are controls else
+KINDS = {"none": "base"}  # of arms that methods.py has measured; all but L2I's are controls else
 
 
 def read_families() -> dict[str, Any]:
-    """The families of evidence.yaml; tasks that are ``taken`` from those of evidence.py have recipe and settings of theirs."""
-    asked = yaml.safe_load((HERE / "evidence.yaml").read_text())
-    for family in asked["families"].values():
+    """The families of families.yaml; tasks that are ``taken`` from those of methods.yaml have recipe and settings of theirs."""
+    families: dict[str, Any] = yaml.safe_load((HERE / "families.yaml").read_text())
+    tasks = yaml.safe_load((HERE / "methods.yaml").read_text())["tasks"]
+    for family in families.values():
         for task in family.get("taken", ()):
-            own = asked["tasks"][task]
+            own = tasks[task]
             family.setdefault("tasks", {})[task] = {"recipe": own["recipe"], **own["set"]}
-    return dict(asked["families"])
+    return families
 
 
 def taken(task: str, results: Path) -> dict[str, Any]:
-    """Arms that ``evidence.py`` has measured on a task."""
+    """Arms of a task that ``methods.py`` has measured."""
     path = results.parent / f"{slug(task)}.json"
     arms = json.loads(path.read_text())["arms"]
     return {
         name: {
             "asked": {"kind": KINDS.get(name, "objective" if name.startswith("l2i") else "control")}, "search": [],
             "chosen": {"set": arm["set"], "validation": arm["validation"]}, "test": arm["test"],
-            "seconds": dict.fromkeys(arm["test"], arm["seconds"]), "measured_by": f'python benchmarks/evidence.py "{task}"',
+            "seconds": dict.fromkeys(arm["test"], arm["seconds"]),
+            "measured_by": f'python -m benchmarks.evidence methods "{task}"',
         }
         for name, arm in arms.items()
     }  # fmt: skip
@@ -70,7 +73,7 @@ def asked_of(family: dict[str, Any], task: str) -> dict[str, Any]:
 def fresh(name: str, task: str, family: dict[str, Any]) -> dict[str, Any]:
     return {
         "family": name, "task": task, **asked_of(family, task), "profile": "sample", "tune": family["tune"],
-        "command": f'python benchmarks/evidence_families.py "{name}"', "environment": describe(torch.device("cpu")),
+        "command": f'python -m benchmarks.evidence families "{name}"', "environment": describe(torch.device("cpu")),
         "arms": {},
     }  # fmt: skip
 
@@ -179,18 +182,14 @@ def measure(name: str, family: dict[str, Any], until: float = float("inf"), resu
 @click.argument("names", nargs=-1)
 @click.option("--seconds", type=float, default=float("inf"), help="Stop after so many; the same command goes on.")
 @click.option("--table", "only_table", is_flag=True, help="Write tables and picture from what there is.")
-def main(names: tuple[str, ...], seconds: float, only_table: bool) -> None:
-    """Measure the families NAMES of evidence.yaml (default: all)."""
+def families(names: tuple[str, ...], seconds: float, only_table: bool) -> None:
+    """Measure the families NAMES of families.yaml (default: all)."""
     until = time.monotonic() + seconds
-    families = read_families()
-    unknown = [name for name in names if name not in families]
+    asked = read_families()
+    unknown = [name for name in names if name not in asked]
     if unknown:
-        raise click.UsageError(f"no such family: {unknown[0]}; there are {', '.join(families)}")
-    for name in () if only_table else names or tuple(families):
-        if not measure(name, families[name], until):
+        raise click.UsageError(f"no such family: {unknown[0]}; there are {', '.join(asked)}")
+    for name in () if only_table else names or tuple(asked):
+        if not measure(name, asked[name], until):
             break
-    write_tables(families, RESULTS, PAGE)
-
-
-if __name__ == "__main__":
-    main()
+    write_tables(asked, RESULTS, PAGE)

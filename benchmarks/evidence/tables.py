@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evidence import draw
-from own_data_tables import slug
-
 from metaimpute.reporting.statistics import FEWEST, Paired, holm, paired
 from metaimpute.rundir.files import write_text
+
+from .methods import draw, slug
 
 Found = dict[str, Any]
 COLORS = {"base": "black", "control": "0.55", "rival": "C1", "objective": "C0"}
@@ -200,7 +199,9 @@ def between(text: str, inside: str) -> str:
 def write_tables(families: dict[str, Any], results: Path, page: Path | None = None) -> None:
     """``families.md`` and ``families.png`` beside the folder of results, and the page's tables, from what has been measured."""
     found = measured_tasks(families, results)
-    said = ["# Families\n\nWritten by `benchmarks/evidence_families.py`; what it means is in `docs/evidence.md`.\n"]
+    said = [
+        "# Families\n\nWritten by `python -m benchmarks.evidence families`; what it means is in `docs/evidence.md`.\n"
+    ]
     for name, tasks in found.items():
         if tasks:
             comparisons = compared(tasks)

@@ -7,10 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import evidence_controls  # noqa: F401  # registers what it defines
 import numpy as np
 import torch
-from evidence_rivals import Scores
 from torch import nn
 
 from metaimpute.recipes.profiles import choose
@@ -21,6 +19,9 @@ from metaimpute.tasks.altered import altered
 from metaimpute.tasks.base import Pool, TaskData
 from metaimpute.training.assemble import Parts, assemble, take_step
 from metaimpute.training.evaluation import outputs_of
+
+from . import controls  # noqa: F401  # registers what it defines
+from .rivals import Scores
 
 Point = dict[str, Any]
 OWN = "own."  # settings of a change, of a rival or of what follows training, which no recipe knows

@@ -1,4 +1,4 @@
-"""Simple rivals in the families of ``evidence.yaml``: changes of the labelled rows before training, and systems of other kinds.
+"""Simple rivals in the families of ``families.yaml``: changes of the labelled rows before training, and systems of other kinds.
 
 A change takes pools and its settings to pools; a network, or an objective, is then trained on those. A system takes pools and
 its settings to a function from rows to scores ``[n, classes]``. None sees right labels that the arms do not see.

@@ -1,4 +1,4 @@
-"""One run of a family of ``evidence.yaml``: a system trained on a draw, or a rival fitted to it, and its errors in percent."""
+"""One run of a family of ``families.yaml``: a system trained on a draw, or a rival fitted to it, and its errors in percent."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import inspect
 import time
 from typing import Any
 
-from evidence_rivals import CHANGES, RIVALS, Scores, logit_adjusted
-from evidence_search import SEARCHES
-from evidence_training import OWN, Point, drawn, fine_tuned, recipe_of, scores_of, trained
-
 from metaimpute.recipes.recipe import Recipe
 from metaimpute.tasks.base import Pool, TaskData
+
+from .rivals import CHANGES, RIVALS, Scores, logit_adjusted
+from .search import SEARCHES
+from .training import OWN, Point, drawn, fine_tuned, recipe_of, scores_of, trained
 
 
 def answer(recipe: Recipe, data: TaskData, asked: dict[str, Any], arm: dict[str, Any], point: Point) -> Scores:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from evidence_training import Point, parts_of, recipe_of, scores_of, trained
 from torch import nn, tensor
 
 from metaimpute.batches.outputs import Classes
 from metaimpute.recipes.recipe import Recipe
 from metaimpute.tasks.base import Pool, TaskData
 from metaimpute.tasks.splits import separate_holdout
+
+from .training import Point, parts_of, recipe_of, scores_of, trained
 
 TRIED = 4  # settings of a search; with the last training, five trainings of the base method
 QUARTERS = (0.25, 0.75)

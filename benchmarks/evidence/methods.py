@@ -1,8 +1,8 @@
-"""Where does L2I help, and is it the hypergradient? Every task of ``evidence.yaml`` under every control, tuned alike.
+"""Where does L2I help, and is it the hypergradient? Every task of ``methods.yaml`` under every control, tuned alike.
 
-    python benchmarks/evidence.py                                  # all tasks: hours on two cores
-    python benchmarks/evidence.py "digits, Mean Teacher" --jobs 2  # one of them
-    python benchmarks/evidence.py --table                          # the tables again, from what has been measured
+    python -m benchmarks.evidence methods                                  # all tasks: hours on two cores
+    python -m benchmarks.evidence methods "digits, Mean Teacher" --jobs 2  # one of them
+    python -m benchmarks.evidence methods --table                          # the tables again, from what has been measured
 
 The weight of the unlabelled loss and the learning rate are chosen for the base method, and of every arm one setting among
 three values, on validation rows with seeds that are not reported. Then every arm runs on the same fresh seeds: each draws
@@ -34,7 +34,7 @@ from metaimpute.study.rows import flow
 from metaimpute.study.runs import Job, Outcome
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "evidence"
+RESULTS = HERE.parent / "results" / "evidence"
 SEEDS = 10
 CONTROLS = ("none", "zero_hypergradient", "random_direction", "holdout_supervision", "lookahead_supervision")
 LOOKED_AT = ("holdout_before", "holdout_after", "holdout_linear", "cosine", "cosine_holdout", "label_alignment",
@@ -166,7 +166,7 @@ def measured(name: str, asked: dict[str, Any], work: Path, jobs: int, seeds: int
         any_result = next(iter(finished.values()))
         found |= {k: any_result[k] for k in ("source", "metric", "profile", "environment", "steps", "labels")}
         found["recipe"] = task["recipe"]
-        found["environment"] = found["environment"] | {"command": f"python benchmarks/evidence.py {name!r}"}
+        found["environment"] = found["environment"] | {"command": f"python -m benchmarks.evidence methods {name!r}"}
         looks = [looked(folder / row.folder / f"seed{s}") for s in finished]
         found["arms"][row.name] = {
             "set": chosen[row.name]["point"], "validation": chosen[row.name]["validation"],
@@ -308,10 +308,10 @@ def by_seed(arm: dict[str, Any]) -> dict[int, float]:
 
 
 def write_tables() -> None:
-    asked = yaml.safe_load((HERE / "evidence.yaml").read_text())
+    asked = yaml.safe_load((HERE / "methods.yaml").read_text())
     files = [RESULTS / f"{slug(name)}.json" for name in asked["tasks"]]
     found = [json.loads(path.read_text()) for path in files if path.is_file()]
-    head = "# Evidence\n\nWritten by `benchmarks/evidence.py`; what it means is in `benchmarks/README.md`.\n\n"
+    head = "# Evidence\n\nWritten by `python -m benchmarks.evidence methods`; what it means is in `benchmarks/README.md`.\n\n"
     write_text(RESULTS.with_suffix(".md"), head + summary(found) + "\n".join(map(table, found)))
     if found:
         plot(found, RESULTS.with_suffix(".png"))
@@ -323,15 +323,11 @@ def write_tables() -> None:
 @click.option("--jobs", type=click.IntRange(0, 64), default=0, show_default=True, help="Worker processes; 0: this one.")
 @click.option("--seeds", type=click.IntRange(1), help="In the place of the file's.")
 @click.option("--table", "only_table", is_flag=True, help="Write the tables from what there is.")
-def main(names: tuple[str, ...], work: Path, jobs: int, seeds: int | None, only_table: bool) -> None:
-    """Measure the tasks NAMES of evidence.yaml (default: all)."""
-    asked = yaml.safe_load((HERE / "evidence.yaml").read_text())
+def methods(names: tuple[str, ...], work: Path, jobs: int, seeds: int | None, only_table: bool) -> None:
+    """Measure the tasks NAMES of methods.yaml (default: all)."""
+    asked = yaml.safe_load((HERE / "methods.yaml").read_text())
     for name in () if only_table else names or tuple(asked["tasks"]):
         found = measured(name, asked, work, jobs, seeds)
         write_text(RESULTS / f"{slug(name)}.json", json.dumps(found, indent=1) + "\n")
         click.echo(table(found))
     write_tables()
-
-
-if __name__ == "__main__":
-    main()
