@@ -49,25 +49,34 @@ VERSIONS = ("pandas", "scipy", "setfit", "skrub", "tabm", "efficientnet-lite-pyt
 forked = multiprocessing.get_context("fork")
 
 
+def feature_of(data_set: DataSet, data: Data, name: str) -> tuple[np.ndarray, float]:
+    """One kind of features of all rows, kept in the cache, and the seconds it took.
+
+    Raises:
+        Unavailable: when a package with an encoder is not here.
+    """
+    path = cache_folder() / "own_data" / f"{slug(data_set.name)}-{slug(name)}.npz"
+    if path.is_file():
+        with np.load(path) as kept:
+            found, seconds = kept["features"], float(kept["seconds"])
+        if len(found) == len(data.truth):
+            return found, seconds
+    start = time.perf_counter()
+    found = compute(name, data.rows)
+    seconds = time.perf_counter() - start
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, features=found, seconds=seconds)
+    return found, seconds
+
+
 def features_of(data_set: DataSet, data: Data) -> tuple[dict[str, np.ndarray], dict[str, float], list[str]]:
-    """Features of all rows by name, kept in the cache; the seconds each took; what is missing for others."""
+    """Features of all rows by name; the seconds each took; what is missing for others."""
     known, seconds, lacking = {}, {}, []
     for name in FEATURES[data_set.form]:
-        path = cache_folder() / "own_data" / f"{slug(data_set.name)}-{slug(name)}.npz"
-        if path.is_file():
-            with np.load(path) as kept:
-                known[name], seconds[name] = kept["features"], float(kept["seconds"])
-            if len(known[name]) == len(data.truth):
-                continue
         try:
-            start = time.perf_counter()
-            known[name] = compute(name, data.rows)
-            seconds[name] = time.perf_counter() - start
+            known[name], seconds[name] = feature_of(data_set, data, name)
         except Unavailable as error:
             lacking.append(str(error))
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, features=known[name], seconds=seconds[name])
     return known, seconds, lacking
 
 

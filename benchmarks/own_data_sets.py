@@ -246,13 +246,13 @@ def fashion_mnist() -> Data:
     return Data(read_idx(images).numpy(), np.array(names, dtype=object))
 
 
-def tiny_imagenet(first: int, each: int = 200) -> Data:
-    """Five classes of Tiny-ImageNet from the ``first`` on, so many training images of each."""
+def tiny_imagenet(first: int, each: int = 200, classes: int = 5) -> Data:
+    """So many classes of Tiny-ImageNet from the ``first`` on, so many training images of each."""
     from PIL import Image
 
     folder = _folder("tiny-imagenet-20", "train")
     images, labels = [], []
-    for place in sorted((folder / "train").iterdir())[first : first + 5]:
+    for place in sorted((folder / "train").iterdir())[first : first + classes]:
         for path in sorted((place / "images").glob("*.JPEG"))[:each]:
             with Image.open(path) as image:
                 images.append(np.asarray(image.convert("RGB")))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.evidence families "wrong labels" --seconds 500
 
-Every arm is tried with three settings on validation rows, on seeds that are not reported; the best is then measured on the
+Every arm is tried with as many settings, three or six, on validation rows, on seeds that are not reported; the best is then measured on the
 seeds that are. Arms share draw, network and steps, but for those that change them on purpose. Every run is kept, the search's
 too, in ``benchmarks/results/evidence/families/TASK.json``; the same command goes on after an interruption.
 """
@@ -44,6 +44,10 @@ def read_families() -> dict[str, Any]:
         for task in family.get("taken", ()):
             own = tasks[task]
             family.setdefault("tasks", {})[task] = {"recipe": own["recipe"], **own["set"]}
+        everywhere = family.pop("everywhere", {})
+        family["arms"] = {
+            name: {**arm, "grid": {**everywhere, **arm.get("grid", {})}} for name, arm in family["arms"].items()
+        }
     return families
 
 

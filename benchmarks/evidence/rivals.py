@@ -22,6 +22,7 @@ from metaimpute.tasks.base import Pool, TaskData
 Change = Callable[..., TaskData]
 Scores = Callable[[Pool], np.ndarray]
 FOLDS = 5
+SURE = 0.02  # chances nearer to 0 or 1 count as this far from them
 
 
 def rows_of(pool: Pool) -> np.ndarray:
@@ -112,6 +113,14 @@ CHANGES: dict[str, Change] = {
     "confident_learning": confident_learning, "disagreement": disagreement, "trusted_twice": trusted_twice,
     "trusted_alone": trusted_alone, "oversampled": oversampled,
 }  # fmt: skip
+
+
+def doubts(data: TaskData, seed: int, strength: float = 0.3) -> dict[str, torch.Tensor]:
+    """Logits of the rows' weights by cross-validation: of the chance that a row's label is right, trusted ones near 1."""
+    chance = cross_validated(data, seed, strength)[np.arange(len(data.labelled)), labels_of(data)]
+    if data.trusted is not None:
+        chance[data.trusted.numpy()] = 1.0
+    return {"logits": torch.from_numpy(chance).float().clamp(SURE, 1 - SURE).logit()}
 
 
 # systems of other kinds ------------------------------------------------------------------------------------------------

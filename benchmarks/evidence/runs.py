@@ -9,14 +9,20 @@ from typing import Any
 from metaimpute.recipes.recipe import Recipe
 from metaimpute.tasks.base import Pool, TaskData
 
-from .rivals import CHANGES, RIVALS, Scores, logit_adjusted
+from . import episodes
+from .rivals import CHANGES, RIVALS, Scores, doubts, logit_adjusted
 from .search import SEARCHES
 from .training import OWN, Point, drawn, fine_tuned, recipe_of, scores_of, trained
 
 
+def own_of(point: Point) -> Point:
+    """The settings of a rival, a change or what follows training, without the mark that they are that."""
+    return {key.removeprefix(OWN): value for key, value in point.items() if key.startswith(OWN)}
+
+
 def answer(recipe: Recipe, data: TaskData, asked: dict[str, Any], arm: dict[str, Any], point: Point) -> Scores:
     """An arm's scores of rows, with its own settings taken by the one of its parts that has any."""
-    own = {key.removeprefix(OWN): value for key, value in point.items() if key.startswith(OWN)}
+    own = own_of(point)
     if "rival" in arm:
         return RIVALS[arm["rival"]](data, recipe.train.seed, **own)
     after = arm.get("after")
@@ -27,7 +33,8 @@ def answer(recipe: Recipe, data: TaskData, asked: dict[str, Any], arm: dict[str,
         return scores_of(SEARCHES[after](recipe, data, asked, arm, point))
     if after == "fine_tuning":
         return scores_of(fine_tuned(recipe, data, asked, **own))
-    scores = scores_of(trained(recipe, data))
+    begun = doubts(data, recipe.train.seed, **own) if arm.get("warm") else None
+    scores = scores_of(trained(recipe, data, meta=begun))
     return logit_adjusted(scores, data, **own) if after == "logit_adjustment" else scores
 
 
@@ -41,6 +48,10 @@ def measured(asked: dict[str, Any], arm: dict[str, Any], point: Point, seed: int
     recipe = recipe_of(asked, arm, point, seed)
     data = drawn(recipe)
     start = time.perf_counter()
-    scores = answer(recipe, data, asked, arm, point)
-    found = {name: error_of(scores, getattr(data, name)) for name in ("validation", "test")}
+    if recipe.task.episodes:
+        answers = episodes.answers_of(recipe, data, arm, own_of(point))
+        found = {name: episodes.error_of(answers, recipe.task, getattr(data, name)) for name in ("validation", "test")}
+    else:
+        scores = answer(recipe, data, asked, arm, point)
+        found = {name: error_of(scores, getattr(data, name)) for name in ("validation", "test")}
     return {**found, "seconds": float(f"{time.perf_counter() - start:.3g}")}

@@ -20,10 +20,11 @@ from metaimpute.tasks.base import Pool, TaskData
 from metaimpute.training.assemble import Parts, assemble, take_step
 from metaimpute.training.evaluation import outputs_of
 
-from . import controls  # noqa: F401  # registers what it defines
+from . import controls, frozen  # noqa: F401  # both register what they define
 from .rivals import Scores
 
 Point = dict[str, Any]
+Learned = dict[str, torch.Tensor]
 OWN = "own."  # settings of a change, of a rival or of what follows training, which no recipe knows
 
 
@@ -46,19 +47,27 @@ def drawn(recipe: Recipe) -> TaskData:
     return altered(recipe.task, recipe.task.load(recipe.train.seed), recipe.train.seed)
 
 
-def parts_of(recipe: Recipe, data: TaskData, begun: nn.Module | None = None) -> Parts:
-    """A recipe's parts after training on ``data``; its parameters begin at those of ``begun``, or where the seed has them."""
+def parts_of(recipe: Recipe, data: TaskData, begun: nn.Module | None = None, meta: Learned | None = None) -> Parts:
+    """A recipe's parts after training on ``data``; its parameters begin at those of ``begun``, or where the seed has them.
+
+    Args:
+        meta: where what an objective learns begins, by name, in the place of its own beginning.
+    """
     parts = assemble(recipe, lambda message: None, data)
     if begun is not None:
         parts.module.load_state_dict(begun.state_dict())
+    for name, value in (meta or {}).items():
+        assert parts.algorithm.meta is not None
+        with torch.no_grad():
+            parts.algorithm.meta[name].copy_(value)
     for step in range(recipe.train.steps):
         take_step(parts, recipe, step)
     return parts
 
 
-def trained(recipe: Recipe, data: TaskData, begun: nn.Module | None = None) -> nn.Module:
+def trained(recipe: Recipe, data: TaskData, begun: nn.Module | None = None, meta: Learned | None = None) -> nn.Module:
     """The network of :func:`parts_of`, averaged where the recipe averages it."""
-    parts = parts_of(recipe, data, begun)
+    parts = parts_of(recipe, data, begun, meta)
     return parts.module if parts.averaged is None else parts.averaged.module
 
 
