@@ -113,7 +113,7 @@ def _get_images(name: str, layout: str, found: Callable[[], Path | None]) -> Cal
         _download(
             name,
             lambda: getattr(datasets, name)(str(target), download=True),
-            f"put {target / layout} there by hand",
+            f"put {target / layout} (or METAIMPUTE_DATA/{layout}) there by hand",
             "its home page",
         )
         return found()

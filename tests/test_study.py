@@ -529,3 +529,14 @@ def test_missing_data_is_said_before_anything_runs(here: Path, monkeypatch: pyte
 def test_the_studies_of_the_benchmarks_are_valid() -> None:
     for path in sorted((ROOT / "benchmarks" / "studies").glob("*.yaml")):
         assert read_study(path).rows and not read_study(path).warnings
+
+
+def test_a_study_and_a_recipe_are_told_apart(here: Path) -> None:
+    found = CliRunner().invoke(main, ["run", "s.yaml"])
+    assert found.exit_code == 2 and "s.yaml:1: recipe: this is a study of a recipe; run it with metaimpute study" in (
+        found.output
+    )
+    found = call("small.yaml")
+    assert found.exit_code == 2 and "small.yaml:2: task: this is a recipe, not a study; run it with metaimpute run" in (
+        found.output
+    )

@@ -2,9 +2,9 @@
 
     python -m benchmarks.evidence families "wrong labels" --seconds 500
 
-Every arm is tried with as many settings, three or six, on validation rows, on seeds that are not reported; the best is then measured on the
-seeds that are. Arms share draw, network and steps, but for those that change them on purpose. Every run is kept, the search's
-too, in ``benchmarks/results/evidence/families/TASK.json``; the same command goes on after an interruption.
+Every arm is tried with as many settings, three or six, on validation rows and seeds that are not reported; the best is then
+measured on the seeds that are. Arms share draw, network and steps, but for those that change them on purpose. Every run is
+kept, the search's too, in ``benchmarks/results/evidence/families/TASK.json``; the same command goes on after an interruption.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import click
 
 from .errors import plain_errors
 from .options import imports
-from .output import echo, next_step, screen, working
+from .output import done, echo, next_step, screen, working
 from .predict import DATA
 
 SHOWN = 20  # rows in a terminal, where a file has them all
@@ -96,9 +96,8 @@ def suggest(run: Path, count: int, out: Path | None, data: Path | None, device: 
         if len(shown) < len(rows):
             echo(f"and {len(rows) - len(shown):,} more")
         if out is None:
-            echo("--out FILE writes them with a column to fill in")
+            next_step(f"metaimpute suggest {argument(run)} --out FILE, which has a column to fill in")
         else:
             found.write(out)
-            echo(
-                f"wrote {len(rows):,} rows to {out}; fill in label, then metaimpute run RECIPE --labels {argument(out)}"
-            )
+            done(f"wrote {len(rows):,} rows to {out}")
+            next_step(f"fill in label, then metaimpute run RECIPE --labels {argument(out)}")

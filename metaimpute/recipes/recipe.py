@@ -141,6 +141,8 @@ def load(path: Path, profile: Concrete, sets: tuple[str, ...] = (), seed: int | 
 def resolve(source: Source, profile: str, sets: tuple[str, ...] = (), seed: int | None = None) -> Source:
     """The recipe's values under a profile and overrides."""
     load_installed()
+    if "recipe" in source.data and "task" not in source.data:
+        raise source.fail(("recipe",), "this is a study of a recipe; run it with metaimpute study")
     for key in source.data:
         if key not in (*SECTIONS, *BESIDE, "profiles", "about"):
             raise source.unknown((key,), (*SECTIONS, *BESIDE, "profiles", "about"))

@@ -97,6 +97,8 @@ def read_study(path: Path) -> Study:
 
 def plan(source: Source, path: Path) -> Study:
     """As :func:`read_study`, of what was read."""
+    if "task" in source.data and "recipe" not in source.data:
+        raise source.fail(("task",), "this is a recipe, not a study; run it with metaimpute run")
     spec = settings(StudySpec, source, (), source.data)
     recipe = _recipe(source, path, spec.recipe)
     seeds = _seeds(source, spec.seeds)
