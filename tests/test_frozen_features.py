@@ -283,3 +283,11 @@ def test_settings_are_those_that_the_design_tasks_chose() -> None:
     for family in record["families"]:
         kept = [one for one in family["tried"] if one.items() - {("error", one["error"])} <= record["kept"].items()]
         assert len(kept) == 1 and kept[0]["error"] == min(one["error"] for one in family["tried"])
+
+
+def test_the_evidence_page_has_the_tables_rows() -> None:
+    page = (BENCHMARKS.parent / "docs" / "evidence.md").read_text()
+    section = page.split("## Few clean labels, heads on frozen features")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    known = (BENCHMARKS / "results" / "frozen_features.md").read_text().splitlines()
+    assert len(rows) > 5 and set(rows) <= set(known)
