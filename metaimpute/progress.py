@@ -95,6 +95,11 @@ def heard_by(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+def unheard() -> None:
+    """From now on nobody hears of this process's phases: it is a copy of one whose terminal it shares."""
+    _listener.set(None)
+
+
 @contextlib.contextmanager
 def phase(name: str, total: int | None = None, done: int = 0) -> Iterator[Phase]:
     """A phase that lasts as long as the block.

@@ -120,6 +120,11 @@ class _OwnNoise(TorchDispatchMode):
 
 
 _DRAW_NOTHING = frozenset({"torch", "tqdm", "tensorboard", "ipykernel", "IPython", "zmq", "tornado", "rich", "execnet"})
+_CARRY_ALONE = frozenset({"multiprocessing.queues", "multiprocessing.resource_sharer"})  # between processes
+
+
+def _draws_nothing(module: str) -> bool:
+    return module in _CARRY_ALONE or module.partition(".")[0] in _DRAW_NOTHING
 
 
 def _others_may_draw() -> bool:
@@ -128,8 +133,7 @@ def _others_may_draw() -> bool:
         return False
     here = (threading.get_ident(), waiting())  # current_thread() would enter autograd's threads into threading's list
     return any(
-        (getattr(getattr(t, "_target", None), "__module__", None) or type(t).__module__).partition(".")[0]
-        not in _DRAW_NOTHING
+        not _draws_nothing(getattr(getattr(t, "_target", None), "__module__", None) or type(t).__module__)
         for t in threading.enumerate()
         if t.ident not in here
     )

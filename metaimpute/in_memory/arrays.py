@@ -5,6 +5,7 @@ From the task on it is what a run does: the same training steps, and the same ca
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,9 +71,10 @@ def _trained(recipe: Recipe, task: ArrayTask, verbose: int) -> Trained:
     with shown(verbose) as progress:
         told = telling(progress, steps, task.output)
         run = RunState(recipe, told.say)
-        for step in counted(range(steps), TRAINING, steps):
-            losses.append(float(take_step(run.parts, recipe, step)["loss"]))
-            told.report(step + 1, {"loss": losses[-1]})
+        with contextlib.closing(run.parts.ahead):
+            for step in counted(range(steps), TRAINING, steps):
+                losses.append(float(take_step(run.parts, recipe, step)["loss"]))
+                told.report(step + 1, {"loss": losses[-1]})
         systems = None if recipe.choose is None else systems_of(run, lambda: None, told.report_system)
         warnings = () if systems is None else tuple(doubts_about(systems))
         for line in warnings:

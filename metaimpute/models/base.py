@@ -68,6 +68,21 @@ class Model:
         """
         return None
 
+    @property
+    def prepares_inputs(self) -> bool:
+        """Whether the model has a :meth:`preprocess` of its own."""
+        return type(self).preprocess is not Model.preprocess
+
+    def reason_against_workers(self, device: torch.device) -> str:
+        """Why :meth:`preprocess` may not be called in other processes (``train.workers``), forks that work on one CPU thread.
+
+        A model whose preparation is a function of its inputs alone, to the last bit, and touches no device says that by
+        returning nothing.
+        """
+        if not self.prepares_inputs:
+            return ""
+        return f"model '{self.name}' prepares inputs with preprocess(), perhaps in this process alone; leave it out"
+
     def remember(self, inputs: Iterable[Any]) -> int:
         """Told of every text or image that training will see: a model with a frozen part may run it on them once, in this order.
 

@@ -188,6 +188,11 @@ class TimmEncoder(FeatureModel):
             encoder.requires_grad_(False)
         return EncoderClassifier(encoder, self._prepare, width, outputs, self.dropout, self.frozen == "all")
 
+    def reason_against_workers(self, device: torch.device) -> str:
+        if self.frozen == "all":
+            return super().reason_against_workers(device)
+        return "" if device.type == "cpu" else f"model '{self.name}' resizes images on {device.type}; leave it out"
+
     def preprocess(self, device: torch.device) -> Callable[[list[ImageVersion]], Any]:
         if self._encoder is None or self._prepare is None:
             raise TaskError("build() comes before preprocess()")

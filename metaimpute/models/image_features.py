@@ -50,6 +50,9 @@ class FeatureModel(Model):
     _device: torch.device = field(default=torch.device("cpu"), init=False, repr=False)
     _told: Callable[[int], None] = field(default_factory=lambda: _unheard, init=False, repr=False)
 
+    def reason_against_workers(self, device: torch.device) -> str:
+        return f"the features of model '{self.name}' are computed once, in the run's own process; leave it out"
+
     def encode(self, pixels: Tensor) -> Tensor:
         """``[n, width]`` from uint8 ``[n, c, h, w]``, on the CPU; a row depends on its own image alone, to the last bit.
 

@@ -177,6 +177,11 @@ class TextModel(Model):
         if self.standardize and isinstance(module, TextClassifier):
             module.standardize(inputs())
 
+    def reason_against_workers(self, device: torch.device) -> str:
+        if not self.frozen:
+            return ""
+        return f"the frozen layers of model '{self.name}' prepare inputs in the run's own process; leave it out"
+
     def preprocess(self, device: torch.device) -> Callable[[list[str]], dict[str, Tensor]]:
         from transformers import AutoTokenizer
 

@@ -27,6 +27,7 @@ from ..problems import BilevelProblem, ProblemError, problems
 from ..problems.base import require_complete
 from ..tasks import Missing, Task, TaskError, tasks
 from ..tasks.altered import check_alterations
+from .inputs import check_input
 from .schema import CONDUCT, About, ChooseSpec, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
 from .source import RecipeError, Source, merge, override, read
@@ -226,6 +227,7 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
     except IMPOSSIBLE_PATH as error:
         raise source.fail(("task",), f"{type(error).__name__}: {error}") from None
     _compatible(source, task, model, method, problem, spec, estimator)
+    check_input(source, task, model, train)
     return recipe
 
 

@@ -188,7 +188,7 @@ def _relative(text: str) -> float | None:
     return value if 0 < value < float("inf") else None
 
 
-CONDUCT = frozenset({"seed", "device", "threads", "log_every", "checkpoint_every", "watch_test"})
+CONDUCT = frozenset({"seed", "device", "threads", "workers", "views", "log_every", "checkpoint_every", "watch_test"})
 
 
 class TrainSpec(Strict):
@@ -198,7 +198,9 @@ class TrainSpec(Strict):
     the last one. ``ema``: decay of the averaged weights that are evaluated, None for the weights themselves.
     ``clip_norm``: largest norm of a gradient that moves the network, base or outer; longer ones are scaled down.
     ``watch_test``: that many test examples, and the hold-out batch, have their loss recorded just before and after every
-    logged label update, for the paper's Fig. 2; nothing depends on it. Runs that differ in ``CONDUCT`` alone are of one system.
+    logged label update, for the paper's Fig. 2; nothing depends on it. ``workers``: processes that prepare batches ahead, 0 for
+    none; ``views``: whether views are made as batches are drawn or on the device. Runs that differ in ``CONDUCT`` alone are of
+    one system.
     """
 
     steps: int = Field(1000, ge=1, le=10**9)
@@ -217,6 +219,8 @@ class TrainSpec(Strict):
     watch_test: int = Field(0, ge=0)
     device: str = "auto"
     threads: int | None = Field(None, ge=1, le=1024)
+    workers: int = Field(0, ge=0, le=1024)
+    views: Literal["host", "device"] = "host"
 
 
 BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)?")

@@ -252,6 +252,19 @@ class Task:
         return raw
 
     @property
+    def views_on_device(self) -> bool:
+        """Whether a view is what :meth:`finished_view` makes of what :meth:`begun_view` has made, and labels stay under it."""
+        return False
+
+    def begun_view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tree:
+        """The part of a view that is made where the examples are read; tensors, as small as may be."""
+        raise TypeError(f"{type(self).__name__} does not define begun_view()")
+
+    def finished_view(self, begun: Tree, kind: ViewKind, generator: torch.Generator) -> Tree:
+        """The other part, on the tensors' device. ``generator`` goes on where the first part left it, on the CPU."""
+        raise TypeError(f"{type(self).__name__} does not define finished_view()")
+
+    @property
     def more_forms(self) -> tuple[str, ...]:
         """Names of further forms of an example, as rows of numbers, for systems beside the network; before loading,
         those that it may have."""

@@ -122,8 +122,8 @@ class Cifar(ImageTask):
         targets = torch.tensor([label for _, labels in parts for label in labels])
         return Pool(images, targets, torch.arange(len(images)))
 
-    def pixels(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
-        return replace(self.views, probability=self.augment_probability).pixels(raw, kind, generator)
+    def augmented(self, windows: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        return replace(self.views, probability=self.augment_probability).pixels(windows, kind, generator)
 
     def normalized(self, pixels: Tensor) -> Tensor:
         return self.views.normalized(pixels)

@@ -111,8 +111,8 @@ class FashionMNIST(ImageTask):
             source=f"Fashion-MNIST ({len(pools['test']):,} test images)",
         )
 
-    def pixels(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
-        return replace(VIEWS, flip=self.flip).pixels(raw, kind, generator)
+    def augmented(self, windows: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        return replace(VIEWS, flip=self.flip).pixels(windows, kind, generator)
 
     def normalized(self, pixels: Tensor) -> Tensor:
         return VIEWS.normalized(pixels)

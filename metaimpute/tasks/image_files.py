@@ -1,10 +1,8 @@
-"""Image files as a pool and as inputs: read, resized and decoded by several threads when asked for, kept while memory allows."""
+"""Image files as a pool and as inputs: read, resized and decoded when asked for."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -16,8 +14,8 @@ from torch import Tensor
 from ..batches import ViewKind
 from ..ranges import NonNegative, Share
 from .base import Missing, MissingData, Pool, TaskError
+from .decoded import Decoded
 from .image_listing import LeftOut, class_folders, images_in, name_in, readable
-from .image_reading import decode
 from .image_task import ImageTask
 from .image_views import ImageViews
 from .locate import data_folders, expanded, locate_folder
@@ -27,37 +25,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Field(ge=8, le=4096)]
 OWN = ("labelled", "unlabelled")  # folders of one's own images
 ANNOTATIONS = "val_annotations.txt"
-
-
-class Decoded:
-    """Images that have been read, kept until they fill a number of bytes.
-
-    Attributes:
-        transparent: those that white shows through.
-    """
-
-    def __init__(self, side: int, limit: float) -> None:
-        self.side, self.left = side, limit
-        self.images: dict[Path, Tensor] = {}
-        self.transparent: set[Path] = set()
-
-    def __call__(self, path: Path) -> Tensor:
-        known = self.images.get(path)
-        if known is None:
-            known, seen_through = decode(path, self.side)
-            if seen_through:
-                self.transparent.add(path)
-            if known.nbytes <= self.left:
-                self.left -= known.nbytes
-                self.images[path] = known
-        return known
-
-    def doubts(self, folder: Path) -> tuple[str, ...]:
-        """A line about images that are partly transparent, where there are any."""
-        names = sorted(name_in(folder, path) for path in self.transparent)
-        return (
-            (f"{len(names):,} images are partly transparent, and read on white: {shortened(names)}",) if names else ()
-        )
 
 
 @dataclass(frozen=True)
@@ -72,27 +39,12 @@ class FilePool(Pool):
 
     def take(self, index: Tensor) -> list[Any]:
         wanted: list[Any] = [self.inputs[i] for i in index.tolist()]
-        known = [self.read.images.get(path) for path in wanted]
-        if all(image is not None for image in known):
-            return known
-        return in_threads(self.read, wanted)
+        found = self.read.several(wanted)
+        return [self.read(path) if image is None else image for path, image in zip(wanted, found, strict=True)]
 
     def subset(self, index: Tensor) -> FilePool:
         targets = None if self.targets is None else self.targets[index]
         return FilePool([self.inputs[i] for i in index.tolist()], targets, self.ids[index], self.read)
-
-
-def in_threads(function: Callable[[Path], Any], paths: Iterable[Path]) -> list[Any]:
-    """``function`` of every path, by several threads, in order."""
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as readers:
-        return list(readers.map(function, paths))
-
-
-def _read_or_none(read: Decoded, path: Path) -> Tensor | None:
-    try:
-        return read(path)
-    except TaskError:
-        return None
 
 
 def squares(images: Sequence[Tensor], side: int, rng: torch.Generator | None) -> Tensor:
@@ -221,7 +173,7 @@ class ImageFileTask(ImageTask):
 
     def decoded(self) -> Decoded:
         """A reader of this task's images."""
-        return Decoded(self.size, self.cache_gb * 1e9)
+        return Decoded(self.size, self.cache_gb * 1e9, self.found())
 
     def read(self, path: Path) -> tuple[list[str], list[Tensor]]:
         """An image file, or every image in a folder; names are paths relative to the folder.
@@ -230,11 +182,11 @@ class ImageFileTask(ImageTask):
         """
         left = LeftOut()
         names, paths = named_images(path, left)
-        read = self.decoded()
+        read = Decoded(self.size, self.cache_gb * 1e9)
         self.read_warnings = []
         if path.is_file():
             return names, [read(path)]
-        found = in_threads(lambda one: _read_or_none(read, one), paths)
+        found = read.several(paths)
         bad = [name for name, image in zip(names, found, strict=True) if image is None]
         if len(bad) == len(paths):
             raise TaskError(f"none of the {len(paths):,} images in {path} can be read")
@@ -248,8 +200,10 @@ class ImageFileTask(ImageTask):
     def _views(self) -> ImageViews:
         return ImageViews(MEAN, STD, flip=self.flip, probability=self.augment_probability)
 
-    def pixels(self, raw: Sequence[Tensor], kind: ViewKind, generator: torch.Generator) -> Tensor:
-        windows = squares(raw, self.size, None if kind == "none" else generator)
+    def windows(self, raw: Sequence[Tensor], kind: ViewKind, generator: torch.Generator) -> Tensor:
+        return squares(raw, self.size, None if kind == "none" else generator)
+
+    def augmented(self, windows: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
         return self._views.pixels(windows, kind, generator)
 
     def normalized(self, pixels: Tensor) -> Tensor:

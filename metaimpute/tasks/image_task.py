@@ -61,9 +61,18 @@ class ImageTask(Task):
 
     copies: Count | None = None
 
+    def windows(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        """uint8 ``[n, c, side, side]`` of raw examples: what of each image a view is made of."""
+        found: Tensor = raw
+        return found
+
+    def augmented(self, windows: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        """uint8 ``[n, c, side, side]``, windows under a random view, on their device."""
+        raise TypeError(f"{type(self).__name__} does not define augmented()")
+
     def pixels(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tensor:
         """uint8 ``[n, c, side, side]`` of raw examples under a random view."""
-        raise TypeError(f"{type(self).__name__} does not define pixels()")
+        return self.augmented(self.windows(raw, kind, generator), kind, generator)
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """Model inputs ``[n, c, side, side]`` from pixels, for a model that does not prepare its own."""
@@ -77,6 +86,16 @@ class ImageTask(Task):
         if self.prepare_inputs is None:
             return self.normalized(self.pixels(raw, kind, generator))
         return self.prepare_inputs(self.versions(raw, kind, generator))
+
+    @property
+    def views_on_device(self) -> bool:
+        return type(self).pixels is ImageTask.pixels and type(self).view is ImageTask.view
+
+    def begun_view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        return self.windows(raw, kind, generator)
+
+    def finished_view(self, begun: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
+        return self.normalized(self.augmented(begun, kind, generator))
 
     def versions(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> list[ImageVersion]:
         """A view of each image, for a model that prepares its own inputs."""

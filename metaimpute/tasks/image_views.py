@@ -21,7 +21,7 @@ def flip_and_shift(images: Tensor, rng: torch.Generator, *, flip: bool, shift: i
     Args:
         images: ``[n, c, h, w]``, any type.
     """
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
     if not n:
         return images
     mirrored = torch.rand(n, generator=rng, device="cpu") < 0.5 if flip else torch.zeros(n, dtype=torch.bool)
@@ -29,8 +29,8 @@ def flip_and_shift(images: Tensor, rng: torch.Generator, *, flip: bool, shift: i
     rows = _reflected(torch.arange(height) - down[:, None], height)
     columns = _reflected(torch.arange(width) - right[:, None], width)
     columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
-    moved = images[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).contiguous()
+    place = (rows[:, :, None] * width + columns[:, None, :]).to(images.device)
+    return images.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, channels, -1)).view_as(images)
 
 
 def _reflected(index: Tensor, size: int) -> Tensor:
@@ -86,5 +86,5 @@ class ImageViews:
         return images
 
     def normalized(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v)[:, None, None] for v in (self.mean, self.std))
-        return (images.float() / 255 - mean) / std
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+        return images.float().div_(255).sub_(mean).div_(std)

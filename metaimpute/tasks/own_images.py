@@ -13,7 +13,8 @@ from torch import Tensor
 from ..ranges import Share
 from .alike import alike_said
 from .base import TaskError, register_task
-from .image_files import Decoded, FilePool, ImageFileTask, Side, in_threads, list_images
+from .decoded import in_threads
+from .image_files import FilePool, ImageFileTask, Side, list_images
 from .image_listing import LeftOut, classes_of, images_in, name_in, readable
 from .image_reading import sides_of
 from .own_data import Content, OwnData, shortened
@@ -69,7 +70,7 @@ class OwnImages(ImageFileTask, OwnData):
             more, known = list_images(folder / "test", classes, "labelled", left)
             paths, targets = [*paths, *more], [*targets, *known]
         read = self.decoded()
-        good = torch.tensor(in_threads(lambda path: _readable(read, path), paths))
+        good = torch.tensor(read.readable(paths))
         bad = [name_in(folder, path) for path, fine in zip(paths, good.tolist(), strict=True) if not fine]
         if len(bad) == len(paths):
             raise TaskError(f"folder: none of the {len(paths):,} images in {folder} can be read")
@@ -81,15 +82,6 @@ class OwnImages(ImageFileTask, OwnData):
         warnings = (*unread, *left.said(readable(folder.name)), *read.doubts(folder), *alike_said(classes))
         names = [name_in(folder, path) for path in kept]
         return Content(pool, names, contents(kept), tested, readable(folder.name), warnings)
-
-
-def _readable(read: Decoded, path: Path) -> bool:
-    """Whether an image can be read; it is kept as far as there is room."""
-    try:
-        read(path)
-    except TaskError:
-        return False
-    return True
 
 
 def contents(paths: list[Path]) -> list[Hashable]:

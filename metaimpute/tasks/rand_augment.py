@@ -21,15 +21,16 @@ GREY = 127
 Operation = Callable[[Tensor, Tensor], Tensor]
 
 
-def _column(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
+def _column(values: Tensor, images: Tensor) -> Tensor:
+    """A number for each image, beside the images."""
+    return values[:, None, None, None].to(images.device)
 
 
 def _enhance(extreme: Callable[[Tensor], Tensor]) -> Operation:
     """Blends towards the image at strength 0 of a torchvision adjustment, by a factor from 0.05 to 0.95."""
 
     def operation(images: Tensor, level: Tensor) -> Tensor:
-        factor = _column(0.05 + 0.9 * level)
+        factor = _column(0.05 + 0.9 * level, images)
         return (images * factor + extreme(images) * (1 - factor)).clamp(0, 255).to(torch.uint8)
 
     return operation
@@ -38,12 +39,13 @@ def _enhance(extreme: Callable[[Tensor], Tensor]) -> Operation:
 def _posterize(images: Tensor, level: Tensor) -> Tensor:
     """Keeps the 4 to 8 highest bits."""
     dropped = 4 - (level * 5).long().clamp_max(4)
-    return images & _column(256 - 2**dropped).to(torch.uint8)
+    return images & _column((256 - 2**dropped).to(torch.uint8), images)
 
 
 def _solarize(images: Tensor, level: Tensor) -> Tensor:
     """Inverts pixels from a threshold on, 0 to 256."""
-    return torch.where(images >= _column(256 * level), 255 - images, images)
+    least = _column((256 * level).ceil().to(torch.int16), images)  # of whole numbers, as pixels are
+    return torch.where(images >= least, 255 - images, images)
 
 
 def _affine(coefficients: Callable[[Tensor, float], tuple[tuple[Tensor | float, ...], ...]]) -> Operation:
@@ -95,14 +97,22 @@ def rand_augment(images: Tensor, rng: torch.Generator, count: int = 2, probabili
     """
     if not len(images):
         return images
-    images = images.clone()
     for _ in range(count):
         chosen = torch.randint(len(OPERATIONS), (len(images),), generator=rng, device="cpu")
         level = torch.rand(len(images), generator=rng, device="cpu")
         if probability < 1:
             chosen = chosen.where(torch.rand(len(images), generator=rng, device="cpu") < probability, IDENTITY)
-        for number, operation in enumerate(OPERATIONS.values()):
-            members = (chosen == number).nonzero()[:, 0]
-            if len(members):
-                images[members] = operation(images[members], level[members])
+        images = _each_by_its_own(images, chosen, level)
     return images
+
+
+def _each_by_its_own(images: Tensor, chosen: Tensor, level: Tensor) -> Tensor:
+    """The operation of that number on each image, those of one operation side by side."""
+    order = chosen.argsort(stable=True)
+    counts = chosen.bincount(minlength=len(OPERATIONS)).tolist()
+    parts = zip(images.index_select(0, order.to(images.device)).split(counts), level[order].split(counts), strict=True)
+    done = [
+        operation(part, strength) if len(part) else part
+        for operation, (part, strength) in zip(OPERATIONS.values(), parts, strict=True)
+    ]
+    return torch.cat(done).index_select(0, order.argsort().to(images.device))

@@ -28,6 +28,7 @@ from ..streams import Stream
 from ..tasks.altered import altered
 from ..tasks.base import MissingData, Pool, TaskData, TaskError
 from ..tasks.splits import separate_holdout, without
+from .ahead import Ahead, has_workers_of_its_own
 from .algorithm import Algorithm1
 from .data import BatchSizes, BatchSource, to_device
 from .label_updates import UpdateWatch
@@ -48,6 +49,7 @@ class Parts:
     schedulers: list[LambdaLR]
     algorithm: Algorithm1
     batches: BatchSource
+    ahead: Ahead
     watch: UpdateWatch | None
     averaged: AveragedModel | None
 
@@ -100,11 +102,12 @@ def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None =
         task, method, labelled, data.unlabelled, holdout,
         BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
         spec.holdout_view or method.labelled_view, train.steps, train.seed, device, needs_unlabelled=draws,
-        folds=_folds(recipe, labelled),
+        folds=_folds(recipe, labelled), views=train.views,
     )  # fmt: skip
     return Parts(
         device, data, module, optimizer, outer, schedulers,
         Algorithm1(model, method, problem, settings, optimizer, outer, meta, train.seed), batches,
+        Ahead(batches, _workers(recipe, device, say), problem.learns != "nothing", recipe.steps),
         _watch(recipe, module, data, device, say), None if train.ema is None else averaged_model(module, train.ema),
     )  # fmt: skip
 
@@ -136,6 +139,21 @@ def _network_and_data(
     if known:
         say(f"ran the frozen encoder once over {known:,} {task.input_kind}s, augmented versions among them")
     return module, data
+
+
+def _workers(recipe: Recipe, device: torch.device, say: Callable[[str], None]) -> int:
+    """Processes that prepare batches.
+
+    Raises:
+        RecipeError: where the model prepares inputs on a device, which they cannot.
+    """
+    count = recipe.train.workers
+    if count and (reason := recipe.model.reason_against_workers(device)):
+        raise recipe.source.fail(("train", "workers"), reason)
+    if count and not has_workers_of_its_own():
+        say("note: batches are prepared in the run's own process, as it is one of several at work (train.workers)")
+        return 0
+    return count
 
 
 def _holdout(recipe: Recipe, data: TaskData) -> tuple[Pool, Pool]:
@@ -221,8 +239,7 @@ def take_step(
     """
     with fixed_rng(derive_seed(recipe.train.seed, Stream.STEP, step)):
         with parts.algorithm.stopwatch("data"):
-            batch = parts.batches.batch(step)
-            holdout = parts.batches.holdout(step) if recipe.problem.learns != "nothing" else None
+            batch, holdout = parts.ahead(step)
         found = parts.algorithm.step(batch, holdout, measure=measure, watch=watch)
     if parts.averaged is not None:
         parts.averaged.update_parameters(parts.module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -47,9 +48,10 @@ class FoldNetwork:
         threads = torch.get_num_threads()
         try:
             parts = assemble(recipe, lambda message: None, data)
-            for step in counted(range(recipe.train.steps), "training on a fold", recipe.train.steps):
-                take_step(parts, recipe, step)
-                self.between()
+            with contextlib.closing(parts.ahead):
+                for step in counted(range(recipe.train.steps), "training on a fold", recipe.train.steps):
+                    take_step(parts, recipe, step)
+                    self.between()
         except Diverged as error:
             raise Unfit(f"training diverged on a part of the labels ({error})") from None
         finally:

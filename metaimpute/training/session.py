@@ -24,6 +24,7 @@ from ..rundir.origin import Begun, write_begun
 from ..rundir.result import Result
 from ..rundir.systems import Systems
 from ..terminal import argument, is_utf_8
+from .ahead import WorkerDied
 from .assemble import take_step
 from .choosing import check_choosable, systems_of
 from .finite import Diverged
@@ -164,7 +165,12 @@ class Session(RunState):
                         )
         except Diverged as error:
             raise self._diverged(error, log) from None
+        except WorkerDied as error:
+            self.save()
+            again = f"continue with --resume {argument(self.folder)}"
+            raise WorkerDied(f"stopped at step {self.step}: {error}; {again}") from None
         finally:
+            self.parts.ahead.close()
             log.close()
 
     def _choose(self) -> Systems | None:

@@ -1,0 +1,219 @@
+"""What a training step waits for its batches, by worker processes and by where views are made.
+
+    python benchmarks/input.py --out benchmarks/results/input.json
+    python benchmarks/input.py --folder tiny-imagenet-200          # the images of a folder too, decoded and from the cache
+
+Drawn images stand in for photographs: their number and sides are what costs, not what they show. Three parts: images a second of
+FixMatch's views (448 of 32 x 32 pixels a step); a run of FixMatch with L2I on WRN-28-2, of which each variant is trained in turn,
+some steps at a time, so that whatever else the machine does meets all of them; a folder's images read anew and from the cache.
+Memory is the largest resident size of the process and its workers, summed over a run of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaimpute import recipes
+from metaimpute.batches.outputs import Classes
+from metaimpute.environment import describe
+from metaimpute.recipes.shipped import locate
+from metaimpute.streams import Stream
+from metaimpute.tasks.base import Pool, TaskData, register_task
+from metaimpute.tasks.cifar import Cifar10
+from metaimpute.tasks.splits import generator, semi_supervised
+from metaimpute.training.ahead import Ahead
+from metaimpute.training.assemble import Parts, assemble, take_step
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "workers 0": (),
+    "workers 1": ("train.workers=1",),
+    "workers 0, views on the device": ("train.views=device",),
+}
+WORKERS = (0, 1, 2)
+
+
+@register_task("drawn_images")
+@dataclass
+class DrawnImages(Cifar10):
+    """Images of noise with the sides of CIFAR-10 and its views, for timing."""
+
+    def missing(self) -> list[Any]:
+        return []
+
+    @property
+    def output(self) -> Classes:
+        return Classes(10)
+
+    def load(self, seed: int) -> TaskData:
+        rng = generator(0, Stream.TEST)
+        pixels = torch.randint(0, 256, (4000, 3, 32, 32), generator=rng, device="cpu", dtype=torch.uint8)
+        pool = Pool(pixels, torch.arange(4000) % 10, torch.arange(4000))
+        return semi_supervised(
+            pool, pool.subset(torch.arange(100)), labels=250, validation=0, classes=10, seed=seed, source="drawn images"
+        )
+
+
+def recipe(*sets: str) -> Any:
+    settings = (
+        "task={name: drawn_images, validation: 0}", "train.device=cpu", "train.threads=1", "train.seed=0",
+        "train.steps=100000", *sets,
+    )  # fmt: skip
+    return recipes.load(locate(Path("cifar10_fixmatch_l2i")), "paper", settings)
+
+
+def built(*sets: str) -> tuple[Any, Parts]:
+    chosen = recipe(*sets)
+    return chosen, assemble(chosen, lambda line: None)
+
+
+def views(rounds: int, steps: int) -> list[dict[str, Any]]:
+    """Images a second of the weak and the strong view of 448 images, by workers and place; one after another in each round."""
+    sizes = ("train.batch=8", "train.unlabelled_batch=448", "problem.name=none", "model={name: mlp, width: 4}")
+    rates: dict[tuple[int, str], list[float]] = {}
+    for _ in range(rounds):
+        for place in ("host", "device"):
+            _, parts = built(*sizes, f"train.views={place}")
+            for workers in WORKERS:
+                ahead = Ahead(parts.batches, workers, False, steps + 4)
+                for step in range(4):  # the workers' start, and what they prepare while nobody asks
+                    ahead(step)
+                started = time.perf_counter()
+                for step in range(4, steps + 4):
+                    ahead(step)
+                rates.setdefault((workers, place), []).append((8 + 448) * steps / (time.perf_counter() - started))
+                ahead.close()
+    return [
+        {"workers": workers, "views": place, "images_per_second": statistics.median(found), "range": [min(found), max(found)]}
+        for (workers, place), found in rates.items()
+    ]  # fmt: skip
+
+
+def runs(steps: int, block: int, batch: int, unlabelled: int) -> list[dict[str, Any]]:
+    """The variants of one run, trained in turn a block of steps at a time; parts of a step by the run's own stopwatch."""
+    sizes = (f"train.batch={batch}", f"train.unlabelled_batch={unlabelled}")
+    made = {name: built(*sizes, *sets) for name, sets in VARIANTS.items()}
+    times: dict[str, list[float]] = {name: [] for name in made}
+    for first in range(0, steps, block):
+        for name, (chosen, parts) in made.items():
+            for step in range(first, min(first + block, steps)):
+                started = time.perf_counter()
+                take_step(parts, chosen, step)
+                times[name].append(time.perf_counter() - started)
+    found = []
+    for name, (_, parts) in made.items():
+        parts.ahead.close()
+        seconds = parts.algorithm.stopwatch.seconds
+        found.append(
+            {
+                "variant": name, "steps": steps, "batch": batch, "unlabelled_batch": unlabelled,
+                "step_ms": 1e3 * statistics.median(times[name]), "step_ms_mean": 1e3 * statistics.mean(times[name]),
+                "data_ms": 1e3 * seconds["data"] / steps, "waiting": seconds["data"] / sum(seconds.values()),
+                "weights": float(sum(p.detach().double().abs().sum() for p in parts.module.parameters())),
+            }
+        )  # fmt: skip
+    return found
+
+
+def alone(name: str, steps: int, batch: int, unlabelled: int) -> None:
+    """One variant in a process of its own, for :func:`memory`."""
+    chosen, parts = built(f"train.batch={batch}", f"train.unlabelled_batch={unlabelled}", *VARIANTS[name])
+    for step in range(steps):
+        take_step(parts, chosen, step)
+    print("done", flush=True)
+    time.sleep(3600)  # until it has been looked at
+
+
+def memory(steps: int, batch: int, unlabelled: int) -> dict[str, dict[str, float]]:
+    """Peak MiB of each variant and its workers: resident sizes, and as shares of what processes have in common."""
+    found = {}
+    for name in VARIANTS:
+        command = [sys.executable, __file__, "--alone", name, "--memory-steps", str(steps)]
+        command += ["--batch", str(batch), "--unlabelled", str(unlabelled)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            family = [str(process.pid), *children(process.pid)]
+            resident = sum(field(Path("/proc") / one / "status", "VmHWM") for one in family)
+            shared_out = sum(field(Path("/proc") / one / "smaps_rollup", "Pss") for one in family)
+            process.kill()
+        found[name] = {"peak_resident_mib": resident / 1024, "proportional_at_end_mib": shared_out / 1024}
+    return found
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def field(file: Path, name: str) -> int:
+    """KiB of a line such as ``VmHWM:  123 kB``."""
+    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
+
+
+def folder(name: str, side: int, most: int) -> dict[str, Any]:
+    """Images a second of a folder: decoded, and from a cache that another run has filled."""
+    task: Any = recipes.load(
+        locate(Path("tiny_imagenet_supervised")), "sample", (f"task.folder={name}", f"task.size={side}", "task.cache_gb=0")
+    ).task
+    found: dict[str, Any] = {"folder": Path(name).name, "side": side}
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["METAIMPUTE_CACHE"] = cache
+        for how in ("decoded", "from_cache"):
+            pool = task.load(0).unlabelled
+            index = torch.arange(min(most, len(pool)))
+            started = time.perf_counter()
+            for part in index.split(256):
+                pool.take(part)
+            found[f"{how}_images_per_second"] = len(index) / (time.perf_counter() - started)
+        found["images"] = len(index)
+        found["cache_mib"] = sum(file.stat().st_size for file in Path(cache).rglob("*.sqlite")) / 2**20
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--block", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--unlabelled", type=int, default=56)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--views-steps", type=int, default=20)
+    parser.add_argument("--memory-steps", type=int, default=5)
+    parser.add_argument("--folder")
+    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--most", type=int, default=4000)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.alone:
+        return alone(chosen.alone, chosen.memory_steps, chosen.batch, chosen.unlabelled)
+    found: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/input.py", *sys.argv[1:]]), "seed": 0, "machine": f"{os.cpu_count()} cores",
+        "environment": {**describe(torch.device("cpu")), "command": ""},
+        "views": views(chosen.rounds, chosen.views_steps),
+        "run": runs(chosen.steps, chosen.block, chosen.batch, chosen.unlabelled),
+        "memory": memory(chosen.memory_steps, chosen.batch, chosen.unlabelled),
+    }  # fmt: skip
+    if chosen.folder:
+        found["folder"] = folder(chosen.folder, chosen.side, chosen.most)
+    text = json.dumps(found, indent=1) + "\n"
+    if chosen.out:
+        chosen.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
