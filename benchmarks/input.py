@@ -165,7 +165,9 @@ def field(file: Path, name: str) -> int:
 def folder(name: str, side: int, most: int) -> dict[str, Any]:
     """Images a second of a folder: decoded, and from a cache that another run has filled."""
     task: Any = recipes.load(
-        locate(Path("tiny_imagenet_supervised")), "sample", (f"task.folder={name}", f"task.size={side}", "task.cache_gb=0")
+        locate(Path("tiny_imagenet_supervised")),
+        "sample",
+        (f"task.folder={name}", f"task.size={side}", "task.cache_gb=0"),
     ).task
     found: dict[str, Any] = {"folder": Path(name).name, "side": side}
     with tempfile.TemporaryDirectory() as cache:
@@ -180,6 +182,32 @@ def folder(name: str, side: int, most: int) -> dict[str, Any]:
         found["images"] = len(index)
         found["cache_mib"] = sum(file.stat().st_size for file in Path(cache).rglob("*.sqlite")) / 2**20
     return found
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Markdown for the documentation."""
+    rates = {(row["workers"], row["views"]): row["images_per_second"] for row in found["views"]}
+    lines = [
+        "| images a second | " + " | ".join(f"workers {n}" for n in WORKERS) + " |",
+        "|---|" + "---:|" * len(WORKERS),
+    ]
+    for place in ("host", "device"):
+        lines.append(f"| views on the {place} | " + " | ".join(f"{rates[n, place]:,.0f}" for n in WORKERS) + " |")
+    lines += [
+        "",
+        "| WRN-28-2 | a step | waiting for data | peak resident | shared pages once |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in found["run"]:
+        peak, once = found["memory"][row["variant"]].values()
+        waiting = f"{row['data_ms']:.1f} ms, {row['waiting']:.1%}"
+        lines.append(f"| {row['variant']} | {row['step_ms']:,.0f} ms | {waiting} | {peak:,.0f} MiB | {once:,.0f} MiB |")
+    if "folder" in found:
+        one = found["folder"]
+        decoded, kept = one["decoded_images_per_second"], one["from_cache_images_per_second"]
+        lines += ["", f"{one['images']:,} images of {one['folder']}, side {one['side']}:"]
+        lines += [f"{decoded:,.0f} a second decoded, {kept:,.0f} from the cache"]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -199,7 +227,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.alone:
-        return alone(chosen.alone, chosen.memory_steps, chosen.batch, chosen.unlabelled)
+        alone(chosen.alone, chosen.memory_steps, chosen.batch, chosen.unlabelled)
+        return
     found: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/input.py", *sys.argv[1:]]), "seed": 0, "machine": f"{os.cpu_count()} cores",
         "environment": {**describe(torch.device("cpu")), "command": ""},
@@ -212,7 +241,7 @@ def main() -> None:
     text = json.dumps(found, indent=1) + "\n"
     if chosen.out:
         chosen.out.write_text(text)
-    print(text)
+    print(tables(found))
 
 
 if __name__ == "__main__":

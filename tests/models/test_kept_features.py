@@ -98,13 +98,21 @@ def test_random_weights_are_never_kept(cache: Path) -> None:
     assert not (cache / "features").exists()
 
 
-@pytest.mark.parametrize("harm", ["garbage", "folder", "no folder"])
-def test_a_damaged_cache_is_said_once_and_does_without(harm: str, cache: Path) -> None:
+def test_a_damaged_file_is_begun_anew() -> None:
     store = KeptFeatures("net", {})
-    if harm == "garbage":
+    store.put({b"k" * 16: torch.ones(3)})
+    store.path.write_bytes(b"not a database" * 99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert store.get([b"k" * 16]) == {}
         store.put({b"k" * 16: torch.ones(3)})
-        store.path.write_bytes(b"not a database" * 99)
-    elif harm == "folder":
+        assert torch.equal(store.get([b"k" * 16])[b"k" * 16], torch.ones(3))
+
+
+@pytest.mark.parametrize("harm", ["folder", "no folder"])
+def test_a_cache_that_cannot_be_written_is_said_once_and_does_without(harm: str, cache: Path) -> None:
+    store = KeptFeatures("net", {})
+    if harm == "folder":
         store.path.mkdir(parents=True)
     else:
         cache.write_text("a file where the folder should be")

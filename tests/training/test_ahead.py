@@ -56,7 +56,9 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 def equal(left: Any, right: Any) -> bool:
     one, two = list(tensors(left)), list(tensors(right))
-    return len(one) == len(two) > 0 and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    return len(one) == len(two) > 0 and all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, two, strict=True)
+    )
 
 
 def batches(chosen: Any, workers: int, steps: tuple[int, ...] = (0, 1, 2)) -> list[Any]:
@@ -99,6 +101,17 @@ def test_workers_make_the_batches_of_the_run_itself(tmp_path: Path) -> None:
         assert equal(alone, batches(chosen, 2)), name
         assert not equal(alone[0], alone[1]), "and no two steps are alike"
         assert equal(alone[2], batches(chosen, 1, (2,))[0]), f"{name}: begun at a later step"
+
+
+def test_workers_may_be_begun_after_threads_have_computed() -> None:
+    before, chosen = torch.get_num_threads(), recipe("problem={name: l2i, estimator: approx}", "train.threads=2")
+    try:
+        torch.set_num_threads(2)
+        wide = torch.randn(700, 700, generator=torch.Generator().manual_seed(0))
+        assert bool((wide @ wide).sin().sum().isfinite()), "OpenMP's threads are there now, and not in a fork"
+        assert equal(batches(chosen, 0), batches(chosen, 2)) and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_views_on_the_device_are_those_of_the_host(tmp_path: Path) -> None:
@@ -162,7 +175,11 @@ def failing(how: str, workers: int = 1) -> Any:
     [
         ("refuses", TaskError, "^labels: the views of these cannot be made$"),
         ("breaks", ZeroDivisionError, "^nothing to divide by$"),
-        ("hands over no data", TaskError, "^a view holds a lock, which no worker process can hand over; set train.workers to 0$"),
+        (
+            "hands over no data",
+            TaskError,
+            "^a view holds a lock, which no worker process can hand over; set train.workers to 0$",
+        ),
     ],
 )
 def test_an_error_in_a_worker_is_raised_here_as_it_was_there(how: str, kind: type[Exception], said: str) -> None:
