@@ -40,7 +40,6 @@ from metaimpute.training.assemble import Parts, assemble, take_step
 VARIANTS: dict[str, tuple[str, ...]] = {
     "workers 0": (),
     "workers 1": ("train.workers=1",),
-    "workers 0, views on the device": ("train.views=device",),
 }
 WORKERS = (0, 1, 2)
 

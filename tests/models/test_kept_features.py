@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from metaimpute.models import kept_features
 from metaimpute.models.kept_features import KeptFeatures, digest, drop_oldest
 from metaimpute.models.text import MiniLM
+from metaimpute.tasks import kept
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +153,7 @@ def test_the_files_used_longest_ago_go_first(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.sqlite", "c.sqlite", "note.txt"]
     drop_oldest(tmp_path, mine, most=0)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["c.sqlite", "note.txt"]
-    assert kept_features.KEPT_BYTES >= 10**9
+    assert kept.KEPT_BYTES >= 10**9
 
 
 def test_another_vocabulary_is_another_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from metaimpute.tasks import (
     Task,
     TaskError,
     TinyImageNet,
+    decoded,
     fashion_mnist,
     image_files,
     image_reading,
@@ -158,8 +159,9 @@ def test_images_are_resized_isotropically_and_cropped_in_place(here: Path) -> No
 def test_images_are_read_once_within_the_memory_that_is_allowed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_data.make_image_folder(here, size=(16, 16))
     read: list[Path] = []
-    real = image_files.decode
-    monkeypatch.setattr(image_files, "decode", lambda path, side: read.append(path) or real(path, side))
+    real = decoded.decode
+    monkeypatch.setattr(decoded, "decode", lambda path, side: read.append(path) or real(path, side))
+    monkeypatch.setattr(decoded.Kept, "_on_database", lambda self, work: None)  # what is held in memory, and no more
     for gigabytes, expected in ((1.0, 6), (3 * 768 / 1e9, 9), (0.0, 12)):
         read.clear()
         pool = ImageFolder(folder="images", labels=3, size=16, cache_gb=gigabytes).load(0).unlabelled
