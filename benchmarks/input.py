@@ -231,15 +231,18 @@ def main() -> None:
     found: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/input.py", *sys.argv[1:]]), "seed": 0, "machine": f"{os.cpu_count()} cores",
         "environment": {**describe(torch.device("cpu")), "command": ""},
-        "views": views(chosen.rounds, chosen.views_steps),
-        "run": runs(chosen.steps, chosen.block, chosen.batch, chosen.unlabelled),
-        "memory": memory(chosen.memory_steps, chosen.batch, chosen.unlabelled),
     }  # fmt: skip
+
+    def add(name: str, part: Any) -> None:
+        found[name] = part
+        if chosen.out:
+            chosen.out.write_text(json.dumps(found, indent=1) + "\n")
+
     if chosen.folder:
-        found["folder"] = folder(chosen.folder, chosen.side, chosen.most)
-    text = json.dumps(found, indent=1) + "\n"
-    if chosen.out:
-        chosen.out.write_text(text)
+        add("folder", folder(chosen.folder, chosen.side, chosen.most))
+    add("views", views(chosen.rounds, chosen.views_steps))
+    add("memory", memory(chosen.memory_steps, chosen.batch, chosen.unlabelled))
+    add("run", runs(chosen.steps, chosen.block, chosen.batch, chosen.unlabelled))
     print(tables(found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -241,6 +242,13 @@ def test_errors_are_handed_over_whatever_their_class() -> None:
 def test_what_cannot_be_is_refused_in_a_line(sets: tuple[str, ...], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         recipe(*sets)
+
+
+def test_a_process_that_is_a_worker_itself_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    assert assemble(recipe("train.workers=2"), said.append).ahead.workers == 0
+    assert said == ["note: batches are prepared in the run's own process, as it is one of several at work (train.workers)"]
 
 
 @pytest.mark.slow
