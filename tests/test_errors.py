@@ -15,7 +15,9 @@ import metaimpute
 from metaimpute.cli import main
 from metaimpute.errors import DIVERGED, INTERRUPTED, MISSING, USAGE, UserError
 
-OTHER_CODES = {"MissingData": MISSING, "NotFetched": MISSING, "Diverged": DIVERGED, "Interrupted": INTERRUPTED}
+OTHER_CODES = {
+    "MissingData": MISSING, "NotFetched": MISSING, "Diverged": DIVERGED, "Interrupted": INTERRUPTED, "WorkerDied": INTERRUPTED,
+}  # fmt: skip
 PREFIXES = {"Diverged": "training diverged: "}
 INTERNAL_ERRORS: set[str] = set()  # public classes that never reach a user
 

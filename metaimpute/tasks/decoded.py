@@ -94,7 +94,7 @@ class Decoded:
         rest = [path for path in paths if path not in known]
         read = zip(rest, in_threads(self._or_none, rest), strict=True)
         new = {path: image for path, image in read if image is not None}
-        if self._kept is not None and (put := {keys[p]: _packed(*new[p], stamps[p]) for p in new if p in keys}):
+        if self._kept is not None and (put := {keys[p]: _packed(new[p], stamps[p]) for p in new if p in keys}):
             self._kept.put(put)
         for path, (image, seen_through) in (known | new).items():
             self._hold(path, image, seen_through)
@@ -139,7 +139,8 @@ def _stamp(path: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def _packed(image: Tensor, seen_through: bool, stamp: tuple[int, int]) -> bytes:
+def _packed(read: tuple[Tensor, bool], stamp: tuple[int, int]) -> bytes:
+    image, seen_through = read
     return HEADER.pack(*stamp, *image.shape[1:], seen_through) + image.numpy().tobytes()
 
 

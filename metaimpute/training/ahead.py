@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from ..batches import Batch, Labelled
-from ..errors import INTERNAL, UserError
+from ..errors import INTERRUPTED, UserError
 from ..progress import unheard
 from .data import BatchSource
 from .drawn import Drawn, require_passable
@@ -32,9 +32,9 @@ IGNORED = ("SIGINT", "SIGHUP")  # they are for the run, which ends its workers i
 
 
 class WorkerDied(UserError, RuntimeError):
-    """A process that prepared batches is gone; no training step was under way. Ends a command with exit code 1."""
+    """A process that prepared batches is gone; no training step was under way. Ends a command with exit code 130."""
 
-    exit_code = INTERNAL
+    exit_code = INTERRUPTED
 
 
 class Ahead:

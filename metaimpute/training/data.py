@@ -142,7 +142,8 @@ class BatchSource:
 
     def batch(self, step: int) -> Batch:
         """Labelled and unlabelled examples of ``step``, in the method's views."""
-        return self.carried(self.drawn(step, holdout=False)).batch
+        found: Batch = self.carried(self.drawn(step, holdout=False)).batch
+        return found
 
     def holdout(self, step: int) -> Labelled:
         """Hold-out examples of ``step``."""
