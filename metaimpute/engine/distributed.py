@@ -1,7 +1,7 @@
 """Losses whose rows are dealt out over processes, so that each has the joined batch's loss and hypergradient.
 
-With batch B_r on process r, ``L(theta, c) = sum_r w loss_r(theta, c_r, B_r)``, w = 1/N for means over rows. Everything outside the
-loss (parameters, coupling, optimiser state, the estimator's own vectors) is the same on every process; inside it a process
+With batch B_r on process r, ``L(theta, c) = sum_r w loss_r(theta, c_r, B_r)``, w = 1/N for means over rows. Everything outside
+the loss (parameters, coupling, optimiser state, the estimator's own vectors) is the same on every process; inside it a process
 has its own rows. What lies between are the two operators of :mod:`.across_ranks`, so that every estimator, rule and memory
 policy works as it is, with one message for each gradient.
 """
@@ -27,7 +27,8 @@ from .losses import Loss, StructuredLoss
 from .noise import derive_seed, fixed_rng
 from .pytree import Tree, filled, leaves_of, tensors, tree_map, with_tensors
 
-Coupling = Literal["whole", "rows"]
+Part = Literal["whole", "rows"]
+Coupling = Part | dict[str, Part]
 Reduction = Literal["mean", "sum"]
 
 _active: contextvars.ContextVar[Ranks | None] = contextvars.ContextVar("ranks", default=None)
@@ -83,7 +84,8 @@ class Joined:
     """How the processes' own losses become one: what they are given, what leaves them.
 
     Attributes:
-        coupling: whether a process's loss has the coupling ``whole``, or its own ``rows`` of it. reduction: of the losses.
+        coupling: whether a process's loss has the coupling ``whole``, or its own ``rows`` of it, or which of these for each of
+            its keys. reduction: of the losses.
         synchronised: BatchNorm's statistics are those of the joined batch.
     """
 
@@ -102,11 +104,17 @@ class Joined:
         own = copy_to_ranks(self.ranks, tensors((theta, c)))
         count = len(tensors(theta))
         theta, c = with_tensors(theta, own[:count]), with_tensors(c, own[count:])
-        return theta, self.rows_of(c) if self.coupling == "rows" else c
+        return theta, self.rows_of(c)
 
-    def rows_of(self, tree: Tree) -> Tree:
-        """This process's rows of a tree of rows."""
+    def rows_of(self, c: Tree) -> Tree:
+        """Of a coupling what a process's own loss is given."""
+        if isinstance(self.coupling, dict):
+            return {
+                name: self._mine(value) if self.coupling.get(name) == "rows" else value for name, value in c.items()
+            }
+        return self._mine(c) if self.coupling == "rows" else c
 
+    def _mine(self, tree: Tree) -> Tree:
         def mine(leaf: Any) -> Any:
             return leaf[self.ranks.rows(len(leaf))] if isinstance(leaf, Tensor) and leaf.ndim else leaf
 
@@ -152,7 +160,8 @@ def data_parallel(
     Args:
         loss: ``(params, coupling, batch) -> scalar``, plain or structured; see :class:`~metaimpute.StructuredLoss`.
         coupling: what of the coupling a process's loss is given: the ``whole``, such as hyperparameters, or its own ``rows``,
-            such as labels, where every tensor of it has a row for each row of the joined batch, process after process.
+            such as labels, where every tensor of it has a row for each row of the joined batch, process after process. A dict
+            says it for each key of the coupling.
         reduction: ``mean``: a mean over rows, whose mean over processes is the joined one's; ``sum``: a sum over rows.
         synchronised: BatchNorm in training mode takes the joined batch's statistics; else those of each process's own rows, which
             makes another loss.

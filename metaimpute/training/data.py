@@ -16,6 +16,7 @@ from ..engine.pytree import Tree, tree_map
 from ..methods.base import Method
 from ..streams import Stream
 from ..tasks.base import Pool, Task
+from .processes import ALONE, Processes
 from .sampling import FoldSampler, StepSampler
 
 
@@ -38,6 +39,8 @@ class BatchSource:
             For episodes it is the labelled pool, and a step's hold-out batch holds the same rows.
         holdout_view: the view of hold-out examples. needs_unlabelled: False leaves the unlabelled views out.
         folds: positions in the labelled pool, of which each step holds out the next one and trains on the others.
+        processes: that each get their rows of every batch; views are drawn for all rows, so that a row has the view that it has
+            in one process.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class BatchSource:
         device: torch.device,
         needs_unlabelled: bool = True,
         folds: Sequence[Tensor] = (),
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.task, self.method, self.device, self.seed, self.steps = task, method, device, seed, steps
         self.labelled, self.unlabelled, self.holdout_pool = labelled, unlabelled, holdout
         self.holdout_view, self.needs_unlabelled = holdout_view, needs_unlabelled
@@ -71,11 +76,15 @@ class BatchSource:
     def _view(self, raw: Any, kind: ViewKind, step: int, stream: Stream, *part: int) -> tuple[Tree, LabelMotion | None]:
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, stream, step, *part))
         inputs, motion = self.task.moved_view(raw, kind, rng)
-        return to_device(inputs, self.device), None if motion is None else motion.to(self.device)
+        inputs = self.processes.rows(inputs)
+        if motion is not None:
+            motion = LabelMotion(*self.processes.rows((motion.matrix, motion.offset))).to(self.device)
+        return to_device(inputs, self.device), motion
 
     def _labelled_batch(self, pool: Pool, index: Tensor, kind: ViewKind, step: int, stream: Stream) -> Labelled:
         assert pool.targets is not None
         inputs, motion = self._view(pool.take(index), kind, step, stream)
+        index = self.processes.rows(index)
         targets = pool.targets[index].to(self.device)
         return Labelled(inputs, targets if motion is None else motion.apply(targets), index)
 
@@ -88,8 +97,8 @@ class BatchSource:
         index = self._unlabelled(step)
         progress = step / self.steps
         if not self.needs_unlabelled:
-            return Batch(labelled, Unlabelled(None, None, index), progress, step)
-        raw = self.unlabelled.take(index)
+            return Batch(labelled, Unlabelled(None, None, self.processes.rows(index)), progress, step)
+        raw, index = self.unlabelled.take(index), self.processes.rows(index)
         truth = None if self.unlabelled.targets is None else self.unlabelled.targets[index].to(self.device)
         weak, from_weak = self._view(raw, method.weak, step, Stream.WEAK_VIEW)
         strong, to_strong = weak, from_weak
