@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -60,6 +61,13 @@ def shard_rows(draw: Callable[[int], Tensor], count: int) -> Tensor:
     return draw(count * ranks.size)[ranks.rows(count * ranks.size)]
 
 
+def _next_seed() -> int:
+    """The same on every process whose global generator is where the others' are; inside vmap nothing is drawn for it."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+    return zlib.crc32(torch.default_generator.get_state().numpy().tobytes())
+
+
 @contextlib.contextmanager
 def within(ranks: Ranks, synchronised: bool = False) -> Iterator[None]:
     """A process's own part of an evaluation, with noise of its own.
@@ -67,7 +75,7 @@ def within(ranks: Ranks, synchronised: bool = False) -> Iterator[None]:
     Args:
         synchronised: BatchNorm in training mode takes the statistics of all processes' rows together.
     """
-    seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+    seed = _next_seed()
     before = _active.set(ranks)
     try:
         with (
