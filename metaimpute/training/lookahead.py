@@ -171,7 +171,7 @@ class LookAhead:
             with torch.no_grad(), self.noise(Stream.RATE, batch):
                 with self.processes.local():
                     change = change_of(*(self.outputs(params, holdout) for params in (start, result.theta_k)))
-                return self.processes.mean(change.square()).sqrt()
+                return self.processes.root_mean_square(change)
 
         def after(value: float) -> Tensor:
             pairs = zip(tensors(start), tensors(result.theta_k), strict=True)

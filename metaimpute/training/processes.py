@@ -79,8 +79,8 @@ class Processes:
         """The rows of all processes."""
         return rows
 
-    def mean(self, value: Tensor) -> Tensor:
-        """A number's mean over processes."""
+    def root_mean_square(self, value: Tensor) -> Tensor:
+        """Of all rows, from that of each process's own."""
         return value
 
     def any(self, asked: bool) -> bool:
@@ -147,8 +147,8 @@ class Several(Processes):
         found: Tensor = self.joined.gathered(rows)
         return found
 
-    def mean(self, value: Tensor) -> Tensor:
-        return reduce_from_ranks(self.ranks, [value / self.size])[0]
+    def root_mean_square(self, value: Tensor) -> Tensor:
+        return reduce_from_ranks(self.ranks, [value.square() / self.size])[0].sqrt()
 
     def any(self, asked: bool) -> bool:
         count = reduce_from_ranks(self.ranks, [torch.tensor(float(asked), device="cpu")])[0]
@@ -228,10 +228,7 @@ def processes_of_torchrun() -> Iterator[Processes]:
     if launched() == 1:
         yield ALONE
         return
-    accelerated = torch.cuda.is_available()
-    if accelerated:
-        torch.cuda.set_device(local_rank())
-    backend = "cpu:gloo,cuda:nccl" if accelerated and dist.is_nccl_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     collective(lambda: dist.init_process_group(backend, timeout=PATIENCE))
     several = Several(ranks_of())
     try:
@@ -241,11 +238,20 @@ def processes_of_torchrun() -> Iterator[Processes]:
 
 
 def device_of(device: torch.device, processes: Processes) -> torch.device:
-    """The device of this process, of those of a kind."""
-    shared = processes.size == 1 or device.type == "cpu" or device.index is not None
-    return device if shared else torch.device(device.type, local_rank() % torch.accelerator.device_count())
+    """The device of this process, of those of a kind.
 
-
-def local_rank() -> int:
-    """This process's number on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    Raises:
+        ValueError: where there are fewer than processes on this machine.
+    """
+    if processes.size == 1 or device.type == "cpu":
+        return device
+    number, here = (
+        int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+    )
+    count = torch.accelerator.device_count()
+    if here > count:
+        raise ValueError(
+            f"{here} processes on this machine and {count} {device.type} devices; start {count}, or write cpu"
+        )
+    torch.accelerator.set_device_index(number)
+    return torch.device(device.type, number)

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from metaimpute.engine import (
     Batches,
+    CannotCompile,
     CannotDifferentiate,
+    Compiled,
     FunctionalModel,
     OtherProgram,
+    StructuredLoss,
     adam,
     data_parallel,
     estimators,
@@ -27,6 +30,8 @@ from metaimpute.engine import (
     shard_sum,
     unroll,
 )
+from metaimpute.engine.across_ranks import Ranks
+from metaimpute.engine.distributed import Joined
 from metaimpute.engine.pytree import gradient, tensors
 from tests.processes import in_processes
 
@@ -221,6 +226,14 @@ def apart(rank: int, size: int) -> str:
 
 def test_processes_that_compute_different_things_are_told(of_two: Any) -> None:
     assert "took part in the loss of another process" in of_two[1][0]
+
+
+def test_a_joined_loss_is_not_compiled() -> None:
+    joined = StructuredLoss(lambda params, c, batch: params["a"].sum(), joined=Joined(Ranks(0, 2)))
+    with pytest.raises(CannotCompile, match="joined over processes"):
+        Compiled(joined)
+    with pytest.raises(CannotDifferentiate, match="compiled loss cannot be joined"):
+        data_parallel(Compiled(lambda params, c, batch: params["a"].sum()))
 
 
 def test_without_a_group_it_says_what_to_call() -> None:
