@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from typing_extensions import TypedDict  # typing's own is not enough for pydantic before Python 3.12
+from typing_extensions import NotRequired, TypedDict  # typing's own is not enough for pydantic before Python 3.12
 
 from .errors import UserError
 
@@ -25,6 +25,7 @@ class Environment(TypedDict):
     device: str
     cores: int | None
     threads: int
+    processes: NotRequired[int]
     packages: dict[str, str]
     command: str
 

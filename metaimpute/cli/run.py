@@ -19,6 +19,8 @@ from .output import done, echo, in_json, next_step, notes, print_json, quiet, re
 
 if TYPE_CHECKING:
     from ..recipes.recipe import Profile
+    from ..rundir.begin import Beginning
+    from ..training.processes import Processes
     from ..training.session import Interrupted, Session
 
 CORRECTIONS = "task.corrections"
@@ -84,22 +86,29 @@ def run(
         from ..rundir.layout import RESULT
         from ..tasks.own_data import OwnData
         from ..terminal import argument, cell
+        from ..training.processes import processes_of_torchrun
         from ..training.session import Interrupted, Session
 
+        processes = click.get_current_context().with_resource(processes_of_torchrun())
         if labels is not None:
             sets = (*sets, f"{CORRECTIONS}={json.dumps(str(labels), ensure_ascii=False)}")
-        began = beginning(recipe, cast("Profile", profile), sets, seed, out, resume)
+        began = processes.led(
+            lambda made: beginning(recipe, cast("Profile", profile), sets, seed, out, resume, made=made)
+        )
         chosen, folder = began.recipe, began.folder
+        if not processes.leads:
+            _follow(began, processes, resume is not None, limit)
         with TrainingProgress(notes(), chosen.task.output.metric, hidden=quiet()) as progress:
             progress.say(f"profile {chosen.profile}: {began.why}")
-            session = Session(
+            session = processes.together(lambda: Session(
                 chosen, folder, why=began.why, begun=began.begun, say=progress.say, report=progress.report,
-                limit=limit[0] if limit else "", seconds=limit[1] if limit else float("inf"),
-            )  # fmt: skip
+                limit=limit[0] if limit else "", seconds=limit[1] if limit else float("inf"), processes=processes,
+            ))  # fmt: skip
             progress.when_unread(session.stop, results_unread)
-            progress.say(f"data: {session.data.source}; run directory: {folder}")
+            several = f"; {processes.size} processes" if processes.size > 1 else ""
+            progress.say(f"data: {session.data.source}; run directory: {folder}{several}")
             if resume is not None:
-                session.resume()
+                processes.together(session.resume)
             try:
                 result = session.run()
             except Interrupted as stopped:
@@ -118,6 +127,24 @@ def run(
         done(f"wrote {folder / RESULT}")
         own = isinstance(chosen.task, OwnData) and result.unlabelled
         next_step(f"metaimpute {'impute' if own else 'report'} {argument(folder)}")
+
+
+def _follow(began: Beginning, processes: Processes, resumes: bool, limit: tuple[str, float] | None) -> NoReturn:
+    """Trains along in silence, in a process that torchrun started beside the first one."""
+    from ..training.finite import Diverged
+    from ..training.session import Interrupted, Session
+
+    seconds = limit[1] if limit else float("inf")
+    session = processes.together(
+        lambda: Session(began.recipe, began.folder, say=lambda line: None, seconds=seconds, processes=processes)
+    )
+    if resumes:
+        processes.together(session.resume)
+    try:
+        session.follow()
+    except (Interrupted, Diverged) as ended:  # the first process says it
+        sys.exit(ended.exit_code)
+    sys.exit(0)
 
 
 def _stopped(session: Session, why: Interrupted) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import DIVERGED, INTERNAL, INTERRUPTED
+from ..errors import DIVERGED, INTERNAL, INTERRUPTED, USAGE
 from ..terminal import argument
 from .errors import fail, plain_errors
 from .options import imports, results
@@ -58,6 +58,12 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
         from ..rundir.files import locked
         from ..study.plan import read_study
         from ..study.progress import prepare
+        from ..training.processes import launched
+
+        if launched() > 1:
+            fail(
+                USAGE, "torchrun starts the processes of one run; a study has its own: metaimpute study STUDY --jobs N"
+            )
         from ..tasks import MissingData
 
         found = read_study(study)

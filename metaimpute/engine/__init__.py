@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from . import linear_solvers, proximal
+from .across_ranks import LostProcess, OtherProgram
 from .ambient import CannotDifferentiate, double_differentiable
 from .blocks.inner import Inner, inner
 from .compiled import CannotCompile, Compiled
+from .distributed import data_parallel, shard_count, shard_rows, shard_sum
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .estimators.choice import BACKENDS, get_estimator
 from .evolution import BadSmoothing, EvolutionEstimate, evolution_gradient
@@ -97,9 +99,11 @@ __all__ = [
     "Inner",
     "InnerOptimizer",
     "LabelRows",
+    "LostProcess",
     "MemoryPolicy",
     "NotRepeatable",
     "NotScalar",
+    "OtherProgram",
     "PlanError",
     "Planned",
     "Recompute",
@@ -129,6 +133,7 @@ __all__ = [
     "clip_norm",
     "clip_value",
     "custom_root",
+    "data_parallel",
     "derive_seed",
     "double_differentiable",
     "estimators",
@@ -168,6 +173,9 @@ __all__ = [
     "schedule_free_sgd",
     "scheduled",
     "sgd",
+    "shard_count",
+    "shard_rows",
+    "shard_sum",
     "sharpness_aware",
     "stack",
     "stacked",

@@ -52,6 +52,10 @@ class Compiled:
     loss: Loss
     backend: str = "inductor"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.loss, StructuredLoss) and self.loss.joined is not None:
+            raise CannotCompile("a loss that is joined over processes cannot be compiled; pass it as it is")
+
     @property
     def whole(self) -> Loss:
         return self.loss.whole if isinstance(self.loss, StructuredLoss) else self.loss

@@ -67,7 +67,8 @@ def _refusal(module: nn.Module) -> str | None:
             return "the module is compiled; pass the module itself and wrap the inner loss: Compiled(inner_loss)"
         if isinstance(part, nn.parallel.DistributedDataParallel | nn.DataParallel):
             return (
-                f"{name} would reduce no gradient here; pass its .module, and average the hypergradients over processes"
+                f"{name} would reduce no gradient here; pass its .module, and join both losses over processes: "
+                "data_parallel(inner_loss), data_parallel(outer_loss)"
             )
         if "fsdp" in kind.__module__ or name.startswith(("FSDP", "FullyShardedDataParallel")):
             return f"{name} holds shards of its parameters; pass the module before it is sharded"

@@ -10,9 +10,10 @@ A plain callable ``loss(theta, c, batch) -> scalar`` is always enough. A :class:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -105,25 +106,57 @@ class Factored:
     label_rows: Callable[[Tree, Tree, Any], LabelRows] | None = None
 
 
+class Join(Protocol):
+    """How the own losses of several processes become one loss; :mod:`.distributed` has it."""
+
+    @property
+    def weight(self) -> float: ...
+    def enter(self, theta: Tree, c: Tree) -> tuple[Tree, Tree]: ...
+    def leave(self, value: Tensor) -> Tensor: ...
+    def within(self) -> contextlib.AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True)
 class StructuredLoss:
     """A loss with optional structure; see the module's docstring. All members are pure functions.
 
     Attributes:
         head: names of the last linear layer's parameters, which ``head`` moves; factored, only they may be in the readout.
+        joined: over which processes the rows are dealt out (:func:`~metaimpute.engine.data_parallel`): ``whole``, ``split`` and
+            ``factored`` are then a process's own.
     """
 
     whole: Loss
     head: tuple[str, ...] = ()
     split: Split | None = None
     factored: Factored | None = None
+    joined: Join | None = None
 
     def __post_init__(self) -> None:
         if self.factored is not None and not self.head:
             raise ValueError("a factored loss names its last linear layer's parameters: head=(...)")
 
     def __call__(self, theta: Tree, c: Tree, batch: Any) -> Tensor:
-        return self.whole(theta, c, batch)
+        theta, c = self.enter(theta, c)
+        with self.within():
+            value = self.whole(theta, c, batch)
+        return self.leave(value)
+
+    def enter(self, theta: Tree, c: Tree) -> tuple[Tree, Tree]:
+        """Parameters and coupling as the parts are given them."""
+        return (theta, c) if self.joined is None else self.joined.enter(theta, c)
+
+    def leave(self, value: Tensor) -> Tensor:
+        """The loss, from what the parts add up to."""
+        return value if self.joined is None else self.joined.leave(value)
+
+    def share(self, slope: Tensor) -> Tensor:
+        """A gradient of the loss, from that of a part."""
+        return slope if self.joined is None else slope * self.joined.weight
+
+    def within(self) -> contextlib.AbstractContextManager[None]:
+        """The surroundings of an evaluation of a part."""
+        return contextlib.nullcontext() if self.joined is None else self.joined.within()
 
 
 class NotScalar(UserError, ValueError):

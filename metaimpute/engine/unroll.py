@@ -123,11 +123,12 @@ class BilevelMap:
             return tensors(theta)[0].real.new_zeros(())
         with self.ledger.evaluation("inner", t), unchanged("inner", theta, c, leaves=leaves):
             if isinstance(loss, StructuredLoss) and loss.split is not None:
-                with fixed_rng(derive_seed(self.seed, step, 0)):
-                    free = loss.split.free(theta, batch)
-                with fixed_rng(derive_seed(self.seed, step, 1)):
-                    coupled = scalar(loss.split.coupled(theta, c, batch), "inner")
-                value = scalar(free + coupled, "inner")
+                own, own_c = loss.enter(theta, c)
+                with fixed_rng(derive_seed(self.seed, step, 0)), loss.within():
+                    free = loss.split.free(own, batch)
+                with fixed_rng(derive_seed(self.seed, step, 1)), loss.within():
+                    coupled = scalar(loss.split.coupled(own, own_c, batch), "inner")
+                value = loss.leave(scalar(free + coupled, "inner"))
             else:
                 coupled = None
                 with fixed_rng(derive_seed(self.seed, step)):
@@ -144,11 +145,13 @@ class BilevelMap:
         with_gradient = self.optimizer.stages[t % len(self.optimizer.stages)]
         if not isinstance(loss, StructuredLoss) or loss.split is None or not with_gradient:
             return self.inner(t, theta, c, point)
-        with rebuilding(), unchanged("inner", theta, c), fixed_rng(derive_seed(self.seed, self.step_of(t), 1)):
+        theta, c = loss.enter(theta, c)
+        noise = fixed_rng(derive_seed(self.seed, self.step_of(t), 1))
+        with rebuilding(), unchanged("inner", theta, c), noise, loss.within():
             value = scalar(loss.split.coupled(theta, c, batch), "inner")
         if point is not None:
             self.ledger.note("coupled", t, value, point)
-        return value
+        return loss.leave(value)
 
     def outer(self, theta: Tree, c: Tree, point: str | None = TAKEN) -> Tensor:
         noise = fixed_rng(derive_seed(self.seed, OUTER_STREAM))

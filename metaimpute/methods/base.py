@@ -77,6 +77,8 @@ class Method:
             A method whose labelled targets depend on imputed labels needs it.
         uses_unlabelled: whether the base step has a consistency loss at all.
         accepts: kinds of input the method works on.
+        row_wise: whether a row's labels and losses depend on that row alone, or on sums over rows that are taken with
+            :func:`~metaimpute.engine.shard_sum`, so that several processes can have some rows each. Every class says so itself.
     """
 
     name: ClassVar[str] = ""
@@ -86,6 +88,7 @@ class Method:
     joint_forward: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
     accepts: ClassVar[tuple[InputKind, ...]] = get_args(InputKind)
+    row_wise: ClassVar[bool] = False
 
     weight: NonNegative = 1.0
     ramp: Share = 0.0

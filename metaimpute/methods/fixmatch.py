@@ -23,6 +23,7 @@ class FixMatch(Method):
         weight: lambda. threshold: tau, smallest probability that counts.
     """
 
+    row_wise = True
     strong = "strong"
     joint_forward = True
 

@@ -22,6 +22,7 @@ class MeanTeacher(Method):
         weight: lambda. ramp: fraction of training over which lambda grows linearly. decay: of the teacher.
     """
 
+    row_wise = True
     weight: NonNegative = 50.0
     ramp: Share = 0.4
     decay: BelowOne = 0.999

@@ -21,6 +21,7 @@ class PiModel(Method):
         weight: lambda. ramp: fraction of training over which lambda grows linearly.
     """
 
+    row_wise = True
     weight: NonNegative = 20.0
     ramp: Share = 0.4
 

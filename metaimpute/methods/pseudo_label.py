@@ -20,6 +20,7 @@ class PseudoLabel(Method):
         weight: lambda. ramp: fraction of training over which lambda grows linearly. threshold: confidence, classes only.
     """
 
+    row_wise = True
     weight: NonNegative = 1.0
     ramp: Share = 0.4
     threshold: Share = 0.95

@@ -13,6 +13,7 @@ class Supervised(Method):
     own output on the weak view, weight ``weight``); the base step never does.
     """
 
+    row_wise = True
     uses_unlabelled = False
 
     def weight_at(self, progress: float) -> float:

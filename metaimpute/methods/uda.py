@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..batches import Imputation, Unlabelled
 from ..batches.outputs import Classes, Output
+from ..engine.distributed import shard_count, shard_sum
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree
 from ..ranges import NonNegative, Positive, Share
@@ -28,6 +29,7 @@ class UDA(Method):
         tsa: schedule of the annealing threshold.
     """
 
+    row_wise = True
     weak = "none"
     strong = "strong"
     labelled_view = "none"
@@ -67,7 +69,7 @@ class UDA(Method):
             return each.mean()
         threshold = self.annealing_threshold(progress)
         kept = ((-each).exp() <= threshold).to(each.dtype).detach()
-        return (each * kept).sum() / kept.sum().clamp_min(1.0)
+        return (each * kept).sum() * shard_count() / shard_sum(kept.sum()).clamp_min(1.0)
 
     def annealing_threshold(self, progress: float) -> float:
         """eta_t = alpha_t (1 - 1/K) + 1/K with alpha linear, 1 - exp(-5 t) or exp(5 (t - 1))."""

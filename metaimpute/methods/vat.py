@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from ..batches import Batch
 from ..batches.outputs import Classes, Output
 from ..engine.ambient import NoGradStopsTangents, double_differentiable, forward_mode
+from ..engine.distributed import shard_rows
 from ..engine.losses import like_cross_entropy
 from ..engine.pytree import Tree, detach
 from ..engine.repetition import rebuilding
@@ -74,6 +75,7 @@ class VAT(Method):
             from the first step on. epsilon: norm of r, 6 for 32 x 32 images. power_iterations: steps towards the worst d.
     """
 
+    row_wise = True
     accepts = ("vector", "image")
 
     weight: NonNegative = 0.3
@@ -93,7 +95,9 @@ class VAT(Method):
 
     def prepare(self, predict: Predict, params: Tree, batch: Batch, rng: torch.Generator) -> Batch:
         clean, at = batch.unlabelled.weak, detach(params)
-        direction = unit_rows(torch.randn(clean.shape, generator=rng, device="cpu").to(clean))
+        shape = clean.shape[1:]
+        drawn = shard_rows(lambda n: torch.randn(n, *shape, generator=rng, device="cpu"), len(clean))
+        direction = unit_rows(drawn.to(clean))
         for _ in range(self.power_iterations):
             direction = unit_rows(curvature_product(lambda inputs: predict(at, inputs), clean, direction))
         return replace(batch, unlabelled=replace(batch.unlabelled, strong=clean + self.epsilon * direction))

@@ -21,6 +21,7 @@ from typing_extensions import dataclass_transform
 
 from ..batches import Batch, Labelled
 from ..batches.outputs import Output
+from ..engine.distributed import Coupling, Reduction
 from ..engine.functional import FunctionalModel, HeadNotFound
 from ..engine.losses import Factored, StructuredLoss
 from ..engine.pytree import Tree, detach, tensors, with_tensors
@@ -111,6 +112,10 @@ class BilevelProblem:
             step, so that nothing is trained on what the problem would have changed first.
         episodes: whether rows are episodes (:mod:`metaimpute.batches.episodes`).
         uses_unlabelled: whether any of its functions look at the unlabelled batch, which else is not drawn for it.
+        dealt_coupling: what a batch that is dealt out over several processes makes of its coupling: ``"rows"``: every tensor has
+            a row for each of the batch's; ``"whole"``: none depends on the batch; a dict: for each key of it ``"rows"``, or
+            ``"whole"`` for a mean over rows. None: a row's part depends on other rows, and one process has to hold them all.
+        dealt_reduction: whether its inner loss is a ``"mean"`` over rows, or a ``"sum"``.
     """
 
     name: ClassVar[str] = ""
@@ -121,6 +126,8 @@ class BilevelProblem:
     replaces_base_step: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
     episodes: ClassVar[bool] = False
+    dealt_coupling: ClassVar[Coupling | None] = None
+    dealt_reduction: ClassVar[Reduction] = "mean"
 
     context: Context = field(init=False, repr=False)
 

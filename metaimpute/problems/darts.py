@@ -32,6 +32,7 @@ class DARTS(BilevelProblem):
         spread: standard deviation of the weights' start, before the softmax.
     """
 
+    dealt_coupling = "whole"
     uses_unlabelled = False
 
     spread: NonNegative = 1e-3

@@ -38,6 +38,7 @@ class DatasetDistillation(BilevelProblem):
             distributions that are learned. spread: standard deviation of the noise that the images begin as.
     """
 
+    dealt_coupling = "whole"
     replaces_base_step = True
     uses_unlabelled = False
 

@@ -24,6 +24,7 @@ class DS3L(BilevelProblem):
         width: hidden units of the function.
     """
 
+    dealt_coupling = "whole"
     width: Count = 100
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ class HyperCleaning(BilevelProblem):
             inner loss.
     """
 
+    dealt_coupling = "rows"
     uses_unlabelled = False
 
     logit: Finite = 0.0

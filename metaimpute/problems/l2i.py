@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch, Imputation, Labelled
+from ..engine.distributed import shard_count
 from ..engine.losses import (
     Factored,
     LabelRows,
@@ -45,6 +46,7 @@ class L2I(BilevelProblem):
         sharpened: whether psi sharpens where the base method does (MixMatch, UDA).
     """
 
+    dealt_coupling = "rows"
     learns: ClassVar[Learns] = "network"
 
     reduction: Reduction | None = None
@@ -180,12 +182,14 @@ class L2I(BilevelProblem):
         soft = is_like_cross_entropy(measure) and averages_outputs(
             output.soft_loss
         )  # the output's own distance of values
-        return weight * rows * (output.size if soft or averages_outputs(measure) else 1)
+        return weight * rows * shard_count() * (output.size if soft or averages_outputs(measure) else 1)
 
     def _labelled_factor(self, rows: int) -> float:
         if self.form.reduction == "mean":
             return 1.0
-        return float(rows * (self.context.output.size if averages_outputs(self.context.output.loss) else 1))
+        return float(
+            rows * shard_count() * (self.context.output.size if averages_outputs(self.context.output.loss) else 1)
+        )
 
     def _unlabelled_part(self, raw: Tensor, rows: Imputation, batch: Batch) -> Tensor:
         each = rows.weights * self._measure(raw, rows.labels)
@@ -211,6 +215,7 @@ class ZeroHypergradient(L2I):
     control is not "one more base step".
     """
 
+    dealt_coupling = "rows"
     needs_estimate = False
 
     def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
@@ -220,6 +225,8 @@ class ZeroHypergradient(L2I):
 @register_problem("random_direction")
 class RandomDirection(L2I):
     """Control: L2I with the hypergradient replaced by a random direction of the same norm."""
+
+    dealt_coupling = "rows"
 
     def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
         noise = map_tensors(lambda g: torch.randn(g.shape, generator=rng, device="cpu").to(g), hypergradient)
@@ -234,6 +241,7 @@ class HoldoutSupervision(L2I):
     It sees the same hold-out batch under the same views. A gain of L2I over this control is not "extra supervision".
     """
 
+    dealt_coupling = "rows"
     needs_estimate = False
 
     def control(self, hypergradient: Tree, params: Tree, holdout: Labelled, rng: torch.Generator) -> Tree:
@@ -249,5 +257,6 @@ class LookaheadSupervision(HoldoutSupervision):
     any second derivative. A gain of L2I over this control is not "supervision from another point".
     """
 
+    dealt_coupling = "rows"
     needs_estimate = True
     controls_at = "end"

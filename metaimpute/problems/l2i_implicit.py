@@ -33,6 +33,7 @@ class L2IImplicit(L2I):
         l2: factor of half the squared length of the last layer's parameters, which makes the minimum one.
     """
 
+    dealt_coupling = "rows"
     l2: Positive = 0.01
 
     def check(self, method: Method, output: Output) -> None:

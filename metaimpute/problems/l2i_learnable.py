@@ -29,6 +29,7 @@ class L2ILearnable(L2I):
             paper has it; ``unlabelled``, the mean squared error to them alone, as released. None: as the form has it.
     """
 
+    dealt_coupling = "rows"
     learns = "labels"
 
     label_lr: Positive = 1.0

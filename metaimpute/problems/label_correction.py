@@ -30,6 +30,7 @@ class LabelCorrection(BilevelProblem):
             is learned; not in the paper, whose function begins at random labels.
     """
 
+    dealt_coupling = "rows"
     uses_unlabelled = False
 
     width: Count = 128

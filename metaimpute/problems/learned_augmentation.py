@@ -59,6 +59,7 @@ class LearnedAugmentation(BilevelProblem):
             side, degrees, and two relative changes.
     """
 
+    dealt_coupling = "whole"
     learn: tuple[Strength, ...] = ALL
     shift: Positive = 0.05
     rotate: Positive = 5.0

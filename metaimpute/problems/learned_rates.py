@@ -29,6 +29,7 @@ class LearnedRates(BilevelProblem):
         per: what has a rate of its own: ``all`` parameters together, each ``layer``, each ``tensor``, or each ``entry``.
     """
 
+    dealt_coupling = "whole"
     per: Literal["all", "layer", "tensor", "entry"] = "layer"
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ class LearnedScalars(BilevelProblem):
         consistency_weight, temperature, threshold: where they begin. width: of the sigmoid that stands for the threshold's step.
     """
 
+    dealt_coupling = "whole"
     learn: tuple[Scalar, ...] | None = None
     consistency_weight: Positive = 1.0
     temperature: Positive = 1.0

@@ -22,6 +22,8 @@ class LearningToReweight(BilevelProblem):
     The look-ahead is one step of plain SGD, whose learning rate cancels; so does ``problem.weight``.
     """
 
+    dealt_coupling = "rows"
+    dealt_reduction = "sum"
     learns = "labels"
     replaces_base_step = True
     uses_unlabelled = False

@@ -11,12 +11,13 @@ With ``schedule: fused`` the student's step is the look-ahead itself, as in the 
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from ..batches import Batch, Labelled
 from ..batches.outputs import Classes, Output
+from ..engine.distributed import Coupling
 from ..engine.pytree import Tree
 from ..methods.base import Method
 from ..ranges import NonNegative, Positive
@@ -33,6 +34,7 @@ class MetaPseudoLabels(BilevelProblem):
             of its own; ``copy``: the network's initial weights, as for pretrained ones.
     """
 
+    dealt_coupling: ClassVar[Coupling | None] = {"labels": "rows", "loss": "whole"}
     supervised_weight: NonNegative = 1.0
     uda: NonNegative = 0.0
     temperature: Positive = 1.0

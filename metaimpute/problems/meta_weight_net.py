@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..batches import Batch
+from ..engine.distributed import shard_count, shard_sum
 from ..engine.pytree import Tree
 from ..ranges import Count
 from .base import BilevelProblem, Sizes, register_problem
@@ -24,6 +25,7 @@ class MetaWeightNet(BilevelProblem):
             weights, a learning rate, is learned as well.
     """
 
+    dealt_coupling = "whole"
     uses_unlabelled = False
 
     width: Count = 100
@@ -36,7 +38,7 @@ class MetaWeightNet(BilevelProblem):
         losses = self.losses(params, batch.labelled)
         weights = weights_of_losses(c, losses)
         loss: Tensor = (weights * losses).sum()
-        return loss / (weights.sum() if self.normalize else len(weights))
+        return loss / (shard_sum(weights.sum()) / shard_count() if self.normalize else len(weights))
 
     def measure(self, meta: Tree) -> dict[str, float]:
         """The weight of a row with a small and of one with a large loss."""

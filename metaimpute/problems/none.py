@@ -9,5 +9,6 @@ from .base import BilevelProblem, register_problem
 class NoProblem(BilevelProblem):
     """The base method alone, one optimiser step per iteration."""
 
+    dealt_coupling = "whole"
     learns = "nothing"
     needs_estimate = False

@@ -26,6 +26,7 @@ class UnlabelledWeights(BilevelProblem):
         logit: where the weights begin, before the sigmoid.
     """
 
+    dealt_coupling = "rows"
     logit: Finite = 2.0
 
     def init_meta(self, sizes: Sizes) -> dict[str, Tensor]:

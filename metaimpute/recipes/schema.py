@@ -198,9 +198,9 @@ class TrainSpec(Strict):
     the last one. ``ema``: decay of the averaged weights that are evaluated, None for the weights themselves.
     ``clip_norm``: largest norm of a gradient that moves the network, base or outer; longer ones are scaled down.
     ``watch_test``: that many test examples, and the hold-out batch, have their loss recorded just before and after every
-    logged label update, for the paper's Fig. 2; nothing depends on it. ``workers``: processes that prepare batches ahead, 0 for
-    none; ``views``: whether views are made as batches are drawn or on the device. Runs that differ in ``CONDUCT`` alone are of
-    one system.
+    logged label update, for the paper's Fig. 2; nothing depends on it. ``sync_batchnorm``: of several processes, BatchNorm takes
+    the statistics of all rows. ``workers``: processes that prepare batches ahead, 0 for none; ``views``: whether views are made as
+    batches are drawn or on the device. Runs that differ in ``CONDUCT`` alone are of one system.
     """
 
     steps: int = Field(1000, ge=1, le=10**9)
@@ -218,6 +218,7 @@ class TrainSpec(Strict):
     test_checkpoints: int = Field(20, ge=1)
     watch_test: int = Field(0, ge=0)
     device: str = "auto"
+    sync_batchnorm: bool = False
     threads: int | None = Field(None, ge=1, le=1024)
     workers: int = Field(0, ge=0, le=1024)
     views: Literal["host", "device"] = "host"

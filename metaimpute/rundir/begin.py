@@ -59,8 +59,12 @@ def beginning(
     out: Path | None = None,
     resume: Path | None = None,
     words: Words = COMMAND,
+    made: Path | None = None,
 ) -> Beginning:
     """A new run of ``recipe``, or the one in the folder ``resume`` as it was; ``words``: how whoever asks names arguments.
+
+    Args:
+        made: the new run's folder, where another process of the run has chosen it.
 
     Raises:
         RecipeError: for a mistake in the recipe, a folder that holds something else, or both a recipe and a run to go on with.
@@ -76,7 +80,7 @@ def beginning(
         chosen, why = choose(path, profile, sets, seed)
     settled(chosen, path.absolute().parent)
     begun = Begun(str(path), chosen.profile, why)
-    return Beginning(chosen, why, new_folder(path, chosen, out, words), begun)
+    return Beginning(chosen, why, made or new_folder(path, chosen, out, words), begun)
 
 
 def new_folder(recipe: Path, chosen: Recipe, out: Path | None, words: Words = COMMAND) -> Path:

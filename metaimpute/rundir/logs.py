@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -49,6 +49,22 @@ class RunLog:
     def close(self) -> None:
         self._stream.close()
         self._board.close()
+
+
+class NoLog:
+    """The log of a process that writes nothing.
+
+    Attributes:
+        last: no line.
+    """
+
+    last: ClassVar[dict[str, float]] = {}
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Forgets them."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 def cut_back(path: Path, resume_step: int, say: Callable[[str], None]) -> None:

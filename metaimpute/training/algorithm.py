@@ -25,6 +25,7 @@ from .around import Watch, once_updating_buffers, watched, without_decay
 from .diagnosis import of_imputation, of_lookahead
 from .finite import Diverged, require_finite
 from .lookahead import Estimate, LookAhead, OuterSettings
+from .processes import ALONE, Processes
 from .stopwatch import Stopwatch
 
 _NO_GRADIENT = "returned a value that no parameter has a gradient of, a constant or one that was detached"
@@ -36,6 +37,7 @@ class Algorithm1:
     Args:
         optimizer: takes the base step, and the outer step when shared. outer_optimizer: takes the outer step otherwise,
             and moves what an ``"own"`` problem learns. meta: what an ``"own"`` problem learns, else None.
+        processes: over which batches are dealt out; each takes the joined batch's step.
 
     Attributes:
         stopwatch: seconds in ``imputation``, ``base`` and ``hypergradient`` (psi, look-ahead, outer step). A fused step whose
@@ -45,11 +47,13 @@ class Algorithm1:
     def __init__(
         self, model: FunctionalModel, method: Method, problem: BilevelProblem, settings: OuterSettings,
         optimizer: torch.optim.Optimizer, outer_optimizer: torch.optim.Optimizer | None,
-        meta: dict[str, Tensor] | None, seed: int,
+        meta: dict[str, Tensor] | None, seed: int, processes: Processes = ALONE,
     ) -> None:  # fmt: skip
+        problem = processes.dealt(problem)
         self.model, self.method, self.problem, self.settings = model, method, problem, settings
+        self.processes = processes
         self.optimizer, self.outer_optimizer, self.meta, self.seed = optimizer, outer_optimizer, meta, seed
-        self.lookahead = LookAhead(model, method, problem, settings, meta, seed)
+        self.lookahead = LookAhead(model, method, problem, settings, meta, seed, processes)
         self.state: State = method.init_state(model.params)
         self.stopwatch = Stopwatch(next(iter(model.params.values())).device)
 
@@ -85,7 +89,7 @@ class Algorithm1:
                 metrics.update(watched(lambda: self._outer_step(batch, holdout, base, measure), watch, holdout))
         self.state = self.method.update_state(self.state, self.model.params, batch.step + 1)
         if measure:
-            metrics.update(of_imputation(self.method, batch))
+            metrics.update(of_imputation(self.method, self.processes.whole(batch)))
             if self.problem.learns != "labels":  # those of this batch have been measured where they were moved
                 metrics.update(self._measured(self.model.params if self.meta is None else self.meta))
         return metrics
@@ -93,7 +97,7 @@ class Algorithm1:
     def prepare(self, batch: Batch) -> Batch:
         """The batch as base step and look-ahead share it: the method's random choices made, labels imputed (line 4)."""
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, Stream.PREPARE, batch.step, 1))
-        with torch.no_grad(), self.lookahead.noise(Stream.PREPARE, batch):
+        with torch.no_grad(), self.lookahead.noise(Stream.PREPARE, batch), self.processes.local():
             batch = self.method.prepare(self.model, self.model.params, batch, rng)
         return batch.with_imputed(self._impute(batch))
 
@@ -102,7 +106,7 @@ class Algorithm1:
             n, where = len(batch.unlabelled.index), batch.unlabelled.index.device
             size = self.method.output.size
             return Imputation(torch.zeros(n, size, device=where), torch.zeros(n, device=where))
-        with torch.no_grad(), self.lookahead.noise(Stream.BASE, batch, 1):
+        with torch.no_grad(), self.lookahead.noise(Stream.BASE, batch, 1), self.processes.local():
             return self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
 
     # base step -------------------------------------------------------------------------------------------------------
@@ -118,7 +122,7 @@ class Algorithm1:
     def _base_loss(self, params: Tree, batch: Batch) -> Tensor:
         """The base method's loss, or that of an ``"own"`` problem at what it has learned so far."""
         if self.meta is None:
-            loss = self.method.loss(self.model, params, batch)
+            loss = self.processes.loss(lambda own: self.method.loss(self.model, own, batch), params)
             if not loss.requires_grad:
                 raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
             return loss
@@ -181,7 +185,8 @@ class Algorithm1:
                 metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
                 metrics["holdout_after"] = result.outer_loss
                 with self.lookahead.noise(Stream.DIAGNOSIS, batch):
-                    metrics.update(of_lookahead(problem, params, batch, holdout, found, result))
+                    whole = self.processes.whole(batch)
+                    metrics.update(of_lookahead(problem, params, whole, holdout, found, result))
             if self.settings.rate is not None and self.settings.rate.moves:
                 metrics["inner_lr"] = self.settings.rate.value
         scale: Any = self.settings.weight
@@ -193,7 +198,7 @@ class Algorithm1:
 
     def _outer_step(self, batch: Batch, holdout: Labelled, base: Tree, measure: bool) -> dict[str, Tensor | float]:
         if self.problem.remasks:
-            with torch.no_grad(), self.lookahead.noise(Stream.MASK, batch):
+            with torch.no_grad(), self.lookahead.noise(Stream.MASK, batch), self.processes.local():
                 again = self.method.impute(self.model, self.model.params, batch.unlabelled, self.state)
             batch = batch.with_imputed(Imputation(batch.imputation.labels, again.weights))
         estimate = self.lookahead.estimate(batch, holdout, measure=measure)

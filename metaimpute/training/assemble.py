@@ -31,8 +31,10 @@ from ..tasks.splits import separate_holdout, without
 from .ahead import Ahead, has_workers_of_its_own
 from .algorithm import Algorithm1
 from .data import BatchSizes, BatchSource, to_device
+from .dealing import check_dealable, note_statistics
 from .label_updates import UpdateWatch
 from .lookahead import OuterSettings
+from .processes import ALONE, Processes, device_of
 
 CALIBRATION_SAMPLE = 512
 
@@ -55,20 +57,24 @@ class Parts:
 
 
 @as_usual()
-def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None = None) -> Parts:
+def assemble(
+    recipe: Recipe, say: Callable[[str], None], data: TaskData | None = None, processes: Processes = ALONE
+) -> Parts:
     """Loads the data and builds everything the recipe names.
 
     Args:
-        data: of the recipe's task, loaded before, or a part of it.
+        data: of the recipe's task, loaded before, or a part of it. processes: over which batches are dealt out.
 
     Raises:
         RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
     """
     train, spec, task, method = recipe.train, recipe.problem_spec, recipe.task, recipe.method
+    check_dealable(recipe, processes)
+    processes.synchronise(train.sync_batchnorm)
     if train.threads is not None:
         torch.set_num_threads(train.threads)
     try:
-        device = pick_device(train.device)
+        device = device_of(pick_device(train.device), processes)
     except ValueError as error:
         raise recipe.source.fail(("train", "device"), str(error)) from None
     if recipe.missing():
@@ -79,6 +85,7 @@ def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None =
         labelled, holdout = _holdout(recipe, data)
     except TaskError as error:
         raise recipe.task_error(error) from None
+    note_statistics(module, recipe, processes, say)
     model = FunctionalModel(module, recipe.model.head)
     method.bind(task.output)
     sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size, train.batch, task.input_shape)
@@ -102,11 +109,11 @@ def assemble(recipe: Recipe, say: Callable[[str], None], data: TaskData | None =
         task, method, labelled, data.unlabelled, holdout,
         BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
         spec.holdout_view or method.labelled_view, train.steps, train.seed, device, needs_unlabelled=draws,
-        folds=_folds(recipe, labelled), views=train.views,
+        folds=_folds(recipe, labelled), views=train.views, processes=processes,
     )  # fmt: skip
     return Parts(
         device, data, module, optimizer, outer, schedulers,
-        Algorithm1(model, method, problem, settings, optimizer, outer, meta, train.seed), batches,
+        Algorithm1(model, method, problem, settings, optimizer, outer, meta, train.seed, processes), batches,
         Ahead(batches, _workers(recipe, device, say), problem.learns != "nothing", recipe.steps),
         _watch(recipe, module, data, device, say), None if train.ema is None else averaged_model(module, train.ema),
     )  # fmt: skip

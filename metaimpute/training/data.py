@@ -18,6 +18,7 @@ from ..methods.base import Method
 from ..streams import Stream
 from ..tasks.base import Pool, Task
 from .drawn import BegunView, Drawn, passed_on
+from .processes import ALONE, Processes
 from .sampling import FoldSampler, StepSampler
 
 
@@ -44,6 +45,8 @@ class BatchSource:
         holdout_view: the view of hold-out examples. needs_unlabelled: False leaves the unlabelled views out.
         folds: positions in the labelled pool, of which each step holds out the next one and trains on the others.
         views: where views are made: as they are drawn (``host``), or on the device, of examples that are carried there.
+        processes: that each get their rows of every batch; views are drawn for all rows, so that a row has the view that it has
+            in one process.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class BatchSource:
         needs_unlabelled: bool = True,
         folds: Sequence[Tensor] = (),
         views: Literal["host", "device"] = "host",
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.task, self.method, self.device, self.seed, self.steps = task, method, device, seed, steps
         self.labelled, self.unlabelled, self.holdout_pool = labelled, unlabelled, holdout
         self.holdout_view, self.needs_unlabelled, self.views = holdout_view, needs_unlabelled, views
@@ -79,11 +84,16 @@ class BatchSource:
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, stream, step, *part))
         if self.views == "device":
             return BegunView(self.task.begun_view(raw, kind, rng), kind, rng.get_state()), None
-        return self.task.moved_view(raw, kind, rng)
+        inputs, motion = self.task.moved_view(raw, kind, rng)
+        inputs = self.processes.rows(inputs)
+        if motion is not None:
+            motion = LabelMotion(*self.processes.rows((motion.matrix, motion.offset)))
+        return inputs, motion
 
     def _labelled_batch(self, pool: Pool, index: Tensor, kind: ViewKind, step: int, stream: Stream) -> Labelled:
         assert pool.targets is not None
         inputs, motion = self._view(pool.take(index), kind, step, stream)
+        index = self.processes.rows(index)
         targets = pool.targets[index]
         return Labelled(inputs, targets if motion is None else motion.apply(targets), index)
 
@@ -95,8 +105,8 @@ class BatchSource:
         index = self._unlabelled(step)
         progress = step / self.steps
         if not self.needs_unlabelled:
-            return Batch(labelled, Unlabelled(None, None, index), progress, step)
-        raw = self.unlabelled.take(index)
+            return Batch(labelled, Unlabelled(None, None, self.processes.rows(index)), progress, step)
+        raw, index = self.unlabelled.take(index), self.processes.rows(index)
         truth = None if self.unlabelled.targets is None else self.unlabelled.targets[index]
         weak, from_weak = self._view(raw, method.weak, step, Stream.WEAK_VIEW)
         strong, to_strong = weak, from_weak
@@ -136,7 +146,7 @@ class BatchSource:
                 there[id(begun)] = to_device(begun, self.device, non_blocking=drawn.pinned)
             rng = torch.Generator(device="cpu")
             rng.set_state(inputs.state)
-            return self.task.finished_view(there[id(begun)], inputs.kind, rng)
+            return self.processes.rows(self.task.finished_view(there[id(begun)], inputs.kind, rng))
 
         return passed_on(drawn, carry, lambda one: one.to(self.device, non_blocking=drawn.pinned))
 

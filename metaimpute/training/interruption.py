@@ -12,7 +12,7 @@ HANGUP = getattr(signal, "SIGHUP", 0)  # none on Windows
 
 @contextlib.contextmanager
 def stopping_on_signals(
-    stop: Callable[[], None], asked: Callable[[], bool], say: Callable[[str], None]
+    stop: Callable[[], None], asked: Callable[[], bool], say: Callable[[str], None], patient: bool = False
 ) -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP call ``stop`` in this block; a second one interrupts at once.
 
@@ -20,14 +20,17 @@ def stopping_on_signals(
 
     Args:
         stop: asks for the end. asked: whether that was done before. say: receives a line for the user.
+        patient: a second one says nothing new: torchrun hands on what the terminal sends to all, and ends those that linger.
     """
 
     def ask(number: int, frame: FrameType | None) -> None:
+        if asked() and patient:
+            return
         if asked() and number != HANGUP:  # a terminal that closes may say so several times
             raise KeyboardInterrupt
         stop()
         with contextlib.suppress(OSError):  # the terminal may be gone
-            say("stopping after this step (again to stop at once)")
+            say("stopping after this step" + ("" if patient else " (again to stop at once)"))
 
     known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number}
     before = {number: handler for number, handler in known.items() if handler is not signal.SIG_IGN}

@@ -19,6 +19,7 @@ from ..problems.returned import label_values
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
 from ..streams import Stream
 from .finite import require_finite
+from .processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,16 @@ class LookAhead:
     """What line 8 to 10 of Algorithm 1 ask of a bound problem, method and model.
 
     Args:
-        meta: what an ``"own"`` problem learns, else None. seed: of all that is random.
+        meta: what an ``"own"`` problem learns, else None. seed: of all that is random. processes: over which
+            batches are dealt out.
     """
 
     def __init__(
         self, model: FunctionalModel, method: Method, problem: BilevelProblem, settings: OuterSettings,
-        meta: dict[str, Tensor] | None, seed: int,
+        meta: dict[str, Tensor] | None, seed: int, processes: Processes = ALONE,
     ) -> None:  # fmt: skip
         self.model, self.method, self.problem, self.settings = model, method, problem, settings
+        self.processes = processes
         self.meta, self.seed = meta, seed
         self.inner, self.outer = problem.structured_inner(), problem.structured_outer()
 
@@ -166,7 +169,9 @@ class LookAhead:
 
         def change() -> Tensor:
             with torch.no_grad(), self.noise(Stream.RATE, batch):
-                return change_of(*(self.outputs(params, holdout) for params in (start, result.theta_k)))
+                with self.processes.local():
+                    change = change_of(*(self.outputs(params, holdout) for params in (start, result.theta_k)))
+                return self.processes.root_mean_square(change)
 
         def after(value: float) -> Tensor:
             pairs = zip(tensors(start), tensors(result.theta_k), strict=True)
@@ -179,18 +184,19 @@ class LookAhead:
     def evaluated(self, module: nn.Module) -> nn.Module:
         """The network as it is tested, of which what is learned may be a part."""
 
+        problem = self.processes.own(self.problem)
+        inner = problem.structured_inner()  # of the rows at hand, whatever processes there are
+
         def adapt(theta_0: Tree, c: Tree, batch: Any, steps: int | None = None) -> Tree:
             rule = self._inner_optimizer({} if self.meta is None else hyper)
             with torch.inference_mode(False), torch.no_grad():
                 start, coupling, rows = (map_tensors(torch.clone, detach(tree)) for tree in (theta_0, c, batch))
-                end = unroll(
-                    self.inner, start, coupling, (rows,), rule, steps or self.settings.steps, differentiable=False
-                )
+                end = unroll(inner, start, coupling, (rows,), rule, steps or self.settings.steps, differentiable=False)
             return end.params
 
         meta = detach(self.meta)
-        hyper = {} if meta is None else self.problem.inner_hyper(meta, self.settings.optimizer.hyper)
-        return self.problem.evaluated(module, meta, adapt)
+        hyper = {} if meta is None else problem.inner_hyper(meta, self.settings.optimizer.hyper)
+        return problem.evaluated(module, meta, adapt)
 
     def outputs(self, params: Tree, labelled: Labelled) -> Tensor:
         """The network's outputs on labelled rows, as the loss has them."""

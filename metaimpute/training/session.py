@@ -19,7 +19,7 @@ from ..rundir.board import write_end
 from ..rundir.export import digest, export
 from ..rundir.files import Unwritable, locked, refuse_link, remove_leftovers
 from ..rundir.layout import CHECKPOINTS, DIVERGED, checkpoint_path
-from ..rundir.logs import RunLog, write_json, write_recipe
+from ..rundir.logs import NoLog, RunLog, write_json, write_recipe
 from ..rundir.origin import Begun, write_begun
 from ..rundir.result import Result
 from ..rundir.systems import Systems
@@ -29,6 +29,7 @@ from .assemble import take_step
 from .choosing import check_choosable, systems_of
 from .finite import Diverged
 from .interruption import stopping_on_signals
+from .processes import ALONE, Processes
 from .samples import sampled_rows
 from .state import RunState
 from .summary import final_raw, summary_of
@@ -59,6 +60,7 @@ class Session(RunState):
         folder: run directory. why, begun: why its profile was chosen, and how it was begun, to be kept with it.
         say: receives one-line messages. report: receives metrics as they are logged.
         seconds: after which it stops with a checkpoint; ``limit`` is how the user wrote that.
+        processes: that train together, of which this is one.
 
     Raises:
         RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
@@ -67,9 +69,10 @@ class Session(RunState):
     def __init__(
         self, recipe: Recipe, folder: Path, *, why: str = "", begun: Begun | None = None,
         say: Callable[[str], None] = print, report: Report | None = None, seconds: float = float("inf"), limit: str = "",
+        processes: Processes = ALONE,
     ) -> None:  # fmt: skip
         self._until, self._limit = time.monotonic() + seconds, limit
-        super().__init__(recipe, say)
+        super().__init__(recipe, say, processes)
         check_choosable(recipe)
         self.folder, self.why, self.begun = folder, why, begun
         self.report = report or (lambda step, values: None)
@@ -95,8 +98,18 @@ class Session(RunState):
         self.load_state(state)
         self.say(f"resumed from {path.name} at step {self.step} of {self.recipe.steps}")
 
-    def save(self) -> Path:
-        return checkpoint.save(self.folder, self.step, self.state())
+    def save(self) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            Unequal: where the processes of the run have come apart.
+        """
+        self._settle()
+        if self.processes.leads:
+            checkpoint.save(self.folder, self.step, self.state())
+
+    def _settle(self) -> None:
+        self.processes.settle(self.module, self.averaged)
 
     # training --------------------------------------------------------------------------------------------------------
 
@@ -118,9 +131,8 @@ class Session(RunState):
                 if self.begun is not None:
                     write_begun(self.folder, self.begun)
                 write_recipe(self.folder, self.recipe.resolved)
-                with stopping_on_signals(self.stop, lambda: self._stop, self.say):
-                    self._train()
-                    self.save()
+                with stopping_on_signals(self.stop, lambda: self._stop, self.say, self.processes.size > 1):
+                    self._train_to_the_end(RunLog(self.folder, self.step, self.say))
                     systems = self._choose()
                 raw = final_raw(self, systems)
                 if (tested := sampled_rows(raw, self.task, self.data.test)) is not None:
@@ -141,15 +153,32 @@ class Session(RunState):
             again = f"; mend that and go on with --resume {argument(self.folder)}" if self._checkpoints() else ""
             raise Unwritable(f"cannot write {where}: {error.strerror or error}; {self._last_good()}{again}") from None
 
-    def _train(self) -> None:
-        train, log, drawn = self.recipe.train, RunLog(self.folder, self.step, self.say), self.data.unlabelled
-        if len(drawn) and self.batches.needs_unlabelled and self.recipe.steps:
+    def follow(self) -> None:
+        """Trains along with the first process, which alone writes and evaluates, and ends with the training.
+
+        Raises:
+            Interrupted, Diverged: as :meth:`run` does there.
+        """
+        with stopping_on_signals(self.stop, lambda: self._stop, self.say, True):
+            self._train_to_the_end(NoLog())
+
+    def _train_to_the_end(self, log: RunLog | NoLog) -> None:
+        try:
+            self._train(log)
+            self.save()
+        finally:
+            self.processes.end()
+
+    def _train(self, log: RunLog | NoLog) -> None:
+        train, drawn = self.recipe.train, self.data.unlabelled
+        if len(drawn) and self.batches.needs_unlabelled and self.recipe.steps and self.processes.leads:
             self.trajectories = Trajectories(
                 self.folder, self.task, self.module, drawn, train.seed, self.device, self.step, self.say
             )
         started, before = time.perf_counter(), self.seconds
         try:
-            if self.step == 0 and not checkpoint.existing(self.folder):
+            self._settle()
+            if self.processes.any(self.step == 0 and not checkpoint.existing(self.folder)):
                 self.save()  # so that a run killed before its first checkpoint can be resumed as well
             with phase(TRAINING, self.recipe.steps, self.step) as reached:
                 while self.step < self.recipe.steps:
@@ -157,9 +186,10 @@ class Session(RunState):
                     reached.to(self.step)
                     self.seconds = before + time.perf_counter() - started
                     self._look_at_the_clock()
-                    if self.step % train.checkpoint_every == 0 or self._stop:
+                    stop = self.processes.any(self._stop)
+                    if self.step % train.checkpoint_every == 0 or stop:
                         self.save()
-                    if self._stop:
+                    if stop:
                         raise self._interrupted(
                             f"stopped at step {self.step}; continue with --resume {argument(self.folder)}"
                         )
@@ -209,16 +239,19 @@ class Session(RunState):
         except checkpoint.NoCheckpoint:
             return []
 
-    def _diverged(self, error: Diverged, log: RunLog) -> Diverged:
+    def _diverged(self, error: Diverged, log: RunLog | NoLog) -> Diverged:
         """Writes what is known of the step to ``diverged.json`` and says where."""
         # the weights of a checkpoint at this very step are those whose loss is not finite
         bad = checkpoint_path(self.folder, self.step) if self.step else None
         last, batch, path = self._last_good(bad), self.batches.batch(self.step), self.folder / DIVERGED
+        rows = [self.processes.gathered(part.index) for part in (batch.labelled, batch.unlabelled)]
+        if not self.processes.leads:
+            return error
         norms = {name: float(p.detach().norm()) for name, p in self.module.named_parameters()}
         found = {
             "step": self.step, "error": str(error), "checkpoint": last, "lr": self.schedulers[0].get_last_lr()[0],
-            "last_metrics": log.last, "labelled_rows": self.batches.labelled.ids[batch.labelled.index].tolist(),
-            "unlabelled_rows": self.data.unlabelled.ids[batch.unlabelled.index].tolist(), "parameter_norms": norms,
+            "last_metrics": log.last, "labelled_rows": self.batches.labelled.ids[rows[0]].tolist(),
+            "unlabelled_rows": self.data.unlabelled.ids[rows[1]].tolist(), "parameter_norms": norms,
         }  # fmt: skip
         write_json(path, found)
         return Diverged(f"{error}; {last}; the step's diagnostics: {path}")
@@ -227,7 +260,7 @@ class Session(RunState):
         """Asks a run to end after the step under way, with a checkpoint."""
         self._stop = True
 
-    def _one_step(self, log: RunLog) -> None:
+    def _one_step(self, log: RunLog | NoLog) -> None:
         train, step = self.recipe.train, self.step
         measure = (step + 1) % train.log_every == 0 or step + 1 == train.steps
         rate = self.schedulers[0].get_last_lr()[0]
@@ -241,7 +274,10 @@ class Session(RunState):
             if self.trajectories is not None:
                 self.trajectories.write(self.step)
             self.report(self.step, values)
-        if self.is_evaluated():
+        if not self.is_evaluated():
+            return
+        self._settle()
+        if self.processes.leads:
             errors = self.evaluate()
             log.write(self.step, {k: v for k, v in errors.items() if k != "step"})
             self.report(self.step, errors)

@@ -15,7 +15,9 @@ from ..rundir.checkpoint import require_alike
 from .alarms import Alarms
 from .assemble import assemble
 from .data import to_device
+from .dealing import has_statistics
 from .evaluation import measure, predictions
+from .processes import ALONE, Processes
 
 
 class RunState:
@@ -29,9 +31,9 @@ class RunState:
     """
 
     @as_usual()
-    def __init__(self, recipe: Recipe, say: Callable[[str], None]) -> None:
-        self.recipe, self.task, self.say = recipe, recipe.task, say
-        self.parts = parts = assemble(recipe, say)
+    def __init__(self, recipe: Recipe, say: Callable[[str], None], processes: Processes = ALONE) -> None:
+        self.recipe, self.task, self.say, self.processes = recipe, recipe.task, say, processes
+        self.parts = parts = assemble(recipe, say, processes=processes)
         self.device, self.data, self.module, self.batches = parts.device, parts.data, parts.module, parts.batches
         self.optimizer, self.outer_optimizer, self.schedulers = parts.optimizer, parts.outer_optimizer, parts.schedulers
         self.algorithm, self.watch, self.averaged = parts.algorithm, parts.watch, parts.averaged
@@ -66,6 +68,7 @@ class RunState:
             "seed": self.recipe.train.seed,
             "data": self._data_identity(),
             "threads": torch.get_num_threads(),
+            "processes": self.processes.size,
         }
 
     def _data_identity(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class RunState:
                 f"note: the run was begun on {state['threads']} threads and goes on on {torch.get_num_threads()}; sums may "
                 "differ in the last bit"
             )
+        self._look_at_processes(state.get("processes", 1))
         try:
             self._put_back(state)
         except (
@@ -112,6 +116,22 @@ class RunState:
             raise self.recipe.source.fail(
                 ("model",), f"the checkpoint belongs to another model or optimizer: {first}"
             ) from None
+
+    def _look_at_processes(self, begun: int) -> None:
+        """A run goes on over another number of processes, since its batches stay the same, unless that changes its losses."""
+        size = self.processes.size
+        if begun == size:
+            return
+        if has_statistics(self.module) and not self.recipe.train.sync_batchnorm:
+            raise self.recipe.source.fail(
+                ("train", "sync_batchnorm"),
+                f"the run was begun with {begun} process{'es' * (begun > 1)}, and BatchNorm takes the statistics of each "
+                f"one's own rows; go on with {begun}",
+            )
+        self.say(
+            f"note: the run was begun with {begun} process{'es' * (begun > 1)} and goes on with {size}; its batches are the "
+            "same, sums may differ in the last bit, and noise inside the network is drawn by each process for its rows"
+        )
 
     def _put_back(self, state: dict[str, Any]) -> None:
         if state["step"] > self.recipe.train.steps:

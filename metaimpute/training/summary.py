@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..batches.outputs import Classes, Output
 from ..ensemble.choice import Scored
-from ..environment import describe
+from ..environment import Environment, describe
 from ..plugins import imported
 from ..rundir.measure import MEASURE
 from ..rundir.result import Result
@@ -90,8 +90,16 @@ def summary_of(run: RunState, why: str, raw: Tensor, systems: Systems | None = N
         ],
         training_seconds=round(run.seconds, 2),
         phase_seconds={name: round(value, 3) for name, value in run.algorithm.stopwatch.seconds.items()},
-        environment=describe(run.device),
+        environment=described(run),
     )
+
+
+def described(run: RunState) -> Environment:
+    """What the run was measured on."""
+    found, count = describe(run.device), run.processes.size
+    if count > 1:
+        found["processes"] = count
+    return found
 
 
 def estimates(systems: Systems, output: Output) -> dict[str, Any]:

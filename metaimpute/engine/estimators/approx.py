@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..losses import Factored, LabelRows, StructuredLoss
+from ..losses import LabelRows, StructuredLoss
 from ..optimizers import apply_updates
 from ..pytree import Tree, as_leaves, detach, gradient, tree_map, vjp_through
 from ..unroll import OUTER_STREAM, BilevelMap
 from .base import Estimator, EstimatorError, register_estimator
-from .head import features_of, plain, split
+from .head import AtHead, plain, split
 from .mixed import pull_back_update
 from .result import HypergradientResult
 
@@ -55,7 +55,7 @@ class Approx(Estimator):
     moves_all = False
 
     @staticmethod
-    def _structure(problem: BilevelMap) -> tuple[tuple[str, ...], Factored, Factored, Rows]:
+    def _structure(problem: BilevelMap) -> tuple[tuple[str, ...], AtHead, AtHead, Rows]:
         """Names of the last layer's parameters, both losses factored at it, and the label rows."""
         inner, outer = problem.inner_loss, problem.outer_loss
         if not (isinstance(inner, StructuredLoss) and isinstance(outer, StructuredLoss)):
@@ -64,7 +64,7 @@ class Approx(Estimator):
             )
         if inner.factored is None or outer.factored is None or inner.factored.label_rows is None:
             raise EstimatorError("'approx' (Eq. 6) needs label rows and a last linear layer; use 'mixed' or 'exact'")
-        return inner.head, inner.factored, outer.factored, inner.factored.label_rows
+        return inner.head, AtHead(inner, inner.factored), AtHead(outer, outer.factored), inner.factored.label_rows
 
     def plain(self, problem: BilevelMap) -> tuple[Tensor, Tree]:
         return plain(problem, self._structure(problem)[0])
@@ -75,8 +75,8 @@ class Approx(Estimator):
         theta = detach(problem.theta_0)
         head, body = split(theta, names)
         with torch.no_grad():
-            features = features_of(problem, inner, 0, theta, batch)
-            holdout_features = features_of(problem, outer, OUTER_STREAM, theta, problem.batches.outer)
+            features = inner.features(problem, 0, theta, batch)
+            holdout_features = outer.features(problem, OUTER_STREAM, theta, problem.batches.outer)
 
         at, c = as_leaves(head), as_leaves(problem.c)
         loss = inner.readout({**body, **at}, features, detach(c), batch)
@@ -92,15 +92,18 @@ class Approx(Estimator):
         no_cotangent = tree_map(lambda s: torch.zeros_like(s) if isinstance(s, torch.Tensor) else s, new_state)
         step, _, _, to_hyper = pull_back_update(problem, grads, state, head, (direct["head"], no_cotangent))
 
-        rows = label_rows(c, features, batch)
-        similarity = rows.features @ step[names[0]].T
-        if len(names) == 2:
-            similarity = similarity + step[names[1]]
-        if rows.residual is None:
-            label_gradient = -rows.weights[:, None] * similarity
-        else:
-            labels = as_leaves(rows.labels)
-            label_gradient = vjp_through(rows.residual(theta, labels), similarity, labels)
+        own, own_c = inner.loss.enter(theta, c)
+        with inner.loss.within():
+            rows = label_rows(own_c, features, batch)
+            similarity = rows.features @ step[names[0]].T
+            if len(names) == 2:
+                similarity = similarity + step[names[1]]
+            if rows.residual is None:
+                label_gradient = -rows.weights[:, None] * similarity
+            else:
+                labels = as_leaves(rows.labels)
+                label_gradient = vjp_through(rows.residual(own, labels), similarity, labels)
+        label_gradient = inner.loss.share(label_gradient)
         grad_c = tree_map(lambda a, b: a + b, vjp_through(rows.labels, label_gradient, c), direct["c"])
         return HypergradientResult(
             grad_c=grad_c,

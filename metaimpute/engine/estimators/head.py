@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,18 +35,32 @@ def split(theta: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, Any]
     return {n: theta[n] for n in names}, {n: p for n, p in theta.items() if n not in names}
 
 
-def features_of(problem: BilevelMap, loss: Factored, t: int, theta: Tree, batch: Any) -> Tree:
-    """The network up to its last layer, under the noise of step ``t``; with a graph only if the start's path is wanted."""
-    found = loss.features
-    with torch.set_grad_enabled(problem.wrt_start):
-        if isinstance(found, tuple):
-            return tuple(_under(derive_seed(problem.seed, t, part), f, theta, batch) for part, f in enumerate(found))
-        return _under(derive_seed(problem.seed, t), found, theta, batch)
+class AtHead(NamedTuple):
+    """A loss with its factored form."""
 
+    loss: StructuredLoss
+    form: Factored
 
-def _under(seed: int, features: Features, theta: Tree, batch: Any) -> Tree:
-    with fixed_rng(seed):
-        return features(theta, batch)
+    def features(self, problem: BilevelMap, t: int, theta: Tree, batch: Any) -> Tree:
+        """The network up to its last layer, under the noise of step ``t``; with a graph only if the start's path is wanted."""
+        found = self.form.features
+        with torch.set_grad_enabled(problem.wrt_start):
+            theta, _ = self.loss.enter(theta, None)
+            if isinstance(found, tuple):
+                seeds = [derive_seed(problem.seed, t, part) for part in range(len(found))]
+                return tuple(self._under(s, f, theta, batch) for s, f in zip(seeds, found, strict=True))
+            return self._under(derive_seed(problem.seed, t), found, theta, batch)
+
+    def _under(self, seed: int, features: Features, theta: Tree, batch: Any) -> Tree:
+        with fixed_rng(seed), self.loss.within():
+            return features(theta, batch)
+
+    def readout(self, theta: Tree, features: Tree, c: Tree, batch: Any) -> Tensor:
+        """The loss, from features of :meth:`features`."""
+        theta, c = self.loss.enter(theta, c)
+        with self.loss.within():
+            value = self.form.readout(theta, features, c, batch)
+        return self.loss.leave(value)
 
 
 def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any]) -> BilevelMap:
@@ -60,8 +74,9 @@ def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any])
     batches = list(problem.batches.inner)
     held: dict[str, Any] = {"c": problem.c, "body": body}
 
-    def factored(loss: Any) -> Factored | None:
-        return loss.factored if isinstance(loss, StructuredLoss) and set(loss.head) == set(names) else None
+    def factored(loss: Any) -> AtHead | None:
+        fits = isinstance(loss, StructuredLoss) and set(loss.head) == set(names) and loss.factored is not None
+        return AtHead(loss, loss.factored) if fits else None
 
     of_inner, of_outer = factored(inner), factored(outer)
 
@@ -79,9 +94,9 @@ def restrict(problem: BilevelMap, names: tuple[str, ...], theta: dict[str, Any])
         return of_outer.readout(params, held["outer"], held["c"], batch)
 
     if of_inner is not None:
-        held["inner"] = [features_of(problem, of_inner, t, theta, b) for t, b in enumerate(batches)]
+        held["inner"] = [of_inner.features(problem, t, theta, b) for t, b in enumerate(batches)]
     if of_outer is not None:
-        held["outer"] = features_of(problem, of_outer, OUTER_STREAM, theta, problem.batches.outer)
+        held["outer"] = of_outer.features(problem, OUTER_STREAM, theta, problem.batches.outer)
     return BilevelMap(
         small_inner,
         small_outer,

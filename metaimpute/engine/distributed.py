@@ -1,0 +1,226 @@
+"""Losses whose rows are dealt out over processes, so that each has the joined batch's loss and hypergradient.
+
+With batch B_r on process r, ``L(theta, c) = sum_r w loss_r(theta, c_r, B_r)``, w = 1/N for means over rows. Everything outside
+the loss (parameters, coupling, optimiser state, the estimator's own vectors) is the same on every process; inside it a process
+has its own rows. What lies between are the two operators of :mod:`.across_ranks`, so that every estimator, rule and memory
+policy works as it is, with one message for each gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .across_ranks import OtherProgram, Ranks, copy_to_ranks, ranks_of, reduce_from_ranks
+from .ambient import CannotDifferentiate
+from .compiled import Compiled
+from .losses import Loss, StructuredLoss
+from .noise import derive_seed, fixed_rng
+from .pytree import Tree, filled, leaves_of, tensors, tree_map, with_tensors
+
+Part = Literal["whole", "rows"]
+Coupling = Part | dict[str, Part]
+Reduction = Literal["mean", "sum"]
+
+_active: contextvars.ContextVar[Ranks | None] = contextvars.ContextVar("ranks", default=None)
+
+
+def shard_count() -> int:
+    """In how many processes' parts the batch of the evaluation under way is; 1 outside a :func:`data_parallel` loss."""
+    ranks = _active.get()
+    return 1 if ranks is None else ranks.size
+
+
+def shard_sum(value: Tensor) -> Tensor:
+    """Inside a :func:`data_parallel` loss: a process's own ``value`` summed over all processes, differentiable; else itself.
+
+    For what a loss divides by, where that is a sum over rows: ``each.sum() * shard_count() / shard_sum(weights.sum())`` is a
+    mean whose mean over processes is that of the joined batch.
+    """
+    ranks = _active.get()
+    if ranks is None:
+        return value
+    return copy_to_ranks(ranks, reduce_from_ranks(ranks, [value]))[0]
+
+
+def shard_rows(draw: Callable[[int], Tensor], count: int) -> Tensor:
+    """``draw(n)``'s rows for the ``count`` rows of this process, where n is the number of all processes' rows together."""
+    ranks = _active.get()
+    if ranks is None:
+        return draw(count)
+    return draw(count * ranks.size)[ranks.rows(count * ranks.size)]
+
+
+def _next_seed() -> int:
+    """The same on every process whose global generator is where the others' are; inside vmap nothing is drawn for it."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+    return zlib.crc32(torch.default_generator.get_state().numpy().tobytes())
+
+
+@contextlib.contextmanager
+def within(ranks: Ranks, synchronised: bool = False) -> Iterator[None]:
+    """A process's own part of an evaluation, with noise of its own.
+
+    Args:
+        synchronised: BatchNorm in training mode takes the statistics of all processes' rows together.
+    """
+    seed = _next_seed()
+    before = _active.set(ranks)
+    try:
+        with (
+            fixed_rng(derive_seed(seed, ranks.rank)),
+            _Synchronised(ranks) if synchronised else contextlib.nullcontext(),
+        ):
+            yield
+    finally:
+        _active.reset(before)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """How the processes' own losses become one: what they are given, what leaves them.
+
+    Attributes:
+        coupling: whether a process's loss has the coupling ``whole``, or its own ``rows`` of it, or which of these for each of
+            its keys. reduction: of the losses.
+        synchronised: BatchNorm's statistics are those of the joined batch.
+    """
+
+    ranks: Ranks
+    coupling: Coupling = "whole"
+    reduction: Reduction = "mean"
+    synchronised: bool = False
+
+    @property
+    def weight(self) -> float:
+        """The factor of a process's own loss."""
+        return 1.0 / self.ranks.size if self.reduction == "mean" else 1.0
+
+    def enter(self, theta: Tree, c: Tree) -> tuple[Tree, Tree]:
+        """Parameters and coupling as a process's own loss is given them, all through one message's operator."""
+        own = copy_to_ranks(self.ranks, tensors((theta, c)))
+        count = len(tensors(theta))
+        theta, c = with_tensors(theta, own[:count]), with_tensors(c, own[count:])
+        return theta, self.rows_of(c)
+
+    def rows_of(self, c: Tree) -> Tree:
+        """Of a coupling what a process's own loss is given."""
+        if isinstance(self.coupling, dict):
+            return {
+                name: self._mine(value) if self.coupling.get(name) == "rows" else value for name, value in c.items()
+            }
+        return self._mine(c) if self.coupling == "rows" else c
+
+    def _mine(self, tree: Tree) -> Tree:
+        def mine(leaf: Any) -> Any:
+            return leaf[self.ranks.rows(len(leaf))] if isinstance(leaf, Tensor) and leaf.ndim else leaf
+
+        return tree_map(mine, tree)
+
+    def leave(self, value: Tensor) -> Tensor:
+        """The joined loss, from this process's own."""
+        return reduce_from_ranks(self.ranks, [value if self.weight == 1.0 else value * self.weight])[0]
+
+    def within(self) -> contextlib.AbstractContextManager[None]:
+        """The surroundings of a process's own evaluation."""
+        return within(self.ranks, self.synchronised)
+
+    def gathered(self, tree: Tree) -> Tree:
+        """The rows of all processes in one tree, from each one's own; a gradient through it reaches each one's own."""
+        leaves = leaves_of(tree)
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.ndim]
+        padded = [self._padded(leaves[i]) for i in places]
+        for i, whole in zip(places, reduce_from_ranks(self.ranks, padded), strict=True):
+            leaves[i] = whole
+        return filled(tree, leaves)
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        count, others = self.ranks.rank, self.ranks.size - self.ranks.rank - 1
+        zeros = rows.new_zeros(len(rows), *rows.shape[1:])
+        return torch.cat([*[zeros] * count, rows, *[zeros] * others])
+
+
+def data_parallel(
+    loss: Loss,
+    *,
+    coupling: Coupling = "whole",
+    reduction: Reduction = "mean",
+    synchronised: bool = False,
+    group: Any = None,
+) -> StructuredLoss:
+    """The loss of the joined batch, from each process's own loss on its own rows.
+
+    Called on every process of the group with the same parameters and coupling and a batch of its own, of as many rows as the
+    others', it gives the same number on all, and so do its derivatives of any order: ``hypergradient``, ``unroll``,
+    ``after_training`` and all estimators work with it as with a loss of the joined batch in one process.
+
+    Args:
+        loss: ``(params, coupling, batch) -> scalar``, plain or structured; see :class:`~metaimpute.StructuredLoss`.
+        coupling: what of the coupling a process's loss is given: the ``whole``, such as hyperparameters, or its own ``rows``,
+            such as labels, where every tensor of it has a row for each row of the joined batch, process after process. A dict
+            says it for each key of the coupling.
+        reduction: ``mean``: a mean over rows, whose mean over processes is the joined one's; ``sum``: a sum over rows.
+        synchronised: BatchNorm in training mode takes the joined batch's statistics; else those of each process's own rows, which
+            makes another loss.
+        group: of torch.distributed; default: all processes.
+
+    Noise inside the loss is each process's own. For a loss that divides by a sum over rows see :func:`shard_sum`.
+
+    Raises:
+        OtherProgram: where torch.distributed has not been set up. CannotDifferentiate: for a compiled loss.
+    """
+    if isinstance(loss, Compiled):
+        raise CannotDifferentiate("a compiled loss cannot be joined over processes; pass the loss itself")
+    whole = loss if isinstance(loss, StructuredLoss) else StructuredLoss(loss)
+    if whole.joined is not None:
+        raise OtherProgram("this loss is joined over processes already")
+    return dataclasses.replace(whole, joined=Joined(ranks_of(group), coupling, reduction, synchronised))
+
+
+class _Synchronised(TorchFunctionMode):
+    """In training mode, batch normalisation by the mean and variance of all processes' rows."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self.ranks = ranks
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return _normalised(self.ranks, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _normalised(
+    ranks: Ranks, rows: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
+    bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """``F.batch_norm``, in training mode with the statistics of the joined batch, composed so that it has every derivative."""
+    if not training:
+        return F.batch_norm(rows, running_mean, running_var, weight, bias, False, momentum, eps)
+    along, shape = [0, *range(2, rows.ndim)], [1, -1, *[1] * (rows.ndim - 2)]
+    count = rows.numel() // rows.shape[1] * ranks.size
+    mean = shard_sum(rows.sum(along) / count)
+    away = rows - mean.view(shape)
+    variance = shard_sum(away.square().sum(along) / count)
+    found = away * (variance + eps).rsqrt().view(shape)
+    if weight is not None:
+        found = found * weight.view(shape)
+    if bias is not None:
+        found = found + bias.view(shape)
+    with torch.no_grad():
+        unbiased = variance.detach() * (count / max(count - 1, 1))
+        for running, now in ((running_mean, mean.detach()), (running_var, unbiased)):
+            if running is not None:
+                running.lerp_(now.to(running.dtype), momentum)
+    return found

@@ -1,0 +1,257 @@
+"""The processes that train one run together: one alone, or those that torchrun started.
+
+Rows are dealt out process after process; what a step learns from them (losses, gradients, hypergradients, what is logged) is that
+of the joined batch (:mod:`metaimpute.engine.distributed`), so that all take the same step. The first one leads: it alone writes,
+evaluates and speaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..batches import Batch, Imputation
+from ..engine.across_ranks import Ranks, collective, ranks_of, reduce_from_ranks
+from ..engine.distributed import Joined
+from ..engine.pytree import Tree, tree_map
+from ..errors import UserError
+from ..problems.base import BilevelProblem
+from ..rundir.begin import Beginning
+from .dealt import Dealt
+
+PATIENCE = timedelta(minutes=30)  # that one process waits for another, whose evaluation may take long
+Made = TypeVar("Made")
+
+
+class Unequal(UserError, RuntimeError):
+    """Processes that should hold the same network and do not. Ends a command with exit code 2."""
+
+
+class Processes:
+    """One process alone, whose rows are all of them.
+
+    Attributes:
+        rank, size: this one's number, of how many.
+    """
+
+    rank, size = 0, 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes, evaluates and speaks."""
+        return self.rank == 0
+
+    def rows(self, tree: Tree) -> Tree:
+        """This process's part of a tree of rows."""
+        return tree
+
+    def local(self) -> contextlib.AbstractContextManager[None]:
+        """The surroundings of what a process computes on its own rows."""
+        return contextlib.nullcontext()
+
+    def loss(self, own: Callable[[Tree], Tensor], params: Tree) -> Tensor:
+        """The joined batch's loss, from each process's own mean over rows."""
+        return own(params)
+
+    def dealt(self, problem: BilevelProblem) -> BilevelProblem:
+        """The problem of the joined batch, given batches of one's own rows."""
+        return problem
+
+    def own(self, problem: BilevelProblem) -> BilevelProblem:
+        """The problem as it is in one process, of a dealt one."""
+        return problem
+
+    def whole(self, batch: Batch) -> Batch:
+        """The batch with the imputed labels, and the truth where it is known, of all rows."""
+        return batch
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows of all processes."""
+        return rows
+
+    def root_mean_square(self, value: Tensor) -> Tensor:
+        """Of all rows, from that of each process's own."""
+        return value
+
+    def any(self, asked: bool) -> bool:
+        """Whether any process asks."""
+        return asked
+
+    def together(self, make: Callable[[], Made]) -> Made:
+        """What ``make`` returns here; where it fails in any process all end, and the first one says why, once."""
+        return make()
+
+    def led(self, begin: Callable[[Path | None], Beginning]) -> Beginning:
+        """A beginning whose folder is the first process's choice; ``begin`` is given it by the others."""
+        return begin(None)
+
+    def synchronise(self, wanted: bool) -> None:
+        """Whether BatchNorm takes the statistics of all rows."""
+
+    def settle(self, *modules: nn.Module | None) -> None:
+        """Makes the buffers of all processes their mean, and holds the parameters against one another.
+
+        Raises:
+            Unequal: where they differ.
+        """
+
+    def end(self) -> None:
+        """Lets the others go: what comes after is the first process's alone."""
+
+
+class Several(Processes):
+    """Processes of a torch.distributed group."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks, self.rank, self.size = ranks, ranks.rank, ranks.size
+        self.joined = Joined(ranks)
+
+    def synchronise(self, wanted: bool) -> None:
+        self.joined = replace(self.joined, synchronised=wanted)
+
+    def rows(self, tree: Tree) -> Tree:
+        return tree_map(lambda leaf: leaf[self.ranks.rows(len(leaf))] if isinstance(leaf, Tensor) else leaf, tree)
+
+    def local(self) -> contextlib.AbstractContextManager[None]:
+        return self.joined.within()
+
+    def loss(self, own: Callable[[Tree], Tensor], params: Tree) -> Tensor:
+        params, _ = self.joined.enter(params, None)
+        with self.local():
+            value = own(params)
+        return self.joined.leave(value)
+
+    def dealt(self, problem: BilevelProblem) -> BilevelProblem:
+        return cast(BilevelProblem, Dealt(problem, self.joined))
+
+    def own(self, problem: BilevelProblem) -> BilevelProblem:
+        return cast(Dealt, problem).problem
+
+    def whole(self, batch: Batch) -> Batch:
+        imputed, truth = batch.imputation, batch.unlabelled.truth
+        with torch.no_grad():
+            labels, weights, truth = self.joined.gathered((imputed.labels, imputed.weights, truth))
+        return replace(batch, imputed=Imputation(labels, weights), unlabelled=replace(batch.unlabelled, truth=truth))
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        found: Tensor = self.joined.gathered(rows)
+        return found
+
+    def root_mean_square(self, value: Tensor) -> Tensor:
+        return reduce_from_ranks(self.ranks, [value.square() / self.size])[0].sqrt()
+
+    def any(self, asked: bool) -> bool:
+        count = reduce_from_ranks(self.ranks, [torch.tensor(float(asked), device="cpu")])[0]
+        return bool(count > 0)
+
+    def led(self, begin: Callable[[Path | None], Beginning]) -> Beginning:
+        first = self.together(lambda: begin(None) if self.leads else None)
+        folder = self._all(None if first is None else first.folder)[0]
+        return self.together(lambda: begin(folder) if first is None else first)
+
+    def _all(self, value: Any) -> list[Any]:
+        found: list[Any] = [None] * self.size
+        collective(lambda: dist.all_gather_object(found, value, group=self.ranks.group))
+        return found
+
+    def together(self, make: Callable[[], Made]) -> Made:
+        failed: UserError | None = None
+        try:
+            made = make()
+        except UserError as error:
+            failed = error
+        said = self._all(None if failed is None else (f"{failed.prefix}{failed}", failed.exit_code))
+        for rank, found in enumerate(said):
+            if found is not None:
+                self._fail(failed, rank, *found)
+        return made
+
+    def _fail(self, own: UserError | None, rank: int, message: str, code: int) -> NoReturn:
+        self.end()
+        if not self.leads:
+            raise SystemExit(code)
+        if own is not None:
+            raise own
+        error = UserError(f"process {rank}: {message}")
+        vars(error)["exit_code"] = code
+        raise error
+
+    def settle(self, *modules: nn.Module | None) -> None:
+        present = [module for module in modules if module is not None]
+        buffers = [b for module in present for b in module.buffers() if b.is_floating_point() and b.numel()]
+        with torch.no_grad():
+            means = reduce_from_ranks(self.ranks, [b / self.size for b in buffers])
+            for buffer, mean in zip(buffers, means, strict=True):
+                buffer.copy_(mean)
+        found = self._all(digest_of([p for module in present for p in module.parameters()]))
+        if len(set(found)) > 1:
+            other = next(rank for rank, one in enumerate(found) if one != found[0])
+            raise Unequal(
+                f"process {other} holds other parameters than process 0, so that they no longer train one network; something in "
+                "the step differs between them, such as a random number that is not torch's"
+            )
+
+    def end(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+ALONE = Processes()
+
+
+def digest_of(values: list[Tensor]) -> int:
+    """A number that tells one set of tensors from another, bit for bit."""
+    found = 0
+    for value in values:
+        found = zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), found)
+    return found
+
+
+def launched() -> int:
+    """How many processes torchrun started beside and with this one; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+@contextlib.contextmanager
+def processes_of_torchrun() -> Iterator[Processes]:
+    """The processes that torchrun started, or this one alone."""
+    if launched() == 1:
+        yield ALONE
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    collective(lambda: dist.init_process_group(backend, timeout=PATIENCE))
+    several = Several(ranks_of())
+    try:
+        yield several
+    finally:
+        several.end()
+
+
+def device_of(device: torch.device, processes: Processes) -> torch.device:
+    """The device of this process, of those of a kind.
+
+    Raises:
+        ValueError: where there are fewer than processes on this machine.
+    """
+    if processes.size == 1 or device.type == "cpu":
+        return device
+    number, here = (
+        int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+    )
+    count = torch.accelerator.device_count()
+    if here > count:
+        raise ValueError(
+            f"{here} processes on this machine and {count} {device.type} devices; start {count}, or write cpu"
+        )
+    torch.accelerator.set_device_index(number)
+    return torch.device(device.type, number)

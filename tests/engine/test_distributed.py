@@ -1,0 +1,256 @@
+"""Several processes with some rows each have the hypergradient that one has of the joined batch."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metaimpute.engine import (
+    Batches,
+    CannotCompile,
+    CannotDifferentiate,
+    Compiled,
+    FunctionalModel,
+    OtherProgram,
+    StructuredLoss,
+    adam,
+    data_parallel,
+    estimators,
+    get_estimator,
+    momentum,
+    parse_memory,
+    sgd,
+    shard_count,
+    shard_sum,
+    unroll,
+)
+from metaimpute.engine.across_ranks import Ranks
+from metaimpute.engine.distributed import Joined
+from metaimpute.engine.pytree import gradient, tensors
+from tests.processes import in_processes
+
+HEAD = ("2.weight", "2.bias")
+ROWS, HELD = 4, 4
+OPTIONS: dict[str, dict[str, Any]] = {"head": {"parameters": HEAD}, "es": {"n": 2}}
+RULES = {"sgd": sgd(0.5), "momentum": momentum(0.3, 0.9), "adam": adam(0.05)}
+
+
+def off(found: Any, wanted: Any) -> float:
+    """The largest difference of two trees, in units of the largest entry."""
+    pairs = list(zip(tensors(found), tensors(wanted), strict=True))
+    largest = max(float(b.abs().max()) for _, b in pairs)
+    return max(float((a - b).abs().max()) for a, b in pairs) / (largest or 1.0)
+
+
+class Setting:
+    """A small network, labels for every row, losses of the joined batch, and one process's rows of it."""
+
+    def __init__(self, rank: int, size: int, norm: bool = False) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Linear(5, 6), nn.BatchNorm1d(6) if norm else nn.Tanh(), nn.Linear(6, 3)]
+        self.net = nn.Sequential(*layers).double()
+        self.model = FunctionalModel(self.net)
+        self.rank, self.size = rank, size
+        self.rows = torch.randn(ROWS, 5, dtype=torch.float64)
+        self.held = torch.randn(HELD, 5, dtype=torch.float64), torch.randint(3, (HELD,))
+        self.labels = torch.randn(ROWS, 3, dtype=torch.float64)
+
+    def mine(self, whole: Tensor) -> Tensor:
+        each = len(whole) // self.size
+        return whole[each * self.rank : each * (self.rank + 1)]
+
+    def inner(self, params: Any, c: Tensor, rows: Tensor) -> Tensor:
+        return F.cross_entropy(self.model(params, rows), c.softmax(-1))
+
+    def outer(self, params: Any, c: Any, held: tuple[Tensor, Tensor]) -> Tensor:
+        size = sum(p.square().sum() for p in params.values())
+        return F.cross_entropy(self.model(params, held[0]), held[1]) + 0.01 * size
+
+    def both(
+        self, estimator: Any, inner: Any, outer: Any, c: Any, rule: Any, k: int, coupling: Any, **more: Any
+    ) -> Any:
+        """The result in one process, and that of all, with ``more`` for :func:`data_parallel`."""
+        memory = more.pop("memory", None)
+        params = dict(self.model.params)
+        every = Batches([self.rows + t for t in range(k)], self.held)
+        own = Batches([self.mine(rows) for rows in every.inner], tuple(map(self.mine, self.held)))
+        one = estimator.estimate(inner, outer, params, c, every, rule, k, memory, seed=3)
+        reduction = more.pop("reduction", "mean")
+        losses = (
+            data_parallel(inner, coupling=coupling, reduction=reduction, **more),
+            data_parallel(outer, coupling=coupling, **more),
+        )
+        return one, estimator.estimate(*losses, params, c, own, rule, k, memory, seed=3)
+
+
+def differences(one: Any, many: Any) -> float:
+    found = [off(many.grad_c, one.grad_c), off(many.outer_loss, one.outer_loss), off(many.theta_k, one.theta_k)]
+    if one.grad_theta_0 is not None:
+        found.append(off(many.grad_theta_0, one.grad_theta_0))
+    return max(found)
+
+
+def every_estimator(rank: int, size: int) -> dict[str, float]:
+    """Labels of rows, by every estimator of plain losses, for one and three steps."""
+    setting, found = Setting(rank, size), {}
+    for name, k in itertools.product([name for name in estimators if name != "approx"], (1, 3)):
+        estimator = get_estimator(name, **OPTIONS.get(name, {}))
+        for label in ("sgd", "adam") if name in ("exact", "mixed") else ("sgd",):
+            one, many = setting.both(
+                estimator, setting.inner, setting.outer, setting.labels, RULES[label], k, coupling="rows"
+            )
+            found[f"{name}, {label}, k = {k}"] = differences(one, many)
+            found[f"{name}: as fast"] = float(
+                many.diagnostics.get("reverse_over_reverse") != one.diagnostics.get("reverse_over_reverse")
+            )
+    return found
+
+
+def every_kind(rank: int, size: int) -> dict[str, float]:
+    """Couplings, reductions, memory policies, normalisation and derivatives of other orders."""
+    setting, found = Setting(rank, size), {}
+    exact, mixed = get_estimator("exact"), get_estimator("mixed")
+    for policy in ("recompute", "checkpoint(2)", "revolve(2)"):
+        one, many = setting.both(
+            exact,
+            setting.inner,
+            setting.outer,
+            setting.labels,
+            RULES["momentum"],
+            3,
+            "rows",
+            memory=parse_memory(policy),
+        )
+        found[policy] = differences(one, many)
+
+    def whole(params: Any, c: Tensor, rows: Tensor) -> Tensor:  # weights that the whole batch's sum divides
+        each = setting.model(params, rows).square().mean(1)
+        weights = (c[0] * each.detach() + c[1]).sigmoid()
+        return (weights * each).sum() * shard_count() / shard_sum(weights.sum())
+
+    def summing(params: Any, c: Any, rows: Tensor) -> Tensor:
+        return 0.1 * (c["weights"] * setting.model(params, rows).square().mean(1)).sum() * c["scale"]
+
+    scalars = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    parts = {"weights": torch.rand(ROWS, dtype=torch.float64), "scale": torch.tensor(1.3, dtype=torch.float64)}
+    for estimator in (exact, mixed):
+        one, many = setting.both(estimator, whole, setting.outer, scalars, RULES["sgd"], 3, "whole")
+        found[f"{estimator.name}: a sum over rows in a loss"] = differences(one, many)
+        kinds = {"weights": "rows", "scale": "whole"}
+        one, many = setting.both(estimator, summing, setting.outer, parts, RULES["sgd"], 3, kinds, reduction="sum")
+        found[f"{estimator.name}: a sum, rows beside a scalar"] = differences(one, many)
+        normed = Setting(rank, size, norm=True)
+        one, many = normed.both(
+            estimator, normed.inner, normed.outer, normed.labels, RULES["sgd"], 3, "rows", synchronised=True
+        )
+        found[f"{estimator.name}: synchronised BatchNorm"] = differences(one, many)
+        one, many = normed.both(estimator, normed.inner, normed.outer, normed.labels, RULES["sgd"], 1, "rows")
+        found[f"{estimator.name}: BatchNorm of its own rows is another loss"] = float(differences(one, many) < 1e-3)
+    found["a third derivative"] = _third(setting)
+    found["under torch.func"] = _under_func(setting)
+    return found
+
+
+def _third(setting: Setting) -> float:
+    """The gradient of a hypergradient's length."""
+
+    def length(inner: Any, outer: Any, rows: Tensor, held: Any) -> Tensor:
+        c = setting.labels.clone().requires_grad_()
+        end = unroll(inner, dict(setting.model.params), c, (rows,), RULES["sgd"], 2).params
+        slope = gradient(outer(end, c, held), c, create_graph=True)
+        return gradient(slope.square().sum(), c)
+
+    one = length(setting.inner, setting.outer, setting.rows, setting.held)
+    inner, outer = data_parallel(setting.inner, coupling="rows"), data_parallel(setting.outer)
+    return off(length(inner, outer, setting.mine(setting.rows), tuple(map(setting.mine, setting.held))), one)
+
+
+def _under_func(setting: Setting) -> float:
+    """A Hessian-vector product by torch.func's own transforms, mapped over directions."""
+    at = {name: p.detach() for name, p in setting.model.params.items()}
+    along = {
+        name: torch.randn(2, *p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(1))
+        for name, p in at.items()
+    }
+
+    def products(loss: Any, rows: Tensor) -> Any:
+        def one(v: Any) -> Any:
+            return torch.func.jvp(torch.func.grad(lambda p: loss(p, setting.labels, rows)), (at,), (v,))[1]
+
+        return torch.vmap(one)(along)
+
+    wanted = products(setting.inner, setting.rows)
+    return off(products(data_parallel(setting.inner, coupling="rows"), setting.mine(setting.rows)), wanted)
+
+
+def everything(rank: int, size: int) -> tuple[str, dict[str, float]]:
+    return apart(rank, size), every_estimator(rank, size) | every_kind(rank, size)
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return in_processes(2, tmp_path_factory.mktemp("two"), everything)
+
+
+def _require_all_small(found: Any) -> None:
+    for _, one in found:
+        assert len(one) > 30
+        assert {name: value for name, value in one.items() if not value < 1e-9} == {}
+
+
+def test_two_processes_have_the_hypergradient_of_the_joined_batch(of_two: Any) -> None:
+    _require_all_small(of_two)
+
+
+@pytest.mark.slow
+def test_four_processes_have_the_hypergradient_of_the_joined_batch(tmp_path: Path) -> None:
+    _require_all_small(in_processes(4, tmp_path, everything))
+
+
+def apart(rank: int, size: int) -> str:
+    """One process leaves a parameter out that the other one's loss depends on."""
+    params = {"a": torch.ones(2, requires_grad=True), "b": torch.ones(3, requires_grad=True)}
+    loss = data_parallel(lambda p, c, batch: p["a"].sum() if rank else p["a"].sum() + p["b"].sum())
+    try:
+        gradient(loss(params, None, None), params, unused="none")
+    except OtherProgram as error:
+        return str(error)
+    return ""
+
+
+def test_processes_that_compute_different_things_are_told(of_two: Any) -> None:
+    assert "took part in the loss of another process" in of_two[1][0]
+
+
+def test_a_joined_loss_is_not_compiled() -> None:
+    joined = StructuredLoss(lambda params, c, batch: params["a"].sum(), joined=Joined(Ranks(0, 2)))
+    with pytest.raises(CannotCompile, match="joined over processes"):
+        Compiled(joined)
+    with pytest.raises(CannotDifferentiate, match="compiled loss cannot be joined"):
+        data_parallel(Compiled(lambda params, c, batch: params["a"].sum()))
+
+
+def test_without_a_group_it_says_what_to_call() -> None:
+    with pytest.raises(OtherProgram, match=r"init_process_group"):
+        data_parallel(lambda params, c, batch: params["a"].sum())
+
+
+def test_a_module_of_ddp_names_the_way_out() -> None:
+    class Fake(nn.parallel.DistributedDataParallel):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+
+    with pytest.raises(CannotDifferentiate, match=r"data_parallel\(inner_loss\)"):
+        FunctionalModel(Fake())
+
+
+def test_outside_several_processes_sums_are_ones_own() -> None:
+    value = torch.tensor(3.0)
+    assert shard_sum(value) is value
+    assert shard_count() == 1

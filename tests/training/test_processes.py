@@ -1,0 +1,294 @@
+"""Several processes take the step that one takes on the joined batch: methods, problems, schedules, and what is logged."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metaimpute.engine.across_ranks import Ranks, ranks_of
+from metaimpute.engine.pytree import map_tensors, tensors
+from metaimpute.recipes.recipe import Recipe, load
+from metaimpute.recipes.source import RecipeError
+from metaimpute.training.assemble import Parts, assemble, take_step
+from metaimpute.training.dealing import check_dealable
+from metaimpute.training.processes import ALONE, Processes, Several, Unequal
+from tests.processes import in_processes
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = ("train.unlabelled_batch=12", "model.width=6", "train.ema=null", "task.size=200")
+STEPS = 2
+
+L2I = {
+    "exact, three steps": (),
+    "exact, one step": ("problem.inner.steps=1",),
+    "mixed": ("problem.estimator=mixed",),
+    "mixed, one step": ("problem.estimator=mixed", "problem.inner.steps=1"),
+    "approx": ("problem.estimator=approx", "problem.inner.steps=1"),
+    "approx, released": ("problem.estimator=approx", "problem.inner.steps=1", "problem.form=released"),
+    "head": ("problem.estimator=head", "problem.form=paper"),
+    "first_order, full path": ("problem.estimator=first_order", "problem.path=full"),
+    "mixed, full path": ("problem.estimator=mixed", "problem.path=full"),
+    "head, full path": ("problem.estimator=head", "problem.path=full"),
+    "finite_difference": ("problem.estimator=finite_difference",),
+    "neumann": ("problem.estimator=neumann",),
+    "fused": ("problem.schedule=fused",),
+    "psi recomputed": ("problem.psi=recomputed", "problem.memory=recompute"),
+    "relative": ("problem.scale=relative(0.5)", "train.clip_norm=0.1", "problem.outer_optimizer=separate"),
+    "folds": ("problem.holdout=folds(3)",),
+    "trust": ("problem.inner.rate=trust(0.1)",),
+    "line_search": ("problem.inner.rate=line_search",),
+    "learned rate": ("problem.inner.rate=learned",),
+}
+OTHERS = {
+    name: (f"problem={{name: {name}, inner: {{lr: 0.1, steps: 2}}}}",)
+    for name in (
+        "none", "l2i_learnable", "l2i_implicit", "zero_hypergradient", "random_direction", "holdout_supervision",
+        "lookahead_supervision", "ds3l", "meta_weight_net", "unlabelled_weights", "hyper_cleaning", "label_correction",
+        "learned_rates", "learned_scalars", "meta_pseudo_labels", "dataset_distillation",
+    )
+}  # fmt: skip
+OTHERS["learning_to_reweight"] = ("problem={name: learning_to_reweight, inner: {lr: 0.1}}",)
+OTHERS["l2i_learnable, sum"] = ("problem={name: l2i_learnable, form: paper, inner: {lr: 0.1}}",)
+OTHERS["meta_weight_net, fused"] = (
+    "problem={name: meta_weight_net, schedule: fused, estimator: mixed, inner: {lr: 0.1}}",
+)
+METHODS = {
+    name: (f"method={{name: {name}{more}}}",)
+    for name, more in (
+        ("supervised", ""), ("pseudo_label", ", threshold: 0.5"), ("pi_model", ""), ("fixmatch", ", threshold: 0.5"),
+        ("vat", ""), ("uda", ", tsa: linear, threshold: 0.5"),
+    )
+}  # fmt: skip
+UDA_LATE = {"uda: some labelled rows dropped": ("method={name: uda, tsa: exp}", "problem.estimator=mixed")}
+OTHERS["l2i_implicit"] = ("method={name: fixmatch, threshold: 0.5}", *OTHERS["l2i_implicit"])
+VARIANTS = L2I | OTHERS | METHODS | UDA_LATE
+FEW = (
+    "exact, three steps", "mixed, one step", "approx, released", "head, full path", "l2i_learnable, sum", "meta_weight_net",
+    "unlabelled_weights", "learning_to_reweight", "meta_pseudo_labels", "vat", "uda",
+)  # fmt: skip
+
+
+def recipe_of(*sets: str) -> Recipe:
+    return load(RECIPES / "two_moons.yaml", "sample", (*SMALL, *sets))
+
+
+def parts_of(recipe: Recipe, processes: Processes) -> Parts:
+    """A run's parts in float64, its examples too."""
+    parts = assemble(recipe, lambda line: None, processes=processes)
+    view, batches, algorithm = parts.batches._view, parts.batches, parts.algorithm
+    parts.module.double()
+    algorithm.state = map_tensors(torch.Tensor.double, algorithm.state)
+    for leaf in (algorithm.meta or {}).values():
+        leaf.data = leaf.data.double()
+    batches._view = lambda *args: map_tensors(torch.Tensor.double, view(*args))  # type: ignore[method-assign]
+    return parts
+
+
+def trained(sets: tuple[str, ...], processes: Processes) -> tuple[Any, list[dict[str, float]]]:
+    """What the run has after a few steps, and what it measured."""
+    recipe = recipe_of(*sets)
+    parts = parts_of(recipe, processes)
+    measured = [take_step(parts, recipe, step, measure=True) for step in range(STEPS)]
+    algorithm = parts.algorithm
+    ended = {"params": dict(parts.module.named_parameters()), "meta": algorithm.meta, "state": algorithm.state}
+    return ended, [{name: float(value) for name, value in one.items()} for one in measured]
+
+
+def differences(rank: int, size: int, variants: dict[str, tuple[str, ...]]) -> dict[str, float]:
+    found = {}
+    for name, sets in variants.items():
+        one, measured = trained(sets, ALONE)
+        many, seen = trained(sets, Several(ranks_of()))
+        far = max(
+            float((a - b).detach().abs().max()) for a, b in zip(tensors(many), tensors(one), strict=True) if a.numel()
+        )
+        for before, after in zip(measured, seen, strict=True):
+            assert before.keys() == after.keys(), name
+            far = max(far, *(abs(after[key] - value) / max(abs(value), 1e-3) for key, value in before.items()))
+        found[name] = far
+    return found
+
+
+def require_alike(found: list[dict[str, float]]) -> None:
+    for one in found:
+        assert {name: value for name, value in one.items() if not value < 1e-7} == {}
+
+
+def all_of_it(rank: int, size: int) -> tuple[str, dict[str, float]]:
+    return come_apart(rank, size), differences(
+        rank, size, VARIANTS if size > 2 else {name: VARIANTS[name] for name in FEW}
+    )
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return in_processes(2, tmp_path_factory.mktemp("two"), all_of_it)
+
+
+def test_two_processes_take_the_steps_of_one(of_two: Any) -> None:
+    require_alike([found for _, found in of_two])
+
+
+@pytest.mark.slow
+def test_four_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    require_alike([found for _, found in in_processes(4, tmp_path, all_of_it)])
+
+
+def come_apart(rank: int, size: int) -> str:
+    several = Several(ranks_of())
+    module = torch.nn.BatchNorm1d(2)
+    module.running_mean += float(rank)
+    several.settle(module, None)
+    assert module.running_mean.tolist() == [(size - 1) / 2] * 2
+    with torch.no_grad():
+        module.weight += rank
+    try:
+        several.settle(module, None)
+    except Unequal as error:
+        return str(error)
+    return ""
+
+
+def test_statistics_are_averaged_and_other_parameters_noticed(of_two: Any) -> None:
+    assert all("process 1 holds other parameters" in said for said, _ in of_two)
+
+
+TWO = Several(Ranks(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (("method={name: mixup}",), r"method\.name: 'mixup' does not say that it works row by row"),
+        (("problem={name: robust_ssl}",), r"problem\.name: 'robust_ssl' does not say how its coupling is dealt out"),
+        (("train.batch=7", "problem.holdout_batch=8"), r"train\.batch: 7 rows .* over 2 processes; write 8"),
+        (("problem.holdout_batch=3",), r"problem\.holdout_batch: 3 rows"),
+        (("train.watch_test=5",), r"train\.watch_test: watches the rows of one process"),
+        (("train.device=cuda:1",), r"each process has its own; write cuda"),
+    ],
+)
+def test_what_cannot_be_dealt_out_is_refused_with_the_way_out(sets: tuple[str, ...], told: str) -> None:
+    recipe = recipe_of(*sets)
+    check_dealable(recipe, ALONE)
+    with pytest.raises(RecipeError, match=told):
+        check_dealable(recipe, TWO)
+
+
+def test_a_problem_derived_from_one_that_says_so_says_so_itself() -> None:
+    recipe = recipe_of()
+    recipe.problem = type("Own", (type(recipe.problem),), {"name": "own"})()
+    with pytest.raises(RecipeError, match=r"'own' does not say"):
+        check_dealable(recipe, TWO)
+
+
+# whole runs -------------------------------------------------------------------------------------------------------------
+
+
+def torchrun(count: int, *words: str, wait: bool = True) -> Any:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={count}",
+        "-m",
+        "metaimpute",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    process = subprocess.Popen(
+        [*command, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if not wait:
+        return process
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+RUN = (
+    "run",
+    "two_moons",
+    *(word for text in (*SMALL, "train.steps=40", "train.eval_every=20") for word in ("--set", text)),
+)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_ends_as_that_of_one_and_goes_on_with_another_number(tmp_path: Path) -> None:
+    one, two, changed = (tmp_path / name for name in ("one", "two", "changed"))
+    subprocess.run([sys.executable, "-m", "metaimpute", *RUN, "--out", str(one)], check=True, capture_output=True)
+    code, _, err = torchrun(2, *RUN, "--out", str(two))
+    assert code == 0, err
+    assert err.count("run directory") == 1
+    code, _, err = torchrun(
+        2,
+        *RUN,
+        "--out",
+        str(changed),
+        "--set",
+        "train.steps=40",
+        "--set",
+        "train.checkpoint_every=10",
+        "--time-limit",
+        "0.01s",
+    )
+    assert code != 0
+    assert "the time limit of 0.01s is over" in err
+    subprocess.run(
+        [sys.executable, "-m", "metaimpute", "run", "--resume", str(changed)], check=True, capture_output=True
+    )
+    for folder in (two, changed):
+        pairs = list(zip(metrics(one), metrics(folder), strict=True))
+        assert len(pairs) > 4
+        for before, after in pairs:
+            assert after == pytest.approx(before, rel=1e-3, abs=1e-4)
+    result = json.loads((two / "result.json").read_text())
+    assert result["environment"]["processes"] == 2
+    assert result["test_last"] == pytest.approx(json.loads((one / "result.json").read_text())["test_last"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_said_once(tmp_path: Path) -> None:
+    code, _, err = torchrun(2, *RUN, "--out", str(tmp_path / "run"), "--set", "train.batch=7")
+    assert code != 0
+    assert err.count("error: --set train.batch=7: train.batch: 7 rows cannot be dealt out") == 1
+
+
+@pytest.mark.slow
+def test_when_a_process_dies_the_others_end_with_a_line(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = torchrun(2, *RUN, "--out", str(folder), "--set", "train.steps=100000", wait=False)
+    children: list[int] = []
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (folder / "metrics.jsonl").exists():
+        time.sleep(0.2)
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
+    children = [int(word) for word in found.stdout.split()]
+    assert len(children) == 2
+    os.kill(children[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "another process of this group has ended" in err
+
+
+def test_a_study_is_not_started_by_torchrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from metaimpute.cli import main
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = CliRunner().invoke(main, ["study", str(tmp_path / "study.yaml")])
+    assert found.exit_code == 2
+    assert "torchrun starts the processes of one run" in found.output
