@@ -199,8 +199,8 @@ class TrainSpec(Strict):
     ``clip_norm``: largest norm of a gradient that moves the network, base or outer; longer ones are scaled down.
     ``watch_test``: that many test examples, and the hold-out batch, have their loss recorded just before and after every
     logged label update, for the paper's Fig. 2; nothing depends on it. ``sync_batchnorm``: of several processes, BatchNorm takes
-    the statistics of all rows. ``workers``: processes that prepare batches ahead, 0 for none; ``views``: whether views are made as
-    batches are drawn or on the device. Runs that differ in ``CONDUCT`` alone are of one system.
+    the statistics of all rows. ``workers``: processes that prepare batches ahead, 0 for none; ``views``: whether views are made
+    as batches are drawn or on the device. Runs that differ in ``CONDUCT`` alone are of one system.
     """
 
     steps: int = Field(1000, ge=1, le=10**9)
