@@ -188,6 +188,7 @@ def _relative(text: str) -> float | None:
     return value if 0 < value < float("inf") else None
 
 
+Precision = Literal["float32", "bf16", "fp16"]
 CONDUCT = frozenset({"seed", "device", "threads", "log_every", "checkpoint_every", "watch_test"})
 
 
@@ -198,7 +199,10 @@ class TrainSpec(Strict):
     the last one. ``ema``: decay of the averaged weights that are evaluated, None for the weights themselves.
     ``clip_norm``: largest norm of a gradient that moves the network, base or outer; longer ones are scaled down.
     ``watch_test``: that many test examples, and the hold-out batch, have their loss recorded just before and after every
-    logged label update, for the paper's Fig. 2; nothing depends on it. Runs that differ in ``CONDUCT`` alone are of one system.
+    logged label update, for the paper's Fig. 2; nothing depends on it.
+    ``precision``: of the network's passes in a training step, under autocast; parameters, losses, evaluation stay float32.
+    ``compile``: base step, and a look-ahead that is unrolled, through torch.compile.
+    ``channels_last``: memory order of convolutions. Runs that differ in ``CONDUCT`` alone are of one system.
     """
 
     steps: int = Field(1000, ge=1, le=10**9)
@@ -217,6 +221,9 @@ class TrainSpec(Strict):
     watch_test: int = Field(0, ge=0)
     device: str = "auto"
     threads: int | None = Field(None, ge=1, le=1024)
+    precision: Precision = "float32"
+    compile: bool = False
+    channels_last: bool = False
 
 
 BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)?")

@@ -22,10 +22,11 @@ from ..problems.base import BilevelProblem, ProblemError
 from ..problems.returned import moved_values, numbers, single
 from ..streams import Stream
 from .around import Watch, once_updating_buffers, watched, without_decay
+from .compiled import CompiledLoss
 from .diagnosis import of_imputation, of_lookahead
 from .finite import Diverged, Finite
-from .loss_scale import LossScale
 from .lookahead import Estimate, LookAhead, OuterSettings
+from .loss_scale import LossScale
 from .precision import loss_scale_of, lowering
 from .stopwatch import Stopwatch
 from .updates import looks_late, take
@@ -56,6 +57,7 @@ class Algorithm1:
         self.finite = Finite(device, looks_late(device, (optimizer, outer_optimizer)))
         self.scale = loss_scale_of(model, device)
         self.lookahead = LookAhead(model, method, problem, settings, meta, seed, self.finite)
+        self.compiled = CompiledLoss(self._training_loss, model, "training loss") if settings.compile else None
         self.state: State = method.init_state(model.params)
         self.stopwatch = Stopwatch(device)
 
@@ -134,8 +136,7 @@ class Algorithm1:
     def _base_gradient(self, batch: Batch) -> tuple[Tensor, Tree]:
         params = self.model.params
         with self.stopwatch("base"):
-            with self.lookahead.noise(Stream.BASE, batch), self.model.updating_buffers():
-                loss = self._base_loss(params, batch)
+            loss = self._noisy_loss(Stream.BASE, params, self.meta, batch)
             self.finite.require(loss, "base loss", batch)
             return loss.detach(), self._gradient(loss, params)
 
@@ -145,20 +146,29 @@ class Algorithm1:
             return gradient(loss, params, unused="none")
         return self.scale.divided(gradient(self.scale.multiplied(loss), params, unused="none"))
 
-    def _base_loss(self, params: Tree, batch: Batch) -> Tensor:
-        """The base method's loss, or that of an ``"own"`` problem at what it has learned so far."""
-        if self.meta is None:
-            loss = self.method.loss(self.model, params, batch)
-            if not loss.requires_grad:
-                raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
-            return loss
-        return self._trained_loss(params, detach(self.meta), batch)
+    def _noisy_loss(self, stream: Stream, params: Tree, meta: Tree, batch: Batch, updating: bool = True) -> Tensor:
+        """A training loss under the noise of its part of the step, compiled where the recipe asks for that.
 
-    def _trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
-        loss = self.problem.trained_loss(params, meta, batch)
-        if not loss.requires_grad:
-            raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
-        return loss
+        Args:
+            meta: what the problem trains on; None for the base method's own loss. updating: whether running statistics follow.
+        """
+        meta = detach(meta)
+        if self.compiled is not None:
+            loss = self.compiled(params, meta, batch, derive_seed(self.seed, stream, batch.step, 0), updating)
+        else:
+            with self.lookahead.noise(stream, batch), self.model.updating_buffers(updating):
+                loss = self._training_loss(params, meta, batch)
+        if loss.requires_grad:
+            return loss
+        if meta is None:
+            raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
+        raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
+
+    def _training_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
+        """The base method's loss, or that of a problem at what it has learned or moved."""
+        if meta is None:
+            return self.method.loss(self.model, params, batch)
+        return self.problem.trained_loss(params, meta, batch)
 
     def _base_step(self, batch: Batch, measure: bool) -> tuple[dict[str, Tensor | float], Tree]:
         loss, base = self._base_gradient(batch)
@@ -240,8 +250,7 @@ class Algorithm1:
             found = found if scale is None else scale.finite_or_zero(found)
             moved = moved_values(self.problem, estimate.meta, self.problem.move(estimate.meta, found))
             params, only = self.model.params, base is None
-            with self.lookahead.noise(Stream.TRAINED, batch), self.model.updating_buffers(only):
-                loss = self._trained_loss(params, moved, batch)
+            loss = self._noisy_loss(Stream.TRAINED, params, moved, batch, updating=only)
             self.finite.require(loss, "loss on the moved labels", batch)
             grads, decays = self._gradient(loss, params), only or self.settings.outer_decays
             self._apply(grads, self._outer_optimizer(), "gradient on the moved labels", batch, decays, self.scale)
@@ -270,10 +279,19 @@ class Algorithm1:
 
     def _loss_scales(self) -> dict[str, Tensor | float]:
         """Those of float16 as they are now, and how many updates they have cost; empty in other precisions."""
+        found: dict[str, Tensor | float] = {name: scale.value.clone() for name, scale in self.scales.items()}
+        return found | ({"skipped_updates": self.skipped} if found else {})
+
+    @property
+    def scales(self) -> dict[str, LossScale]:
+        """The factors of losses in float16, by their names in the log."""
         scales = {"loss_scale": self.scale, "hypergradient_loss_scale": self.lookahead.scale}
-        used = {name: scale for name, scale in scales.items() if scale is not None}
-        found: dict[str, Tensor | float] = {name: scale.value.clone() for name, scale in used.items()}
-        return found | ({"skipped_updates": sum(s.skipped for s in used.values())} if used else {})
+        return {name: scale for name, scale in scales.items() if scale is not None}
+
+    @property
+    def skipped(self) -> int:
+        """Updates that were left out since their gradient was not finite in float16."""
+        return int(sum(scale.skipped for scale in self.scales.values()))
 
     # fused -----------------------------------------------------------------------------------------------------------
 

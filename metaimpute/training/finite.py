@@ -1,8 +1,8 @@
 """What ends a training that is no longer finite, and when that is looked at.
 
-On the CPU a number is looked at where it is made. On an accelerator that would wait for all work under way, several times a step, so
-there the first number that is not finite is remembered on the device, every update after it is left out there (:mod:`.updates`), and
-the run ends where it looks: when it logs, evaluates or saves. Message, parameters and checkpoints are the same.
+On the CPU a number is looked at where it is made. On an accelerator that would wait for all work under way, several times a
+step, so there the first number that is not finite is remembered on the device, every update after it is left out there
+(:mod:`.updates`), and the run ends where it looks: when it logs, evaluates or saves. Message, parameters and checkpoints are the same.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Finite:
         """Looks at what was remembered.
 
         Raises:
-            Diverged: for the first number that was not finite, with its step. NotRepeatable: for a loss that was another function when
-                it was evaluated again.
+            Diverged: for the first number that was not finite, with its step. NotRepeatable: for a loss that was another function
+                when it was evaluated again.
         """
         if not self.waits:
             return

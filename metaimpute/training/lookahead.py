@@ -18,6 +18,7 @@ from ..problems.base import BilevelProblem, ProblemError
 from ..problems.returned import label_values
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
 from ..streams import Stream
+from .compiled import compiled_inner
 from .finite import Finite
 from .loss_scale import LossScale
 from .precision import ScaledLosses, hypergradient_scale_of
@@ -35,6 +36,7 @@ class OuterSettings:
         clip_norm: largest norm of a gradient that is applied to the network; longer ones are scaled down.
         outer_decays: whether the outer step decays weights as well; the base step has done so in this iteration.
         rate: how the look-ahead's learning rate goes on; None: it stays the optimizer's.
+        compile: training losses, and the look-ahead's steps where the estimator unrolls them, through torch.compile.
     """
 
     estimator: Estimator
@@ -49,6 +51,7 @@ class OuterSettings:
     clip_norm: float | None = None
     outer_decays: bool = False
     rate: Rate | None = None
+    compile: bool = False
 
 
 class Estimate(NamedTuple):
@@ -76,7 +79,7 @@ class LookAhead:
         device = next(iter(model.params.values())).device
         self.finite = Finite(device) if finite is None else finite
         self.scale = hypergradient_scale_of(model, problem, device)
-        self.scaled = ScaledLosses(self.scale, settings.estimator)
+        self.scaled = ScaledLosses(self.scale, settings.estimator, compiled_inner if settings.compile else None)
 
     def noise(self, stream: Stream, batch: Batch, part: int = 0) -> Any:
         """The random state of one part of the batch's step."""

@@ -1,16 +1,17 @@
 """A network in low precision: products and convolutions under autocast; losses, gradients and updates in float32.
 
-``bf16`` and ``fp16`` put ``torch.autocast`` around every pass of the network in a training step (imputation, base step, psi, look-ahead,
-hold-out), and nothing else. What comes out is made float32 again, so softmax, losses, couplings, hypergradients, parameters, the
-optimisers' states and the inner steps' parameters are float32 throughout; the cast is differentiated, in every mode of differentiation.
-A method's random choices (VAT's adversarial direction is a difference of 1e-6), evaluation, prediction and export are float32 as well.
+``bf16`` and ``fp16`` put ``torch.autocast`` around every pass of the network in a training step (imputation, base step, psi,
+look-ahead, hold-out), and nothing else. What comes out is made float32 again, so softmax, losses, couplings, hypergradients, parameters,
+the optimisers' states and the inner steps' parameters are float32 throughout; the cast is differentiated, in every mode of
+differentiation. A method's random choices (VAT's adversarial direction is a difference of 1e-6), a problem's control, diagnostics,
+evaluation, prediction and export are float32 as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ from ..engine.loss_scale import UNSCALABLE, divided, of_the_losses_themselves, s
 from ..engine.losses import Loss, StructuredLoss
 from ..engine.pytree import Tree, map_tensors
 from ..problems.base import BilevelProblem
+from ..recipes.schema import Precision
 from .loss_scale import LossScale
 
-Precision = Literal["float32", "bf16", "fp16"]
 LOWER: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -97,15 +98,31 @@ class ScaledLosses:
     """An estimator's losses, rule and result under a factor (:mod:`metaimpute.engine.loss_scale`); as they are without one.
 
     ``approx`` takes a closed form of float32 numbers and needs none.
+
+    Args:
+        compiled: makes the inner loss one with compiled steps, for an estimator that unrolls it.
     """
 
-    def __init__(self, scale: LossScale | None, estimator: Estimator) -> None:
+    def __init__(
+        self, scale: LossScale | None, estimator: Estimator, compiled: Callable[[StructuredLoss], Loss] | None = None
+    ) -> None:
         self.scale = None if scale is None or estimator.name in UNSCALABLE else scale.value
+        self.compiled = compiled if estimator.unrolls else None
+        self._made: dict[int, tuple[Loss, Loss]] = {}  # one program for all steps
 
     def losses(self, inner: StructuredLoss, outer: StructuredLoss) -> tuple[Loss, Loss]:
-        if self.scale is None:
+        if self.scale is None and self.compiled is None:
             return inner, outer
-        return structured_times(self.scale, inner), structured_times(self.scale, outer)
+        if self.compiled is None:  # of a fused step the inner loss is a new one each time
+            return self._of(inner, outer)
+        if id(inner) not in self._made:
+            self._made[id(inner)] = self._of(inner, outer)
+        return self._made[id(inner)]
+
+    def _of(self, inner: StructuredLoss, outer: StructuredLoss) -> tuple[Loss, Loss]:
+        if self.scale is not None:
+            inner, outer = structured_times(self.scale, inner), structured_times(self.scale, outer)
+        return inner if self.compiled is None else self.compiled(inner), outer
 
     def rule(self, rule: InnerOptimizer) -> InnerOptimizer:
         return rule if self.scale is None else divided(self.scale, rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,15 +23,19 @@ from .showing import finish, show
     help="METHOD:MU, unlabelled batches per labelled one.",
 )
 @sized
+@click.option("--speed", is_flag=True, help="The same steps in bf16, fp16, channels last, fused and compiled instead.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
 @placed
 @written
-def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, device: str, out: Path | None) -> None:
+def step(
+    methods: tuple[str, ...], batch: int, speed: bool, repeats: int, threads: int, device: str, out: Path | None
+) -> None:
     """Cost of one training step of WRN-16-2 against the limit of counting passes."""
     with plain_errors():
         import torch
 
-        from ...bench import step as work
+        from ...bench import speed as ways
+        from ...bench import step as kinds
         from ...environment import NoDevice, pick_device
 
         pairs = []
@@ -44,6 +49,7 @@ def step(methods: tuple[str, ...], batch: int, repeats: int, threads: int, devic
             where = str(pick_device(device))
         except NoDevice as error:
             raise click.UsageError(str(error)) from None
+        work: Any = ways if speed else kinds
         with working():
             result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=note)
         show(work.table, result)
