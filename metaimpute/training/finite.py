@@ -2,7 +2,8 @@
 
 On the CPU a number is looked at where it is made. On an accelerator that would wait for all work under way, several times a
 step, so there the first number that is not finite is remembered on the device, every update after it is left out there
-(:mod:`.updates`), and the run ends where it looks: when it logs, evaluates or saves. Message, parameters and checkpoints are the same.
+(:mod:`.updates`), and the run ends where it looks: when it logs, evaluates or saves. Message, parameters and checkpoints are
+the same.
 """
 
 from __future__ import annotations

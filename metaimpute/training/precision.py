@@ -1,10 +1,10 @@
 """A network in low precision: products and convolutions under autocast; losses, gradients and updates in float32.
 
 ``bf16`` and ``fp16`` put ``torch.autocast`` around every pass of the network in a training step (imputation, base step, psi,
-look-ahead, hold-out), and nothing else. What comes out is made float32 again, so softmax, losses, couplings, hypergradients, parameters,
-the optimisers' states and the inner steps' parameters are float32 throughout; the cast is differentiated, in every mode of
-differentiation. A method's random choices (VAT's adversarial direction is a difference of 1e-6), a problem's control, diagnostics,
-evaluation, prediction and export are float32 as well.
+look-ahead, hold-out), and nothing else. What comes out is made float32 again, so softmax, losses, couplings, hypergradients,
+parameters, the optimisers' states and the inner steps' parameters are float32 throughout; the cast is differentiated, in every
+mode of differentiation. A method's random choices (VAT's adversarial direction is a difference of 1e-6), a problem's control,
+diagnostics, evaluation, prediction and export are float32 as well.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import torch
 class Stopwatch:
     """Times named parts. A part inside another stops the other's watch, so the parts add up.
 
-    On an accelerator a part's ends are marked in its own queue of work, and read when the seconds are asked for: to wait for it at
-    each of them would cost more than what is timed. Where it has no such marks it is waited for.
+    On an accelerator a part's ends are marked in its own queue of work, and read when the seconds are asked for: waiting for it
+    at each of them would cost more than what is timed. Where it has no such marks it is waited for.
     """
 
     def __init__(self, device: torch.device) -> None:
