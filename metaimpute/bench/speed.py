@@ -32,7 +32,7 @@ def steps_of(method: str) -> list[Config]:
 
 def sweep(
     pairs: Iterable[tuple[str, int]], *, batch: int = 16, repeats: int = 5, device: str = "cpu",
-    ways: Iterable[str] = tuple(WAYS), say: Callable[[str], None] = print,
+    ways: Iterable[str] = tuple(WAYS), side: int = 32, say: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
     """Rows of time and live memory for ``(method, mu)`` pairs, in units of the float32 step, all ways in turn.
 
@@ -43,7 +43,7 @@ def sweep(
     clock = time.process_time if own_time else time.perf_counter
     lacking = require_compiler(torch.device(device))
     for method, mu in counted(pairs, "methods", len(pairs)):
-        bench = Bench(batch, mu, device=device)
+        bench = Bench(batch, mu, side, device)
         for config in steps_of(method):
             works: dict[str, Callable[[], Any]] = {}
             for name in ways:

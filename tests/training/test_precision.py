@@ -160,16 +160,16 @@ def test_a_step_in_float16_is_left_out_where_its_scaled_gradient_is_not_finite()
     step = Step("fp16", "mixed")
     scales = step.algorithm.scales
     for scale in scales.values():
-        scale.value.fill_(2.0**24 * 2.0**14)  # far above what float16 holds
+        scale.value.fill_(2.0**24)  # above what float16 holds of these
     before = step.weights()
     metrics = step.step(measure=True)
     assert all(torch.equal(a, b) for a, b in zip(before, step.weights(), strict=True))
     assert metrics["skipped_updates"] == 2 == step.algorithm.skipped
-    assert {float(scale.value) for scale in scales.values()} == {2.0**37}
-    for _ in range(60):
+    assert {float(scale.value) for scale in scales.values()} == {2.0**23}
+    for _ in range(15):
         step.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, step.weights(), strict=True))
-    assert step.algorithm.skipped < 60, "it goes on at a smaller scale"
+    assert step.algorithm.skipped < 30, "it goes on at a smaller scale"
 
 
 def test_a_gradient_that_no_scale_makes_finite_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

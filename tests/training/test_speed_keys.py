@@ -20,7 +20,7 @@ SMALL = ("train.steps=6", "train.batch=6", "train.unlabelled_batch=16", "train.e
 
 
 def recipe(*sets: str) -> Recipe:
-    return load(locate("two_moons"), "sample", (*SMALL, *sets))
+    return load(locate(Path("two_moons")), "sample", (*SMALL, *sets))
 
 
 def run(folder: Path, *sets: str) -> Session:
