@@ -52,11 +52,13 @@ def test_a_compiled_base_step_is_the_uncompiled_one_with_its_running_statistics(
     assert int(fast.module[1].num_batches_tracked) == int(plain.module[1].num_batches_tracked) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_a_compiled_look_ahead_gives_the_uncompiled_hypergradient_from_two_programs() -> None:
     assert same_after_steps(*both("l2i", "exact", method_options={"ramp": 0.9})) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_where_the_estimator_differentiates_the_loss_itself_the_base_step_alone_is_compiled() -> None:
     plain, fast = both("l2i", "mixed")
