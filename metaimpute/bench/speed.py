@@ -20,7 +20,7 @@ WAYS = {
     "float32": Speed(),
     "bf16": Speed("bf16"),
     "fp16": Speed("fp16"),
-    "channels last": Speed(channels_last=True),
+    "channels_last": Speed(channels_last=True),
     "fused": Speed(fused=True),
     "compiled": Speed(compile=True),
 }

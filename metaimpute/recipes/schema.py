@@ -189,7 +189,9 @@ def _relative(text: str) -> float | None:
 
 
 Precision = Literal["float32", "bf16", "fp16"]
-CONDUCT = frozenset({"seed", "device", "threads", "log_every", "checkpoint_every", "watch_test", "compile", "channels_last"})
+CONDUCT = frozenset(
+    {"seed", "device", "threads", "log_every", "checkpoint_every", "watch_test", "compile", "channels_last"}
+)
 
 
 class TrainSpec(Strict):

@@ -24,17 +24,25 @@ from .showing import finish, show
 )
 @sized
 @click.option("--speed", is_flag=True, help="The same steps in bf16, fp16, channels last, fused and compiled instead.")
+@click.option(
+    "--ways",
+    callback=names,
+    default="float32,bf16,fp16,channels_last,fused,compiled",
+    show_default=True,
+    help="With --speed: which of them; float32 is always one.",
+)
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
 @placed
 @written
 def step(
-    methods: tuple[str, ...], batch: int, speed: bool, repeats: int, threads: int, device: str, out: Path | None
-) -> None:
+    methods: tuple[str, ...], batch: int, speed: bool, ways: tuple[str, ...], repeats: int, threads: int, device: str,
+    out: Path | None,
+) -> None:  # fmt: skip
     """Cost of one training step of WRN-16-2 against the limit of counting passes."""
     with plain_errors():
         import torch
 
-        from ...bench import speed as ways
+        from ...bench import speed as in_ways
         from ...bench import step as kinds
         from ...environment import NoDevice, pick_device
 
@@ -49,8 +57,12 @@ def step(
             where = str(pick_device(device))
         except NoDevice as error:
             raise click.UsageError(str(error)) from None
-        work: Any = ways if speed else kinds
+        unknown = [way for way in ways if way not in in_ways.WAYS]
+        if unknown:
+            raise click.UsageError(f"--ways: '{unknown[0]}' is none; write some of {', '.join(in_ways.WAYS)}")
+        work: Any = in_ways if speed else kinds
+        chosen = {"ways": tuple(dict.fromkeys(("float32", *ways)))} if speed else {}
         with working():
-            result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=note)
+            result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=note, **chosen)
         show(work.table, result)
         finish(result, out)
