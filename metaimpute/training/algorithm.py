@@ -305,13 +305,18 @@ class Algorithm1:
         else:
             loss, base = self._base_gradient(batch)
         found, metrics = self._direction(batch, holdout, estimate, base, measure)
-        total = base
+        total, scale, outer = base, self.scale, self.lookahead.scale_of(estimate)
+        if outer is not None and self.problem.learns == "network":
+            if shares:  # one pass, under the look-ahead's scale
+                scale = outer
+            else:
+                found = outer.finite_or_zero(found)
         if self.problem.learns == "network":
             total = {n: g if base[n] is None else base[n] + g for n, g in found.items()}
         else:
-            self._move_own(found, batch, self.lookahead.scale_of(estimate))
+            self._move_own(found, batch, outer)
         self.finite.require(loss, "base loss", batch)
-        self._apply(total, self.optimizer, "gradient", batch, scale=self.scale)
+        self._apply(total, self.optimizer, "gradient", batch, scale=scale)
         return {"loss": loss, "weight": self.method.weight_at(batch.progress), **metrics}
 
     def _shares_gradient(self, batch: Batch) -> bool:

@@ -145,6 +145,19 @@ def test_a_fused_step_in_low_precision_is_near_that_in_float32(precision: str) -
     assert float(torch.cosine_similarity(moved, wanted, 0)) > 0.99
 
 
+@pytest.mark.parametrize("estimator", ["exact", "head"], ids=["one pass", "two passes"])
+def test_a_fused_step_in_float16_finds_its_scale(estimator: str) -> None:
+    step = Step("fp16", estimator, schedule="fused")
+    for scale in step.algorithm.scales.values():
+        scale.value.fill_(2.0**22)
+    before = step.weights()
+    for _ in range(14):
+        step.step()
+    assert 0 < step.algorithm.skipped < 28 and all(float(s.value) > 1 for s in step.algorithm.scales.values())
+    assert all(p.isfinite().all() for p in step.module.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, step.weights(), strict=True))
+
+
 def test_outside_a_step_the_network_is_in_float32() -> None:
     low, plain = Step("bf16"), Step("float32")
     rows = low.holdout.inputs
