@@ -18,7 +18,7 @@ from ..methods import methods
 from ..models.wrn import WideResNet
 from ..problems import Context, Sizes, problems
 from ..progress import counted
-from ..recipes.schema import Precision
+from ..ranges import Precision
 from ..training.algorithm import Algorithm1
 from ..training.lookahead import OuterSettings
 from ..training.precision import functional

@@ -20,7 +20,7 @@ from ..engine import (
 from ..engine.optimizers.base import require_rule
 from ..errors import UserError
 from ..problems.forms import FormName
-from ..ranges import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
+from ..ranges import BatchSize, BelowOne, Finite, NonNegative, Positive, Precision, Rate
 from .optim import OptimizerSpec, ScheduleSpec
 from .rates import parse_rate
 from .signature import Open, checked, options_of, takes_any
@@ -188,7 +188,6 @@ def _relative(text: str) -> float | None:
     return value if 0 < value < float("inf") else None
 
 
-Precision = Literal["float32", "bf16", "fp16"]
 CONDUCT = frozenset(
     {"seed", "device", "threads", "log_every", "checkpoint_every", "watch_test", "compile", "channels_last"}
 )

@@ -22,7 +22,7 @@ from ..engine.loss_scale import UNSCALABLE, divided, of_the_losses_themselves, s
 from ..engine.losses import Loss, StructuredLoss
 from ..engine.pytree import Tree, map_tensors
 from ..problems.base import BilevelProblem
-from ..recipes.schema import Precision
+from ..ranges import Precision
 from .loss_scale import LossScale
 
 LOWER: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}

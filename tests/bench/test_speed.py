@@ -16,6 +16,6 @@ def test_ways_are_measured_against_float32_and_low_precision_holds_less(monkeypa
     )  # fmt: skip
     rows = {row["way"]: row for row in found["rows"]}
     assert set(rows) == {"float32", "bf16", "fused"} and rows["float32"]["ratio"] == 1.0
-    assert rows["bf16"]["peak"] < 0.8 * rows["float32"]["peak"]
+    assert rows["bf16"]["peak"] < 0.95 * rows["float32"]["peak"]
     assert found["skipped"][0]["why"] == "compiled steps need a C++ compiler"
     assert table(found).row_count == 1
