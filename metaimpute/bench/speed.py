@@ -65,7 +65,7 @@ def sweep(
                     "ratio": wall[0], "low": wall[1], "high": wall[2], "peak": peak,
                 })  # fmt: skip
     return {
-        "benchmark": "speed", "model": "WRN-16-2", "batch": batch, "repeats": repeats, "machine": machine(device),
+        "benchmark": "speed", "model": "WRN-16-2", "batch": batch, "side": side, "repeats": repeats, "machine": machine(device),
         "clock": "process" if own_time else "wall", "rows": rows, "skipped": skipped,
     }  # fmt: skip
 

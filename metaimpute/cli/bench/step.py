@@ -31,11 +31,12 @@ from .showing import finish, show
     show_default=True,
     help="With --speed: which of them; float32 is always one.",
 )
+@click.option("--side", default=32, show_default=True, type=click.IntRange(8), help="With --speed: pixels of an image.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
 @placed
 @written
 def step(
-    methods: tuple[str, ...], batch: int, speed: bool, ways: tuple[str, ...], repeats: int, threads: int, device: str,
+    methods: tuple[str, ...], batch: int, speed: bool, ways: tuple[str, ...], side: int, repeats: int, threads: int, device: str,
     out: Path | None,
 ) -> None:  # fmt: skip
     """Cost of one training step of WRN-16-2 against the limit of counting passes."""
@@ -61,7 +62,7 @@ def step(
         if unknown:
             raise click.UsageError(f"--ways: '{unknown[0]}' is none; write some of {', '.join(in_ways.WAYS)}")
         work: Any = in_ways if speed else kinds
-        chosen = {"ways": tuple(dict.fromkeys(("float32", *ways)))} if speed else {}
+        chosen: dict[str, Any] = {"ways": tuple(dict.fromkeys(("float32", *ways))), "side": side} if speed else {}
         with working():
             result = work.sweep(pairs, batch=batch, repeats=repeats, device=where, say=note, **chosen)
         show(work.table, result)
