@@ -62,6 +62,7 @@ def parts_of(recipe: Recipe, data: TaskData, begun: nn.Module | None = None, met
             parts.algorithm.meta[name].copy_(value)
     for step in range(recipe.train.steps):
         take_step(parts, recipe, step)
+    parts.algorithm.settle()
     return parts
 
 

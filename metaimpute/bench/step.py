@@ -13,13 +13,15 @@ from torch import Tensor
 
 from ..batches import Batch, Labelled, Unlabelled
 from ..batches.outputs import Classes
-from ..engine import FunctionalModel, get_estimator, parse_memory, sgd
+from ..engine import get_estimator, parse_memory, sgd
 from ..methods import methods
 from ..models.wrn import WideResNet
 from ..problems import Context, Sizes, problems
 from ..progress import counted
+from ..ranges import Precision
 from ..training.algorithm import Algorithm1
 from ..training.lookahead import OuterSettings
+from ..training.precision import functional
 from .measure import machine, paired_times, peak_bytes, ratio
 
 CLASSES = 10
@@ -44,6 +46,16 @@ class Config:
         psi = "" if self.psi == "kept" else ", psi recomputed"
         inner = "" if self.inner == "all" else ", inner loss C_U alone"
         return f"{self.method} + {self.problem}, {self.estimator}, {self.schedule}{psi}{inner}"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How a step is carried out: the keys of ``train`` that change no formula."""
+
+    precision: Precision = "float32"
+    compile: bool = False
+    channels_last: bool = False
+    fused: bool = False
 
 
 def limit_of(config: Config, mu: int = 1) -> float | None:
@@ -73,11 +85,14 @@ class Bench:
     def __init__(self, batch: int, mu: int, side: int = 32, device: str = "cpu") -> None:
         self.batch, self.mu, self.side, self.device = batch, mu, side, device
 
-    def algorithm(self, config: Config) -> tuple[Algorithm1, Batch, Labelled]:
+    def algorithm(self, config: Config, speed: Speed | None = None) -> tuple[Algorithm1, Batch, Labelled]:
         torch.manual_seed(0)
+        speed = speed or Speed()
         output, n, m = Classes(CLASSES), self.batch, self.batch * self.mu
         module = WideResNet(16, 2, 3, CLASSES).to(self.device)
-        model = FunctionalModel(module)
+        if speed.channels_last:
+            module.to(memory_format=torch.channels_last)
+        model = functional(module, None, speed.precision)
 
         def pictures(count: int) -> Tensor:
             return torch.randn(count, 3, self.side, self.side).to(self.device)
@@ -101,12 +116,14 @@ class Bench:
         problem.bind(Context(model, method, output, Sizes(n, m, CLASSES), inner=config.inner))
         estimator, _, memory = config.estimator.partition("/")
         kept = parse_memory(memory or "store")
-        settings = OuterSettings(get_estimator(estimator), sgd(0.1), kept, schedule=config.schedule, psi=config.psi)
-        base = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9)
+        settings = OuterSettings(
+            get_estimator(estimator), sgd(0.1), kept, schedule=config.schedule, psi=config.psi, compile=speed.compile
+        )
+        base = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9, fused=speed.fused or None)
         return Algorithm1(model, method, problem, settings, base, None, None, seed=0), batch, holdout
 
-    def work(self, config: Config) -> Callable[[], Any]:
-        algorithm, batch, holdout = self.algorithm(config)
+    def work(self, config: Config, speed: Speed | None = None) -> Callable[[], Any]:
+        algorithm, batch, holdout = self.algorithm(config, speed)
         given = None if config.problem == "none" else holdout
         return lambda: algorithm.step(batch, given)
 

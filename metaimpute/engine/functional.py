@@ -112,6 +112,7 @@ class FunctionalModel:
         require_taken(module)
         self.module = module
         self._update_buffers = False
+        self._carried: Params | None = None
         self._parts: tuple[nn.Module, ...] = ()
         self._by_prefix: dict[str, nn.Module] = {}
         self._slots: dict[str, tuple[str, str, nn.Module | None]] = {}
@@ -238,6 +239,8 @@ class FunctionalModel:
     def _traced(self, params: Params, args: Any, kwargs: Any) -> Any:
         """The call as torch.compile can follow it: tensors swapped in for the forward pass, each place once."""
         placed = {alias: value for name, value in params.items() for alias in self._aliases.get(name, [name])}
+        if self._carried is not None:
+            return functional_call(self.module, {**placed, **self._carried}, args, kwargs, tie_weights=False)
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
         with _untracked_statistics(self.module):
             output = functional_call(self.module, {**placed, **buffers}, args, kwargs, tie_weights=False)
@@ -254,6 +257,15 @@ class FunctionalModel:
         finally:
             self._update_buffers = before
 
+    @contextlib.contextmanager
+    def carrying(self, buffers: Params | None) -> Iterator[None]:
+        """Passes that torch.compile follows in this block write running statistics into these tensors, by buffers' names."""
+        before, self._carried = self._carried, buffers
+        try:
+            yield
+        finally:
+            self._carried = before
+
     def features(self, params: Params, *args: Any, **kwargs: Any) -> Tensor:
         """Input of the last linear layer, shape ``[batch, features]``.
 
@@ -269,7 +281,9 @@ class FunctionalModel:
 
         handle = layer.register_forward_hook(look)
         try:
-            output = self(params, *args, **kwargs)
+            output = FunctionalModel.__call__(
+                self, params, *args, **kwargs
+            )  # as it comes, whatever a subclass makes of it
         finally:
             handle.remove()
         last = seen.get("output")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .estimators import Estimator, EstimatorError, HypergradientResult
-from .losses import Loss, StructuredLoss
+from .losses import Factored, Loss, Split, StructuredLoss
 from .optimizers import InnerOptimizer, chain, gradient_callback
 from .pytree import Tree, map_tensors, norm
 
@@ -42,7 +42,7 @@ def require_scale(scale: object, estimator: Estimator, *losses: Loss) -> float:
     return float(scale)
 
 
-def times(scale: float, loss: Loss) -> Loss:
+def times(scale: float | Tensor, loss: Loss) -> Loss:
     """The loss times a factor, in float32 where it is lower: the product may be above what float16 holds."""
 
     def scaled(params: Tree, coupling: Tree, batch: Any) -> Tensor:
@@ -53,24 +53,42 @@ def times(scale: float, loss: Loss) -> Loss:
     return scaled
 
 
-def divided(scale: float, rule: InnerOptimizer) -> InnerOptimizer:
+def structured_times(scale: float | Tensor, loss: StructuredLoss) -> StructuredLoss:
+    """Likewise of a loss with its structure, but for the label rows of ``approx``, which takes a closed form of the loss."""
+    split, factored = loss.split, loss.factored
+    if split is not None:
+        free = split.free
+        split = Split(lambda params, batch: scale * free(params, batch), times(scale, split.coupled))
+    if factored is not None:
+        readout = factored.readout
+        factored = Factored(factored.features, lambda *given: scale * readout(*given))
+    return replace(loss, whole=times(scale, loss.whole), split=split, factored=factored)
+
+
+def divided(scale: float | Tensor, rule: InnerOptimizer) -> InnerOptimizer:
     """The rule, for gradients of a loss times a factor."""
     return chain(gradient_callback(lambda grads: map_tensors(lambda g: g / scale, grads), per_entry=True), rule)
 
 
 def unscaled(scale: float, found: HypergradientResult) -> HypergradientResult:
-    """The result of scaled losses as that of the losses themselves."""
-
-    def own(tree: Any) -> Any:
-        return None if tree is None else map_tensors(lambda leaf: leaf / scale, tree)
-
+    """The result of scaled losses as that of the losses themselves, with a warning where it is not finite."""
     if not bool(torch.isfinite(norm(found.grad_c))):
         warnings.warn(
             f"the hypergradient is not finite with loss_scale={scale:g}; take a smaller one, or see whether the losses are",
             stacklevel=3,
         )
+    return of_the_losses_themselves(scale, found)
+
+
+def of_the_losses_themselves(scale: float | Tensor, found: HypergradientResult) -> HypergradientResult:
+    """The result of scaled losses as that of the losses themselves."""
+
+    def own(tree: Any) -> Any:
+        return None if tree is None else map_tensors(lambda leaf: leaf / scale, tree)
+
     errors = {key: own(value) for key, value in found.diagnostics.items() if key.startswith("standard_error")}
-    sizes = {key: found.diagnostics[key] / scale for key in ("hypergradient_norm",) if key in found.diagnostics}
+    scalars = ("hypergradient_norm", "outer_loss_start")
+    sizes = {key: found.diagnostics[key] / scale for key in scalars if key in found.diagnostics}
     losses = {"inner_losses": [loss / scale for loss in found.diagnostics.get("inner_losses", ())]}
     return replace(
         found, grad_c=own(found.grad_c), grad_theta_0=own(found.grad_theta_0), grad_optimizer=own(found.grad_optimizer),

@@ -75,6 +75,7 @@ def _trained(recipe: Recipe, task: ArrayTask, verbose: int) -> Trained:
             for step in counted(range(steps), TRAINING, steps):
                 losses.append(float(take_step(run.parts, recipe, step)["loss"]))
                 told.report(step + 1, {"loss": losses[-1]})
+            run.algorithm.settle()
         systems = None if recipe.choose is None else systems_of(run, lambda: None, told.report_system)
         warnings = () if systems is None else tuple(doubts_about(systems))
         for line in warnings:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -50,7 +50,13 @@ class MethodError(UserError, ValueError):
 
 
 def linear_ramp(progress: float, length: float) -> float:
-    """0 to 1 over the first ``length`` fraction of training, then 1; no ramp for a length of 0."""
+    """0 to 1 over the first ``length`` fraction of training, then 1; no ramp for a length of 0.
+
+    A compiled step has its progress as a scalar tensor, and gets one.
+    """
+    if isinstance(progress, Tensor) and length > 0:
+        ramped: Any = (progress / length).clamp(max=1.0)
+        return cast(float, ramped)
     return 1.0 if length <= 0 else min(1.0, progress / length)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from ..batches import Imputation, Unlabelled
@@ -73,10 +74,11 @@ class UDA(Method):
 
     def annealing_threshold(self, progress: float) -> float:
         """eta_t = alpha_t (1 - 1/K) + 1/K with alpha linear, 1 - exp(-5 t) or exp(5 (t - 1))."""
+        exp: Any = torch.exp if isinstance(progress, Tensor) else math.exp  # a scalar tensor in a compiled step
         alpha = {
             "linear": progress,
-            "log": 1 - math.exp(-5 * progress),
-            "exp": math.exp(5 * (progress - 1)),
+            "log": 1 - exp(-5 * progress),
+            "exp": exp(5 * (progress - 1)),
             "none": 1.0,
         }[self.tsa]
         return alpha * (1 - 1 / self.output.size) + 1 / self.output.size

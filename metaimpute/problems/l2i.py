@@ -27,7 +27,7 @@ from ..engine.losses import (
     is_squared_error,
 )
 from ..engine.pytree import Tree, as_leaves, detach, gradient, map_tensors, norm
-from .base import BilevelProblem, Learns, register_problem
+from .base import BilevelProblem, Context, Learns, register_problem
 from .forms import FORMS, Distance, Form, InnerWeight, Mask, Reduction
 
 
@@ -55,9 +55,17 @@ class L2I(BilevelProblem):
     mask: Mask | None = None
     sharpened: bool | None = None
 
+    def bind(self, context: Context) -> BilevelProblem:
+        super().bind(context)
+        self._form = self._chosen()
+        return self
+
     @property
     def form(self) -> Form:
-        """The form with this problem's own options in it."""
+        """The form with this problem's own options in it, as they were when it was bound: torch.compile reads it as it stands."""
+        return self._form
+
+    def _chosen(self) -> Form:
         options = (field.name for field in dataclasses.fields(Form))
         chosen = {name: getattr(self, name, None) for name in options} | {"inner_loss": self.context.inner}
         return dataclasses.replace(FORMS[self.context.form], **{k: v for k, v in chosen.items() if v is not None})

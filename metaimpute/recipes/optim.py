@@ -19,6 +19,7 @@ KINDS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
+FUSED = ("cuda", "xpu", "mps")
 NOT_FOR_TRAINING = {"capturable", "differentiable"}  # of graphs of steps, which a run does not make
 
 
@@ -63,6 +64,8 @@ class OptimizerSpec(Open):
     def build(self, module: nn.Module | list[torch.Tensor], head: tuple[str, ...] = ()) -> torch.optim.Optimizer:
         """The optimiser over a module's trainable parameters, or over a list of tensors.
 
+        Of parameters on an accelerator it is torch's fused one, unless the options say otherwise.
+
         A list is one group, all of it decayed. A module's parameters are one group, or two where the last layer has a learning
         rate of its own; with ``decay_biases`` off each is followed by the group of its parameters that do not decay.
         """
@@ -78,10 +81,20 @@ class OptimizerSpec(Open):
                 groups = [part for group in groups for part in _without_decay_of_biases(group)]
         own = {"momentum": self.momentum, "nesterov": self.nesterov} if self.name == "sgd" else {"betas": self.betas}
         build: Any = KINDS[self.name]
+        kernels = {"fused": True} if _has_fused(groups) and not {"fused", "foreach"} & set(self.options) else {}
         optimizer: torch.optim.Optimizer = build(
-            groups, lr=self.lr, weight_decay=self.weight_decay, **own, **self.options
+            groups, lr=self.lr, weight_decay=self.weight_decay, **own, **kernels, **self.options
         )
         return optimizer
+
+
+def _has_fused(groups: list[dict[str, Any]]) -> bool:
+    """Whether all parameters are on an accelerator for which torch has one kernel for the whole step.
+
+    The CPU has it as well, with other last bits than the default; ``fused: true`` asks for it.
+    """
+    params = [p for group in groups for p in group["params"]]
+    return bool(params) and all(p.device.type in FUSED and p.is_floating_point() for p in params)
 
 
 def _without_decay_of_biases(group: dict[str, Any]) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from .inputs import check_input
 from .schema import CONDUCT, About, ChooseSpec, ProblemSpec, TrainSpec
 from .shipped import shipped_recipes
 from .source import RecipeError, Source, merge, override, read
+from .speed import check_speed
 from .validation import options as options_of
 from .validation import settings
 
@@ -228,6 +229,7 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
         raise source.fail(("task",), f"{type(error).__name__}: {error}") from None
     _compatible(source, task, model, method, problem, spec, estimator)
     check_input(source, task, model, train)
+    check_speed(source, train, problem, spec, estimator)
     return recipe
 
 

@@ -20,7 +20,7 @@ from ..engine import (
 from ..engine.optimizers.base import require_rule
 from ..errors import UserError
 from ..problems.forms import FormName
-from ..ranges import BatchSize, BelowOne, Finite, NonNegative, Positive, Rate
+from ..ranges import BatchSize, BelowOne, Finite, NonNegative, Positive, Precision, Rate
 from .optim import OptimizerSpec, ScheduleSpec
 from .rates import parse_rate
 from .signature import Open, checked, options_of, takes_any
@@ -188,7 +188,9 @@ def _relative(text: str) -> float | None:
     return value if 0 < value < float("inf") else None
 
 
-CONDUCT = frozenset({"seed", "device", "threads", "workers", "views", "log_every", "checkpoint_every", "watch_test"})
+CONDUCT = frozenset({
+    "seed", "device", "threads", "workers", "views", "log_every", "checkpoint_every", "watch_test", "compile", "channels_last",
+})  # fmt: skip
 
 
 class TrainSpec(Strict):
@@ -199,8 +201,10 @@ class TrainSpec(Strict):
     ``clip_norm``: largest norm of a gradient that moves the network, base or outer; longer ones are scaled down.
     ``watch_test``: that many test examples, and the hold-out batch, have their loss recorded just before and after every
     logged label update, for the paper's Fig. 2; nothing depends on it. ``sync_batchnorm``: of several processes, BatchNorm takes
-    the statistics of all rows. ``workers``: processes that prepare batches ahead, 0 for none; ``views``: whether views are made
-    as batches are drawn or on the device. Runs that differ in ``CONDUCT`` alone are of one system.
+    the statistics of all rows. ``precision``: of the network's passes in a training step, under autocast; parameters, losses,
+    evaluation stay float32. ``compile``: base step, and a look-ahead that is unrolled, through torch.compile.
+    ``channels_last``: memory order of convolutions. ``workers``: processes that prepare batches ahead, 0 for none; ``views``:
+    whether views are made as batches are drawn or on the device. Runs that differ in ``CONDUCT`` alone are of one system.
     """
 
     steps: int = Field(1000, ge=1, le=10**9)
@@ -222,6 +226,9 @@ class TrainSpec(Strict):
     threads: int | None = Field(None, ge=1, le=1024)
     workers: int = Field(0, ge=0, le=1024)
     views: Literal["host", "device"] = "host"
+    precision: Precision = "float32"
+    compile: bool = False
+    channels_last: bool = False
 
 
 BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)?")

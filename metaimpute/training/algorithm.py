@@ -22,11 +22,15 @@ from ..problems.base import BilevelProblem, ProblemError
 from ..problems.returned import moved_values, numbers, single
 from ..streams import Stream
 from .around import Watch, once_updating_buffers, watched, without_decay
+from .compiled import CompiledLoss
 from .diagnosis import of_imputation, of_lookahead
-from .finite import Diverged, require_finite
+from .finite import Diverged, Finite
 from .lookahead import Estimate, LookAhead, OuterSettings
+from .loss_scale import LossScale
+from .precision import loss_scale_of, lowering
 from .processes import ALONE, Processes
 from .stopwatch import Stopwatch
+from .updates import looks_late, take
 
 _NO_GRADIENT = "returned a value that no parameter has a gradient of, a constant or one that was detached"
 
@@ -53,9 +57,13 @@ class Algorithm1:
         self.model, self.method, self.problem, self.settings = model, method, problem, settings
         self.processes = processes
         self.optimizer, self.outer_optimizer, self.meta, self.seed = optimizer, outer_optimizer, meta, seed
-        self.lookahead = LookAhead(model, method, problem, settings, meta, seed, processes)
+        device = next(iter(model.params.values())).device
+        self.finite = Finite(device, looks_late(device, (optimizer, outer_optimizer)))
+        self.scale = loss_scale_of(model, device)
+        self.lookahead = LookAhead(model, method, problem, settings, meta, seed, self.finite, processes)
+        self.compiled = CompiledLoss(self._training_loss, model, "training loss") if settings.compile else None
         self.state: State = method.init_state(model.params)
-        self.stopwatch = Stopwatch(next(iter(model.params.values())).device)
+        self.stopwatch = Stopwatch(device)
 
     def step(
         self, batch: Batch, holdout: Labelled | None, *, measure: bool = False, watch: Watch | None = None
@@ -68,8 +76,26 @@ class Algorithm1:
                 step of a fused schedule); what it returns is among the measurements, as ``update_*_before`` and ``_after``.
 
         Raises:
-            Diverged: when a loss is not finite; parameters are then those before the offending update.
+            Diverged: when a loss is not finite; parameters are then those before the offending update. On an accelerator this
+                may show later, in :meth:`settle`.
         """
+        with lowering(self.model):
+            metrics = self._step(batch, holdout, measure, watch)
+        if measure:
+            metrics.update(self._loss_scales())
+        return metrics
+
+    def settle(self) -> None:
+        """Looks at what an accelerator has not been asked yet; before anything is logged, evaluated or saved.
+
+        Raises:
+            Diverged: when a loss or gradient of a step since the last look was not finite.
+        """
+        self.finite.settle()
+
+    def _step(
+        self, batch: Batch, holdout: Labelled | None, measure: bool, watch: Watch | None
+    ) -> dict[str, Tensor | float]:
         with self.stopwatch("imputation"):
             batch = self.prepare(batch)
         metrics: dict[str, Tensor | float]
@@ -97,7 +123,8 @@ class Algorithm1:
     def prepare(self, batch: Batch) -> Batch:
         """The batch as base step and look-ahead share it: the method's random choices made, labels imputed (line 4)."""
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, Stream.PREPARE, batch.step, 1))
-        with torch.no_grad(), self.lookahead.noise(Stream.PREPARE, batch), self.processes.local():
+        noise = self.lookahead.noise(Stream.PREPARE, batch)
+        with torch.no_grad(), noise, self.processes.local(), lowering(self.model, False):
             batch = self.method.prepare(self.model, self.model.params, batch, rng)
         return batch.with_imputed(self._impute(batch))
 
@@ -114,51 +141,65 @@ class Algorithm1:
     def _base_gradient(self, batch: Batch) -> tuple[Tensor, Tree]:
         params = self.model.params
         with self.stopwatch("base"):
-            with self.lookahead.noise(Stream.BASE, batch), self.model.updating_buffers():
-                loss = self._base_loss(params, batch)
-            require_finite(loss, "base loss", batch)
-            return loss.detach(), gradient(loss, params, unused="none")
+            loss = self._noisy_loss(Stream.BASE, params, self.meta, batch)
+            self.finite.require(loss, "base loss", batch)
+            return loss.detach(), self._gradient(loss, params)
 
-    def _base_loss(self, params: Tree, batch: Batch) -> Tensor:
-        """The base method's loss, or that of an ``"own"`` problem at what it has learned so far."""
-        if self.meta is None:
-            loss = self.processes.loss(lambda own: self.method.loss(self.model, own, batch), params)
-            if not loss.requires_grad:
-                raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
+    def _gradient(self, loss: Tensor, params: Tree) -> Tree:
+        """Of a training loss, taken at a larger scale where it went through float16."""
+        if self.scale is None:
+            return gradient(loss, params, unused="none")
+        return self.scale.divided(gradient(self.scale.multiplied(loss), params, unused="none"))
+
+    def _noisy_loss(self, stream: Stream, params: Tree, meta: Tree, batch: Batch, updating: bool = True) -> Tensor:
+        """A training loss under the noise of its part of the step, compiled where the recipe asks for that.
+
+        Args:
+            meta: what the problem trains on; None for the base method's own loss. updating: whether running statistics follow.
+        """
+        meta = detach(meta)
+        if self.compiled is not None:
+            loss = self.compiled(params, meta, batch, derive_seed(self.seed, stream, batch.step, 0), updating)
+        else:
+            with self.lookahead.noise(stream, batch), self.model.updating_buffers(updating):
+                loss = self._training_loss(params, meta, batch)
+        if loss.requires_grad:
             return loss
-        return self._trained_loss(params, detach(self.meta), batch)
+        if meta is None:
+            raise MethodError(f"method '{self.method.name}': loss(model, params, batch) {_NO_GRADIENT}")
+        raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
 
-    def _trained_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
-        loss = self.problem.trained_loss(params, meta, batch)
-        if not loss.requires_grad:
-            raise ProblemError(f"problem '{self.problem.name}': trained_loss(params, meta, batch) {_NO_GRADIENT}")
-        return loss
+    def _training_loss(self, params: Tree, meta: Tree, batch: Batch) -> Tensor:
+        """The base method's loss, or that of a problem at what it has learned or moved."""
+        if meta is None:
+            return self.processes.loss(lambda own: self.method.loss(self.model, own, batch), params)
+        return self.problem.trained_loss(params, meta, batch)
 
     def _base_step(self, batch: Batch, measure: bool) -> tuple[dict[str, Tensor | float], Tree]:
         loss, base = self._base_gradient(batch)
         with self.stopwatch("base"):
-            self._apply(base, self.optimizer, "base gradient", batch)
+            self._apply(base, self.optimizer, "base gradient", batch, scale=self.scale)
         metrics: dict[str, Tensor | float] = {"loss": loss, "weight": self.method.weight_at(batch.progress)}
         if measure:
             metrics["base_gradient_norm"] = norm(base)
         return metrics, base
 
     def _apply(
-        self, grads: Tree, optimizer: torch.optim.Optimizer, what: str, batch: Batch, decays: bool = True
-    ) -> None:
+        self, grads: Tree, optimizer: torch.optim.Optimizer, what: str, batch: Batch, decays: bool = True,
+        scale: LossScale | None = None,
+    ) -> None:  # fmt: skip
         size = norm(grads)
-        require_finite(size, f"norm of the {what}", batch)
         limit = self.settings.clip_norm
-        scale = None if limit is None else (limit / size).clamp(max=1.0)
+        clip = None if limit is None else (limit / size).clamp(max=1.0)
         for name, param in self.model.params.items():
-            param.grad = grads[name] if scale is None or grads[name] is None else grads[name] * scale
+            param.grad = grads[name] if clip is None or grads[name] is None else grads[name] * clip
         try:
             with nullcontext() if decays else without_decay(optimizer):
-                optimizer.step()
+                take(self.finite, optimizer, size, what, batch, scale)
         except RuntimeError as error:
             if "overflow" not in str(error):
                 raise
-            raise Diverged(f"the step along the {what} overflows at step {batch.step}") from None
+            raise Diverged(f"the step along the {what} overflows at step {batch.step}", batch.step) from None
         optimizer.zero_grad(set_to_none=True)
 
     # outer step ------------------------------------------------------------------------------------------------------
@@ -170,7 +211,7 @@ class Algorithm1:
         problem, params, result = self.problem, self.model.params, estimate.result
         rng = torch.Generator(device="cpu").manual_seed(derive_seed(self.seed, Stream.CONTROL, batch.step))
         point = result.theta_k if problem.controls_at == "end" and result is not None else params
-        with self.lookahead.noise(Stream.CONTROL, batch):
+        with self.lookahead.noise(Stream.CONTROL, batch), lowering(self.model, False):
             found = problem.control(estimate.found, point, holdout, rng)
         metrics: dict[str, Tensor | float] = {}
         if measure:
@@ -184,7 +225,7 @@ class Algorithm1:
             if result is not None:
                 metrics["holdout_before"] = result.diagnostics["outer_loss_start"]
                 metrics["holdout_after"] = result.outer_loss
-                with self.lookahead.noise(Stream.DIAGNOSIS, batch):
+                with self.lookahead.noise(Stream.DIAGNOSIS, batch), lowering(self.model, False):
                     whole = self.processes.whole(batch)
                     metrics.update(of_lookahead(problem, params, whole, holdout, found, result))
             if self.settings.rate is not None and self.settings.rate.moves:
@@ -203,27 +244,22 @@ class Algorithm1:
             batch = batch.with_imputed(Imputation(batch.imputation.labels, again.weights))
         estimate = self.lookahead.estimate(batch, holdout, measure=measure)
         found, metrics = self._direction(batch, holdout, estimate, base, measure)
+        scale = self.lookahead.scale_of(estimate)
         if base is None and estimate.result is not None:
             metrics["loss"] = estimate.result.outer_loss
         if self.problem.learns == "network":
             decays = base is None or self.settings.outer_decays
-            self._apply(found, self._outer_optimizer(), "hypergradient", batch, decays)
+            self._apply(found, self._outer_optimizer(), "hypergradient", batch, decays, scale)
         elif self.problem.learns == "own":
-            self._move_own(found)
+            self._move_own(found, batch, scale)
         else:
+            found = found if scale is None else scale.finite_or_zero(found)
             moved = moved_values(self.problem, estimate.meta, self.problem.move(estimate.meta, found))
             params, only = self.model.params, base is None
-            with self.lookahead.noise(Stream.TRAINED, batch), self.model.updating_buffers(only):
-                loss = self._trained_loss(params, moved, batch)
-            require_finite(loss, "loss on the moved labels", batch)
-            grads = gradient(loss, params, unused="none")
-            self._apply(
-                grads,
-                self._outer_optimizer(),
-                "gradient on the moved labels",
-                batch,
-                only or self.settings.outer_decays,
-            )
+            loss = self._noisy_loss(Stream.TRAINED, params, moved, batch, updating=only)
+            self.finite.require(loss, "loss on the moved labels", batch)
+            grads, decays = self._gradient(loss, params), only or self.settings.outer_decays
+            self._apply(grads, self._outer_optimizer(), "gradient on the moved labels", batch, decays, self.scale)
             if only:
                 metrics["loss"] = loss.detach()
             if measure:
@@ -240,12 +276,28 @@ class Algorithm1:
             return self.optimizer
         return self.outer_optimizer
 
-    def _move_own(self, found: Tree) -> None:
+    def _move_own(self, found: Tree, batch: Batch, scale: LossScale | None) -> None:
         assert self.outer_optimizer is not None and self.meta is not None
         for name, leaf in self.meta.items():
             leaf.grad = found[name]
-        self.outer_optimizer.step()
+        take(self.finite, self.outer_optimizer, norm(found), "hypergradient", batch, scale)
         self.outer_optimizer.zero_grad(set_to_none=True)
+
+    def _loss_scales(self) -> dict[str, Tensor | float]:
+        """Those of float16 as they are now, and how many updates they have cost; empty in other precisions."""
+        found: dict[str, Tensor | float] = {name: scale.value.clone() for name, scale in self.scales.items()}
+        return found | ({"skipped_updates": self.skipped} if found else {})
+
+    @property
+    def scales(self) -> dict[str, LossScale]:
+        """The factors of losses in float16, by their names in the log."""
+        scales = {"loss_scale": self.scale, "hypergradient_loss_scale": self.lookahead.scale}
+        return {name: scale for name, scale in scales.items() if scale is not None}
+
+    @property
+    def skipped(self) -> int:
+        """Updates that were left out since their gradient was not finite in float16."""
+        return int(sum(scale.skipped for scale in self.scales.values()))
 
     # fused -----------------------------------------------------------------------------------------------------------
 
@@ -259,13 +311,18 @@ class Algorithm1:
         else:
             loss, base = self._base_gradient(batch)
         found, metrics = self._direction(batch, holdout, estimate, base, measure)
-        total = base
+        total, scale, outer = base, self.scale, self.lookahead.scale_of(estimate)
+        if outer is not None and self.problem.learns == "network":
+            if shares:  # one pass, under the look-ahead's scale
+                scale = outer
+            else:
+                found = outer.finite_or_zero(found)
         if self.problem.learns == "network":
             total = {n: g if base[n] is None else base[n] + g for n, g in found.items()}
         else:
-            self._move_own(found)
-        require_finite(loss, "base loss", batch)
-        self._apply(total, self.optimizer, "gradient", batch)
+            self._move_own(found, batch, outer)
+        self.finite.require(loss, "base loss", batch)
+        self._apply(total, self.optimizer, "gradient", batch, scale=scale)
         return {"loss": loss, "weight": self.method.weight_at(batch.progress), **metrics}
 
     def _shares_gradient(self, batch: Batch) -> bool:

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from ..batches.outputs import Classes
-from ..engine import FunctionalModel, derive_seed, fixed_rng, parse_memory
+from ..engine import derive_seed, fixed_rng, parse_memory
 from ..engine.ambient import as_usual
 from ..engine.pytree import Tree
 from ..engine.registry import describe_choices
@@ -30,10 +30,12 @@ from ..tasks.base import MissingData, Pool, TaskData, TaskError
 from ..tasks.splits import separate_holdout, without
 from .ahead import Ahead, has_workers_of_its_own
 from .algorithm import Algorithm1
+from .compiled import require_compiler, uncompiled_parts
 from .data import BatchSizes, BatchSource, to_device
 from .dealing import check_dealable, note_statistics
 from .label_updates import UpdateWatch
 from .lookahead import OuterSettings
+from .precision import functional
 from .processes import ALONE, Processes, device_of
 
 CALIBRATION_SAMPLE = 512
@@ -77,6 +79,9 @@ def assemble(
         device = device_of(pick_device(train.device), processes)
     except ValueError as error:
         raise recipe.source.fail(("train", "device"), str(error)) from None
+    lacking = require_compiler(device) if train.compile else None
+    if lacking is not None:
+        raise recipe.source.fail(("train", "compile"), lacking)
     if recipe.missing():
         raise MissingData(recipe.missing())
     draws = method.uses_unlabelled or recipe.problem.draws_unlabelled
@@ -86,7 +91,9 @@ def assemble(
     except TaskError as error:
         raise recipe.task_error(error) from None
     note_statistics(module, recipe, processes, say)
-    model = FunctionalModel(module, recipe.model.head)
+    if train.channels_last:
+        module.to(memory_format=torch.channels_last)
+    model = functional(module, recipe.model.head, train.precision)
     method.bind(task.output)
     sizes = Sizes(len(labelled), len(data.unlabelled), task.output.size, train.batch, task.input_shape)
     problem = recipe.problem.bind(Context(model, method, task.output, sizes, spec.path, spec.inner_loss, spec.form))
@@ -103,8 +110,10 @@ def assemble(
         recipe.estimator, spec.inner.build(), parse_memory(spec.memory), spec.inner.steps, spec.weight, spec.schedule,
         spec.relative, spec.outer_optimizer == "shared", spec.psi, train.clip_norm,
         outer_decays=spec.outer_optimizer == "separate" and spec.outer is not None,
-        rate=parse_rate(spec.inner.rate)(spec.inner.lr),
+        rate=parse_rate(spec.inner.rate)(spec.inner.lr), compile=train.compile,
     )  # fmt: skip
+    if train.compile and (line := uncompiled_parts(recipe.problem, recipe.estimator)):
+        say(line)
     batches = BatchSource(
         task, method, labelled, data.unlabelled, holdout,
         BatchSizes(train.batch, train.unlabelled_batch, spec.holdout_batch or train.batch),
@@ -228,9 +237,11 @@ def averaged_model(module: nn.Module, decay: float) -> AveragedModel:
     def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         if not averaged.is_floating_point():
             return current
-        return torch.lerp(averaged, current, 1.0 - ema_decay(int(count), decay))
+        # torch hands over a copy of the count on the accelerator, which reading would wait for; its own is on the CPU
+        return torch.lerp(averaged, current, 1.0 - ema_decay(int(found.n_averaged), decay))
 
-    return AveragedModel(module, avg_fn=average, use_buffers=True)
+    found = AveragedModel(module, avg_fn=average, use_buffers=True)
+    return found
 
 
 @as_usual()

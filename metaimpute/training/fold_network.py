@@ -52,6 +52,7 @@ class FoldNetwork:
                 for step in counted(range(recipe.train.steps), "training on a fold", recipe.train.steps):
                     take_step(parts, recipe, step)
                     self.between()
+                parts.algorithm.settle()
         except Diverged as error:
             raise Unfit(f"training diverged on a part of the labels ({error})") from None
         finally:

@@ -18,7 +18,10 @@ from ..problems.base import BilevelProblem, ProblemError
 from ..problems.returned import label_values
 from ..recipes.rates import TRIES, Look, Rate, change_of, slope_of
 from ..streams import Stream
-from .finite import require_finite
+from .compiled import compiled_inner
+from .finite import Finite
+from .loss_scale import LossScale
+from .precision import ScaledLosses, hypergradient_scale_of
 from .processes import ALONE, Processes
 
 
@@ -34,6 +37,7 @@ class OuterSettings:
         clip_norm: largest norm of a gradient that is applied to the network; longer ones are scaled down.
         outer_decays: whether the outer step decays weights as well; the base step has done so in this iteration.
         rate: how the look-ahead's learning rate goes on; None: it stays the optimizer's.
+        compile: training losses, and the look-ahead's steps where the estimator unrolls them, through torch.compile.
     """
 
     estimator: Estimator
@@ -48,6 +52,7 @@ class OuterSettings:
     clip_norm: float | None = None
     outer_decays: bool = False
     rate: Rate | None = None
+    compile: bool = False
 
 
 class Estimate(NamedTuple):
@@ -68,12 +73,16 @@ class LookAhead:
 
     def __init__(
         self, model: FunctionalModel, method: Method, problem: BilevelProblem, settings: OuterSettings,
-        meta: dict[str, Tensor] | None, seed: int, processes: Processes = ALONE,
+        meta: dict[str, Tensor] | None, seed: int, finite: Finite | None = None, processes: Processes = ALONE,
     ) -> None:  # fmt: skip
         self.model, self.method, self.problem, self.settings = model, method, problem, settings
         self.processes = processes
         self.meta, self.seed = meta, seed
         self.inner, self.outer = problem.structured_inner(), problem.structured_outer()
+        device = next(iter(model.params.values())).device
+        self.finite = Finite(device) if finite is None else finite
+        self.scale = hypergradient_scale_of(model, problem, device)
+        self.scaled = ScaledLosses(self.scale, settings.estimator, compiled_inner if settings.compile else None)
 
     def noise(self, stream: Stream, batch: Batch, part: int = 0) -> Any:
         """The random state of one part of the batch's step."""
@@ -125,14 +134,16 @@ class LookAhead:
         value = problem.fused_value(c, batch) if fused else detach(c)
         for _ in range(TRIES):
             result = settings.estimator.estimate(
-                inner or self.inner, self.outer, detach(theta_0), value, Batches([batch], holdout), rule, settings.steps,
-                settings.memory, seed=derive_seed(self.seed, Stream.ESTIMATE, batch.step), wrt_start=wrt_start,
-                measure_start=measure,
+                *self.scaled.losses(inner or self.inner, self.outer), detach(theta_0), value, Batches([batch], holdout),
+                self.scaled.rule(rule), settings.steps, settings.memory, wrt_start=wrt_start, measure_start=measure,
+                seed=derive_seed(self.seed, Stream.ESTIMATE, batch.step), ledger=self.finite.ledger(),
             )  # fmt: skip
+            result = self.scaled.result(result)
             if not self._follow_rate(batch, holdout, theta_0, value, result):
                 break
             rule = self._inner_optimizer(hyper)
-        require_finite(result.outer_loss, "hold-out loss after the look-ahead", batch)
+        if self.scale is None:  # else it is a look-ahead that is left out
+            self.finite.require(result.outer_loss, "hold-out loss after the look-ahead", batch)
         if again:
             with self.noise(Stream.COUPLE, batch):
                 c = problem.couple(meta, batch)
@@ -147,7 +158,14 @@ class LookAhead:
                     f"'{settings.estimator.name}' gives no gradient of that; exact, mixed and forward do"
                 )
             outputs["hyper"], cotangents["hyper"] = hyper, learned
-        return Estimate(meta, vjp_through(outputs, cotangents, meta), result)
+        if self.scale is None:
+            return Estimate(meta, vjp_through(outputs, cotangents, meta), result)
+        found = vjp_through(outputs, self.scale.multiplied(cotangents), meta)  # through the network in float16 again
+        return Estimate(meta, self.scale.divided(found), result)
+
+    def scale_of(self, estimate: Estimate) -> LossScale | None:
+        """The factor that the losses of an estimate had, where they had one."""
+        return None if estimate.result is None else self.scale
 
     def _inner_optimizer(self, hyper: dict[str, Any]) -> InnerOptimizer:
         rate, rule = self.settings.rate, self.settings.optimizer

@@ -109,6 +109,7 @@ class Session(RunState):
             checkpoint.save(self.folder, self.step, self.state())
 
     def _settle(self) -> None:
+        self.algorithm.settle()
         self.processes.settle(self.module, self.averaged)
 
     # training --------------------------------------------------------------------------------------------------------
@@ -193,6 +194,8 @@ class Session(RunState):
                         raise self._interrupted(
                             f"stopped at step {self.step}; continue with --resume {argument(self.folder)}"
                         )
+            if skipped := self.algorithm.skipped:
+                self.say(f"note: {skipped:,} updates were left out, whose gradients were not finite in float16")
         except Diverged as error:
             raise self._diverged(error, log) from None
         except WorkerDied as error:
@@ -242,14 +245,17 @@ class Session(RunState):
     def _diverged(self, error: Diverged, log: RunLog | NoLog) -> Diverged:
         """Writes what is known of the step to ``diverged.json`` and says where."""
         # the weights of a checkpoint at this very step are those whose loss is not finite
-        bad = checkpoint_path(self.folder, self.step) if self.step else None
-        last, batch, path = self._last_good(bad), self.batches.batch(self.step), self.folder / DIVERGED
+        step = self.step if error.step is None else error.step
+        bad = checkpoint_path(self.folder, step) if step else None
+        last, batch, path = self._last_good(bad), self.batches.batch(step), self.folder / DIVERGED
         rows = [self.processes.gathered(part.index) for part in (batch.labelled, batch.unlabelled)]
         if not self.processes.leads:
             return error
+        rates = self.schedulers[0]
         norms = {name: float(p.detach().norm()) for name, p in self.module.named_parameters()}
         found = {
-            "step": self.step, "error": str(error), "checkpoint": last, "lr": self.schedulers[0].get_last_lr()[0],
+            "step": step, "error": str(error), "checkpoint": last,
+            "lr": rates.base_lrs[0] * rates.lr_lambdas[0](step),
             "last_metrics": log.last, "labelled_rows": self.batches.labelled.ids[rows[0]].tolist(),
             "unlabelled_rows": self.data.unlabelled.ids[rows[1]].tolist(), "parameter_norms": norms,
         }  # fmt: skip
@@ -265,6 +271,8 @@ class Session(RunState):
         measure = (step + 1) % train.log_every == 0 or step + 1 == train.steps
         rate = self.schedulers[0].get_last_lr()[0]
         found = take_step(self.parts, self.recipe, step, measure=measure, watch=self.watch if measure else None)
+        if measure or (step + 1) % train.eval_every == 0:
+            self.algorithm.settle()
         self.step += 1
         if measure:
             values = {name: float(value) for name, value in found.items()} | {"lr": float(rate)}

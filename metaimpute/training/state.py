@@ -18,6 +18,7 @@ from .data import to_device
 from .dealing import has_statistics
 from .evaluation import measure, predictions
 from .processes import ALONE, Processes
+from .updates import as_built
 
 
 class RunState:
@@ -61,6 +62,7 @@ class RunState:
             "method": algorithm.state,
             "meta": algorithm.meta,
             "inner_lr": algorithm.lookahead.rate,
+            "loss_scales": {name: scale.state() for name, scale in algorithm.scales.items()},
             "evaluations": self.evaluations,
             "warnings": self.alarms.state(),
             "seconds": self.seconds,
@@ -137,9 +139,9 @@ class RunState:
         if state["step"] > self.recipe.train.steps:
             raise ValueError(f"it is of step {state['step']}, and this run has {self.recipe.train.steps}")
         self.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(as_built(self.optimizer, state["optimizer"]))
         if self.outer_optimizer is not None:
-            self.outer_optimizer.load_state_dict(state["outer_optimizer"])
+            self.outer_optimizer.load_state_dict(as_built(self.outer_optimizer, state["outer_optimizer"]))
         for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
         if self.averaged is not None:
@@ -151,6 +153,8 @@ class RunState:
                 for name, leaf in self.algorithm.meta.items():
                     leaf.copy_(state["meta"][name])
         self.algorithm.lookahead.rate = state.get("inner_lr")
+        for name, scale in self.algorithm.scales.items():
+            scale.load_state(state["loss_scales"][name])
         self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
         self.algorithm.stopwatch.seconds = dict(state.get("phases", {}))
         self.alarms.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
