@@ -40,13 +40,13 @@ def ray_cluster(address: str = "auto", cpus: float = 1, gpus: float = 0) -> Iter
     Raises:
         NoRay: without Ray. ClusterError: when nothing answers, no node is large enough, or a node has other versions.
     """
-    if importlib.util.find_spec("ray") is None:
+    if not installed():
         raise NoRay("--ray needs the Python package ray; pip install 'metaimpute[ray]'")
+    address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    _answers(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a default that will change
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
-    _answers(address)
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
@@ -60,6 +60,11 @@ def ray_cluster(address: str = "auto", cpus: float = 1, gpus: float = 0) -> Iter
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
+
+
+def installed() -> bool:
+    """Whether Ray is."""
+    return importlib.util.find_spec("ray") is not None
 
 
 def _answers(address: str) -> None:
