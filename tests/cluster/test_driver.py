@@ -67,7 +67,10 @@ def test_a_node_with_other_packages_ends_the_work_in_a_sentence(monkeypatch: pyt
     with pytest.raises(ClusterError, match=r"node .* has torch \d.* and not 0\.1: install the same on both"):
         Ends().run(cluster)
     assert cluster.stopped
-    assert refusal(versions()) is None and difference({"torch": "1", "timm": "1"}, {"torch": "1"}) == "timm not at all and not 1"
+    assert (
+        refusal(versions()) is None
+        and difference({"torch": "1", "timm": "1"}, {"torch": "1"}) == "timm not at all and not 1"
+    )
 
 
 def test_ctrl_c_takes_what_ends_in_time_and_drops_what_had_not_begun() -> None:
@@ -101,7 +104,9 @@ def test_a_folder_comes_back_whole_and_takes_the_place_of_the_old_one(tmp_path: 
     (tmp_path / "there").mkdir()
     (tmp_path / "there/old").write_text("old")
     unpack(content, tmp_path / "there")
-    files = {path.relative_to(tmp_path / "there").as_posix() for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(tmp_path / "there").as_posix() for path in (tmp_path / "there").rglob("*") if path.is_file()
+    }
     assert files == {"checkpoints/step-1.pt", "result.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"run", "there"}, "nothing is left over"
 
@@ -118,5 +123,3 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name
     with pytest.raises(ValueError, match="no file below the folder"):
         unpack(stream.getvalue(), tmp_path / "there")
     assert (tmp_path / "there/old").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["there"]
-
-
