@@ -40,8 +40,18 @@ def runs() -> list[dict[str, Any]]:
         recipe = yaml.safe_load(path.read_text())
         for row in recipe.get("about", {}).get("paper", []):
             if row["table"] in (2, 3, 4):
+                train = dict(recipe["train"])
+                for key, _, value in (one.partition("=") for one in row.get("set", [])):
+                    if key.startswith("train."):
+                        train[key.removeprefix("train.")] = yaml.safe_load(value)
                 found.append(
-                    {"table": row["table"], "row": row["row"], "data": row["data"], "recipe": path.stem, "of": recipe}
+                    {
+                        "table": row["table"],
+                        "row": row["row"],
+                        "data": row["data"],
+                        "recipe": path.stem,
+                        "of": recipe | {"train": train},
+                    }
                 )
     return found
 
@@ -141,9 +151,8 @@ def main() -> None:
         checks = json.loads(path.read_text())["held_against"]["cpu"]
     write_text(path, json.dumps(_short(all_of_it(checks)), indent=1) + "\n")
     for one in checks["checks"]:
-        print(
-            f"{one['network']}, {one['rows']} rows: predicted {one['predicted']:.3f} s, measured {one['measured']:.3f} s, {one['error']:+.0%}"
-        )
+        said = f"predicted {one['predicted']:.3f} s, measured {one['measured']:.3f} s, {one['error']:+.0%}"
+        print(f"{one['network']}, {one['rows']} rows: {said}")
     print(f"wrote {path}")
 
 

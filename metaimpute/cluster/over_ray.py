@@ -123,11 +123,6 @@ class RayCluster:
         self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
         self._work = ray.remote(_on_node).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
 
-    @property
-    def slots(self) -> float:
-        """Nodes that calls may run on; a cluster may grow."""
-        return len(self.nodes)
-
     def submit(self, call: Call) -> Any:
         return self._work.remote(sent(call), self._board)
 
