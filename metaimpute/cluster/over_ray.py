@@ -181,20 +181,27 @@ def _too_small(nodes: Sequence[Any], cpus: float, gpus: float) -> str:
 
 
 class _Desk:
-    """A call's line to the board; the driver's silence is nothing that a call ends of."""
+    """A call's line to the board; the driver's silence is nothing that a call ends of.
+
+    It waits for nothing: Ray gives the CPUs of a call that waits to another one.
+    """
 
     def __init__(self, name: str, board: Any, folder: Path) -> None:
         self.folder, self._name, self._board = folder, name, board
+        self._asked: Any = None
 
     def tell(self, reached: Reached) -> None:
         with contextlib.suppress(Exception):
             self._board.tell.remote(self._name, reached)
 
     def stopping(self) -> bool:
-        import ray
-
-        with contextlib.suppress(ray.exceptions.RayError):
-            return bool(ray.get(self._board.stopping.remote(), timeout=CONNECT))
+        if self._asked is None:
+            self._asked = self._board.stopping.remote().future()
+        if not self._asked.done():
+            return False
+        asked, self._asked = self._asked, None
+        with contextlib.suppress(Exception):
+            return bool(asked.result())
         return False
 
 
