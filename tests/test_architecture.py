@@ -16,7 +16,7 @@ ROOT = Path(metaimpute.__file__).parent
 FLOORS: tuple[set[str], ...] = (
     {"catalog", "errors", "progress", "streams"},
     {"engine", "environment", "plugins", "ranges", "terminal"},
-    {"batches", "ensemble", "showing"},
+    {"batches", "cluster", "ensemble", "showing"},
     {"methods", "tasks"},
     {"models", "problems"},
     {"example_data", "fetch", "recipes"},

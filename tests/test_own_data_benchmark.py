@@ -27,6 +27,8 @@ import own_data_tables  # noqa: E402
 from own_data_rivals import Answer, Asked  # noqa: E402
 from own_data_sets import DATA_SETS, DESIGN, REPORTED, Data, DataSet  # noqa: E402
 
+from .cluster.made import Made  # noqa: E402
+
 
 def mixed(count: int = 160) -> Data:
     """Two classes, one rare, told apart by a number; words, dates and gaps beside it."""
@@ -111,6 +113,17 @@ def test_no_system_is_given_the_hidden_truth(tmp_path: Path, monkeypatch: pytest
     assert not hidden & set(held.tolist())
     assert not any(str(value) in written for value in hidden)
     assert all(isinstance(value, str | bool | int | Path) for value in told.values())
+
+
+def test_a_cluster_measures_what_is_measured_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(own_data_sets.BY_NAME, VALUES.name, VALUES)
+    cluster = Made({f"{VALUES.name}, draw 101, ridge": 1})
+    for folder, place in (("here", None), ("there", cluster)):
+        own_data.measure(VALUES, 2, ("ridge",), (), tmp_path / folder, place)
+    here, there = (json.loads((tmp_path / folder / "tiny-values.json").read_text()) for folder in ("here", "there"))
+    kept = [{seed: run["error"] for seed, run in one["systems"]["ridge"].items()} for one in (here, there)]
+    assert kept[0] == kept[1] and sorted(kept[0]) == ["100", "101"]
+    assert there["systems"]["ridge"]["100"]["node"] and cluster.deaths == {f"{VALUES.name}, draw 101, ridge": 0}
 
 
 @pytest.mark.parametrize("data_set", [CLASSES, VALUES], ids=lambda one: one.name)

@@ -18,14 +18,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from metaimpute.cli import main
+from metaimpute.cluster.calls import Reached
 from metaimpute.progress import Phase, heard_by, phase
 from metaimpute.recipes.source import RecipeError
 from metaimpute.rundir.measure import MEASURE
 from metaimpute.study.plan import Study, read_study
 from metaimpute.study.progress import carry_out, prepare
-from metaimpute.study.runs import UNFINISHED, Job, Outcome
+from metaimpute.study.runs import UNFINISHED, Outcome
 from metaimpute.study.tables import csv_table, markdown, markdown_table, summarize, tex, tex_table
-from metaimpute.study.workers import Reached, _Telling
+from metaimpute.study.workers import _Telling
 from metaimpute.training.session import Session
 
 from .reporting.made import result_with
@@ -417,18 +418,17 @@ class Heard:
         self.seen += [(one.name, one.note, one.done, one.total) for one in self.phases]
 
 
-def test_the_steps_of_workers_runs_are_phases(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_steps_of_workers_runs_are_phases(here: Path) -> None:
     found, listener = study(STUDY), Heard()
     progress = prepare(found, Path("o"))
 
-    def some(jobs: list[Job], workers: int, done: Any, heard: Any) -> None:
+    def some(jobs: Any, done: Any, heard: Any) -> None:
         heard(jobs[0], Reached("loading data", 0, None))
         heard(jobs[0], Reached("training", 3, 6))
         done(jobs[0], Outcome("finished"))
 
-    monkeypatch.setattr("metaimpute.study.progress.run_all", some)
     with heard_by(listener):
-        carry_out(progress, 1, lambda job, outcome: None)
+        carry_out(progress, some, lambda job, outcome: None)
     assert {("none, seed 0", "training", 3, 6), ("runs", "", 0.45, 4), ("runs", "", 1, 4)} <= set(listener.seen)
     assert not listener.phases
 

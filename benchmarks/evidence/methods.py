@@ -32,6 +32,7 @@ from metaimpute.study.plan import Study, plan
 from metaimpute.study.progress import Progress, carry_out, prepare
 from metaimpute.study.rows import flow
 from metaimpute.study.runs import Job, Outcome
+from metaimpute.study.workers import here
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "evidence"
@@ -102,7 +103,7 @@ def carried_out(study: Study, folder: Path, jobs: int) -> Progress:
         said = outcome.reason if outcome.result is None else f"{outcome.result['test_last']:.2f}"
         click.echo(f"  seed {job.seed} {job.row}: {said}")
 
-    carry_out(progress, jobs, report)
+    carry_out(progress, here(jobs), report)
     return progress
 
 

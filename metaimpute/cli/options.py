@@ -53,3 +53,17 @@ def results(command: Callable[..., Any]) -> Callable[..., Any]:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def _address(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    if given is not None and given.endswith((".yaml", ".yml")):
+        raise click.BadParameter(f"'{given}' is a file, not a cluster's address; write --ray behind it")
+    return given
+
+
+def on_ray(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--ray [ADDRESS]``: the work is done by the nodes of a Ray cluster that runs already."""
+    return click.option(
+        "--ray", metavar="[ADDRESS]", is_flag=False, flag_value="auto", callback=_address,
+        help="Work on a Ray cluster: HOST:PORT, ray://HOST:PORT, or without ADDRESS the one that runs here.",
+    )(command)  # fmt: skip

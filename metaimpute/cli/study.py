@@ -10,12 +10,13 @@ import click
 from ..errors import DIVERGED, INTERNAL, INTERRUPTED, USAGE
 from ..terminal import argument
 from .errors import fail, plain_errors
-from .options import imports, results
+from .options import imports, on_ray, results
 from .output import done, echo, in_json, next_step, note, plain_width, print_json, result, say_verdict, screen, working
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..study.places import Wanted
     from ..study.plan import Study
     from ..study.progress import Progress
 
@@ -28,17 +29,26 @@ WARNINGS = 8  # of the runs that are said
 @click.option(
     "--jobs",
     type=click.IntRange(0, 256),
-    default=1,
-    show_default=True,
-    help="Worker processes; 0 runs everything in this one.",
+    help="Worker processes, default 1; 0 runs everything in this one.",
 )
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of each run; default the recipe's, else cores / jobs."
 )
+@on_ray
+@click.option("--cpus-per-run", type=click.IntRange(1, 1024), help="With --ray: CPUs of each run; default its threads.")
+@click.option("--gpus-per-run", type=click.FloatRange(0, 64), help="With --ray: GPUs of each run; default 0.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 100),
+    help="With --ray: tries of a run whose worker dies, after the first; default 2.",
+)
 @results
 @click.option("--check", "check_only", is_flag=True, help="Validate, say what there is to run, and run nothing.")
 @imports
-def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_only: bool) -> None:
+def study(
+    study: Path, out: Path | None, jobs: int | None, threads: int | None, check_only: bool, ray: str | None,
+    cpus_per_run: int | None, gpus_per_run: float | None, retries: int | None,
+) -> None:  # fmt: skip
     """Run every system of a STUDY file on every seed, and compare them.
 
     Runs are ordinary run directories, OUT/SYSTEM/seedN. The same command goes on after Ctrl-C or a kill: finished runs are
@@ -56,6 +66,7 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     """
     with plain_errors():
         from ..rundir.files import locked
+        from ..study.places import Wanted
         from ..study.plan import read_study
         from ..study.progress import prepare
         from ..training.processes import launched
@@ -66,15 +77,18 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
             )
         from ..tasks import MissingData
 
+        wanted_place = Wanted(jobs, threads, ray, cpus_per_run, gpus_per_run, retries)
         found = read_study(study)
         folder = out or Path("runs") / study.stem
         console = screen(width=plain_width() and 200)
         note(f"profile {found.profile}: {found.why}")
         for warning in found.warnings:
             echo(f"warning: {warning}", err=True)
-        if missing := found.missing():
+        if (missing := found.missing()) and ray is None:
             raise MissingData(missing)
-        progress = prepare(found, folder, jobs, threads)
+        for one in missing:
+            note(f"not on this machine: {one.what}; each node looks for it in its own METAIMPUTE_DATA and cache")
+        progress = prepare(found, folder, wanted_place.processes, threads, wanted_place.cores)
         count = f"{len(found.rows)} systems x {len(found.seeds)} seeds = {len(progress.jobs)} runs in {folder}"
         (result if check_only else note)(
             f"{count}; {progress.count('finished')} finished, {len(progress.waiting)} to run"
@@ -85,8 +99,8 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
             next_step(f"metaimpute study {argument(study)}")
             return
         with locked(folder, "runs a study"):
-            progress = prepare(found, folder, jobs, threads)  # as another study has left it meanwhile
-            stopped = _carry_out(found, progress, jobs, console)
+            progress = prepare(found, folder, wanted_place.processes, threads, wanted_place.cores)  # left by another
+            stopped = _carry_out(found, progress, wanted_place, folder, console)
             wanted = _write(found, progress, folder, console)
     if stopped:
         ended = progress.count("finished", "diverged", "failed")
@@ -100,7 +114,7 @@ def study(study: Path, out: Path | None, jobs: int, threads: int | None, check_o
     next_step(f"metaimpute report {argument(folder)}")
 
 
-def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) -> bool:
+def _carry_out(found: Study, progress: Progress, wanted: Wanted, folder: Path, console: Console) -> bool:
     """Makes the runs, a line for each; whether it was stopped."""
     from ..study.progress import carry_out
     from ..study.runs import Job, Outcome
@@ -118,9 +132,12 @@ def _carry_out(found: Study, progress: Progress, jobs: int, console: Console) ->
         except OSError:  # nobody reads any more: the runs under way stop with a checkpoint
             raise KeyboardInterrupt from None
 
+    def told(line: str) -> None:
+        live.aside(lambda: echo(f"note: {line}", err=True))
+
     try:
-        with working() as live:
-            carry_out(progress, jobs, report)
+        with working() as live, wanted.place(folder, told) as place:
+            carry_out(progress, place, report)
     except KeyboardInterrupt:
         return True
     return False

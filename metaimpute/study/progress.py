@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ..cluster.calls import Reached
 from ..progress import Phase, begin, phase
 from ..training.session import TRAINING
 from .plan import Study
 from .runs import Job, Outcome, check_folder, jobs_of, outcome_of
-from .workers import Reached, run_all
+from .workers import Place
 
 Report = Callable[[Job, Outcome], None]
 
@@ -36,28 +37,28 @@ class Progress:
         return sum(outcome.status in statuses for outcome in self.outcomes.values())
 
 
-def prepare(study: Study, out: Path, jobs: int = 1, threads: int | None = None) -> Progress:
+def prepare(study: Study, out: Path, jobs: int = 1, threads: int | None = None, cores: int | None = None) -> Progress:
     """What there is of a study in its folder.
 
     Args:
         jobs: how many runs share the machine. threads: of each, in the place of the recipe's own; by default the recipe's,
-            or else a share of those torch would use.
+            or else a share of those torch would use. cores: the share that a run has where it is not one of this machine's.
 
     Raises:
         RecipeError: when the folder holds runs of other settings, naming them.
     """
-    share = max(1, torch.get_num_threads() // max(jobs, 1))
+    share = cores or max(1, torch.get_num_threads() // max(jobs, 1))
     planned = list(jobs_of(study, out, threads or share, always=threads is not None))
     for job in planned:
         check_folder(job)
     return Progress(planned, {(job.row, job.seed): outcome_of(job) for job in planned})
 
 
-def carry_out(progress: Progress, workers: int, report: Report) -> None:
+def carry_out(progress: Progress, place: Place, report: Report) -> None:
     """Makes the runs that are waiting; how far they have come is heard as phases, those of each worker's run among them.
 
     Args:
-        workers: processes; 0 makes the runs in this one. report: called when a run is over.
+        place: where runs are carried out. report: called when a run is over.
 
     Raises:
         KeyboardInterrupt: once every run under way has written a checkpoint.
@@ -92,7 +93,7 @@ def carry_out(progress: Progress, workers: int, report: Report) -> None:
 
     with phase("runs", len(progress.jobs), ended) as reached:
         try:
-            run_all(progress.waiting, workers, done, heard)
+            place(progress.waiting, done, heard)
         finally:
             for one in under_way.values():
                 one.end()

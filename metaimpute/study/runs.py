@@ -26,7 +26,7 @@ Status = Literal["finished", "diverged", "failed", "unfinished"]
 
 @dataclass(frozen=True)
 class Job:
-    """One run to make: everything a process needs to know of it."""
+    """One run to make: everything a process needs to know of it. ``copy``: where a node has the recipe, if not as the driver."""
 
     row: str
     seed: int
@@ -35,6 +35,7 @@ class Job:
     profile: Concrete
     why: str
     sets: tuple[str, ...]
+    copy: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ def outcome_of(job: Job) -> Outcome:
 def perform(job: Job) -> Outcome:
     """Makes a run, or goes on with it from its last checkpoint; a failure is an outcome like others, kept in its folder."""
     try:
-        session = Session(load(job.recipe, job.profile, job.sets, job.seed), job.folder, why=job.why, say=_unsaid)
+        recipe = load(job.copy or job.recipe, job.profile, job.sets, job.seed)
+        recipe.path = str(job.recipe)
+        session = Session(recipe, job.folder, why=job.why, say=_unsaid)
         if is_run(job.folder):
             session.resume()
         write_begun(job.folder, Begun(str(job.recipe), job.profile, job.why))

@@ -10,29 +10,28 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..cluster.calls import Reached
 from ..plugins import import_module, imported
 from ..progress import Phase, heard_by
 from .runs import UNFINISHED, Job, Outcome, note_failure, perform
 
 Done = Callable[[Job, Outcome], None]
 BETWEEN = 0.5  # seconds between two words of a worker
-
-
-@dataclass(frozen=True)
-class Reached:
-    """How far a worker's run has come: the phase it is in, and how much of that is done; ``total`` None where unknown."""
-
-    name: str
-    done: float
-    total: int | None
-
-
 Heard = Callable[[Job, Reached], None]
+Place = Callable[[Iterable[Job], Done, Heard], None]  # where runs are carried out; as run_all, which is one
+
+
+def here(workers: int) -> Place:
+    """This machine, with so many processes; see :func:`run_all`."""
+
+    def place(jobs: Iterable[Job], done: Done, heard: Heard) -> None:
+        run_all(jobs, workers, done, heard)
+
+    return place
 
 
 def run_all(jobs: Iterable[Job], workers: int, done: Done, heard: Heard = lambda job, reached: None) -> None:
@@ -51,12 +50,12 @@ def run_all(jobs: Iterable[Job], workers: int, done: Done, heard: Heard = lambda
             if outcome == UNFINISHED:
                 raise KeyboardInterrupt
         return
-    waiting, busy = deque(jobs), list[_Worker]()
-    idle = [_Worker() for _ in range(min(workers, len(waiting)))]
+    waiting, busy = deque(jobs), list[Worker]()
+    idle = [Worker() for _ in range(min(workers, len(waiting)))]
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
-                worker = idle.pop() if idle else _Worker()
+                worker = idle.pop() if idle else Worker()
                 worker.give(waiting.popleft())
                 busy.append(worker)
             for worker in _ready(busy):
@@ -82,18 +81,24 @@ def run_all(jobs: Iterable[Job], workers: int, done: Done, heard: Heard = lambda
             worker.end()
 
 
-def _ready(busy: list[_Worker]) -> list[_Worker]:
+def _ready(busy: list[Worker]) -> list[Worker]:
     heard = wait([worker.connection for worker in busy])
     return [worker for worker in busy if worker.connection in heard]
 
 
-class _Worker:
-    """A process that makes one run at a time."""
+class Worker:
+    """A process that makes one run at a time.
 
-    def __init__(self) -> None:
+    Args:
+        modules: that it imports first; by default those that this one was told to.
+    """
+
+    def __init__(self, modules: Sequence[str] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, imported()), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(theirs, imported() if modules is None else list(modules)), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.job: Job | None = None
