@@ -26,7 +26,8 @@ from ..in_memory.progress import conclude
 from ..in_memory.run import run_on
 from ..inference import Predictor
 from ..inference.predictions import in_units
-from ..recipes.recipe import COMPONENTS, NETWORK, resolve, validate
+from ..recipes.components import NETWORK
+from ..recipes.recipe import COMPONENTS, resolve, validate
 from ..recipes.source import Source, merge, read
 from ..rundir.begin import Beginning
 from ..rundir.origin import Begun

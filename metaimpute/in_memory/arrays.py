@@ -16,8 +16,9 @@ import yaml
 from ..batches.outputs import Classes
 from ..inference import Predictor
 from ..progress import counted
+from ..recipes.components import NETWORK
 from ..recipes.draft import FOR_VALUES
-from ..recipes.recipe import NETWORK, Recipe, resolve, validate
+from ..recipes.recipe import Recipe, resolve, validate
 from ..recipes.shipped import shipped_recipes
 from ..recipes.source import Source, read
 from ..tasks.arrays import ArrayTask

@@ -23,7 +23,7 @@ from ..ensemble.conformal import Widths, class_sets
 from ..ensemble.members import Constant, members
 from ..models.base import Model
 from ..models.row_forms import RowForm, row_forms
-from ..recipes.recipe import NETWORK
+from ..recipes.components import NETWORK
 from ..tasks.base import Pool, Task
 from .files import replacing
 from .layout import MEMBERS, SYSTEMS

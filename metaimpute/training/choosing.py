@@ -14,7 +14,8 @@ from ..engine import derive_seed
 from ..engine.registry import describe_choices
 from ..ensemble.choice import Candidate, Examples, Unfit, candidates_on, choose, usable
 from ..models.row_forms import RowForm, check_forms, row_forms
-from ..recipes.recipe import NETWORK, ON, Recipe
+from ..recipes.components import NETWORK, ON
+from ..recipes.recipe import Recipe
 from ..rundir.systems import Systems
 from ..streams import Stream
 from ..tasks.base import Pool, TaskData, TaskError

@@ -47,7 +47,9 @@ def check_dealable(recipe: Recipe, processes: Processes) -> None:
     if train.watch_test:
         raise source.fail(("train", "watch_test"), f"watches the rows of one process; leave it out, or {one}")
     if train.compile:
-        raise source.fail(("train", "compile"), f"the loss of several processes cannot be compiled; leave it out, or {one}")
+        raise source.fail(
+            ("train", "compile"), f"the loss of several processes cannot be compiled; leave it out, or {one}"
+        )
     if train.precision == "fp16":
         reason = f"its loss scales have not been held to those of one process; take bf16 or float32, or {one}"
         raise source.fail(("train", "precision"), reason)

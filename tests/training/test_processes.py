@@ -173,6 +173,8 @@ TWO = Several(Ranks(0, 2))
         (("train.batch=7", "problem.holdout_batch=8"), r"train\.batch: 7 rows .* over 2 processes; write 8"),
         (("problem.holdout_batch=3",), r"problem\.holdout_batch: 3 rows"),
         (("train.watch_test=5",), r"train\.watch_test: watches the rows of one process"),
+        (("train.compile=true",), r"train\.compile: the loss of several processes cannot be compiled"),
+        (("train.precision=fp16",), r"train\.precision: its loss scales .* take bf16 or float32"),
         (("train.device=cuda:1",), r"each process has its own; write cuda"),
     ],
 )
