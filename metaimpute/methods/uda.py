@@ -81,4 +81,5 @@ class UDA(Method):
             "exp": exp(5 * (progress - 1)),
             "none": 1.0,
         }[self.tsa]
-        return alpha * (1 - 1 / self.output.size) + 1 / self.output.size
+        threshold: float = alpha * (1 - 1 / self.output.size) + 1 / self.output.size
+        return threshold
