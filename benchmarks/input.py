@@ -242,6 +242,7 @@ def main() -> None:
         add("folder", folder(chosen.folder, chosen.side, chosen.most))
     add("views", views(chosen.rounds, chosen.views_steps))
     add("memory", memory(chosen.memory_steps, chosen.batch, chosen.unlabelled))
+    add("load_average", os.getloadavg())  # of 1, 5 and 15 minutes: how many others compute
     add("run", runs(chosen.steps, chosen.block, chosen.batch, chosen.unlabelled))
     print(tables(found))
 

@@ -193,8 +193,8 @@ def test_an_error_in_a_worker_is_raised_here_as_it_was_there(how: str, kind: typ
 def test_a_worker_that_is_killed_ends_the_run_in_a_line_with_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
-    monkeypatch.setattr("torch.utils.data.dataloader._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    waits = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(waits, "__defaults__", (0.2,))  # seconds between two looks at the workers, 5 by default
     before = signal.getsignal(signal.SIGCHLD)
     run = Session(failing("dies"), tmp_path / "run", say=lambda line: None)
     said = r"stopped at step 0: a process that prepared batches was ended by SIGKILL \(short of memory\?\); train.workers: 0 "
