@@ -88,8 +88,8 @@ PARTS = {"totals": totals, "single": single, "seven": seven, "checks": checks, "
 def filled(page: str, found: dict[str, Any]) -> str:
     """A page with its tables as the measurements give them."""
     for name, make in PARTS.items():
-        mark = rf"(<!-- {name} -->\n\n).*?(\n\n<!-- end -->)"
-        page, count = re.subn(mark, lambda match: match[1] + make(found) + match[2], page, flags=re.DOTALL)  # noqa: B023
+        mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        page, count = re.subn(mark, lambda match: f"{match[1]}\n{make(found)}\n\n{match[2]}", page, flags=re.DOTALL)  # noqa: B023
         if count != 1:
             raise SystemExit(f"{PAGE.name} has no place, or several, for the table '{name}'")
     return page

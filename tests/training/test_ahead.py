@@ -248,7 +248,9 @@ def test_a_process_that_is_a_worker_itself_has_none(monkeypatch: pytest.MonkeyPa
     said: list[str] = []
     monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
     assert assemble(recipe("train.workers=2"), said.append).ahead.workers == 0
-    assert said == ["note: batches are prepared in the run's own process, as it is one of several at work (train.workers)"]
+    assert said == [
+        "note: batches are prepared in the run's own process, as it is one of several at work (train.workers)"
+    ]
 
 
 @pytest.mark.slow
