@@ -60,7 +60,7 @@ def seven(found: dict[str, Any]) -> str:
 
 def checks(found: dict[str, Any]) -> str:
     rows = [[f"{one['network']}, {one['rows']} images, one CPU core", f"{one['predicted']:.3f}", f"{one['measured']:.3f}",
-             f"{100 * one['error']:+.0f}%"] for one in found["held_against"]["cpu"]["checks"]]  # fmt: skip
+             f"model {100 * one['error']:+.0f}%"] for one in found["held_against"]["cpu"]["checks"]]  # fmt: skip
     for one in found["held_against"]["h200"]:
         low, high = sorted(one["times"])
         rows.append([f"small conv net, {one['method'].replace('_', ' ')}, {one['problem']}, H200", span(one["card"]),
