@@ -60,7 +60,7 @@ def seven(found: dict[str, Any]) -> str:
 
 def checks(found: dict[str, Any]) -> str:
     rows = [[f"{one['network']}, {one['rows']} images, one CPU core", f"{one['predicted']:.3f}", f"{one['measured']:.3f}",
-             f"{100 * one['error']:+.0f}%"] for one in found["held_against"]["cpu"]["checks"]]  # fmt: skip
+             f"model {100 * one['error']:+.0f}%"] for one in found["held_against"]["cpu"]["checks"]]  # fmt: skip
     for one in found["held_against"]["h200"]:
         low, high = sorted(one["times"])
         rows.append([f"small conv net, {one['method'].replace('_', ' ')}, {one['problem']}, H200", span(one["card"]),
@@ -88,8 +88,8 @@ PARTS = {"totals": totals, "single": single, "seven": seven, "checks": checks, "
 def filled(page: str, found: dict[str, Any]) -> str:
     """A page with its tables as the measurements give them."""
     for name, make in PARTS.items():
-        mark = rf"(<!-- {name} -->\n\n).*?(\n\n<!-- end -->)"
-        page, count = re.subn(mark, lambda match: match[1] + make(found) + match[2], page, flags=re.DOTALL)  # noqa: B023
+        mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        page, count = re.subn(mark, lambda match: f"{match[1]}\n{make(found)}\n\n{match[2]}", page, flags=re.DOTALL)  # noqa: B023
         if count != 1:
             raise SystemExit(f"{PAGE.name} has no place, or several, for the table '{name}'")
     return page
