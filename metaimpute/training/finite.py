@@ -8,6 +8,8 @@ the same.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -81,12 +83,12 @@ class Finite:
         self._which.masked_fill_(new, self._names.index(what))
         self._value = torch.where(new, value.float(), self._value)
 
-    def ledger(self) -> Ledger:
-        """Of a step's repeated evaluations."""
+    def ledger(self) -> dict[str, Any]:
+        """The argument for an estimator whose repeated evaluations are compared late; none where they are compared at once."""
         if not self.waits:
-            return Ledger()
+            return {}
         self._ledgers.append(LateLedger())
-        return self._ledgers[-1]
+        return {"ledger": self._ledgers[-1]}
 
     def settle(self) -> None:
         """Looks at what was remembered.

@@ -136,7 +136,7 @@ class LookAhead:
             result = settings.estimator.estimate(
                 *self.scaled.losses(inner or self.inner, self.outer), detach(theta_0), value, Batches([batch], holdout),
                 self.scaled.rule(rule), settings.steps, settings.memory, wrt_start=wrt_start, measure_start=measure,
-                seed=derive_seed(self.seed, Stream.ESTIMATE, batch.step), ledger=self.finite.ledger(),
+                seed=derive_seed(self.seed, Stream.ESTIMATE, batch.step), **self.finite.ledger(),
             )  # fmt: skip
             result = self.scaled.result(result)
             if not self._follow_rate(batch, holdout, theta_0, value, result):
