@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,11 +60,12 @@ def shard_rows(draw: Callable[[int], Tensor], count: int) -> Tensor:
     return draw(count * ranks.size)[ranks.rows(count * ranks.size)]
 
 
-def _next_seed() -> int:
-    """The same on every process whose global generator is where the others' are; inside vmap nothing is drawn for it."""
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
-    return zlib.crc32(torch.default_generator.get_state().numpy().tobytes())
+def _own_noise(ranks: Ranks) -> contextlib.AbstractContextManager[None]:
+    """Noise of this process's own; inside a transform of torch.func, which has a rule of its own for noise, all have the same."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return contextlib.nullcontext()
+    seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+    return fixed_rng(derive_seed(seed, ranks.rank))
 
 
 @contextlib.contextmanager
@@ -75,11 +75,10 @@ def within(ranks: Ranks, synchronised: bool = False) -> Iterator[None]:
     Args:
         synchronised: BatchNorm in training mode takes the statistics of all processes' rows together.
     """
-    seed = _next_seed()
     before = _active.set(ranks)
     try:
         with (
-            fixed_rng(derive_seed(seed, ranks.rank)),
+            _own_noise(ranks),
             _Synchronised(ranks) if synchronised else contextlib.nullcontext(),
         ):
             yield

@@ -199,7 +199,8 @@ class Session(RunState):
         except Diverged as error:
             raise self._diverged(error, log) from None
         except WorkerDied as error:
-            self.save()
+            if self.processes.size == 1:  # the others are in the middle of a step
+                self.save()
             again = f"continue with --resume {argument(self.folder)}"
             raise WorkerDied(f"stopped at step {self.step}: {error}; {again}") from None
         finally:

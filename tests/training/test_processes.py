@@ -120,7 +120,7 @@ def differences(rank: int, size: int, variants: dict[str, tuple[str, ...]]) -> d
 
 def require_alike(found: list[dict[str, float]]) -> None:
     for one in found:
-        assert {name: value for name, value in one.items() if not value < 1e-7} == {}
+        assert {name: value for name, value in one.items() if not value < 1e-9} == {}
 
 
 def all_of_it(rank: int, size: int) -> tuple[str, dict[str, float]]:
