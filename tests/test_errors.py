@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 import metaimpute
 from metaimpute.cli import main
-from metaimpute.errors import DIVERGED, INTERRUPTED, MISSING, USAGE, UserError
+from metaimpute.errors import DIVERGED, INTERNAL, INTERRUPTED, MISSING, USAGE, UserError
 
 OTHER_CODES = {
     "MissingData": MISSING, "NotFetched": MISSING, "Diverged": DIVERGED, "Interrupted": INTERRUPTED, "WorkerDied": INTERRUPTED,
+    "LostProcess": INTERNAL, "NoRay": MISSING,
 }  # fmt: skip
 PREFIXES = {"Diverged": "training diverged: "}
 INTERNAL_ERRORS: set[str] = set()  # public classes that never reach a user
