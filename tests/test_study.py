@@ -30,23 +30,9 @@ from metaimpute.study.workers import _Telling
 from metaimpute.training.session import Session
 
 from .reporting.made import result_with
+from .small_study import RECIPE, STUDY
 
 ROOT = Path(__file__).parents[1]
-RECIPE = """\
-about: {title: small}
-task: {name: two_moons, labels: 4, validation: 20, size: 100}
-model: {name: mlp, width: 8}
-method: {name: mean_teacher}
-problem: {name: l2i, estimator: mixed}
-train: {steps: 6, batch: 4, unlabelled_batch: 8, eval_every: 2, checkpoint_every: 2, threads: 1}
-"""
-STUDY = """\
-recipe: small.yaml
-systems:
-  none: {problem.name: none}
-  l2i: []
-seeds: 2
-"""
 
 
 @pytest.fixture

@@ -20,16 +20,9 @@ from metaimpute.study.runs import Job, Outcome, perform
 from metaimpute.study.workers import here as local
 from metaimpute.training.session import Session
 
+from ..small_study import RECIPE
 from .made import Made
 
-RECIPE = """\
-about: {title: small}
-task: {name: two_moons, labels: 4, validation: 20, size: 100}
-model: {name: mlp, width: 8}
-method: {name: mean_teacher}
-problem: {name: l2i, estimator: mixed}
-train: {steps: 6, batch: 4, unlabelled_batch: 8, eval_every: 2, checkpoint_every: 2, threads: 1}
-"""
 STUDY = "recipe: small.yaml\nsystems: {none: {problem.name: none}, l2i: []}\nseeds: 1\n"
 
 

@@ -17,23 +17,13 @@ from typing import Any
 
 import pytest
 
+from ..small_study import RECIPE as SMALL
+from ..small_study import STUDY
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-RECIPE = """\
-about: {title: small}
-task: {name: own_moons, labels: 4, validation: 20, size: 100}
-model: {name: mlp, width: 8}
-method: {name: mean_teacher}
-problem: {name: l2i, estimator: mixed}
-train: {steps: STEPS, batch: 4, unlabelled_batch: 8, eval_every: 20, checkpoint_every: 20}
-"""
-STUDY = """\
-recipe: small.yaml
-systems:
-  none: {problem.name: none}
-  l2i: []
-seeds: 2
-"""
+LONG = "train: {steps: STEPS, batch: 4, unlabelled_batch: 8, eval_every: 20, checkpoint_every: 20}\n"
+RECIPE = SMALL.partition("train:")[0].replace("two_moons", "own_moons") + LONG
 MODULE = """\
 from metaimpute.tasks.base import register_task
 from metaimpute.tasks.two_moons import TwoMoons

@@ -120,6 +120,7 @@ def differences(rank: int, size: int, variants: dict[str, tuple[str, ...]]) -> d
 
 def require_alike(found: list[dict[str, float]]) -> None:
     for one in found:
+        assert one, "nothing was compared"
         assert {name: value for name, value in one.items() if not value < 1e-9} == {}
 
 
