@@ -23,9 +23,12 @@ from torch.overrides import TorchFunctionMode
 from .across_ranks import OtherProgram, Ranks, copy_to_ranks, ranks_of, reduce_from_ranks
 from .ambient import CannotDifferentiate
 from .compiled import Compiled
+from .functional import FunctionalModel
+from .gathering import ShardedParams
 from .losses import Loss, StructuredLoss
 from .noise import derive_seed, fixed_rng
 from .pytree import Tree, filled, leaves_of, tensors, tree_map, with_tensors
+from .sharded import Shards, require_by_name, require_same_ranks
 
 Part = Literal["whole", "rows"]
 Coupling = Part | dict[str, Part]
@@ -93,13 +96,14 @@ class Joined:
     Attributes:
         coupling: whether a process's loss has the coupling ``whole``, or its own ``rows`` of it, or which of these for each of
             its keys. reduction: of the losses.
-        synchronised: BatchNorm's statistics are those of the joined batch.
+        synchronised: BatchNorm's statistics are those of the joined batch. shards: of the parameters; None: all have all of them.
     """
 
     ranks: Ranks
     coupling: Coupling = "whole"
     reduction: Reduction = "mean"
     synchronised: bool = False
+    shards: Shards | None = None
 
     @property
     def weight(self) -> float:
@@ -108,10 +112,14 @@ class Joined:
 
     def enter(self, theta: Tree, c: Tree) -> tuple[Tree, Tree]:
         """Parameters and coupling as a process's own loss is given them, all through one message's operator."""
+        held: dict[str, Any] = {}
+        if self.shards is not None:
+            held = self.shards.entered(require_by_name(theta))
+            theta = {name: leaf for name, leaf in theta.items() if name not in held}
         own = copy_to_ranks(self.ranks, tensors((theta, c)))
         count = len(tensors(theta))
         theta, c = with_tensors(theta, own[:count]), with_tensors(c, own[count:])
-        return theta, self.rows_of(c)
+        return ShardedParams({**theta, **held}) if self.shards is not None else theta, self.rows_of(c)
 
     def rows_of(self, c: Tree) -> Tree:
         """Of a coupling what a process's own loss is given."""
@@ -156,6 +164,7 @@ def data_parallel(
     coupling: Coupling = "whole",
     reduction: Reduction = "mean",
     synchronised: bool = False,
+    sharded: FunctionalModel | None = None,
     group: Any = None,
 ) -> StructuredLoss:
     """The loss of the joined batch, from each process's own loss on its own rows.
@@ -172,6 +181,9 @@ def data_parallel(
         reduction: ``mean``: a mean over rows, whose mean over processes is the joined one's; ``sum``: a sum over rows.
         synchronised: BatchNorm in training mode takes the joined batch's statistics; else those of each process's own rows, which
             makes another loss.
+        sharded: the model whose parameters the loss is given in shards (``fully_shard``). The loss reads them as it would
+            others, by ``model(params, ...)`` or ``params[name]``: each is whole while it is used. Estimators that take no inner
+            product over parameters work so, and rules that treat each entry by itself; others are refused.
         group: of torch.distributed; default: all processes.
 
     Noise inside the loss is each process's own. For a loss that divides by a sum over rows see :func:`shard_sum`.
@@ -184,7 +196,11 @@ def data_parallel(
     whole = loss if isinstance(loss, StructuredLoss) else StructuredLoss(loss)
     if whole.joined is not None:
         raise OtherProgram("this loss is joined over processes already")
-    return dataclasses.replace(whole, joined=Joined(ranks_of(group), coupling, reduction, synchronised))
+    ranks, shards = ranks_of(group), None
+    if sharded is not None and sharded.shards:
+        shards = sharded.shards
+        require_same_ranks(shards, ranks)
+    return dataclasses.replace(whole, joined=Joined(ranks, coupling, reduction, synchronised, shards))
 
 
 class _Synchronised(TorchFunctionMode):

@@ -19,10 +19,12 @@ from torch.nn.utils import parametrize
 
 from ..errors import UserError
 from .ambient import CannotDifferentiate, exclusive
+from .gathering import Packing, ShardedParams
 from .references import Ways, other_ways, require_no_other_way
 from .registry import describe_choices
 from .repetition import holds_back, saw, set_attribute
 from .replica import Twin, in_place, parts_of
+from .sharded import Shards, is_sharded, unsupported
 
 Params = dict[str, Tensor]
 
@@ -70,18 +72,23 @@ def _refusal(module: nn.Module) -> str | None:
                 f"{name} would reduce no gradient here; pass its .module, and join both losses over processes: "
                 "data_parallel(inner_loss), data_parallel(outer_loss)"
             )
-        if "fsdp" in kind.__module__ or name.startswith(("FSDP", "FullyShardedDataParallel")):
-            return f"{name} holds shards of its parameters; pass the module before it is sharded"
+        if name == "FullyShardedDataParallel":
+            return f"{name} keeps its parameters in one flat tensor; shard the module by fully_shard(module) instead"
     lazy = next((n for n, p in module.named_parameters() if nn.parameter.is_lazy(p)), None)
     if lazy is not None:
         return f"the parameter '{lazy}' has no shape yet; run the module once on a batch before it is passed"
-    return None
+    return unsupported(module)
 
 
-def require_taken(module: nn.Module) -> None:
+def require_taken(module: nn.Module, shards: bool = False) -> None:
     """Raises:
-    CannotDifferentiate: for a module that cannot be taken as it is."""
+    CannotDifferentiate: for a module that cannot be taken as it is; for one in shards where they are not for the caller."""
     reason = _refusal(module)
+    if reason is None and not shards and is_sharded(module):
+        reason = (
+            "the module's parameters are in shards, which an inner block does not know of; use hypergradient() with "
+            "FunctionalModel(module) and data_parallel(loss, sharded=model)"
+        )
     if reason is not None:
         raise CannotDifferentiate(reason)
 
@@ -101,7 +108,8 @@ class FunctionalModel:
 
     Args:
         module: any ``nn.Module``. Its trainable parameters are :attr:`params`; frozen parameters and buffers are read
-            from the module itself. Tied weights are one parameter.
+            from the module itself. Tied weights are one parameter. Of a module that ``fully_shard`` was applied to
+            :attr:`params` are this process's shards (:mod:`.sharded`).
         head: dotted name of the last linear layer. Default: the last ``nn.Linear`` in registration order. Only the
             ``approx`` and ``head`` estimators look at it.
     """
@@ -109,8 +117,9 @@ class FunctionalModel:
     def __init__(self, module: nn.Module, head: str | None = None) -> None:
         if not isinstance(module, nn.Module):
             raise CannotDifferentiate(f"FunctionalModel takes an nn.Module, not {type(module).__name__}")
-        require_taken(module)
+        require_taken(module, shards=True)
         self.module = module
+        self.shards = Shards(module)
         self._update_buffers = False
         self._carried: Params | None = None
         self._parts: tuple[nn.Module, ...] = ()
@@ -130,6 +139,11 @@ class FunctionalModel:
         self._parts = parts_of(self.module)
         self._by_prefix, self._slots = dict(self.module.named_modules(remove_duplicate=False)), {}
         self._ways = other_ways(self.module)
+        if self.shards and any(self._ways):
+            raise CannotDifferentiate(
+                "a part of this sharded module is also reached by a way that torch does not know of (an object, a global name), "
+                "where its shards would be used as they are; register the part as a submodule"
+            )
         self._sizes = self._attributes()
         first: dict[int, str] = {}
         self._aliases = {}
@@ -144,8 +158,14 @@ class FunctionalModel:
     def params(self) -> Params:
         """Trainable parameters by name, the module's own tensors (not copies)."""
         # another thread's call may have its own tensors in place
+        self.shards.settle()
         with exclusive() if self._ways.to_parts else contextlib.nullcontext():
-            return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            found: Params = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        return self.shards.local(found) if self.shards else found
+
+    def whole(self, params: Mapping[str, Tensor]) -> Params:
+        """Parameters of a sharded module in full, from every process's shards; all processes call it. Of others: as they are."""
+        return self.shards.whole(params) if self.shards else dict(params)
 
     def _attributes(self) -> list[int]:
         """How many attributes each part has: one that is added may be another way to a part."""
@@ -187,8 +207,10 @@ class FunctionalModel:
             raise CannotDifferentiate(
                 f"a FunctionalModel takes its parameters as a dict by name, not {type(params).__name__}"
             )
-        values: dict[int, Tensor] = {}
-        for name, value in params.items():
+        values: dict[int, Any] = {}
+        if self.shards and not isinstance(params, ShardedParams):
+            self.shards.require_whole(params)
+        for name, value in (params.held if isinstance(params, ShardedParams) else params).items():
             prefix, leaf, part = self._slots.get(name) or self._slot(name)
             own = None if part is None else part._parameters.get(leaf, part._buffers.get(leaf))
             if own is None:
@@ -218,16 +240,24 @@ class FunctionalModel:
 
     def look_again(self) -> None:
         """Learns the module's parts anew where one was put in or taken out."""
+        self.shards.settle()
         if parts_of(self.module) != self._parts or self._attributes() != self._sizes:
             self._learn_names()
 
     def run(self, values: dict[int, Tensor], args: Any, kwargs: Any) -> Any:
         """A call, given the tensors by the ``id`` of the parameter or buffer in whose place they stand."""
-        twin = Twin(self._parts, values, tracked=not _inside_vmap())
+        packing = Packing() if self.shards else None
+        if packing is not None:
+            values = self.shards.values(values)
+        twin = Twin(self._parts, values, not _inside_vmap(), packing)
         saw(tuple([part.training for part in self._parts]))
-        seen_from_outside = self._ways.to_parts or any(part._forward_hooks for part in self._parts)
-        with self._in_place_too(values) if seen_from_outside else contextlib.nullcontext():
-            output = twin.root(*args, **kwargs)
+        if packing is not None:
+            with packing.resharding():
+                output = twin.root(*args, **kwargs)
+        else:
+            seen_from_outside = self._ways.to_parts or any(part._forward_hooks for part in self._parts)
+            with self._in_place_too(values) if seen_from_outside else contextlib.nullcontext():
+                output = twin.root(*args, **kwargs)
         if self._ways.to_parameters:
             require_no_other_way(output, values)
         for part, name, value in twin.changes():

@@ -54,7 +54,7 @@ UnsqueezeBackward0_copy UnsqueezeBackward1 UpsampleBicubic2D UpsampleBilinear2D 
 UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D
 UpsampleTrilinear3D Var VarMean Vdot ViewAsComplex ViewAsReal View ViewBackward0_copy Where Xlogy Zero
 torch::autograd::AccumulateGrad torch::autograd::CopyBackwards torch::autograd::CopySlices
-CopyToRanksBackward ReduceFromRanksBackward
+CopyToRanksBackward ReduceFromRanksBackward GatherShardsBackward ScatterToShardsBackward
 """
 
 FORWARD_OVER_REVERSE = frozenset(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .ambient import CannotDifferentiate
+from .gathering import is_fsdp_hook
 from .pytree import tensors
 from .replica import CALL, COPY
 
@@ -31,13 +32,20 @@ class Ways(NamedTuple):
     to_parameters: bool
 
 
+def of_fsdp(value: Any) -> bool:
+    """Whether it is what ``fully_shard`` has put on a module: its state, or hooks that are the state's."""
+    if isinstance(value, dict) and value:
+        return all(map(of_fsdp, value.values()))
+    return is_fsdp_hook(value) or type(value).__module__.startswith("torch.distributed.")
+
+
 def other_ways(module: nn.Module) -> Ways:
     """The ways there are; all that are short are found, a web of more than 50,000 objects is not searched to its end."""
     parts, parameters = {id(part) for part in module.modules()}, {id(p) for p in module.parameters()}
     to_parts = to_parameters = False
     todo: list[Any] = []
     for part in module.modules():
-        todo += [value for name, value in vars(part).items() if name not in _REGISTERED]
+        todo += [value for name, value in vars(part).items() if name not in _REGISTERED and not of_fsdp(value)]
         for kind in type(part).__mro__:
             if not kind.__module__.startswith("torch."):
                 todo += [value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")]

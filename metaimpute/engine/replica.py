@@ -22,6 +22,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.weight_norm import WeightNorm
 
 from .ambient import without_cudnn
+from .gathering import Packing, Shard, is_fsdp_hook
 
 _ATOMS = frozenset(
     [
@@ -105,8 +106,8 @@ def _called_with(hook: Any, part: nn.Module, twin: nn.Module, *args: Any) -> Any
 class _Rebinding:
     """Copies what refers to the module's parts outside the places torch knows of: a list, a bound method, a closure."""
 
-    def __init__(self, twins: Mapping[int, Any]) -> None:
-        self.twins = twins
+    def __init__(self, twins: Mapping[int, Any], packing: Packing | None = None) -> None:
+        self.twins, self.packing = twins, packing
         self.made: dict[int, Any] = {}
 
     def __call__(self, value: Any) -> Any:
@@ -118,7 +119,8 @@ class _Rebinding:
             return _ComposedHook(value)
         key = id(value)
         if key in self.twins:
-            return self.twins[key]
+            found = self.twins[key]
+            return self.packing.whole(found) if self.packing is not None and isinstance(found, Shard) else found
         if key in self.made:
             return self.made[key]
         if kind in (list, tuple, dict, OrderedDict, types.MethodType, functools.partial, types.FunctionType):
@@ -168,6 +170,13 @@ class _Rebinding:
         return made
 
 
+def without_fsdp(hooks: Any) -> Any:
+    """A part's hooks without those that ``fully_shard`` has put there."""
+    if not isinstance(hooks, OrderedDict):
+        return hooks
+    return OrderedDict((key, hook) for key, hook in hooks.items() if not is_fsdp_hook(hook))
+
+
 class Twin:
     """One call's twin of a module.
 
@@ -175,9 +184,16 @@ class Twin:
         parts: the user's module and all in it, each once, itself first.
         values: what stands in a parameter's place, by the parameter's ``id``; others stay as they are.
         tracked: False: normalisation in training mode leaves its running statistics alone (``torch.vmap`` cannot update them).
+        packing: what makes shards among the values whole as the module reads them; None: there are none.
     """
 
-    def __init__(self, parts: Sequence[nn.Module], values: Mapping[int, Tensor], tracked: bool = True) -> None:
+    def __init__(
+        self,
+        parts: Sequence[nn.Module],
+        values: Mapping[int, Any],
+        tracked: bool = True,
+        packing: Packing | None = None,
+    ) -> None:
         self.parts = parts
         places: dict[int, Any] = dict(values)
         self.twins: list[nn.Module] = []
@@ -187,7 +203,7 @@ class Twin:
             for buffer in part._buffers.values():
                 if buffer is not None and id(buffer) not in places:
                     places[id(buffer)] = buffer.clone()
-        rebound = _Rebinding(places)
+        rebound = _Rebinding(places, packing)
         self.given: list[dict[str, Any]] = []
         for part, twin in zip(parts, self.twins, strict=True):
             held = vars(twin)
@@ -197,17 +213,22 @@ class Twin:
             for name in held.keys() - _OF_EVERY_MODULE:
                 if type(held[name]) not in _ATOMS:
                     held[name] = rebound(held[name])
+            if packing is not None:
+                held.update({name: without_fsdp(held[name]) for name in _HOOKS if held.get(name)})
             if any(map(held.get, _HOOKS)):
                 held.update({name: rebound(held[name]) for name in _HOOKS if held.get(name)})
             if part._parameters:
-                held["_parameters"] = {n: p if p is None else places.get(id(p), p) for n, p in part._parameters.items()}
+                own = {n: p if p is None else places.get(id(p), p) for n, p in part._parameters.items()}
+                held["_parameters"] = own if packing is None else packing.gathering(own)
             if part._buffers:
                 held["_buffers"] = {n: b if b is None else places[id(b)] for n, b in part._buffers.items()}
             if part._modules:
                 held["_modules"] = {n: m if m is None else places[id(m)] for n, m in part._modules.items()}
             if part._forward_hooks:  # they know the user's module, by identity
                 hooks = (
-                    (key, functools.partial(_called_with, hook, part)) for key, hook in part._forward_hooks.items()
+                    (key, functools.partial(_called_with, hook, part))
+                    for key, hook in part._forward_hooks.items()
+                    if key in held["_forward_hooks"]
                 )
                 held["_forward_hooks"] = OrderedDict(hooks)
             if isinstance(part, _NEED_CARE):
@@ -229,8 +250,8 @@ class Twin:
         elif isinstance(part, nn.Embedding | nn.EmbeddingBag):
             held["sparse"] = False
             if part.max_norm is not None:
-                weight = held["_parameters"]["weight"]
-                held["_parameters"] = {**held["_parameters"], "weight": weight.detach().clone()}
+                held["_parameters"] = dict(held["_parameters"].items())
+                held["_parameters"]["weight"] = held["_parameters"]["weight"].detach().clone()
         elif isinstance(part, nn.Hardsigmoid):
             held["forward"] = composed_hardsigmoid
         elif isinstance(part, nn.RNNBase):

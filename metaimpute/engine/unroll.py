@@ -35,6 +35,7 @@ from .pytree import (
 )
 from .repetition import Ledger, rebuilding
 from .replay import BadMemoryPolicy, Step
+from .sharded import sharded_rule, shards_of
 
 OUTER_STREAM = Stream.OUTER
 TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
@@ -312,6 +313,9 @@ def unroll(
     optimizer = require_rule(optimizer, "optimizer")
     require_tensors("the start", params)
     require_tensors("the coupling", coupling)
+    shards = shards_of(inner_loss)
+    if shards is not None:
+        optimizer = sharded_rule(optimizer, shards.ranks)
     batches = batches if isinstance(batches, tuple) else batches_of(batches)
     problem = BilevelMap(
         inner_loss,

@@ -53,6 +53,7 @@ class Approx(Estimator):
     max_steps = 1
     start_path = False
     moves_all = False
+    sharded = True
 
     @staticmethod
     def _structure(problem: BilevelMap) -> tuple[tuple[str, ...], AtHead, AtHead, Rows]:
@@ -93,6 +94,7 @@ class Approx(Estimator):
         step, _, _, to_hyper = pull_back_update(problem, grads, state, head, (direct["head"], no_cotangent))
 
         own, own_c = inner.loss.enter(theta, c)
+        step, _ = inner.loss.enter(step, None)  # whole where parameters are in shards
         with inner.loss.within():
             rows = label_rows(own_c, features, batch)
             similarity = rows.features @ step[names[0]].T

@@ -31,6 +31,7 @@ from ..optimizers.transforms import require_factors
 from ..pytree import Tree, detach, leaves_of, norm, tensors
 from ..registry import Registry, require_kind
 from ..repetition import Ledger, attributes_restored, rebuilding
+from ..sharded import sharded_rule, shards_of
 from ..stacked import is_stacked
 from ..unroll import Batches, BilevelMap, run
 from .result import HypergradientResult, only_gradients
@@ -103,6 +104,7 @@ class Estimator:
             of all parameters. per_scalar: whether every scalar of the coupling and the hyperparameters has its price.
         mixes: whether its result for problems in one stack is another than for each alone.
         staged: whether it takes rules whose step has several stages.
+        sharded: whether it takes parameters in shards: it forms no inner product and no norm over them.
     """
 
     name: ClassVar[str] = ""
@@ -117,6 +119,7 @@ class Estimator:
     per_scalar: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
     staged: ClassVar[bool] = False
+    sharded: ClassVar[bool] = False
 
     def estimate(
         self,
@@ -253,6 +256,7 @@ class Estimator:
         self.check_rule(optimizer)
         if is_stacked(inner_loss):
             self._require_apart(optimizer)
+        optimizer = self._on_shards(inner_loss, outer_loss, optimizer)
         if len(inner_batches) not in (1, steps):
             raise EstimatorError(f"{len(inner_batches)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):
@@ -287,6 +291,22 @@ class Estimator:
                     wrt_start,
                     ledger or Ledger(),
                 )
+
+    def _on_shards(self, inner_loss: Loss, outer_loss: Loss, optimizer: InnerOptimizer) -> InnerOptimizer:
+        """The rule for the parameters that both losses are given, whole or in shards.
+
+        Raises:
+            EstimatorError: for shards where the estimator needs inner products over parameters.
+        """
+        shards = shards_of(inner_loss, outer_loss)
+        if shards is None:
+            return optimizer
+        if not self.sharded:
+            raise EstimatorError(
+                f"'{self.name}' takes inner products over parameters, of which each process has a part; for parameters in shards "
+                f"there are {_names(lambda other: other.sharded)}"
+            )
+        return sharded_rule(optimizer, shards.ranks)
 
     def _require_apart(self, optimizer: InnerOptimizer) -> None:
         """Raises:

@@ -45,6 +45,7 @@ class Exact(Estimator):
 
     uses_memory = True
     staged = True
+    sharded = True
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         return reverse(problem, "full")
@@ -61,6 +62,7 @@ class FirstOrder(Estimator):
 
     exact = False
     staged = True
+    sharded = True
     dropped = "second-order terms: inner gradients are constants"
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
@@ -82,6 +84,7 @@ class Truncated(Estimator):
     exact = False
     uses_memory = True
     staged = True
+    sharded = True
     start_path = False
     dropped = "dependence of all but the last h inner steps"
 

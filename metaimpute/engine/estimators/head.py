@@ -138,6 +138,7 @@ class Head(Estimator):
     unrolls = False
     moves_all = False
     staged = True
+    sharded = True
 
     def named_parameters(self) -> tuple[str, ...]:
         return tuple(self.parameters)

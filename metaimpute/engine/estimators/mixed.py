@@ -75,6 +75,7 @@ class Mixed(Estimator):
 
     unrolls = False
     staged = True
+    sharded = True
 
     def differentiate(self, problem: BilevelMap) -> HypergradientResult:
         c = detach(problem.c)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..ambient import CannotDifferentiate, autocast_off, double_differentiable
 from ..noise import fixed_rng
 from ..operators import in_words, require_second_derivative
+from ..sharded import refusing_shards
 from ..unroll import of_its_own
 
 Tensors = list[Tensor]
@@ -29,7 +30,7 @@ def evaluating(seed: int, part_of: object | None) -> Iterator[None]:
         CannotDifferentiate: in the place of torch's error over an operator that it cannot differentiate.
     """
     try:
-        with double_differentiable(part_of), autocast_off(), torch.enable_grad(), fixed_rng(seed):
+        with double_differentiable(part_of), autocast_off(), torch.enable_grad(), fixed_rng(seed), refusing_shards():
             yield
     except (RuntimeError, NotImplementedError) as error:
         sentence = in_words(error)

@@ -1,0 +1,215 @@
+"""Parameters in shards: every process holds some rows of each, and the network is given the whole of one while it is used.
+
+Two operators are each other's derivative, as those of :mod:`.across_ranks` are:
+
+    GatherShards     everyone's rows -> the whole;        cotangents summed over processes, own rows kept
+    ScatterToShards  wholes summed, own rows kept;        cotangent's rows gathered
+
+so that what is computed with a :func:`~torch.distributed.fsdp.fully_shard` module (FSDP2, Zhao et al., VLDB 2023) has derivatives
+of every order. FSDP's own hooks, whose gather and reduction lie outside of autograd, take no part in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+from .across_ranks import Ranks, collective
+
+# the names that these have from torch 2.14 on, and before
+_all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
+
+
+class Place(NamedTuple):
+    """Where the rows of a parameter are: process r of ``ranks`` has those from ``r * each``, the last ones have fewer or none."""
+
+    ranks: Ranks
+    rows: int
+
+    @property
+    def each(self) -> int:
+        return -(-self.rows // self.ranks.size)
+
+    @property
+    def own(self) -> slice:
+        """This process's rows."""
+        first = min(self.ranks.rank * self.each, self.rows)
+        return slice(first, min(first + self.each, self.rows))
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    """Rows with zeros behind them, so that every process has as many."""
+    if len(rows) == count:
+        return rows.contiguous()
+    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
+
+
+def _gathered(place: Place, shard: Tensor) -> Tensor:
+    mine = _padded(shard.detach(), place.each)
+    whole = mine.new_empty(place.each * place.ranks.size, *mine.shape[1:])
+    collective(lambda: _all_gather(whole, mine, group=place.ranks.group))
+    return whole[: place.rows]
+
+
+def _scattered(place: Place, whole: Tensor) -> Tensor:
+    every = _padded(whole.detach(), place.each * place.ranks.size)
+    mine = every.new_empty(place.each, *every.shape[1:])
+    collective(lambda: _reduce_scatter(mine, every, group=place.ranks.group))
+    return mine[: place.own.stop - place.own.start]
+
+
+class GatherShards(Function):
+    """From each process's rows of a parameter to the parameter, which all have alike."""
+
+    @staticmethod
+    def forward(place: Place, shard: Tensor) -> Tensor:
+        return _gathered(place, shard)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.place = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        return None, ScatterToShards.apply(ctx.place, slope)
+
+    @staticmethod
+    def jvp(ctx: Any, place: Any, tangent: Tensor) -> Any:
+        return GatherShards.apply(ctx.place, tangent)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, place: Place, shard: Tensor) -> Any:
+        return GatherShards.apply(place, shard.movedim(in_dims[1], 1)), 1
+
+
+class ScatterToShards(Function):
+    """From what each process has computed, in the parameter's shape, to its rows of the sum."""
+
+    @staticmethod
+    def forward(place: Place, whole: Tensor) -> Tensor:
+        return _scattered(place, whole)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.place = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        return None, GatherShards.apply(ctx.place, slope)
+
+    @staticmethod
+    def jvp(ctx: Any, place: Any, tangent: Tensor) -> Any:
+        return ScatterToShards.apply(ctx.place, tangent)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, place: Place, whole: Tensor) -> Any:
+        return ScatterToShards.apply(place, whole.movedim(in_dims[1], 1)), 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One process's rows of a parameter, in the place of the parameter until it is used."""
+
+    place: Place
+    rows: Tensor
+
+    def whole(self) -> Tensor:
+        """The parameter. A message to all processes, at every call."""
+        found: Tensor = GatherShards.apply(self.place, self.rows)
+        return found
+
+
+class ShardedParams(Mapping[str, Tensor]):
+    """Parameters by name as a joined loss is given them: each whole as it is read, and forgotten thereafter."""
+
+    def __init__(self, held: Mapping[str, Tensor | Shard]) -> None:
+        self.held = held
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self.held[name]
+        return found.whole() if isinstance(found, Shard) else found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+
+class Gathering(dict[str, Any]):
+    """A module's own parameters, of which shards are made whole when they are read."""
+
+    def __init__(self, held: Mapping[str, Any], kept: Packing) -> None:
+        super().__init__(held)
+        self._packing = kept
+
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        return self._packing.whole(found) if isinstance(found, Shard) else found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+
+class Packing:
+    """Whole parameters of one call, which autograd keeps as shards and gathers again when the reverse pass needs them.
+
+    What autograd keeps of a parameter is the parameter or a view of it (a transpose). Both are known by their storage, for as
+    long as a gathered tensor lives.
+    """
+
+    def __init__(self) -> None:
+        self._alive: dict[int, tuple[weakref.ref[Tensor], Shard]] = {}
+
+    def whole(self, shard: Shard) -> Tensor:
+        found = shard.whole()
+        self._alive[found.untyped_storage().data_ptr()] = weakref.ref(found), shard
+        return found
+
+    def gathering(self, held: Mapping[str, Any]) -> dict[str, Any]:
+        """A module's own parameters, whole as they are read."""
+        return Gathering(held, self) if any(isinstance(p, Shard) for p in held.values()) else dict(held)
+
+    def _pack(self, kept: Tensor) -> Any:
+        if kept.layout is not torch.strided or kept._is_zerotensor() or not kept.numel():
+            return kept
+        known = self._alive.get(kept.untyped_storage().data_ptr())
+        if known is None or (alive := known[0]()) is None or alive.dtype != kept.dtype:
+            return kept
+        shard = known[1]
+        same = Shard(shard.place, shard.rows.detach())
+        return same, kept.size(), kept.stride(), kept.storage_offset()
+
+    def _unpack(self, packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        shard, size, stride, offset = packed
+        with torch.no_grad():
+            found: Tensor = shard.whole().as_strided(size, stride, offset)
+            return found
+
+    def resharding(self) -> contextlib.AbstractContextManager[Any]:
+        """Where autograd keeps no whole parameter. Inside torch.func, which takes no such hooks, it keeps them."""
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return contextlib.nullcontext()
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+
+
+def is_fsdp_hook(hook: Any) -> bool:
+    """Whether a module's hook is one that ``fully_shard`` put there."""
+    return type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed.fsdp")
