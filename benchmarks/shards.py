@@ -74,7 +74,7 @@ def main() -> None:
     if dist.get_rank() == 0:
         found = {
             "command": "torchrun --nproc-per-node 2 benchmarks/shards.py", "processes": dist.get_world_size(),
-            "layers": LAYERS, "width": WIDTH, "rows": ROWS, "machine": describe("cpu"), "peaks_in_layers": rows,
+            "layers": LAYERS, "width": WIDTH, "rows": ROWS, "machine": describe(torch.device("cpu")), "peaks_in_layers": rows,
         }  # fmt: skip
         text = json.dumps(found, indent=1)
         print(text)
