@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
 from metaimpute.tasks.base import Pool, TaskData
+from metaimpute.tasks.splits import without
 
 Change = Callable[..., TaskData]
 Scores = Callable[[Pool], np.ndarray]
@@ -116,10 +117,11 @@ CHANGES: dict[str, Change] = {
 
 
 def doubts(data: TaskData, seed: int, strength: float = 0.3) -> dict[str, torch.Tensor]:
-    """Logits of the rows' weights by cross-validation: of the chance that a row's label is right, trusted ones near 1."""
-    chance = cross_validated(data, seed, strength)[np.arange(len(data.labelled)), labels_of(data)]
-    if data.trusted is not None:
-        chance[data.trusted.numpy()] = 1.0
+    """Logits of the training rows' weights by cross-validation: of the chance that a label is right, trusted ones near 1."""
+    assert data.trusted is not None
+    rows = kept(data, without(len(data.labelled), data.trusted).numpy())  # the others are held out
+    chance = cross_validated(rows, seed, strength)[np.arange(len(rows.labelled)), labels_of(rows)]
+    chance[torch.isin(rows.labelled.ids, data.labelled.ids[data.trusted]).numpy()] = 1.0
     return {"logits": torch.from_numpy(chance).float().clamp(SURE, 1 - SURE).logit()}
 
 

@@ -61,9 +61,9 @@ def _address(context: click.Context, parameter: click.Parameter, given: str | No
     return given
 
 
-def on_ray(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--ray [ADDRESS]``: the work is done by the nodes of a Ray cluster that runs already."""
+def on_ray(work: str) -> Callable[..., Any]:
+    """``--ray [ADDRESS]``: the nodes of a Ray cluster that runs already do the work, which help names."""
     return click.option(
         "--ray", metavar="[ADDRESS]", is_flag=False, flag_value="auto", callback=_address,
-        help="Work on a Ray cluster: HOST:PORT, ray://HOST:PORT, or without ADDRESS the one that runs here.",
-    )(command)  # fmt: skip
+        help=f"{work} on a Ray cluster: HOST:PORT, ray://HOST:PORT, or without ADDRESS the one that runs here.",
+    )  # fmt: skip

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import click
 
-from ..errors import UNREAD
+from ..errors import UNREAD, USAGE
 from .complete import complete_recipes, complete_sets
 from .errors import fail, plain_errors
-from .options import imports, results
+from .options import imports, on_ray, results
 from .output import done, echo, in_json, next_step, notes, print_json, quiet, results_unread, screen
 
 if TYPE_CHECKING:
-    from ..recipes.recipe import Profile
+    from ..ensemble.measuring import Measure
+    from ..recipes.recipe import Profile, Recipe
     from ..rundir.begin import Beginning
     from ..training.processes import Processes
     from ..training.session import Interrupted, Session
@@ -73,11 +74,12 @@ def _time(context: click.Context, parameter: click.Parameter, text: str | None) 
     callback=_time,
     help="Stop with a checkpoint after this time, e.g. 90s, 10min or 2h; exit code 130, as for Ctrl-C.",
 )
+@on_ray("Measure the systems of choose")
 @results
 @imports
 def run(
     recipe: Path | None, profile: str, sets: tuple[str, ...], labels: Path | None, seed: int | None, out: Path | None,
-    resume: Path | None, limit: tuple[str, float] | None,
+    resume: Path | None, limit: tuple[str, float] | None, ray: str | None,
 ) -> None:  # fmt: skip
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors(), _naming_labels(labels):
@@ -98,11 +100,15 @@ def run(
         chosen, folder = began.recipe, began.folder
         if not processes.leads:
             _follow(began, processes, resume is not None, limit)
-        with TrainingProgress(notes(), chosen.task.output.metric, hidden=quiet()) as progress:
+        with (
+            TrainingProgress(notes(), chosen.task.output.metric, hidden=quiet()) as progress,
+            _measuring(ray, chosen, progress.say) as measure,
+        ):
             progress.say(f"profile {chosen.profile}: {began.why}")
             session = processes.together(lambda: Session(
                 chosen, folder, why=began.why, begun=began.begun, say=progress.say, report=progress.report,
                 limit=limit[0] if limit else "", seconds=limit[1] if limit else float("inf"), processes=processes,
+                measure=measure,
             ))  # fmt: skip
             progress.when_unread(session.stop, results_unread)
             several = f"; {processes.size} processes" if processes.size > 1 else ""
@@ -127,6 +133,26 @@ def run(
         done(f"wrote {folder / RESULT}")
         own = isinstance(chosen.task, OwnData) and result.unlabelled
         next_step(f"metaimpute {'impute' if own else 'report'} {argument(folder)}")
+
+
+@contextlib.contextmanager
+def _measuring(address: str | None, recipe: Recipe, told: Callable[[str], None]) -> Iterator[Measure]:
+    """Where the systems of ``choose`` are measured: here, or on a cluster that is asked for."""
+    from ..ensemble.measuring import here
+
+    if address is None:
+        yield here
+        return
+    if recipe.choose is None:
+        fail(
+            USAGE,
+            "--ray measures the systems of choose, and this recipe has none; for whole runs there is metaimpute study --ray",
+        )
+    from ..cluster.over_ray import ray_cluster
+    from ..ensemble.away import on_cluster
+
+    with ray_cluster(address) as cluster:
+        yield on_cluster(cluster, told)
 
 
 def _follow(began: Beginning, processes: Processes, resumes: bool, limit: tuple[str, float] | None) -> NoReturn:

@@ -34,7 +34,7 @@ WARNINGS = 8  # of the runs that are said
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of each run; default the recipe's, else cores / jobs."
 )
-@on_ray
+@on_ray("Work")
 @click.option("--cpus-per-run", type=click.IntRange(1, 1024), help="With --ray: CPUs of each run; default its threads.")
 @click.option("--gpus-per-run", type=click.FloatRange(0, 64), help="With --ray: GPUs of each run; default 0.")
 @click.option(

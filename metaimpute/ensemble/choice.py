@@ -2,88 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import sparse
 
-from ..errors import UserError
 from ..progress import phase
 from .combination import Combination, best_alone, combine_classes, combine_values, picking_bias
 from .conformal import Widths
 from .folds import folds
 from .intervals import of_rms, of_share
-from .members import Fitted, Rows, members
+from .measuring import Candidate, Examples, Measure, Report, Tournament, Unfit, here
+from .members import Fitted, members
 
 FOLDS = 5
-COUNTED = 10  # rows at least that an expected error is measured on
 FEW, REPEATS = 100, 2  # labelled rows up to which folds are repeated
-Report = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Labelled and unlabelled examples, as rows in one or several forms.
-
-    Attributes:
-        labelled, unlabelled: by the name of the form, ``[n, features]`` and ``[m, features]``, dense or sparse.
-        labels: class numbers or values, ``[n]``. classes: how many there are; 0 for values. seed: of whatever is random.
-        chosen: ``[n]``, true for labelled rows that were picked, as doubtful ones: errors are measured on the others where
-            there are enough. None for none.
-    """
-
-    labelled: Mapping[str, Any]
-    unlabelled: Mapping[str, Any]
-    labels: np.ndarray
-    classes: int
-    seed: int
-    chosen: np.ndarray | None = None
-
-    def counted(self, seen: np.ndarray) -> np.ndarray:
-        """The rows, of those that were held out or not, ``[n]``, on which errors are measured, ``[n]``."""
-        if self.chosen is None or (seen & ~self.chosen).sum() < COUNTED:
-            return np.ones(len(seen), dtype=bool)
-        return ~self.chosen
-
-    @property
-    def groups(self) -> np.ndarray:
-        """Numbers ``[n]``, equal for labelled examples whose rows are the same: one tells the label of the other."""
-        form = next(iter(self.labelled.values()))
-        rows = form.toarray() if sparse.issparse(form) else form
-        return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1]).reshape(-1)
-
-    def whole(self, form: str) -> Rows:
-        """All labelled rows of a form, and the unlabelled ones beside them."""
-        return Rows(self.labelled[form], self.labels, self.unlabelled[form], self.classes, self.seed)
-
-    def part(self, form: str, trained: np.ndarray, held: np.ndarray, number: int) -> Rows:
-        """The rows of a fold: those held out are unlabelled ones there."""
-        labelled = self.labelled[form]
-        beside = stacked([self.unlabelled[form], labelled[held]])
-        return Rows(labelled[trained], self.labels[trained], beside, self.classes, self.seed + number)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to label rows.
-
-    Attributes:
-        name: of it. form: of the rows it takes. make: gives one that has not been fitted. prior: its weight before anything is
-            seen, relative to the others'. once: whether each row is held out once, and not several times.
-    """
-
-    name: str
-    form: str
-    make: Callable[[], Fitted]
-    prior: float = 1.0
-    once: bool = False
-
-
-class Unfit(UserError, ValueError):
-    """Raised by a member that cannot be fitted, with the reason; it is left out."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +77,6 @@ class Ensemble:
         return None if self.widths is None else self.widths(parts, self.combination)
 
 
-def stacked(parts: Sequence[Any]) -> Any:
-    """Rows of several arrays, one below the other; sparse ones stay sparse."""
-    return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
-
-
 def usable(classes: int, labelled: int, sparse: bool = False) -> list[str]:
     """Registered members for classes or values, for so many labelled rows and for dense or sparse ones."""
     found = []
@@ -162,7 +91,7 @@ def usable(classes: int, labelled: int, sparse: bool = False) -> list[str]:
 def candidates_on(form: str, names: Sequence[str], suffix: str = "") -> list[Candidate]:
     """Registered members on one form of the rows."""
     kinds = {name: members.get(name) for name in names}
-    return [Candidate(name + suffix, form, kind, kind.prior, kind.once) for name, kind in kinds.items()]
+    return [Candidate(name + suffix, form, kind, kind.prior, kind.once, name) for name, kind in kinds.items()]
 
 
 def choose(
@@ -172,13 +101,15 @@ def choose(
     report: Report = lambda name, done, of: None,
     folds_of: int | None = None,
     budget: float = float("inf"),
+    measure: Measure = here,
 ) -> Ensemble:
     """Fits every candidate on folds of the labelled rows and on all of them, and combines them.
 
     Args:
         combine: the weighted mean of all, or the best one alone. report: told of each candidate's folds as they are done.
         folds_of: how many; by default five, twice where labels are few. budget: seconds after which no candidate is begun, and
-            one under way is left out after the fold it is at; the first is measured whatever it takes.
+            one under way is left out after the fold it is at; the first is measured whatever it takes. measure: where candidates
+            are measured; by default one after the other, in this process.
 
     Raises:
         Unfit: when no candidate could be fitted.
@@ -186,43 +117,23 @@ def choose(
     labels, classes = examples.labels, examples.classes
     count, repeats = folds_of or FOLDS, REPEATS if len(labels) <= FEW else 1
     parts = list(folds(labels, count, repeats, examples.seed, classes > 0, examples.groups))
-    held_out, fitted = dict[str, np.ndarray](), dict[str, Fitted]()
-    seconds, left_out = dict[str, float](), dict[str, str]()
-    begun = time.perf_counter()
-
-    def spent() -> bool:
-        return bool(held_out) and time.perf_counter() - begun > budget
-
-    def fold(name: str, done: int, of: int) -> None:
-        reached.advance()
-        report(name, done, of)
-        if done < of - 1 and spent():
-            raise Unfit(f"the budget was spent after {done} of {of - 1} folds")
-
     of_each = {one.name: parts[: -(-len(parts) // repeats)] if one.once else parts for one in candidates}
     with phase("choosing systems", sum(len(some) + 1 for some in of_each.values())) as reached:
-        before = 0
-        for one in candidates:
-            started = time.perf_counter()
-            if spent():
-                left_out[one.name] = "the budget was spent"
-                continue
-            some = of_each[one.name]
-            reached.to(before, note=one.name)
-            try:
-                found = _held_out(one, examples, some, fold)
-                member = one.make()
-                member.fit(examples.whole(one.form))
-            except (Unfit, np.linalg.LinAlgError) as error:
-                left_out[one.name] = str(error)
-                continue
-            finally:
-                before += len(some) + 1
-            held_out[one.name], fitted[one.name] = found, member
-            report(one.name, len(some) + 1, len(some) + 1)
-            seconds[one.name] = time.perf_counter() - started
-    if not held_out:
+        far = dict.fromkeys(of_each, 0)
+
+        def told(name: str, done: int, of: int) -> None:
+            far[name] = done
+            reached.to(sum(far.values()), note=name)
+            report(name, done, of)
+
+        found = measure(candidates, Tournament(examples, of_each, budget), told)
+    left_out = found.left_out
+    known_all = {one.name: found.measured[one.name] for one in candidates if one.name in found.measured}
+    if not known_all:
         raise Unfit("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+    held_out = {name: one.held_out for name, one in known_all.items()}
+    fitted = {name: one.member for name, one in known_all.items()}
+    seconds = {name: one.seconds for name, one in known_all.items()}
     candidates = [one for one in candidates if one.name in held_out]
     first = next(iter(held_out.values()))
     seen = np.isfinite(first if first.ndim == 1 else first[:, 0])
@@ -251,21 +162,6 @@ def choose(
     forms = {one.name: one.form for one in candidates if one.name in kept}
     widths = Widths.fit(known, combination, truth) if len(truth) and not classes else None
     return Ensemble(kept, forms, combination, classes, tuple(scores), expected, whole, labels, widths, left_out)
-
-
-def _held_out(one: Candidate, examples: Examples, parts: Sequence[Any], report: Report) -> np.ndarray:
-    """Mean prediction of each labelled row by members that were not fitted to it; NaN for one that was never held out."""
-    labels, classes = examples.labels, examples.classes
-    shape = (len(labels), classes) if classes else (len(labels),)
-    total, count = np.zeros(shape), np.zeros(len(labels))
-    for done, (trained, held) in enumerate(parts, 1):
-        member = one.make()
-        member.fit(examples.part(one.form, trained, held, done))
-        total[held] += member.predict(examples.labelled[one.form][held])
-        count[held] += 1
-        report(one.name, done, len(parts) + 1)
-    count[count == 0] = np.nan
-    return total / (count[:, None] if classes else count)
 
 
 def _scored(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 from ..cluster.archive import pack, unpack
 from ..cluster.calls import Call, Cluster, Desk, Lost, Reached
 from ..cluster.driver import Next, carry_out
+from ..cluster.modules import files_of, names_there
 from ..plugins import imported
 from ..rundir.files import Busy, locked, write_text
 from ..rundir.layout import CHECKPOINTS, is_run
@@ -74,7 +74,7 @@ def on_cluster(cluster: Cluster, out: Path, retries: int, told: Told, gpus: floa
         )  # fmt: skip
         write_text(origin.mark, origin.word)
         by_name = {f"{job.row}, seed {job.seed}": job for job in jobs}
-        files = _modules_here(origin.modules)
+        files = files_of(origin.modules)
 
         def over(call: Call, back: Back) -> None:
             job = by_name[call.name]
@@ -112,22 +112,6 @@ def _call(name: str, job: Job, origin: Origin, files: Mapping[str, bytes]) -> Ca
     return Call(name, f"{__name__}:make", arguments, {recipe: job.recipe.read_bytes(), **files})
 
 
-def _modules_here(modules: Iterable[str]) -> dict[str, bytes]:
-    """Files of the modules that ``--import`` named and that are the user's own: in the current folder, or given by a path."""
-    found, here = dict[str, bytes](), Path.cwd()
-    for name in modules:
-        if name.endswith(".py"):
-            found[Path(name).name] = Path(name).read_bytes()
-            continue
-        top = sys.modules.get(name.partition(".")[0])
-        file = Path(getattr(top, "__file__", None) or "").absolute()
-        if top is None or not file.is_relative_to(here):
-            continue
-        paths = file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
-        found |= {path.relative_to(here).as_posix(): path.read_bytes() for path in paths}
-    return found
-
-
 def _put_back(job: Job, folder: bytes | None) -> None:
     if folder is not None:
         unpack(folder, job.folder)
@@ -149,8 +133,7 @@ def make(job: Job, origin: Origin, before: bytes | None, desk: Desk) -> Back | L
     away = replace(job, folder=desk.folder / "run", copy=desk.folder / "recipe" / job.recipe.name)
     if before is not None:
         unpack(before, away.folder)
-    modules = [Path(name).name if name.endswith(".py") else name for name in origin.modules]
-    found = _made(away, desk.folder, modules, origin, desk)
+    found = _made(away, desk.folder, names_there(origin.modules), origin, desk)
     kept = pack(away.folder) if is_run(away.folder) or isinstance(found, Outcome) else None
     return replace(found, kept=kept) if isinstance(found, Lost) else Back(found, kept)
 

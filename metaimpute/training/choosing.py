@@ -12,7 +12,8 @@ import torch
 from ..batches.outputs import Classes, Quantities
 from ..engine import derive_seed
 from ..engine.registry import describe_choices
-from ..ensemble.choice import Candidate, Examples, Unfit, candidates_on, choose, usable
+from ..ensemble.choice import candidates_on, choose, usable
+from ..ensemble.measuring import Candidate, Examples, Measure, Unfit, here
 from ..models.row_forms import RowForm, check_forms, row_forms
 from ..recipes.components import NETWORK, ON
 from ..recipes.recipe import Recipe
@@ -67,11 +68,14 @@ def _fitting(form: RowForm, classes: int, labelled: int) -> list[str]:
     return names if form.systems is None else [name for name in names if name in form.systems]
 
 
-def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str, int, int], None]) -> Systems:
+def systems_of(
+    run: RunState, between: Callable[[], None], report: Callable[[str, int, int], None], measure: Measure = here
+) -> Systems:
     """Every candidate of the recipe's ``choose``, measured and combined.
 
     Args:
-        between: called between steps and fits; may raise to end it. report: told of each candidate's folds.
+        between: called between steps and fits; may raise to end it. report: told of each candidate's folds. measure: where
+            candidates are measured.
 
     Raises:
         RecipeError: when nothing fits the data or the model.
@@ -100,7 +104,7 @@ def systems_of(run: RunState, between: Callable[[], None], report: Callable[[str
         raise recipe.source.fail(("choose", "systems"), f"none of {', '.join(asked)} fits these labels")
     spec = recipe.choose
     try:
-        ensemble = choose(examples, candidates, spec.combine, one_more, spec.folds, spec.seconds)
+        ensemble = choose(examples, candidates, spec.combine, one_more, spec.folds, spec.seconds, measure)
     except Unfit as error:
         raise recipe.source.fail(("choose",), f"no system could be fitted: {error}") from None
     finally:

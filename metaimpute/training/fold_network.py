@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batches.outputs import Classes, Output
-from ..ensemble.choice import Unfit
+from ..ensemble.measuring import Unfit
 from ..ensemble.members import Rows
 from ..progress import counted
 from ..recipes.recipe import Recipe, validate

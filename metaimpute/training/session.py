@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.ambient import as_usual
-from ..ensemble.choice import COUNTED
+from ..ensemble.measuring import COUNTED, Measure, here
 from ..errors import INTERRUPTED, UserError
 from ..progress import phase
 from ..recipes.recipe import Recipe
@@ -60,7 +60,7 @@ class Session(RunState):
         folder: run directory. why, begun: why its profile was chosen, and how it was begun, to be kept with it.
         say: receives one-line messages. report: receives metrics as they are logged.
         seconds: after which it stops with a checkpoint; ``limit`` is how the user wrote that.
-        processes: that train together, of which this is one.
+        processes: that train together, of which this is one. measure: where the systems of ``choose`` are measured.
 
     Raises:
         RecipeError: for options the data cannot meet. MissingData: when data or weights are absent.
@@ -69,12 +69,12 @@ class Session(RunState):
     def __init__(
         self, recipe: Recipe, folder: Path, *, why: str = "", begun: Begun | None = None,
         say: Callable[[str], None] = print, report: Report | None = None, seconds: float = float("inf"), limit: str = "",
-        processes: Processes = ALONE,
+        processes: Processes = ALONE, measure: Measure = here,
     ) -> None:  # fmt: skip
         self._until, self._limit = time.monotonic() + seconds, limit
         super().__init__(recipe, say, processes)
         check_choosable(recipe)
-        self.folder, self.why, self.begun = folder, why, begun
+        self.folder, self.why, self.begun, self._measure = folder, why, begun, measure
         self.report = report or (lambda step, values: None)
         self.report_system: Callable[[str, int, int], None] = lambda name, done, of: None
         self.trajectories: Trajectories | None = None
@@ -218,7 +218,7 @@ class Session(RunState):
                 raise self._interrupted(f"stopped between systems; continue with --resume {argument(self.folder)}")
 
         started = time.perf_counter()
-        found = systems_of(self, between, self.report_system)
+        found = systems_of(self, between, self.report_system, self._measure)
         self.seconds += time.perf_counter() - started
         for line in doubts_about(found, len(self.data.chosen.intersection(self.data.labelled.ids.tolist()))):
             self.say(f"warning: {line}")

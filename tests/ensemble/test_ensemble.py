@@ -11,7 +11,7 @@ from sklearn.datasets import load_iris, load_wine, make_blobs, make_moons
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from metaimpute.ensemble.choice import Candidate, Ensemble, Examples, Unfit, candidates_on, choose, usable
+from metaimpute.ensemble.choice import Ensemble, candidates_on, choose, usable
 from metaimpute.ensemble.combination import (
     Combination,
     best_alone,
@@ -23,6 +23,7 @@ from metaimpute.ensemble.combination import (
 )
 from metaimpute.ensemble.folds import folds
 from metaimpute.ensemble.intervals import of_rms, of_share
+from metaimpute.ensemble.measuring import Candidate, Examples, Unfit
 from metaimpute.ensemble.members import Kernel, LogisticRegressionMember, Rows, Spreading, members
 
 FORM = "rows"

@@ -13,7 +13,8 @@ import torch
 from sklearn.datasets import load_iris, load_wine
 from skops.io import dump
 
-from metaimpute.ensemble.choice import Examples, candidates_on, choose, usable
+from metaimpute.ensemble.choice import candidates_on, choose, usable
+from metaimpute.ensemble.measuring import Examples
 from metaimpute.models.row_forms import INPUTS, Inputs
 from metaimpute.models.small import MLP
 from metaimpute.rundir.layout import MEMBERS, SYSTEMS
