@@ -7,6 +7,7 @@ its settings to a function from rows to scores ``[n, classes]``. None sees right
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from metaimpute.tasks.base import Pool, TaskData
 from metaimpute.tasks.splits import without
 
+_cross_validated = dict[tuple[str, int, float], np.ndarray]()  # several arms ask for the same
 Change = Callable[..., TaskData]
 Scores = Callable[[Pool], np.ndarray]
 FOLDS = 5
@@ -53,14 +55,15 @@ def kept(data: TaskData, positions: np.ndarray) -> TaskData:
 
 def cross_validated(data: TaskData, seed: int, strength: float) -> np.ndarray:
     """Probabilities ``[n, classes]`` of each labelled row from logistic regressions that have not seen its label."""
-    model = LogisticRegression(C=strength, max_iter=300)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found: np.ndarray = cross_val_predict(
-            model, rows_of(data.labelled), labels_of(data), cv=folds, method="predict_proba"
-        )
-    return found
+    rows, labels = rows_of(data.labelled), labels_of(data)
+    key = hashlib.sha256(rows.tobytes() + labels.tobytes()).hexdigest(), seed, strength
+    if key not in _cross_validated:
+        model = LogisticRegression(C=strength, max_iter=300)
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _cross_validated[key] = cross_val_predict(model, rows, labels, cv=folds, method="predict_proba")
+    return _cross_validated[key].copy()
 
 
 def without_issues(data: TaskData, seed: int, strength: float, way: str) -> TaskData:

@@ -269,3 +269,21 @@ def test_no_worker_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < until:
         time.sleep(0.2)
     assert len(children) == 2 and not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_workers_too_and_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    """A terminal sends it to the run and to its workers, all at once."""
+    command = [sys.executable, "-m", "metaimpute", "run", "digits_fixmatch", "--out", str(tmp_path / "run")]
+    for setting in (*SMALL, "train.steps=100000", "train.workers=2", "train.log_every=1"):
+        command += ["--set", setting]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    log = tmp_path / "run" / "metrics.jsonl"
+    while run.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.2)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.killpg(run.pid, signal.SIGINT)
+    _, error = run.communicate(timeout=120)
+    assert run.returncode == 130 and b"Traceback" not in error, error.decode()
+    assert b"stopped at step" in error and list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+    assert len(children) == 2 and not any(Path(f"/proc/{child}").exists() for child in children)

@@ -124,10 +124,26 @@ def require_alike(found: list[dict[str, float]]) -> None:
         assert {name: value for name, value in one.items() if not value < 1e-9} == {}
 
 
-def all_of_it(rank: int, size: int) -> tuple[str, dict[str, float]]:
-    return come_apart(rank, size), differences(
-        rank, size, VARIANTS if size > 2 else {name: VARIANTS[name] for name in FEW}
-    )
+def moved_in_bf16(rank: int, size: int) -> dict[str, float]:
+    """How far the way that two steps in bf16 go is from that of one process, in units of its length; 0 is in float32."""
+    found = {}
+    for name in ("mixed", "approx, released", "meta_weight_net"):
+        for precision in ("bf16", "float32"):
+            ways = []
+            for processes in (ALONE, Several(ranks_of())):
+                recipe = recipe_of(*VARIANTS[name], f"train.precision={precision}")
+                parts = assemble(recipe, lambda line: None, processes=processes)
+                before = torch.cat([p.detach().flatten().clone() for p in parts.module.parameters()])
+                for step in range(STEPS):
+                    take_step(parts, recipe, step)
+                ways.append(torch.cat([p.detach().flatten() for p in parts.module.parameters()]) - before)
+            found[f"{name}, {precision}"] = float((ways[1] - ways[0]).norm() / ways[0].norm())
+    return found
+
+
+def all_of_it(rank: int, size: int) -> tuple[str, dict[str, float], dict[str, float]]:
+    variants = VARIANTS if size > 2 else {name: VARIANTS[name] for name in FEW}
+    return come_apart(rank, size), differences(rank, size, variants), moved_in_bf16(rank, size)
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +152,12 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_two_processes_take_the_steps_of_one(of_two: Any) -> None:
-    require_alike([found for _, found in of_two])
+    require_alike([found for _, found, _ in of_two])
 
 
 @pytest.mark.slow
 def test_four_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    require_alike([found for _, found in in_processes(4, tmp_path, all_of_it)])
+    require_alike([found for _, found, _ in in_processes(4, tmp_path, all_of_it)])
 
 
 def come_apart(rank: int, size: int) -> str:
@@ -160,7 +176,15 @@ def come_apart(rank: int, size: int) -> str:
 
 
 def test_statistics_are_averaged_and_other_parameters_noticed(of_two: Any) -> None:
-    assert all("process 1 holds other parameters" in said for said, _ in of_two)
+    assert all("process 1 holds other parameters" in said for said, *_ in of_two)
+
+
+def test_in_bf16_two_processes_go_the_way_of_one_to_its_rounding(of_two: Any) -> None:
+    for *_, far in of_two:
+        coarse, fine = ({n: x for n, x in far.items() if n.endswith(end)} for end in ("bf16", "float32"))
+        assert coarse and all(x < 0.02 for x in coarse.values()), coarse
+        assert fine and all(x < 1e-4 for x in fine.values()), fine
+        assert max(coarse.values()) > 10 * max(fine.values())  # it is bf16 that was compared
 
 
 TWO = Several(Ranks(0, 2))
