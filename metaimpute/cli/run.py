@@ -149,7 +149,7 @@ def _measuring(address: str | None, recipe: Recipe, told: Callable[[str], None])
             "--ray measures the systems of choose, and this recipe has none; for whole runs there is metaimpute study --ray",
         )
     from ..cluster.over_ray import ray_cluster
-    from ..ensemble.away import on_cluster
+    from ..training.choosing_away import on_cluster
 
     with ray_cluster(address) as cluster:
         yield on_cluster(cluster, told)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import nnls
 
 from .combination import Combination
 
@@ -54,6 +53,8 @@ class Widths:
         errors, lowest = np.abs(value - labels), float(value.min())
         mean = float(errors.mean())
         columns = np.stack([np.ones_like(value), apart, value - lowest], 1)
+        from scipy.optimize import nnls
+
         unit = np.maximum(columns.mean(0), 1e-12)
         share = math.sqrt(PRIOR_ROWS)
         rows = np.concatenate([columns / unit, share * np.eye(3)])

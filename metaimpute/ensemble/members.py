@@ -1,7 +1,7 @@
 """Members of an ensemble: scikit-learn's classifiers and regressors with settings that need no search by the user.
 
 Each is fitted to labelled rows, some with the unlabelled ones beside them, and gives probabilities ``[n, classes]`` or values
-``[n]`` of rows. Rows are standardised numbers.
+``[n]`` of rows. Rows are standardised numbers. scikit-learn is imported where one is fitted: most commands fit none.
 """
 
 from __future__ import annotations
@@ -14,14 +14,6 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from scipy import sparse
 from scipy.special import softmax
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import pairwise_distances
-from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
-from sklearn.utils.extmath import randomized_svd
 
 from ..engine.registry import Registry
 
@@ -114,6 +106,9 @@ def _row_space(rows: Any) -> np.ndarray:
 def _linear(inputs: np.ndarray, labels: np.ndarray) -> Any:
     if len(np.unique(labels)) < 2:
         return Constant(int(labels[0]))
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(max_iter=1000).fit(inputs, labels)
@@ -139,13 +134,15 @@ def _aligned(model: Any, rows: Any, classes: int) -> np.ndarray:
 
 
 class _Trees(_Standard):
-    """Trees averaged. ``kinds``: scikit-learn's, for classes and for values."""
+    """Trees averaged. ``kinds``: names of scikit-learn's, for classes and for values."""
 
     for_values = True
-    kinds: ClassVar[tuple[Any, Any]]
+    kinds: ClassVar[tuple[str, str]]
 
     def fit(self, rows: Rows) -> None:
-        kind = self.kinds[0 if rows.classes else 1]
+        from sklearn import ensemble
+
+        kind = getattr(ensemble, self.kinds[0 if rows.classes else 1])
         self.model = kind(TREES, random_state=rows.seed).fit(rows.labelled, rows.labels)
         self.classes = rows.classes
 
@@ -157,14 +154,14 @@ class _Trees(_Standard):
 class ExtraTrees(_Trees):
     """Extremely randomised trees (Geurts et al., 2006)."""
 
-    kinds = ExtraTreesClassifier, ExtraTreesRegressor
+    kinds = "ExtraTreesClassifier", "ExtraTreesRegressor"
 
 
 @register_member("random_forest")
 class RandomForest(_Trees):
     """Bagged trees over random columns (Breiman, 2001)."""
 
-    kinds, once = (RandomForestClassifier, RandomForestRegressor), True
+    kinds, once = ("RandomForestClassifier", "RandomForestRegressor"), True
 
 
 @register_member("self_training")
@@ -174,6 +171,9 @@ class SelfTraining(_Standard):
     prior, once = 2.0, True
 
     def fit(self, rows: Rows) -> None:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.semi_supervised import SelfTrainingClassifier
+
         self.classes = rows.classes
         if len(np.unique(rows.labels)) < 2:
             self.basis, self.model = np.eye(rows.labelled.shape[1]), Constant(int(rows.labels[0]))
@@ -195,6 +195,8 @@ def _directions(rows: np.ndarray, seed: int) -> np.ndarray:
     """Orthonormal columns ``[features, at most DIRECTIONS]``: the identity, or those along which wide rows vary most."""
     if rows.shape[1] <= DIRECTIONS:
         return np.eye(rows.shape[1])
+    from sklearn.utils.extmath import randomized_svd
+
     _, _, vectors = randomized_svd(rows, min(DIRECTIONS, *rows.shape), n_iter=3, random_state=seed)
     return np.asarray(vectors.T)
 
@@ -204,6 +206,13 @@ def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     if len(rows) <= most:
         return rows
     return rows[np.random.default_rng(seed).choice(len(rows), most, replace=False)]
+
+
+def _squares(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances, ``[left rows, right rows]``."""
+    from sklearn.metrics import pairwise_distances
+
+    return np.asarray(pairwise_distances(left, None if left is right else right, metric="sqeuclidean"))
 
 
 @register_member("kernel")
@@ -219,7 +228,7 @@ class Kernel(_Standard):
     def fit(self, rows: Rows) -> None:
         targets = np.eye(rows.classes)[rows.labels] if rows.classes else rows.labels[:, None].astype(float)
         self.classes, self.rows, self.mean = rows.classes, rows.labelled, targets.mean(0)
-        squares = pairwise_distances(rows.labelled, metric="sqeuclidean")
+        squares = _squares(rows.labelled, rows.labelled)
         usual = np.median(squares[squares > 0]) if (squares > 0).any() else 1.0
         best: tuple[float, Any] | None = None
         for width in WIDTHS:
@@ -241,7 +250,7 @@ class Kernel(_Standard):
     def predict(self, rows: np.ndarray) -> np.ndarray:
         parts = []
         for start in range(0, len(rows), 2048):
-            squares = pairwise_distances(rows[start : start + 2048], self.rows, metric="sqeuclidean")
+            squares = _squares(rows[start : start + 2048], self.rows)
             parts.append(np.exp(-squares * self.width) @ self.dual + self.mean)
         scores = np.concatenate(parts) if parts else np.zeros((0, len(self.mean)))
         return softmax(self.sharpness * scores, 1) if self.classes else scores[:, 0]
@@ -252,6 +261,9 @@ class Spreading(_Standard):
     """Label spreading over a graph of nearest neighbours of labelled and unlabelled rows (Zhou et al., 2004)."""
 
     def fit(self, rows: Rows) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.semi_supervised import LabelSpreading
+
         self.classes = rows.classes
         self.shares = np.bincount(rows.labels, minlength=rows.classes) / len(rows.labels)
         if len(np.unique(rows.labels)) < 2:
@@ -283,6 +295,8 @@ class Ridge:
     for_classes, for_values, takes_sparse, most, prior, once = False, True, False, 10**9, 1.0, False
 
     def fit(self, rows: Rows) -> None:
+        from sklearn.linear_model import RidgeCV
+
         self.model = RidgeCV(np.logspace(-3, 4, 15)).fit(rows.labelled, rows.labels)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
@@ -296,6 +310,10 @@ class GaussianProcess:
     for_classes, for_values, takes_sparse, most, prior, once = False, True, False, 400, 1.0, False
 
     def fit(self, rows: Rows) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
         width = np.sqrt(rows.labelled.shape[1])
         kernel = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(width, (0.1 * width, 30 * width)) + WhiteKernel(
             0.3, (1e-4, 10.0)

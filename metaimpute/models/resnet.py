@@ -18,7 +18,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from ..ranges import Count
 from ..tasks.base import TaskError
@@ -96,6 +95,8 @@ class ResNet26(Model):
             return DecathlonResNet(input_shape[0], outputs, self.width)
         if self.width != 32:
             raise TaskError("model 'resnet26': width belongs to the variant decathlon; bottleneck has one size")
+        from torchvision.models.resnet import Bottleneck, ResNet
+
         net: nn.Module = ResNet(Bottleneck, [2, 2, 2, 2], num_classes=outputs)
         if input_shape[0] != 3:
             net.conv1 = nn.Conv2d(input_shape[0], 64, 7, 2, 3, bias=False)

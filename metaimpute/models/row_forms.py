@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..engine.ambient import as_usual
 from ..tasks.base import Pool, Task, TaskError
@@ -112,6 +111,8 @@ class Words:
 
     def fit(self, pools: Sequence[Pool]) -> None:
         texts = [text for pool in pools for text in texts_of(pool)]
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         vectorizer = TfidfVectorizer(
             sublinear_tf=True, min_df=2 if len(texts) > 50 else 1, max_features=MOST_WORDS, strip_accents="unicode"
         )
@@ -121,6 +122,8 @@ class Words:
             self.learnt = TfidfVectorizer(token_pattern="(?s).", max_features=MOST_WORDS).fit([*texts, "x"])
 
     def restore(self, learnt: Any) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         if not isinstance(learnt, TfidfVectorizer):
             raise ValueError("no vocabulary")
         self.learnt = learnt

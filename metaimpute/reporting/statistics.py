@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 DRAWS = 10_000
 FEWEST = 5  # non-zero pairs; with four, no outcome of the signed-rank test has p below 0.12
@@ -50,6 +49,8 @@ def signed_rank(differences: Sequence[float] | np.ndarray) -> float | None:
     """
     known = np.asarray(differences, dtype=float).round(9)  # 30.5 - 28.1 and 2.4 are of one size
     known = known[known != 0]
+    from scipy import stats
+
     return None if len(known) < FEWEST else float(stats.wilcoxon(known).pvalue)
 
 

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as V
 
 GREY = 127
 Operation = Callable[[Tensor, Tensor], Tensor]
+
+
+def _pixels() -> Any:
+    """torchvision's arithmetic, imported when it is first asked for: it takes longer to import than all else together."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 def _column(values: Tensor, images: Tensor) -> Tensor:
@@ -69,12 +76,12 @@ def _rotation(signed: Tensor, aspect: float) -> tuple[tuple[Tensor | float, ...]
 
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda images, level: images,
-    "autocontrast": lambda images, level: V.autocontrast(images),
-    "equalize": lambda images, level: V.equalize(images),
+    "autocontrast": lambda images, level: _pixels().autocontrast(images),
+    "equalize": lambda images, level: _pixels().equalize(images),
     "brightness": _enhance(torch.zeros_like),
-    "contrast": _enhance(lambda images: V.adjust_contrast(images, 0.0)),
-    "color": _enhance(lambda images: V.adjust_saturation(images, 0.0)),
-    "sharpness": _enhance(lambda images: V.adjust_sharpness(images, 0.0)),
+    "contrast": _enhance(lambda images: _pixels().adjust_contrast(images, 0.0)),
+    "color": _enhance(lambda images: _pixels().adjust_saturation(images, 0.0)),
+    "sharpness": _enhance(lambda images: _pixels().adjust_sharpness(images, 0.0)),
     "posterize": _posterize,
     "solarize": _solarize,
     "rotate": _affine(_rotation),

@@ -347,7 +347,7 @@ def test_a_candidate_that_cannot_be_fitted_or_comes_too_late_is_left_out_with_it
             return np.full((len(rows), 3), 1 / 3)
 
     clock = [0.0]
-    monkeypatch.setattr("metaimpute.ensemble.choice.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("metaimpute.ensemble.measuring.time.perf_counter", lambda: clock[0])
     X, y = load_wine(return_X_y=True)
     rows, _, _ = split(X, y, 6, classes=3)
     never = Candidate("never", FORM, Never)

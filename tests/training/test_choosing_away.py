@@ -13,10 +13,10 @@ from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
 from metaimpute.cli import main
-from metaimpute.ensemble.away import on_cluster
 from metaimpute.ensemble.choice import Ensemble, candidates_on, choose
 from metaimpute.ensemble.measuring import Candidate, Examples, here
 from metaimpute.ensemble.members import LogisticRegressionMember, members
+from metaimpute.training.choosing_away import on_cluster
 
 from ..cluster.made import Made
 

@@ -12,9 +12,9 @@ from typing import Any
 from ..cluster.calls import Call, Cluster, Desk, Lost, Reached
 from ..cluster.driver import Next, carry_out
 from ..cluster.modules import files_of, names_there
+from ..ensemble.measuring import Candidate, Measure, Measured, Measurements, Report, Tournament, Unfit, here
+from ..ensemble.members import members
 from ..plugins import import_module, imported
-from .measuring import Candidate, Measure, Measured, Measurements, Report, Tournament, Unfit, here
-from .members import members
 
 RETRIES = 2
 
