@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
+from benchmarks.extrapolation import __main__ as extrapolation
+from benchmarks.extrapolation import lora, steps, tables
+from benchmarks.extrapolation.counts import Operation, Pass, wrn
 
-import extrapolate  # noqa: E402
-import extrapolate_lora  # noqa: E402
-import extrapolate_steps  # noqa: E402
-import extrapolate_tables  # noqa: E402
-from extrapolate_counts import Operation, Pass, wrn  # noqa: E402
-
-FOUND = json.loads((BENCHMARKS / "results" / "extrapolation.json").read_text())
+FOUND = json.loads((steps.RESULTS / "extrapolation.json").read_text())
 
 
 def test_the_page_has_the_tables_of_the_file() -> None:
-    page = extrapolate_tables.PAGE.read_text()
-    assert extrapolate_tables.filled(page, FOUND) == page
-    tables = page.split("<!-- end -->")[:3]
-    assert all("| extrapolated" in one for one in tables), "each figure that was not measured is marked"
+    page = tables.PAGE.read_text()
+    assert tables.filled(page, FOUND) == page
+    parts = page.split("<!-- end -->")[:3]
+    assert all("| extrapolated" in one for one in parts), "each figure that was not measured is marked"
 
 
 def test_flops_are_those_of_torchs_counter_on_a_real_pass() -> None:
@@ -51,23 +44,23 @@ def test_an_operation_takes_its_longest_part() -> None:
 
 LIMITS = [
     (row["method"], row["estimator"], row["mu"], row["limit"])
-    for row in json.loads((BENCHMARKS / "results" / "step.json").read_text())["rows"]
+    for row in json.loads((steps.RESULTS / "step.json").read_text())["rows"]
     if row["inner"] == "unlabelled" and row["limit"] and row["schedule"] == "algorithm1"
 ]
 
 
 @pytest.mark.parametrize(("method", "estimator", "mu", "limit"), LIMITS)
 def test_passes_are_those_of_the_measured_steps(method: str, estimator: str, mu: int, limit: float) -> None:
-    base = extrapolate_steps.method_passes(method, 8, 8 * mu)
-    added = extrapolate_steps.added_passes(estimator, 1, 8 * mu, 8)
-    assert extrapolate_steps.units(base + added) / extrapolate_steps.units(base) == pytest.approx(limit)
+    base = steps.method_passes(method, 8, 8 * mu)
+    added = steps.added_passes(estimator, 1, 8 * mu, 8)
+    assert steps.units(base + added) / steps.units(base) == pytest.approx(limit)
 
 
 def test_the_file_is_of_what_has_been_measured_and_of_every_row_with_a_recipe() -> None:
-    assert FOUND["overhead"] == extrapolate._short(extrapolate_steps.overhead())
-    assert FOUND["peaks"] == extrapolate._short(extrapolate_steps.peaks())
-    assert FOUND["lora"]["measured_peaks"] == extrapolate._short(extrapolate_lora.peaks_of_steps())
-    rows = {(one["table"], one["row"], one["data"], one["recipe"]) for one in extrapolate.runs()}
+    assert FOUND["overhead"] == extrapolation._short(steps.overhead())
+    assert FOUND["peaks"] == extrapolation._short(steps.peaks())
+    assert FOUND["lora"]["measured_peaks"] == extrapolation._short(lora.peaks_of_steps())
+    rows = {(one["table"], one["row"], one["data"], one["recipe"]) for one in extrapolation.runs()}
     assert {(one["table"], one["row"], one["data"], one["recipe"]) for one in FOUND["rows"]} == rows
     assert all(one["H100"]["hours"][0] <= one["H100"]["hours"][1] for one in FOUND["rows"])
 
@@ -84,7 +77,7 @@ def test_eight_cards_take_at_least_an_eighth_and_at_least_the_longest_run() -> N
 
 
 def test_ranges_are_said_in_two_digits() -> None:
-    span = extrapolate_tables.span
+    span = tables.span
     assert [span([1234.0, 5678.0]), span([12.34, 1.04]), span([0.0123, 0.0123])] == [
         "1,200 to 5,700",
         "1.0 to 12",

@@ -82,8 +82,13 @@ def fresh(name: str, task: str, family: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def but_grid(asked: dict[str, Any]) -> dict[str, Any]:
+    """An arm without its settings: those that were tried before are tried still where others are added."""
+    return {key: value for key, value in asked.items() if key != "grid"}
+
+
 def known(name: str, task: str, family: dict[str, Any], results: Path) -> dict[str, Any]:
-    """What has been measured of a task with the same settings; an arm that is asked for otherwise now begins anew."""
+    """What has been measured of a task with the same settings; an arm that is another one now begins anew."""
     path, found = results / f"{slug(task)}.json", fresh(name, task, family)
     if path.is_file():
         before = json.loads(path.read_text())
@@ -93,7 +98,7 @@ def known(name: str, task: str, family: dict[str, Any], results: Path) -> dict[s
     for arm, own in family["arms"].items():
         empty = {"asked": own, "search": [], "chosen": None, "test": {}, "seconds": {}}
         of_arm = found["arms"].get(arm)
-        arms[arm] = of_arm if of_arm is not None and of_arm["asked"] == own else empty
+        arms[arm] = empty if of_arm is None or but_grid(of_arm["asked"]) != but_grid(own) else {**of_arm, "asked": own}
         reported = set(map(str, seeds_of(family)))
         for seed in arms[arm]["test"].keys() - reported:  # of a pilot
             arms[arm].setdefault("pilot", {})[seed] = arms[arm]["test"].pop(seed)
@@ -121,10 +126,13 @@ def search(found: dict[str, Any], seeds: list[int], settings: dict[str, list[dic
     """Tries the settings of every arm; then the best of each is under ``chosen``, with its mean validation error."""
     for arm, tried_points in settings.items():
         own = found["arms"][arm]
-        for number, point in enumerate(tried_points):
-            if number == len(own["search"]) or own["search"][number]["set"] != point:
-                own["search"][number:] = [{"set": point, "validation": {}, "seconds": {}}]
-            tried = own["search"][number]
+        before = {json.dumps(tried["set"], sort_keys=True): tried for tried in own["search"]}
+        own["search"] = [
+            before.get(json.dumps(point, sort_keys=True), {"set": point, "validation": {}, "seconds": {}})
+            for point in tried_points
+        ]
+        for tried in own["search"]:
+            point = tried["set"]
             for seed in seeds:
                 if str(seed) not in tried["validation"]:
                     result = run(found, arm, point, seed)

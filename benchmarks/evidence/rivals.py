@@ -159,7 +159,58 @@ def label_spreading(data: TaskData, seed: int, neighbours: int) -> Scores:
     return fitted_to_all(data, LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.5))
 
 
-RIVALS: dict[str, Callable[..., Scores]] = {"self_training": self_training, "label_spreading": label_spreading}
+def softmax_regression(
+    rows: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor], classes: int, penalty: float
+) -> torch.Tensor:
+    """Weights ``[features + 1, classes]`` of least loss of the logits plus ``penalty / 2`` times their squared length."""
+    weights = torch.zeros(rows.shape[1], classes, dtype=rows.dtype, requires_grad=True)
+    solver = torch.optim.LBFGS([weights], max_iter=300, history_size=20, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        value = loss(rows @ weights) + penalty / 2 * weights.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    solver.step(closure)  # type: ignore[no-untyped-call]
+    return weights.detach()
+
+
+def gold_loss_correction(data: TaskData, seed: int, penalty: float) -> Scores:
+    """Softmax regression through the table of wrong labels that the trusted rows show (Hendrycks et al., NeurIPS 2018).
+
+    ``C[k, j]``: mean probability of label j, by a model of the other rows' labels, over trusted rows of class k. Other rows'
+    loss is that of ``p C``, trusted rows' that of p.
+    """
+    assert data.trusted is not None
+
+    def with_one(pool: Pool) -> torch.Tensor:
+        rows = torch.from_numpy(rows_of(pool))
+        return torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
+
+    rows, labels = with_one(data.labelled), torch.from_numpy(labels_of(data))
+    classes, trusted = int(labels.max()) + 1, data.trusted
+    other = without(len(labels), trusted)
+    cross_entropy = torch.nn.functional.cross_entropy
+    first = softmax_regression(rows[other], lambda raw: cross_entropy(raw, labels[other]), classes, penalty)
+    seen = (rows[trusted] @ first).softmax(1)
+    table = torch.stack([
+        seen[labels[trusted] == k].mean(0) if (labels[trusted] == k).any() else torch.eye(classes, dtype=rows.dtype)[k]
+        for k in range(classes)
+    ])  # fmt: skip
+
+    def loss(raw: torch.Tensor) -> torch.Tensor:
+        shares = (raw[other].softmax(1) @ table).clamp_min(1e-12)
+        wrong = -shares.gather(1, labels[other, None]).log().sum()
+        return (wrong + cross_entropy(raw[trusted], labels[trusted], reduction="sum")) / len(raw)
+
+    weights = softmax_regression(rows, loss, classes, penalty)
+    return lambda pool: (with_one(pool) @ weights).numpy()
+
+
+RIVALS: dict[str, Callable[..., Scores]] = {
+    "self_training": self_training, "label_spreading": label_spreading, "gold_loss_correction": gold_loss_correction,
+}  # fmt: skip
 
 
 # what is done with a trained network's scores ----------------------------------------------------------------------------

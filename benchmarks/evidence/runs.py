@@ -32,7 +32,7 @@ def answer(recipe: Recipe, data: TaskData, asked: dict[str, Any], arm: dict[str,
     if after in SEARCHES:
         return scores_of(SEARCHES[after](recipe, data, asked, arm, point))
     if after == "fine_tuning":
-        return scores_of(fine_tuned(recipe, data, asked, **own))
+        return scores_of(fine_tuned(recipe, data, asked, own["steps"]))
     begun = doubts(data, recipe.train.seed, **own) if arm.get("warm") else None
     scores = scores_of(trained(recipe, data, meta=begun))
     return logit_adjusted(scores, data, **own) if after == "logit_adjustment" else scores

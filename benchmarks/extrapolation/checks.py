@@ -8,11 +8,12 @@ import time
 from typing import Any
 
 import torch
-from extrapolate_assumed import CARDS, HIGH, LOW
-from extrapolate_counts import small_cnn, wrn
-from extrapolate_steps import RESULTS, added_passes, method_passes, seconds_of
 
 from metaimpute.environment import describe
+
+from .assumed import CARDS, HIGH, LOW
+from .counts import small_cnn, wrn
+from .steps import RESULTS, added_passes, method_passes, seconds_of
 
 
 def cpu_seconds(depth: int, width: int, rows: int) -> float:

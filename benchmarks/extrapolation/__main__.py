@@ -1,11 +1,11 @@
 """Where it would go: hours, memory and cost of the paper's Tables 2, 3 and 4 on one and eight GPUs, and a 7B inner loop.
 
-    python benchmarks/extrapolate.py                # counts, and what it was checked against before
-    python benchmarks/extrapolate.py --measure      # checks it again on this CPU, for a minute
+    python -m benchmarks.extrapolation              # counts, and what it was checked against before
+    python -m benchmarks.extrapolation --measure    # checks it again on this CPU, for a minute
 
-None of it was run. Passes are counted on the networks themselves (``extrapolate_counts.py``), what an estimator adds is as
+None of it was run. Passes are counted on the networks themselves (``counts.py``), what an estimator adds is as
 ``results/step.json``, ``hypergradient-wrn.json`` and ``hypergradient-transformer.json`` have measured it, and the rest are the
-assumptions below, each with its source. Writes ``results/extrapolation.json``; ``extrapolate_tables.py`` makes the tables of
+assumptions below, each with its source. Writes ``results/extrapolation.json``; ``tables.py`` makes the tables of
 ``docs/concepts/extrapolation.md`` from that. On a CPU of this project the model is held against real steps, and on an H200
 against the runs that ``results/evidence/fashion-mnist-*.json`` holds.
 """
@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from extrapolate_assumed import ASSUMED, CARDS, HIGH, LOW
-from extrapolate_checks import held_against_the_cpu, held_against_the_h200
-from extrapolate_counts import Network, bert, resnet26, wrn
-from extrapolate_lora import lora
-from extrapolate_steps import RESULTS, added_passes, memory_of, method_passes, overhead, peaks, seconds_of, units
 
 from metaimpute.rundir.files import write_text
 
-HERE = Path(__file__).parent
+from .assumed import ASSUMED, CARDS, HIGH, LOW
+from .checks import held_against_the_cpu, held_against_the_h200
+from .counts import Network, bert, resnet26, wrn
+from .lora import lora
+from .steps import RESULTS, added_passes, memory_of, method_passes, overhead, peaks, seconds_of, units
+
+ROOT = Path(__file__).parents[2]
 # label counts in the tables, and test and validation rows of an evaluation
 DATA = {"CIFAR-10": (3, 15_000), "CIFAR-100": (3, 15_000), "ImageNet-72": (1, 50_000), "IMDb": (1, 25_000)}
 NETWORKS = {"wrn": lambda: wrn(28, 2), "resnet26": resnet26, "bert-base-uncased": lambda: bert(128)}
@@ -36,7 +37,7 @@ NETWORKS = {"wrn": lambda: wrn(28, 2), "resnet26": resnet26, "bert-base-uncased"
 def runs() -> list[dict[str, Any]]:
     """The rows of Tables 2, 3 and 4 that a recipe's ``about`` names, under its ``paper`` profile."""
     found = []
-    for path in sorted((HERE.parent / "recipes").glob("*.yaml")):
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
         recipe = yaml.safe_load(path.read_text())
         for row in recipe.get("about", {}).get("paper", []):
             if row["table"] in (2, 3, 4):

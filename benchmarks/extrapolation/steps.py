@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from extrapolate_assumed import ASSUMED, HIGH, Card
-from extrapolate_counts import Network
+from .assumed import ASSUMED, HIGH, Card
+from .counts import Network
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 Passes = list[tuple[str, int]]  # "train" forward and backward, "infer" forward alone; rows
 
 

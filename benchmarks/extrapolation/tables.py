@@ -1,6 +1,6 @@
 """The tables of ``docs/concepts/extrapolation.md``, from ``results/extrapolation.json``.
 
-python benchmarks/extrapolate_tables.py        # writes them into the page, between its marks
+python -m benchmarks.extrapolation.tables        # writes them into the page, between its marks
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "concepts" / "extrapolation.md"
+from .steps import RESULTS
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "concepts" / "extrapolation.md"
 TITLES = {"2": "Table 2, CIFAR-10 and CIFAR-100", "3": "Table 3, ImageNet-72", "4": "Table 4, IMDb"}
 
 
@@ -96,7 +98,7 @@ def filled(page: str, found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    found = json.loads((HERE / "results" / "extrapolation.json").read_text())
+    found = json.loads((RESULTS / "extrapolation.json").read_text())
     PAGE.write_text(filled(PAGE.read_text(), found))
     print(f"wrote {PAGE}")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from extrapolate_assumed import ASSUMED, CARDS, HIGH, LOW
-from extrapolate_counts import Decoder, Pass, decoder_layer
-from extrapolate_steps import RESULTS
+from .assumed import ASSUMED, CARDS, HIGH, LOW
+from .counts import Decoder, Pass, decoder_layer
+from .steps import RESULTS
 
 RANK, LENGTH, ROWS = 16, 512, 4
 INNER_STEPS = (1, 8, 32)
