@@ -208,8 +208,11 @@ def validate(source: Source, path: str, profile: Concrete, task: Task | None = N
         task.check()
         check_alterations(task)
         trusts = spec.holdout == "trusted" and problem.learns != "nothing"
-        if trusts and not (task.label_noise and task.label_noise.trusted):
-            raise TaskError("holdout: 'trusted' needs labels that are known to be right; set task.label_noise.trusted")
+        if trusts and not task.trusts_some:
+            raise TaskError(
+                "holdout: 'trusted' needs labels that are known to be right: of one's own data those of task.corrections "
+                "(metaimpute run --labels FILE), of others task.label_noise.trusted"
+            )
         if spec.holdout == "separate" and isinstance(task.output, Classes) and 0 < task.labels < 2 * task.output.size:
             raise TaskError(f"holdout: 'separate' needs 2 labels per class; {task.labels} labels give fewer")
     except TaskError as error:

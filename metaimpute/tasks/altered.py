@@ -92,7 +92,7 @@ def noisy(data: TaskData, noise: LabelNoise, classes: int, rng: torch.Generator)
     """Wrong labels among the labelled rows that are not trusted; :attr:`TaskData.clean` keeps the right ones."""
     targets = data.labelled.targets
     assert targets is not None
-    trusted = torch.empty(0, dtype=torch.long)
+    trusted = torch.empty(0, dtype=torch.long) if data.trusted is None else data.trusted
     if noise.trusted:
         trusted = balanced_choice(targets, noise.trusted, rng, classes, "label_noise: trusted")
     rest = without(len(targets), trusted)

@@ -111,7 +111,7 @@ class TaskData:
         fingerprint: of the content of one's own files, so that a run notices when they change; empty for published data sets.
         chosen: ids of rows whose label came with corrections: they were picked, as doubtful ones, and say little of the others.
         clean: right targets of the labelled rows where ``label_noise`` spoils some, for diagnostics alone; else None.
-        trusted: positions of the labelled rows that it leaves right, on purpose.
+        trusted: positions of the labelled rows whose labels are known to be right: left so on purpose, or looked at.
     """
 
     labelled: Pool
@@ -250,6 +250,11 @@ class Task:
     def view(self, raw: Any, kind: ViewKind, generator: torch.Generator) -> Tree:
         """Model inputs for raw examples under a random view; ``"none"`` is the evaluation view."""
         return raw
+
+    @property
+    def trusts_some(self) -> bool:
+        """Whether some labels are known to be right, for ``problem.holdout: trusted``."""
+        return self.label_noise is not None and self.label_noise.trusted > 0
 
     @property
     def views_on_device(self) -> bool:

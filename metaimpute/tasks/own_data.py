@@ -142,7 +142,8 @@ class OwnData(Task):
         source = f"{content.source} ({tested})"
         data = self.finish(dataclasses.replace(data, source=source, fingerprint=self._fingerprint))
         warnings = (*data.warnings, *content.warnings, *self._doubts(data, content))
-        return dataclasses.replace(data, warnings=warnings, chosen=_newly_labelled(gathered.pool, content.pool))
+        chosen = _newly_labelled(gathered.pool, content.pool)
+        return dataclasses.replace(data, warnings=warnings, chosen=chosen, trusted=self._checked(data))
 
     @property
     def corrected_labels(self) -> dict[str, str]:
@@ -170,6 +171,17 @@ class OwnData(Task):
         assert content.pool.targets is not None
         targets = corrected(content.pool.targets, content.names, classes, self._corrected)
         return dataclasses.replace(content, pool=dataclasses.replace(content.pool, targets=targets))
+
+    @property
+    def trusts_some(self) -> bool:
+        return super().trusts_some or bool(self.corrections or self._corrected)
+
+    def _checked(self, data: TaskData) -> Tensor | None:
+        """Positions of the labelled examples whose label is one of ``corrections``, which somebody has looked at."""
+        if not self._corrected:
+            return None
+        named = [self._names[number] in self._corrected for number in data.labelled.ids.tolist()]
+        return torch.tensor(named, dtype=torch.bool).nonzero()[:, 0]
 
     def learnt(self) -> dict[str, Any]:
         return (

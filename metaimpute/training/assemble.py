@@ -177,7 +177,11 @@ def _holdout(recipe: Recipe, data: TaskData) -> tuple[Pool, Pool]:
     if recipe.problem_spec.folds or recipe.problem_spec.holdout == "joint" or recipe.problem.learns == "nothing":
         return data.labelled, data.labelled
     if recipe.problem_spec.holdout == "trusted":
-        assert data.trusted is not None
+        if data.trusted is None or not 0 < len(data.trusted) < len(data.labelled):
+            count = 0 if data.trusted is None else len(data.trusted)
+            known = f"{count} of the {len(data.labelled):,} training labels are known to be right"
+            reason = f"{known}; trusted needs some that are, and others to train on"
+            raise recipe.source.fail(("problem", "holdout"), reason)
         return data.labelled.subset(without(len(data.labelled), data.trusted)), data.labelled.subset(data.trusted)
     output = recipe.task.output
     return separate_holdout(data.labelled, output.size if isinstance(output, Classes) else None, recipe.train.seed)

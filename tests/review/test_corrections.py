@@ -10,6 +10,7 @@ import pytest
 
 from metaimpute.review import collect
 from metaimpute.rundir.origin import recipe_of
+from metaimpute.training.assemble import assemble
 
 from .own import QUICK, Project, call, good
 
@@ -155,3 +156,25 @@ def test_a_new_class_that_no_row_has_and_one_that_is_not_announced_are_refused(
     file.write_text(f"id,label\n{unlabelled(project)[0]},{some_label(project)}\n")
     code, said = rerun(project, file, tmp_path / "other", "task.new_classes=[vast]")
     assert code == 2 and "no training label of class 'vast'" in said
+
+
+TRUST = "problem={name: hyper_cleaning, estimator: mixed, holdout: trusted, holdout_batch: 2, inner: {lr: 0.1}}"
+
+
+def test_labels_that_a_person_gave_are_those_that_hyper_cleaning_trusts(project: Project, tmp_path: Path) -> None:
+    names, label = unlabelled(project)[:3], some_label(project)
+    file = tmp_path / "looked_at.csv"
+    file.write_text("id,label\n" + "".join(f"{name},{label}\n" for name in names))
+    code, said = rerun(project, file, tmp_path / "run", TRUST, "method={name: supervised}", "task.labels=0")
+    assert code == 0, said
+    recipe = recipe_of(tmp_path / "run")
+    parts = assemble(recipe, lambda line: None)
+    held, trained = parts.batches.holdout_pool, parts.batches.labelled
+    assert sorted(recipe.task.row_names(held)) == sorted(names)
+    assert not set(names) & set(recipe.task.row_names(trained)) and len(trained)
+
+
+def test_without_such_labels_it_says_where_they_come_from(project: Project, tmp_path: Path) -> None:
+    sets = [word for one in (*QUICK, TRUST) for word in ("--set", one)]
+    done = call("run", "mine.yaml", "--out", tmp_path / "run", *sets, at=project.folder)
+    assert done.exit_code == 2 and "task.corrections (metaimpute run --labels FILE)" in done.output, done.output
