@@ -36,7 +36,7 @@ from metaimpute.engine.pytree import gradient, tensors
 from tests.processes import in_processes
 
 HEAD = ("2.weight", "2.bias")
-ROWS, HELD = 4, 4
+ROWS, HELD = 8, 8  # two for each of four processes, which BatchNorm needs
 OPTIONS: dict[str, dict[str, Any]] = {"head": {"parameters": HEAD}, "es": {"n": 2}}
 RULES = {"sgd": sgd(0.5), "momentum": momentum(0.3, 0.9), "adam": adam(0.05)}
 
