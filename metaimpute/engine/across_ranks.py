@@ -106,7 +106,7 @@ class Layout:
 
 
 def _flat(value: Tensor) -> Tensor:
-    return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1)
+    return (torch.view_as_real(value.resolve_conj()) if value.is_complex() else value).reshape(-1)
 
 
 def summed(layout: Layout, values: Sequence[Tensor]) -> tuple[Tensor, ...]:

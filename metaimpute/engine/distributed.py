@@ -11,23 +11,26 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .across_ranks import OtherProgram, Ranks, copy_to_ranks, ranks_of, reduce_from_ranks
+from .across_ranks import OtherProgram, Ranks, collective, copy_to_ranks, ranks_of, reduce_from_ranks
 from .ambient import CannotDifferentiate
 from .compiled import Compiled
 from .functional import FunctionalModel
-from .gathering import ShardedParams
+from .gathering import ENDS, ShardedParams, require_same
 from .losses import Loss, StructuredLoss
 from .noise import derive_seed, fixed_rng
 from .pytree import Tree, filled, leaves_of, tensors, tree_map, with_tensors
+from .registry import describe_choices
 from .sharded import Shards, require_by_name, require_same_ranks
 
 Part = Literal["whole", "rows"]
@@ -52,6 +55,8 @@ def shard_sum(value: Tensor) -> Tensor:
     ranks = _active.get()
     if ranks is None:
         return value
+    if not (value.is_floating_point() or value.is_complex()):
+        value = value.to(torch.int64)  # so that a sum of bytes or of truth values is one
     return copy_to_ranks(ranks, reduce_from_ranks(ranks, [value]))[0]
 
 
@@ -104,6 +109,7 @@ class Joined:
     reduction: Reduction = "mean"
     synchronised: bool = False
     shards: Shards | None = None
+    compared: list[bool] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def weight(self) -> float:
@@ -123,7 +129,10 @@ class Joined:
 
     def rows_of(self, c: Tree) -> Tree:
         """Of a coupling what a process's own loss is given."""
-        if isinstance(self.coupling, dict):
+        if isinstance(self.coupling, dict) and c is not None:
+            unknown = [name for name in self.coupling if name not in c]
+            if unknown:
+                raise OtherProgram(f"the coupling has no '{unknown[0]}'; {describe_choices(unknown[0], list(c))}")
             return {
                 name: self._mine(value) if self.coupling.get(name) == "rows" else value for name, value in c.items()
             }
@@ -137,11 +146,49 @@ class Joined:
 
     def leave(self, value: Tensor) -> Tensor:
         """The joined loss, from this process's own."""
+        if self.shards is not None:
+            require_same(self.ranks, ENDS, value.device)
         return reduce_from_ranks(self.ranks, [value if self.weight == 1.0 else value * self.weight])[0]
 
     def within(self) -> contextlib.AbstractContextManager[None]:
         """The surroundings of a process's own evaluation."""
         return within(self.ranks, self.synchronised)
+
+    def agreed(self, seed: int) -> int:
+        """The first process's seed, in the place of each one's own."""
+        found = [seed]
+        source = dist.get_process_group_ranks(self.ranks.group or dist.group.WORLD)[0]
+        collective(lambda: dist.broadcast_object_list(found, src=source, group=self.ranks.group))
+        return found[0]
+
+    def require_alike(self, theta: Tree, c: Tree, inner: Any, outer: Any, outer_joined: bool) -> None:
+        """At the loss's first use: that what has to be the same on all processes is, and that each has as many rows.
+
+        Raises:
+            OtherProgram: naming what differs.
+        """
+        if self.compared:
+            return
+        self.compared.append(True)
+        mine = {
+            "the coupling": (_digest(c), "it is the whole one, of the joined batch, on every process"),
+            "the inner batches' rows": (_sizes(inner), "deal out as many to each"),
+        }
+        if self.shards is None:
+            mine["the parameters"] = (_digest(theta), "begin with the same seed or weights on every process")
+        if outer_joined:
+            mine["the outer batch's rows"] = (_sizes(outer), "deal out as many to each")
+        else:
+            mine["the outer batch"] = (
+                _digest(outer),
+                "join its loss, data_parallel(outer_loss), or pass the same batch",
+            )
+        every: list[Any] = [None] * self.ranks.size
+        collective(lambda: dist.all_gather_object(every, mine, group=self.ranks.group))
+        for what, (_, way) in mine.items():
+            if any(one.get(what) != every[0].get(what) for one in every):
+                verb = "differ" if what.endswith("s") else "differs"
+                raise OtherProgram(f"{what} {verb} between processes; {way}")
 
     def gathered(self, tree: Tree) -> Tree:
         """The rows of all processes in one tree, from each one's own; a gradient through it reaches each one's own."""
@@ -193,6 +240,9 @@ def data_parallel(
     """
     if isinstance(loss, Compiled):
         raise CannotDifferentiate("a compiled loss cannot be joined over processes; pass the loss itself")
+    for part in coupling.values() if isinstance(coupling, dict) else [coupling]:
+        _require_choice("coupling", part, ("whole", "rows"))
+    _require_choice("reduction", reduction, ("mean", "sum"))
     whole = loss if isinstance(loss, StructuredLoss) else StructuredLoss(loss)
     if whole.joined is not None:
         raise OtherProgram("this loss is joined over processes already")
@@ -201,6 +251,27 @@ def data_parallel(
         shards = sharded.shards
         require_same_ranks(shards, ranks)
     return dataclasses.replace(whole, joined=Joined(ranks, coupling, reduction, synchronised, shards))
+
+
+def _digest(tree: Tree) -> str:
+    found = hashlib.sha256()
+    for leaf in tensors(tree):
+        found.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
+        found.update(leaf.detach().resolve_conj().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _sizes(tree: Tree) -> list[int]:
+    return [len(leaf) for leaf in leaves_of(tree) if isinstance(leaf, Tensor) and leaf.ndim]
+
+
+def _require_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises:
+    OtherProgram: for a value that is none of the choices."""
+    if value not in choices:
+        raise OtherProgram(
+            f"data_parallel: no {option} is called {value!r}; {describe_choices(str(value), list(choices))}"
+        )
 
 
 class _Synchronised(TorchFunctionMode):
@@ -223,6 +294,8 @@ def _normalised(
     """``F.batch_norm``, in training mode with the statistics of the joined batch, composed so that it has every derivative."""
     if not training:
         return F.batch_norm(rows, running_mean, running_var, weight, bias, False, momentum, eps)
+    given = rows.dtype
+    rows = rows.float() if given in (torch.float16, torch.bfloat16) else rows  # statistics as torch's kernels take them
     along, shape = [0, *range(2, rows.ndim)], [1, -1, *[1] * (rows.ndim - 2)]
     count = rows.numel() // rows.shape[1] * ranks.size
     mean = shard_sum(rows.sum(along) / count)
@@ -238,4 +311,4 @@ def _normalised(
         for running, now in ((running_mean, mean.detach()), (running_var, unbiased)):
             if running is not None:
                 running.lerp_(now.to(running.dtype), momentum)
-    return found
+    return found.to(given)

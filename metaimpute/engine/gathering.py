@@ -22,18 +22,26 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-from .across_ranks import Ranks, collective
+from .across_ranks import OtherProgram, Ranks, collective
 
 # the names that these have from torch 2.14 on, and before
 _all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
 
 
+ENDS = -1  # in the place of a parameter's number: that a loss ends here
+
+
 class Place(NamedTuple):
-    """Where the rows of a parameter are: process r of ``ranks`` has those from ``r * each``, the last ones have fewer or none."""
+    """Where the rows of a parameter are: process r of ``ranks`` has those from ``r * each``, the last ones have fewer or none.
+
+    Attributes:
+        number: of the parameter, by which processes tell that they are at the same one.
+    """
 
     ranks: Ranks
     rows: int
+    number: int = 0
 
     @property
     def each(self) -> int:
@@ -46,6 +54,22 @@ class Place(NamedTuple):
         return slice(first, min(first + self.each, self.rows))
 
 
+def require_same(ranks: Ranks, number: int, device: torch.device) -> None:
+    """A message of one number, before one whose meaning goes with the order of messages.
+
+    Raises:
+        OtherProgram: where other processes are at another parameter, or at the end of their loss.
+    """
+    mine = torch.tensor([number], dtype=torch.int64, device=device)
+    every = mine.new_empty(ranks.size)
+    collective(lambda: _all_gather(every, mine, group=ranks.group))
+    if any(other != number for other in every.tolist()):
+        raise OtherProgram(
+            "the processes use the parameters, which are in shards, in another order or not the same ones; let every process "
+            "evaluate the same parts of the model (a choice drawn inside it is drawn by each process for itself)"
+        )
+
+
 def _padded(rows: Tensor, count: int) -> Tensor:
     """Rows with zeros behind them, so that every process has as many."""
     if len(rows) == count:
@@ -54,14 +78,16 @@ def _padded(rows: Tensor, count: int) -> Tensor:
 
 
 def _gathered(place: Place, shard: Tensor) -> Tensor:
-    mine = _padded(shard.detach(), place.each)
+    require_same(place.ranks, 2 * place.number, shard.device)
+    mine = _padded(shard.detach().resolve_conj().resolve_neg(), place.each)
     whole = mine.new_empty(place.each * place.ranks.size, *mine.shape[1:])
     collective(lambda: _all_gather(whole, mine, group=place.ranks.group))
     return whole[: place.rows]
 
 
 def _scattered(place: Place, whole: Tensor) -> Tensor:
-    every = _padded(whole.detach(), place.each * place.ranks.size)
+    require_same(place.ranks, 2 * place.number + 1, whole.device)
+    every = _padded(whole.detach().resolve_conj().resolve_neg(), place.each * place.ranks.size)
     mine = every.new_empty(place.each, *every.shape[1:])
     collective(lambda: _reduce_scatter(mine, every, group=place.ranks.group))
     return mine[: place.own.stop - place.own.start]
@@ -178,6 +204,8 @@ class Packing:
 
     def whole(self, shard: Shard) -> Tensor:
         found = shard.whole()
+        if torch._C._functorch.is_functorch_wrapped_tensor(found):  # autograd keeps it as it is there
+            return found
         self._alive[found.untyped_storage().data_ptr()] = weakref.ref(found), shard
         return found
 
@@ -186,7 +214,8 @@ class Packing:
         return Gathering(held, self) if any(isinstance(p, Shard) for p in held.values()) else dict(held)
 
     def _pack(self, kept: Tensor) -> Any:
-        if kept.layout is not torch.strided or kept._is_zerotensor() or not kept.numel():
+        plain = type(kept) in (Tensor, torch.nn.Parameter) and kept.layout is torch.strided
+        if not plain or kept._is_zerotensor() or kept.is_conj() or kept.is_neg() or not kept.numel():
             return kept
         known = self._alive.get(kept.untyped_storage().data_ptr())
         if known is None or (alive := known[0]()) is None or alive.dtype != kept.dtype:

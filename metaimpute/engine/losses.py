@@ -114,6 +114,8 @@ class Join(Protocol):
     def enter(self, theta: Tree, c: Tree) -> tuple[Tree, Tree]: ...
     def leave(self, value: Tensor) -> Tensor: ...
     def within(self) -> contextlib.AbstractContextManager[None]: ...
+    def agreed(self, seed: int) -> int: ...
+    def require_alike(self, theta: Tree, c: Tree, inner: Any, outer: Any, outer_joined: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -173,3 +175,8 @@ def scalar(value: Tensor, which: str) -> Tensor:
         found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise NotScalar(f"the {which} loss must return a scalar tensor, not {found}; take its mean or sum")
     return value if value.ndim == 0 else value.reshape(())
+
+
+def joined_over(loss: Any) -> Join | None:
+    """How a loss is joined over processes; None for one that is not."""
+    return loss.joined if isinstance(loss, StructuredLoss) else None

@@ -7,6 +7,7 @@ registered. Where there is one, a call has to put its tensors into the module it
 
 from __future__ import annotations
 
+import dis
 import gc
 import types
 import weakref
@@ -33,9 +34,7 @@ class Ways(NamedTuple):
 
 
 def of_fsdp(value: Any) -> bool:
-    """Whether it is what ``fully_shard`` has put on a module: its state, or hooks that are the state's."""
-    if isinstance(value, dict) and value:
-        return all(map(of_fsdp, value.values()))
+    """Whether it is what ``fully_shard`` has put on a module: its state, or a hook that is the state's."""
     return is_fsdp_hook(value) or type(value).__module__.startswith("torch.distributed.")
 
 
@@ -45,7 +44,11 @@ def other_ways(module: nn.Module) -> Ways:
     to_parts = to_parameters = False
     todo: list[Any] = []
     for part in module.modules():
-        todo += [value for name, value in vars(part).items() if name not in _REGISTERED and not of_fsdp(value)]
+        for name, value in vars(part).items():
+            if name in _REGISTERED:
+                continue
+            hooks = isinstance(value, dict) and any(map(of_fsdp, value.values()))
+            todo += [one for one in value.values() if not of_fsdp(one)] if hooks else [value]
         for kind in type(part).__mro__:
             if not kind.__module__.startswith("torch."):
                 todo += [value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")]
@@ -115,5 +118,7 @@ def _reached_by(function: types.FunctionType) -> Iterator[Any]:
     codes = [function.__code__]
     while codes:
         code = codes.pop()
-        yield from (function.__globals__[name] for name in code.co_names if name in function.__globals__)
+        if any(name in function.__globals__ for name in code.co_names):  # among them attributes of the same name
+            loaded = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+            yield from (function.__globals__[name] for name in loaded if name in function.__globals__)
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]

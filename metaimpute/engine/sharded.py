@@ -73,14 +73,21 @@ class Shards:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self.ranks = Ranks(0, 1)
         self.places: dict[str, Place] = {}
         self._sizes: dict[str, tuple[int, ...]] = {}
         self._parts: list[Any] = [part for part in module.modules() if _state(part) is not None]
         self.settle()
+        numbers: dict[int, int] = {}  # tied parameters have one
         for name, p in self._own():
             group = p.device_mesh.get_group()
+            if self.places and dist.get_process_group_ranks(group) != dist.get_process_group_ranks(self.ranks.group):
+                raise CannotDifferentiate(
+                    f"'{name}' is in shards over other processes than the parameters before it; take one mesh"
+                )
             self.ranks = Ranks(dist.get_rank(group), dist.get_world_size(group), group)
-            self.places[name], self._sizes[name] = Place(self.ranks, p.shape[0]), tuple(p.shape)
+            number = numbers.setdefault(id(p), len(numbers))
+            self.places[name], self._sizes[name] = Place(self.ranks, p.shape[0], number), tuple(p.shape)
 
     def __bool__(self) -> bool:
         return bool(self.places)
@@ -175,11 +182,12 @@ def require_by_name(theta: Tree) -> dict[str, Any]:
     return theta
 
 
-def sharded_rule(rule: InnerOptimizer, ranks: Ranks) -> InnerOptimizer:
+def sharded_rule(rule: InnerOptimizer, shards: Shards) -> InnerOptimizer:
     """The rule on shards: gradients of its hyperparameters, which all processes have alike, are summed over processes.
 
     Raises:
-        UnsupportedOptimizer: for a rule that does not treat each entry by itself, or a learned hyperparameter with entries.
+        UnsupportedOptimizer: for a rule that does not treat each entry by itself, or a learned hyperparameter with entries, or
+            where some of the parameters are whole: of those every process has the whole gradient already.
     """
     mixes = rule.options.get("mixes", ())
     if mixes or not (is_closed(rule.init, rule.update) or rule.options.get("per_entry")):
@@ -198,7 +206,13 @@ def sharded_rule(rule: InnerOptimizer, ranks: Ranks) -> InnerOptimizer:
     plain = rule.update
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Any) -> tuple[Tree, Tree]:
-        own = with_tensors(hyper, copy_to_ranks(ranks, tensors(hyper)))
+        whole = [name for name in require_by_name(params) if name not in shards.places]
+        if whole:
+            raise UnsupportedOptimizer(
+                f"a hyperparameter is learned and '{whole[0]}' is not in shards while others are; shard all parameters that are "
+                "moved (fully_shard of the module itself), or give the rule a number"
+            )
+        own = with_tensors(hyper, copy_to_ranks(shards.ranks, tensors(hyper)))
         return plain(grads, state, params, own)
 
     return replace(rule, update=closed(update))

@@ -315,7 +315,7 @@ def unroll(
     require_tensors("the coupling", coupling)
     shards = shards_of(inner_loss)
     if shards is not None:
-        optimizer = sharded_rule(optimizer, shards.ranks)
+        optimizer = sharded_rule(optimizer, shards)
     batches = batches if isinstance(batches, tuple) else batches_of(batches)
     problem = BilevelMap(
         inner_loss,

@@ -189,8 +189,33 @@ def _under_func(setting: Setting) -> float:
     return off(products(data_parallel(setting.inner, coupling="rows"), setting.mine(setting.rows)), wanted)
 
 
-def everything(rank: int, size: int) -> tuple[str, dict[str, float]]:
-    return apart(rank, size), every_estimator(rank, size) | every_kind(rank, size)
+def everything(rank: int, size: int) -> tuple[str, dict[str, float], dict[str, str]]:
+    return apart(rank, size), every_estimator(rank, size) | every_kind(rank, size), unequal(rank, size)
+
+
+def unequal(rank: int, size: int) -> dict[str, str]:
+    """What is said where the processes have not the same, or have not dealt it out evenly; and a seed of one's own."""
+    setting, said = Setting(rank, size), {}
+    exact, params = get_estimator("exact"), dict(setting.model.params)
+    own = Batches([setting.mine(setting.rows)], tuple(map(setting.mine, setting.held)))
+
+    def note(what: str, start: Any = params, c: Any = setting.labels, batches: Any = own, both: bool = True) -> None:
+        outer = data_parallel(setting.outer) if both else setting.outer
+        try:
+            exact.estimate(data_parallel(setting.inner, coupling="rows"), outer, start, c, batches, sgd(0.1))
+        except OtherProgram as error:
+            said[what] = str(error)
+
+    note("parameters", start={name: p.detach() + rank for name, p in params.items()})
+    note("coupling", c=setting.labels + rank)
+    note("rows", batches=Batches([setting.rows[: 2 + rank]], own.outer))
+    note("outer", both=False)
+    torch.manual_seed(rank)
+    directions = get_estimator("es", n=2)
+    losses = data_parallel(setting.inner, coupling="rows"), data_parallel(setting.outer)
+    found = directions.estimate(*losses, params, setting.labels, own, sgd(0.1))
+    said["a seed of one's own"] = str(found.grad_c.tolist())
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +224,38 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def _require_all_small(found: Any) -> None:
-    for _, one in found:
+    for _, one, _ in found:
         assert len(one) > 30
         assert {name: value for name, value in one.items() if not value < 1e-9} == {}
 
 
 def test_two_processes_have_the_hypergradient_of_the_joined_batch(of_two: Any) -> None:
     _require_all_small(of_two)
+
+
+def test_what_differs_between_processes_is_named_at_the_first_use(of_two: Any) -> None:
+    for *_, said in of_two:
+        assert said["parameters"].startswith("the parameters differ between processes; begin with the same seed")
+        assert said["coupling"].startswith("the coupling differs between processes")
+        assert said["rows"].startswith("the inner batches' rows differ between processes")
+        assert said["outer"].startswith("the outer batch differs between processes; join its loss")
+
+
+def test_processes_with_seeds_of_their_own_draw_the_same_directions(of_two: Any) -> None:
+    assert of_two[0][2]["a seed of one's own"] == of_two[1][2]["a seed of one's own"]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"reduction": "average"}, "no reduction is called 'average'"),
+        ({"coupling": "row"}, "no coupling is called 'row'; did you mean 'rows'?"),
+        ({"coupling": {"weights": "row"}}, "no coupling is called 'row'"),
+    ],
+)
+def test_a_misspelt_setting_is_one_line(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(OtherProgram, match=said):
+        data_parallel(lambda p, c, b: p.sum(), **how)
 
 
 @pytest.mark.slow

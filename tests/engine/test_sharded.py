@@ -233,6 +233,22 @@ def refusals(rank: int, size: int) -> dict[str, str]:
         sum(p.sum() for p in end.values()).backward()
 
     note("implicit", solved)
+
+    def swapped(params: Any, c: Any, batch: Any) -> Tensor:
+        first, second = ("0.bias", "2.bias") if rank else ("2.bias", "0.bias")
+        return params[first].sum() + params[second].sum()
+
+    note("another order", lambda: data_parallel(swapped, sharded=model)(dict(model.params), None, None))
+    partly = network()
+    fsdp.fully_shard(partly[0])  # type: ignore[index]
+    apart = FunctionalModel(partly)
+    one, two = setting.losses(apart)
+    both = data_parallel(one, coupling="rows", sharded=apart), data_parallel(two, sharded=apart)
+    rate = sgd(torch.tensor(0.5, dtype=torch.float64))
+    note(
+        "a rate for shards and whole parameters",
+        lambda: hypergradient(*both, dict(apart.params), setting.labels, batches, rate, "exact"),
+    )
     half = network()
     fsdp.fully_shard(half, mp_policy=fsdp.MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     note("mixed precision", lambda: FunctionalModel(half))
@@ -240,6 +256,54 @@ def refusals(rank: int, size: int) -> dict[str, str]:
     fsdp.fully_shard(offloaded, offload_policy=fsdp.CPUOffloadPolicy(pin_memory=False))
     note("offloading", lambda: FunctionalModel(offloaded))
     return said
+
+
+def oddities(rank: int, size: int) -> dict[str, float]:
+    """Programs beside the usual ones: differences from the whole network's gradient."""
+    found = {}
+
+    def compared(what: str, build: Any, call: Any, how: Any = torch.autograd.grad) -> None:
+        torch.manual_seed(0)
+        rows = torch.randn(4, 5, dtype=torch.float64)
+        plain = FunctionalModel(build())
+        model = sharded(build(), size)
+        mine = rows[2 * rank : 2 * rank + 2]
+        ends = []
+        for one, data in ((plain, rows), (model, mine)):
+            loss = lambda p, c, x, one=one: call(one(p, x))  # noqa: E731
+            whole = loss if one is plain else data_parallel(loss, sharded=model)
+            params = dict(one.params)
+            if how is torch.func.grad:
+                ends.append(torch.func.grad(lambda p, whole=whole, data=data: whole(p, None, data))(params))
+            else:
+                ends.append(dict(zip(params, how(whole(params, None, data), list(params.values())), strict=True)))
+        found[what] = off(model.whole(ends[1]), ends[0])
+
+    class Conjugate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(5, 7, dtype=torch.complex128)
+            self.second = nn.Parameter(torch.randn(7, 3, dtype=torch.complex128))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x.to(torch.complex128)) @ self.second.conj()
+
+    def hooked() -> nn.Module:
+        net = network()
+        net.register_forward_hook(lambda part, inputs, output: 2 * output)
+        return net
+
+    def seeded(kind: Any) -> Any:
+        def build() -> nn.Module:
+            torch.manual_seed(3)
+            return kind()
+
+        return build
+
+    compared("conjugates", seeded(Conjugate), lambda out: out.abs().square().mean())
+    compared("a user's hook on what is sharded", seeded(hooked), lambda out: out.square().mean())
+    compared("torch.func.grad", seeded(network), lambda out: out.square().mean(), torch.func.grad)
+    return found
 
 
 def after_fsdps_own_pass(rank: int, size: int) -> float:
@@ -250,7 +314,8 @@ def after_fsdps_own_pass(rank: int, size: int) -> float:
 
 
 def everything(rank: int, size: int) -> tuple[dict[str, float], dict[str, int], dict[str, str], float]:
-    return every_estimator(rank, size), held_bytes(rank, size), refusals(rank, size), after_fsdps_own_pass(rank, size)
+    found = every_estimator(rank, size) | oddities(rank, size)
+    return found, held_bytes(rank, size), refusals(rank, size), after_fsdps_own_pass(rank, size)
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +366,11 @@ def test_fsdps_own_forward_pass_in_between_changes_nothing(two: list[Any]) -> No
         ("not by name", "parameters in shards are a dict by name"),
         ("a block", "the module's parameters are in shards, which an inner block does not know of"),
         ("implicit", "implicit() takes inner products over parameters"),
+        ("another order", "the processes use the parameters, which are in shards, in another order"),
+        (
+            "a rate for shards and whole parameters",
+            "is not in shards while others are; shard all parameters that are moved",
+        ),
         ("mixed precision", "take autocast in the loss"),
         ("offloading", "shard without offload_policy"),
     ],

@@ -22,7 +22,7 @@ from ..ambient import (
 from ..arguments import list_of_batches, ordinary, require_tensors
 from ..compiled import Compiled
 from ..given import given_rule
-from ..losses import Loss
+from ..losses import Loss, joined_over
 from ..memory import MemoryPolicy, Store
 from ..operators import in_words
 from ..optimizers import InnerOptimizer
@@ -266,8 +266,12 @@ class Estimator:
             raise EstimatorError(f"the coupling holds no floating-point tensor (it has {given[0].dtype})")
         if isinstance(inner_loss, Compiled) and not self.unrolls:
             inner_loss = inner_loss.loss
+        over = joined_over(inner_loss)
+        if over is not None:
+            over.require_alike(theta_0, c, inner_batches, batches.outer, joined_over(outer_loss) is not None)
         if seed is None:
             seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+            seed = seed if over is None else over.agreed(seed)
         if not forward_mode_available() and any(map(has_tangent, tensors((theta_0, c, optimizer.hyper)))):
             raise CannotDifferentiate(
                 "a hypergradient carries no forward-mode tangents on; pass plain tensors, or differentiate unroll(), which does"
@@ -306,7 +310,7 @@ class Estimator:
                 f"'{self.name}' takes inner products over parameters, of which each process has a part; for parameters in shards "
                 f"there are {_names(lambda other: other.sharded)}"
             )
-        return sharded_rule(optimizer, shards.ranks)
+        return sharded_rule(optimizer, shards)
 
     def _require_apart(self, optimizer: InnerOptimizer) -> None:
         """Raises:
