@@ -65,6 +65,45 @@ def compared(tasks: list[Found]) -> list[Comparison]:
     return [Comparison(one.task, one.arm, one.pairs, one.p, p) for one, p in zip(raw, corrected, strict=True)]
 
 
+def over_tasks(tasks: list[Found]) -> list[Comparison]:
+    """The objectives chosen on each task's validation rows against every arm that all tasks have, in the mean over the tasks.
+
+    A pair is a seed, with the mean over tasks on each side; p corrected over the arms.
+    """
+    common = [name for name, arm in tasks[0]["arms"].items() if all(name in task["arms"] for task in tasks)]
+    names = [name for name in common if kind(tasks[0]["arms"][name]) != "objective"]
+    ours = mean_over([task["arms"][ranked(task, "objective")[0]] for task in tasks])
+    raw = []
+    for name in names:
+        pairs = paired(mean_over([task["arms"][name] for task in tasks]), ours)
+        if pairs is not None:
+            raw.append(Comparison("all", name, pairs, 1.0 if pairs.p is None else pairs.p))
+    corrected = holm([one.p for one in raw])
+    return [Comparison(one.task, one.arm, one.pairs, one.p, p) for one, p in zip(raw, corrected, strict=True)]
+
+
+def mean_over(arms: list[Found]) -> dict[int, float]:
+    """By seed, of those that all have."""
+    found = [by_seed(arm) for arm in arms]
+    shared = set(found[0]).intersection(*found)
+    return {seed: statistics.fmean(one[seed] for one in found) for seed in sorted(shared)}
+
+
+def over_tasks_line(tasks: list[Found]) -> str:
+    """What the mean over a family's tasks says; empty for one task."""
+    if len(tasks) < 2 or len({tuple(sorted(by_seed(next(iter(task["arms"].values()))))) for task in tasks}) > 1:
+        return ""
+    found = over_tasks(tasks)
+    if not found:
+        return ""
+    nearest = max(found, key=lambda one: one.pairs.mean)
+    chosen = statistics.fmean(mean(task["arms"][ranked(task, "objective")[0]]) for task in tasks)
+    return (
+        f"\nIn the mean over these tasks the chosen objectives are at {chosen:.2f} and beat {sum(one.won for one in found)} of "
+        f"{len(found)} arms; minus the nearest, {nearest.arm}: {difference(nearest.pairs)}, Holm p {nearest.corrected:.3g}.\n"
+    )
+
+
 def difference(pairs: Paired | None) -> str:
     return "-" if pairs is None else f"{pairs.mean:+.2f} ({pairs.interval}), {pairs.lower} of {len(pairs.differences)}"
 
@@ -185,7 +224,11 @@ def measured_tasks(families: dict[str, Any], results: Path) -> dict[str, list[Fo
 
 def summaries(found: dict[str, list[Found]]) -> str:
     """A table for each family, as the page has them."""
-    parts = [f"**{name}**\n\n{summary(tasks, compared(tasks))}" for name, tasks in found.items() if tasks]
+    parts = [
+        f"**{name}**\n\n{summary(tasks, compared(tasks))}{over_tasks_line(tasks)}"
+        for name, tasks in found.items()
+        if tasks
+    ]
     total = sum(runs(task) for tasks in found.values() for task in tasks)
     return "\n".join([*parts, f"{total:,} runs, those of the search among them.\n"])
 
