@@ -112,16 +112,12 @@ def measured(
     def report(_: str, done: int, of: int) -> None:
         desk.tell(Reached(name, done, of))
         if desk.stopping():
-            raise Stopping
+            raise KeyboardInterrupt
         if done < of - 1 and time.perf_counter() - begun > tournament.budget:
             raise Unfit(f"the budget was spent after {done} of {of - 1} folds")
 
     try:
         found = here([Candidate(name, form, kind, kind.prior, kind.once, member)], tournament, report)
-    except Stopping:
+    except KeyboardInterrupt:
         return Lost("it was asked to stop")
     return found.measured.get(name) or found.left_out[name]
-
-
-class Stopping(Exception):
-    """The driver has asked every call to end."""
