@@ -23,13 +23,21 @@ from .optimizers.base import UnsupportedOptimizer, closed, is_closed
 from .pytree import Tree, tensors, with_tensors
 
 _OF_FSDP = "torch.distributed.fsdp"
-_refusing: contextvars.ContextVar[bool] = contextvars.ContextVar("refusing shards", default=False)
+IN_A_SYSTEM = (
+    "implicit() takes inner products over parameters, of which each process has a part; for parameters in shards there are "
+    "unroll(...) and hypergradient(..., estimator='mixed')"
+)
+UNSEEN = (
+    "a loss of parameters in shards is wrapped in another function, so that nothing could be checked; put what it adds inside: "
+    "data_parallel(whole_loss, sharded=model)"
+)
+_refusing: contextvars.ContextVar[str | None] = contextvars.ContextVar("refusing shards", default=None)
 
 
 @contextlib.contextmanager
-def refusing_shards() -> Iterator[None]:
-    """Where inner products are taken over what a loss is given, a loss of parameters in shards raises CannotDifferentiate."""
-    before = _refusing.set(True)
+def refusing_shards(why: str = IN_A_SYSTEM) -> Iterator[None]:
+    """Where nothing is known of shards, a loss of parameters in shards raises CannotDifferentiate with this sentence."""
+    before = _refusing.set(why)
     try:
         yield
     finally:
@@ -113,11 +121,9 @@ class Shards:
         Raises:
             CannotDifferentiate: where linear systems are solved, over inner products of which this process has a part.
         """
-        if _refusing.get():
-            raise CannotDifferentiate(
-                "implicit() takes inner products over parameters, of which each process has a part; for parameters in shards "
-                "there are unroll(...) and hypergradient(..., estimator='mixed')"
-            )
+        why = _refusing.get()
+        if why is not None:
+            raise CannotDifferentiate(why)
         return {name: Shard(self.places[name], params[name]) for name in params if name in self.places}
 
     def values(self, given: Mapping[int, Any]) -> dict[int, Any]:

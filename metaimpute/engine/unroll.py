@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, cast
@@ -35,7 +36,7 @@ from .pytree import (
 )
 from .repetition import Ledger, rebuilding
 from .replay import BadMemoryPolicy, Step
-from .sharded import sharded_rule, shards_of
+from .sharded import UNSEEN, refusing_shards, sharded_rule, shards_of
 
 OUTER_STREAM = Stream.OUTER
 TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
@@ -330,5 +331,5 @@ def unroll(
     )
     if steps < 1 or len(batches) not in (1, steps):
         raise ValueError(f"{len(batches)} batches for {steps} steps; give at least 1 step, and 1 batch or one per step")
-    with double_differentiable():
+    with double_differentiable(), refusing_shards(UNSEEN) if shards is None else contextlib.nullcontext():
         return run(problem, params, coupling, optimizer.hyper, mode="full" if differentiable else "none", closed=True)

@@ -239,6 +239,18 @@ def refusals(rank: int, size: int) -> dict[str, str]:
         return params[first].sum() + params[second].sum()
 
     note("another order", lambda: data_parallel(swapped, sharded=model)(dict(model.params), None, None))
+    wrapped = [lambda p, c, b, one=one: one(p, c, b) + 0.0 for one in losses]
+    note("a loss in another", lambda: estimate("cg", both=wrapped))
+    note(
+        "a loss in another, unrolled",
+        lambda: unroll(wrapped[0], dict(model.params), setting.labels, batches.inner[0], sgd(0.1)),
+    )
+    note(
+        "a scaled loss",
+        lambda: hypergradient(
+            *losses, dict(model.params), setting.labels, batches, muon(0.1), "exact", loss_scale=16.0
+        ),
+    )
     partly = network()
     fsdp.fully_shard(partly[0])  # type: ignore[index]
     apart = FunctionalModel(partly)
@@ -366,6 +378,9 @@ def test_fsdps_own_forward_pass_in_between_changes_nothing(two: list[Any]) -> No
         ("not by name", "parameters in shards are a dict by name"),
         ("a block", "the module's parameters are in shards, which an inner block does not know of"),
         ("implicit", "implicit() takes inner products over parameters"),
+        ("a loss in another", "is wrapped in another function, so that nothing could be checked"),
+        ("a loss in another, unrolled", "is wrapped in another function"),
+        ("a scaled loss", "'muon' is not known to treat each entry"),
         ("another order", "the processes use the parameters, which are in shards, in another order"),
         (
             "a rate for shards and whole parameters",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, TypeVar, cast
 
@@ -31,7 +31,7 @@ from ..optimizers.transforms import require_factors
 from ..pytree import Tree, detach, leaves_of, norm, tensors
 from ..registry import Registry, require_kind
 from ..repetition import Ledger, attributes_restored, rebuilding
-from ..sharded import sharded_rule, shards_of
+from ..sharded import UNSEEN, refusing_shards, sharded_rule, shards_of
 from ..stacked import is_stacked
 from ..unroll import Batches, BilevelMap, run
 from .result import HypergradientResult, only_gradients
@@ -256,7 +256,7 @@ class Estimator:
         self.check_rule(optimizer)
         if is_stacked(inner_loss):
             self._require_apart(optimizer)
-        optimizer = self._on_shards(inner_loss, outer_loss, optimizer)
+        optimizer, aware = self._on_shards(inner_loss, outer_loss, optimizer)
         if len(inner_batches) not in (1, steps):
             raise EstimatorError(f"{len(inner_batches)} inner batches for {steps} steps; give 1 or {steps}")
         if not tensors(theta_0):
@@ -276,7 +276,7 @@ class Estimator:
             raise CannotDifferentiate(
                 "a hypergradient carries no forward-mode tangents on; pass plain tensors, or differentiate unroll(), which does"
             )
-        with torch.enable_grad(), double_differentiable(), attributes_restored():
+        with torch.enable_grad(), double_differentiable(), attributes_restored(), aware:
             theta_0, c, inner_batches, outer_batch = ordinary((theta_0, c, list(inner_batches), batches.outer))
             if tensors(optimizer.hyper):
                 optimizer = replace(optimizer, hyper=ordinary(optimizer.hyper))
@@ -296,21 +296,23 @@ class Estimator:
                     ledger or Ledger(),
                 )
 
-    def _on_shards(self, inner_loss: Loss, outer_loss: Loss, optimizer: InnerOptimizer) -> InnerOptimizer:
-        """The rule for the parameters that both losses are given, whole or in shards.
+    def _on_shards(
+        self, inner_loss: Loss, outer_loss: Loss, optimizer: InnerOptimizer
+    ) -> tuple[InnerOptimizer, AbstractContextManager[None]]:
+        """The rule for the parameters that both losses are given, whole or in shards, and the surroundings of evaluations.
 
         Raises:
             EstimatorError: for shards where the estimator needs inner products over parameters.
         """
         shards = shards_of(inner_loss, outer_loss)
         if shards is None:
-            return optimizer
+            return optimizer, refusing_shards(UNSEEN)
         if not self.sharded:
             raise EstimatorError(
                 f"'{self.name}' takes inner products over parameters, of which each process has a part; for parameters in shards "
                 f"there are {_names(lambda other: other.sharded)}"
             )
-        return sharded_rule(optimizer, shards)
+        return sharded_rule(optimizer, shards), nullcontext()
 
     def _require_apart(self, optimizer: InnerOptimizer) -> None:
         """Raises:
