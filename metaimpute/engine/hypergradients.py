@@ -9,7 +9,7 @@ from .estimators import Estimator, HypergradientResult
 from .estimators.choice import get_estimator
 from .estimators.implicit import with_solver
 from .linear_solvers import Solving
-from .loss_scale import divided, require_scale, scaled, unscaled
+from .loss_scale import divided, require_scale, times, unscaled
 from .losses import Loss
 from .memory import MemoryPolicy, parse_memory
 from .optimizers import InnerOptimizer
@@ -67,7 +67,7 @@ def hypergradient(
         how = with_solver(how, solve)
     scale = require_scale(loss_scale, how, inner_loss, outer_loss)
     if scale != 1.0:
-        inner_loss, outer_loss, rule = scaled(scale, inner_loss), scaled(scale, outer_loss), divided(scale, rule)
+        inner_loss, outer_loss, rule = times(scale, inner_loss), times(scale, outer_loss), divided(scale, rule)
     found = how.estimate(
         inner_loss,
         outer_loss,

@@ -18,7 +18,6 @@ from torch import Tensor
 from .estimators import Estimator, EstimatorError, HypergradientResult
 from .losses import Factored, Loss, Split, StructuredLoss
 from .optimizers import InnerOptimizer, chain, gradient_callback
-from .optimizers.base import is_closed
 from .pytree import Tree, map_tensors, norm
 
 UNSCALABLE = (
@@ -66,16 +65,9 @@ def structured_times(scale: float | Tensor, loss: StructuredLoss) -> StructuredL
     return replace(loss, whole=times(scale, loss.whole), split=split, factored=factored)
 
 
-def scaled(scale: float, loss: Loss) -> Loss:
-    """The loss times a factor, with its structure and the processes that it is joined over where it has any."""
-    return structured_times(scale, loss) if isinstance(loss, StructuredLoss) else times(scale, loss)
-
-
 def divided(scale: float | Tensor, rule: InnerOptimizer) -> InnerOptimizer:
     """The rule, for gradients of a loss times a factor."""
-    found = chain(gradient_callback(lambda grads: map_tensors(lambda g: g / scale, grads), per_entry=True), rule)
-    by_entry = is_closed(rule.init, rule.update) or bool(rule.options.get("per_entry"))
-    return replace(found, options={**found.options, "per_entry": by_entry})
+    return chain(gradient_callback(lambda grads: map_tensors(lambda g: g / scale, grads), per_entry=True), rule)
 
 
 def unscaled(scale: float, found: HypergradientResult) -> HypergradientResult:

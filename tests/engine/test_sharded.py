@@ -380,7 +380,7 @@ def test_fsdps_own_forward_pass_in_between_changes_nothing(two: list[Any]) -> No
         ("implicit", "implicit() takes inner products over parameters"),
         ("a loss in another", "is wrapped in another function, so that nothing could be checked"),
         ("a loss in another, unrolled", "is wrapped in another function"),
-        ("a scaled loss", "'muon' is not known to treat each entry"),
+        ("a scaled loss", "loss_scale takes plain losses"),
         ("another order", "the processes use the parameters, which are in shards, in another order"),
         (
             "a rate for shards and whole parameters",
