@@ -18,28 +18,32 @@ from pathlib import Path
 from .errors import UserError
 
 GROUP, COMMANDS = "metaimpute.plugins", "metaimpute.commands"
-_given: list[str] = []
+_given: dict[str, Path] = {}  # and the folder in which each was named
 
 
 class PluginError(UserError, RuntimeError):
     """A module that cannot be imported, with the reason. Ends a command with exit code 2."""
 
 
-def import_module(name: str) -> None:
-    """Imports a module by its dotted name, looked for in the current folder too, or by the path of a ``.py`` file.
+def import_module(name: str, folder: Path | None = None) -> None:
+    """Imports a module by its dotted name, looked for in a folder too, or by the path of a ``.py`` file.
+
+    Args:
+        folder: in which the name means something; by default the current one.
 
     Raises:
         PluginError: naming the module, and what its own code raised.
     """
+    folder = Path.cwd() if folder is None else folder
     try:
         if name.endswith(".py"):
-            _from_file(Path(name))
+            _from_file(name, folder / name)
         else:
-            sys.path.insert(0, str(Path.cwd()))
+            sys.path.insert(0, str(folder))
             try:
                 importlib.import_module(name)
             finally:
-                sys.path.remove(str(Path.cwd()))
+                sys.path.remove(str(folder))
     except PluginError:
         raise
     except SystemExit as error:
@@ -48,19 +52,18 @@ def import_module(name: str) -> None:
     except Exception as error:
         where = f" ({_place(error)})" if _place(error) else ""
         raise PluginError(f"--import {name}: {type(error).__name__}: {error}{where}") from None
-    if name not in _given:
-        _given.append(name)
+    _given.setdefault(name, folder)
 
 
-def _from_file(path: Path) -> None:
+def _from_file(given: str, path: Path) -> None:
     if not path.exists():
-        raise PluginError(f"--import {path}: no such file")
+        raise PluginError(f"--import {given}: no such file")
     name = path.stem
     known = sys.modules.get(name)
     if known is not None:
         if Path(getattr(known, "__file__", None) or "").resolve() == path.resolve():
             return
-        raise PluginError(f"--import {path}: another module is called '{name}'; rename the file")
+        raise PluginError(f"--import {given}: another module is called '{name}'; rename the file")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -85,6 +88,11 @@ def _place(error: BaseException) -> str:
 def imported() -> list[str]:
     """What ``--import`` has named in this process; a run records it, so that its folder says what it needs."""
     return list(_given)
+
+
+def imported_from() -> dict[str, Path]:
+    """The same with the folder in which each was named, from which another process finds it wherever this one has gone since."""
+    return dict(_given)
 
 
 def given(name: str) -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from metaimpute import plugins
+
 FOLDER = tempfile.mkdtemp(prefix="metaimpute-tests-")
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 os.environ.setdefault("METAIMPUTE_CACHE", FOLDER)  # tests neither find nor leave anything in the user's cache
@@ -20,9 +22,10 @@ REAL_DATA = os.environ.get("METAIMPUTE_DATA")  # read before any test hides it f
 
 @pytest.fixture(autouse=True)
 def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every test starts from the same generator state, leaves the default precision as it found it, and prints as wide as it
-    likes, whatever the terminal is."""
+    """Every test starts from the same generator state, leaves the default precision as it found it, prints as wide as it likes,
+    whatever the terminal is, and what it told the process to ``--import`` ends with it."""
     monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(plugins, "_given", dict(plugins._given))
     torch.set_num_threads(int(os.environ.get("METAIMPUTE_TEST_THREADS", "1")))
     torch.manual_seed(0)
     before = torch.get_default_dtype()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from click.testing import CliRunner, Result
 import metaimpute
 from metaimpute import plugins
 from metaimpute.cli import main
+from metaimpute.cluster.modules import files_of
 from metaimpute.engine import estimators, optimizers
 from metaimpute.methods import methods
 from metaimpute.models import models
 from metaimpute.problems import problems
+from metaimpute.study.workers import Worker
 from metaimpute.tasks import tasks
 
 REGISTRIES: dict[str, Any] = {
@@ -223,18 +226,17 @@ SGD_AT_TWICE: Any = None
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the recipe; what a test registers, and what ``--import`` named, is forgotten after it."""
+    """A folder with the recipe; what a test registers is forgotten after it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(RECIPE)
     kept = {kind: dict(registry._entries) for kind, registry in REGISTRIES.items()}
-    commands, given = dict(main.commands), list(plugins._given)
+    commands = dict(main.commands)
     yield tmp_path
     for kind, entries in kept.items():
         REGISTRIES[kind]._entries.clear()
         REGISTRIES[kind]._entries.update(entries)
     main.commands.clear()
     main.commands.update(commands)
-    plugins._given[:] = given
     sys.modules.pop("mine", None)
 
 
@@ -406,3 +408,33 @@ def test_a_name_that_is_taken_and_a_module_that_ends_the_program_are_said_with_t
     (here / "ends.py").write_text("import sys\n\nsys.exit(3)\n")
     done = call("list", "optimizers", "--import", "ends.py")
     assert done.exit_code == 2 and "it ends the program: SystemExit(3)" in done.stderr and "ends.py:3)" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["kept_here.py", "kept_here"])
+def test_a_module_named_in_one_folder_is_found_from_another(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's workers and a cluster's nodes import it by the file, though this process has gone elsewhere since."""
+    monkeypatch.setattr(plugins, "_given", {})
+    text = "import os, pathlib\npathlib.Path(__file__).with_suffix(f'.{os.getpid()}').touch()\n"
+    (tmp_path / "kept_here.py").write_text(text)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    try:
+        plugins.import_module(name)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert files_of(plugins.imported_from()) == {"kept_here.py": text.encode()}
+        worker = Worker()
+        there = tmp_path / f"kept_here.{worker.process.pid}"
+        until = time.monotonic() + 120
+        while not there.exists() and worker.process.is_alive() and time.monotonic() < until:
+            time.sleep(0.1)
+        worker.end()
+        assert there.exists()
+        (tmp_path / "kept_here.py").unlink()
+        with pytest.raises(
+            plugins.PluginError, match=r"^--import kept_here(\.py)?: a node needs its file, and .*: No such"
+        ):
+            files_of(plugins.imported_from())
+    finally:
+        sys.modules.pop("kept_here", None)

@@ -19,7 +19,7 @@ from ..cluster.archive import pack, unpack
 from ..cluster.calls import Call, Cluster, Desk, Lost, Reached
 from ..cluster.driver import Next, carry_out
 from ..cluster.modules import files_of, names_there
-from ..plugins import imported
+from ..plugins import imported_from
 from ..rundir.files import Busy, locked, write_text
 from ..rundir.layout import CHECKPOINTS, is_run
 from ..rundir.origin import Begun, write_begun
@@ -69,12 +69,12 @@ def on_cluster(cluster: Cluster, out: Path, retries: int, told: Told, gpus: floa
         out.mkdir(parents=True, exist_ok=True)
         hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
         origin = Origin(
-            Path.cwd(), (out / MARK).absolute(), secrets.token_hex(16), tuple(imported()),
+            Path.cwd(), (out / MARK).absolute(), secrets.token_hex(16), tuple(imported_from()),
             {name: os.environ.get(name) for name in THREADS} | hidden,
         )  # fmt: skip
         write_text(origin.mark, origin.word)
         by_name = {f"{job.row}, seed {job.seed}": job for job in jobs}
-        files = files_of(origin.modules)
+        files = files_of(imported_from())
 
         def over(call: Call, back: Back) -> None:
             job = by_name[call.name]

@@ -10,12 +10,13 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from ..cluster.calls import Reached
-from ..plugins import import_module, imported
+from ..plugins import import_module, imported_from
 from ..progress import Phase, heard_by
 from .runs import UNFINISHED, Job, Outcome, note_failure, perform
 
@@ -97,7 +98,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(theirs, imported() if modules is None else list(modules)), daemon=True
+            target=_serve, args=(theirs, imported_from() if modules is None else dict.fromkeys(modules)), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -174,13 +175,13 @@ class _Telling:
                 self._connection.send(Reached(one.name, one.done, one.total))
 
 
-def _serve(connection: Connection, modules: list[str]) -> None:
+def _serve(connection: Connection, modules: Mapping[str, Path | None]) -> None:
     """A worker's life: jobs in, outcomes out, until the pipe closes."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C is for the parent, which then asks every worker to stop
     threading.Thread(target=_follow_parent, daemon=True).start()
-    for name in modules:
-        import_module(name)
+    for name, folder in modules.items():
+        import_module(name, folder)
     while True:
         try:
             job = connection.recv()

@@ -14,7 +14,7 @@ from ..cluster.driver import Next, carry_out
 from ..cluster.modules import files_of, names_there
 from ..ensemble.measuring import Candidate, Measure, Measured, Measurements, Report, Tournament, Unfit, here
 from ..ensemble.members import members
-from ..plugins import import_module, imported
+from ..plugins import import_module, imported_from
 
 RETRIES = 2
 
@@ -32,8 +32,8 @@ def on_cluster(cluster: Cluster, told: Callable[[str], None], retries: int = RET
         away = {one.name: one for one in candidates if one.member}
         mine = [one for one in candidates if not one.member]
         found = Measurements()
-        modules = tuple(imported())
-        files = files_of(modules)
+        named = imported_from()
+        modules, files = tuple(named), files_of(named)
 
         def over(call: Call, answer: Measured | str) -> None:
             if isinstance(answer, str):

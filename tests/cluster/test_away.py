@@ -37,7 +37,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return perform(job)
 
     monkeypatch.setattr(away, "_made", made)
-    monkeypatch.setattr(away, "imported", list)  # not what other tests have imported
     return tmp_path
 
 

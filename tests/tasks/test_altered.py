@@ -82,7 +82,8 @@ def test_trusted_rows_are_the_holdout_and_the_others_are_trained_on() -> None:
     [
         (
             "task.label_noise.trusted=0",
-            "'trusted' needs labels that are known to be right; set task.label_noise.trusted",
+            "'trusted' needs labels that are known to be right: of one's own data those of task.corrections (metaimpute run --labels "
+            "FILE), of others task.label_noise.trusted",
         ),
         (
             "task.label_noise.trusted=25",
