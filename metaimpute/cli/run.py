@@ -88,7 +88,7 @@ def run(
         from ..rundir.layout import RESULT
         from ..tasks.own_data import OwnData
         from ..terminal import argument, cell
-        from ..training.processes import processes_of_torchrun
+        from ..training.processes import processes_of_torchrun, started_apart
         from ..training.session import Interrupted, Session
 
         processes = click.get_current_context().with_resource(processes_of_torchrun())
@@ -105,6 +105,8 @@ def run(
             _measuring(ray, chosen, progress.say) as measure,
         ):
             progress.say(f"profile {chosen.profile}: {began.why}")
+            if apart := started_apart():
+                progress.say(f"note: {apart}, and each makes a run of its own; torchrun makes them train one together")
             session = processes.together(lambda: Session(
                 chosen, folder, why=began.why, begun=began.begun, say=progress.say, report=progress.report,
                 limit=limit[0] if limit else "", seconds=limit[1] if limit else float("inf"), processes=processes,

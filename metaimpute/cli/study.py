@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,9 +70,11 @@ def study(
         from ..study.places import Wanted
         from ..study.plan import read_study
         from ..study.progress import prepare
-        from ..training.processes import launched
+        from ..training.processes import first_launched, launched
 
         if launched() > 1:
+            if not first_launched():
+                sys.exit(USAGE)  # the first process says why
             fail(
                 USAGE, "torchrun starts the processes of one run; a study has its own: metaimpute study STUDY --jobs N"
             )

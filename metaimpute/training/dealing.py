@@ -66,6 +66,8 @@ def _says(part: Method | BilevelProblem, name: str) -> bool:
 
 def note_statistics(module: nn.Module, recipe: Recipe, processes: Processes, say: Callable[[str], None]) -> None:
     """Says what BatchNorm does, where there is any."""
+    if recipe.train.sync_batchnorm and not has_statistics(module):
+        say("note: train.sync_batchnorm=true changes nothing: the network has no BatchNorm")
     if processes.size > 1 and has_statistics(module) and not recipe.train.sync_batchnorm:
         say(
             "note: BatchNorm takes the statistics of each process's own rows, as in DistributedDataParallel; those of the joined "

@@ -30,6 +30,9 @@ from ..rundir.begin import Beginning
 from .dealt import Dealt
 
 PATIENCE = timedelta(minutes=30)  # that one process waits for another, whose evaluation may take long
+LAUNCHERS = {
+    "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "WORLD_SIZE": "a launcher",
+}  # fmt: skip
 Made = TypeVar("Made")
 
 
@@ -220,6 +223,22 @@ def digest_of(values: list[Tensor]) -> int:
 def launched() -> int:
     """How many processes torchrun started beside and with this one; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def first_launched() -> bool:
+    """Whether this is the first of the processes that torchrun started, which speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def started_apart() -> str | None:
+    """What started several processes, each of which makes a run of its own, with how many; None under torchrun and alone."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return None
+    for name, launcher in LAUNCHERS.items():
+        count = os.environ.get(name, "")
+        if count.isdecimal() and int(count) > 1:
+            return f"{launcher} started {count} processes"
+    return None
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from metaimpute.recipes.recipe import Recipe, load
 from metaimpute.recipes.source import RecipeError
 from metaimpute.training.assemble import Parts, assemble, take_step
 from metaimpute.training.dealing import check_dealable
-from metaimpute.training.processes import ALONE, Processes, Several, Unequal
+from metaimpute.training.processes import ALONE, LAUNCHERS, Processes, Several, Unequal, started_apart
 from tests.processes import in_processes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -316,6 +316,35 @@ def test_a_study_is_not_started_by_torchrun(monkeypatch: pytest.MonkeyPatch, tmp
 
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    found = CliRunner().invoke(main, ["study", str(tmp_path / "study.yaml")])
-    assert found.exit_code == 2
-    assert "torchrun starts the processes of one run" in found.output
+    for rank, said in (("0", "torchrun starts the processes of one run"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        found = CliRunner().invoke(main, ["study", str(tmp_path / "study.yaml")])
+        assert found.exit_code == 2
+        assert said in found.output and (said or not found.output), rank
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "4", "PMI_SIZE": "4"}, "srun started 4 processes"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun started 2 processes"),
+        ({"WORLD_SIZE": "3"}, "a launcher started 3 processes"),
+        ({"SLURM_STEP_NUM_TASKS": "1", "WORLD_SIZE": "none"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "4", "WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "x"}, None),
+        ({}, None),
+    ],
+)
+def test_who_started_runs_of_their_own_is_said(
+    names: dict[str, str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*LAUNCHERS, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert started_apart() == said
+
+
+def test_batchnorm_of_all_rows_without_batchnorm_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    assemble(load(RECIPES / "two_moons.yaml", "sample", ("train.sync_batchnorm=true",)), said.append)
+    assert said[-1] == "note: train.sync_batchnorm=true changes nothing: the network has no BatchNorm"
