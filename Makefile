@@ -1,6 +1,8 @@
 # make demo: install and run the main recipe. make test: install and test. make test-gpu: the tests for an accelerator, on the one
 # that torch finds. make matrix: the fast tests on every Python that is here. make docs: the documentation, in site/.
-# All need Python >= 3.10 and pip, nothing else. Files are compiled as they are first imported: most of them never are.
+# All need Python >= 3.10 and pip, nothing else. Files are compiled as they are first imported (most of them never are) and kept
+# so in .venv, also where the environment says otherwise: every process would compile torch and what it needs anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 # a process per core, each on one thread: tensors in tests are small

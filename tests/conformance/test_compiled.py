@@ -82,6 +82,7 @@ def test_compiled_step_of_every_rule_equals_finite_differences(rule: str, archit
     assert_exact(fast, optimizer, 3, {"compiled": estimate(fast, optimizer, 3, "exact")})
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_an_optimising_backend_gives_the_uncompiled_hypergradient() -> None:
     case, rule = make_case("tied_unused_frozen", steps=1), sgd(torch.tensor(0.3), weight_decay=0.05)

@@ -23,7 +23,7 @@ def test_weights_are_those_of_the_batchs_rows() -> None:
     assert torch.equal(problem.couple(meta, bound.batch), meta["logits"][bound.batch.unlabelled.index].sigmoid())
 
 
-@pytest.mark.parametrize("estimator", ["cg(60)", "neumann(2000)"])
+@pytest.mark.parametrize("estimator", ["cg(60)", pytest.param("neumann(2000)", marks=pytest.mark.slow)])
 def test_its_implicit_form_is_the_derivative_of_the_minimum(estimator: str) -> None:
     """Of a linear network with weight decay, whose inner minimum is reached: against differences of the minimum itself."""
     bound = bind("mean_teacher", "unlabelled_weights", method_options={"weight": 2.0})

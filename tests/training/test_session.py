@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from metaimpute import recipes
+from metaimpute.cli import main
 from metaimpute.recipes.source import RecipeError
 from metaimpute.rundir import checkpoint
 from metaimpute.training.alarms import Alarms
@@ -86,10 +88,11 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """kill -9 at a random moment; the run goes on from its last checkpoint."""
     recipe = write_recipe(tmp_path)
     slow = ["--set", "train.steps=400", "--set", "train.checkpoint_every=20"]
-    command = [sys.executable, "-m", "metaimpute", "run", str(recipe), *slow, "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    command = ["run", str(recipe), *slow, "--out"]
+    assert CliRunner().invoke(main, [*command, str(tmp_path / "whole")]).exit_code == 0
     killed = tmp_path / "killed"
-    process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = [sys.executable, "-m", "metaimpute", *command, str(killed)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not checkpoint.existing(killed) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -97,9 +100,8 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert not (killed / "result.json").exists(), "the run ended before it was killed; nothing was tested"
-    resumed = [sys.executable, "-m", "metaimpute", "run", "--resume", str(killed)]
-    done = subprocess.run(resumed, check=True, capture_output=True, text=True)
-    assert "resumed from step-" in done.stderr
+    done = CliRunner().invoke(main, ["run", "--resume", str(killed)])
+    assert done.exit_code == 0 and "resumed from step-" in done.stderr
     states = [checkpoint.latest(tmp_path / run)[0] for run in ("whole", "killed")]
     assert states[0]["step"] == states[1]["step"] == 400
     assert same(states[0]["model"], states[1]["model"]) and same(states[0]["averaged"], states[1]["averaged"])
