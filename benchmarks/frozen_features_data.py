@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from own_data import features_of
+from own_data_draws import features_of
 from own_data_features import COLUMNS, EFFICIENTNET, MINILM, MINILM4, TFIDF
 from own_data_sets import Absent, DataSet
 from sklearn.utils.extmath import randomized_svd

@@ -50,8 +50,8 @@ def _call(name: str, cell: Cell, files: dict[str, bytes]) -> Call:
 
 
 def measured(task: str, system: str, seed: int, desk: Desk) -> dict[str, Any]:
-    """One cell, on a node: what ``own_data.one_draw`` returns, or ``unavailable`` with what the node lacks."""
-    from own_data import features_of, one_draw
+    """One cell, on a node: what ``one_draw`` returns, or ``unavailable`` with what the node lacks."""
+    from own_data_draws import features_of, one_draw
     from own_data_rivals import systems
     from own_data_sets import BY_NAME, Absent
 

@@ -26,7 +26,7 @@ from .inference.doubt import ranks
 from .rundir.begin import PYTHON, beginning
 from .rundir.result import Result
 from .showing import watched
-from .tasks.own_data import safe
+from .tasks.quoting import safe
 from .tasks.readings import is_number
 
 if TYPE_CHECKING:

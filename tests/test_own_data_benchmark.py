@@ -20,6 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import own_data  # noqa: E402
+import own_data_draws  # noqa: E402
 import own_data_features  # noqa: E402
 import own_data_rivals  # noqa: E402
 import own_data_sets  # noqa: E402
@@ -180,20 +181,20 @@ def test_a_system_that_fails_or_dies_is_recorded_and_costs_no_other(tmp_path: Pa
         os._exit(1)
 
     def waits(*given: Any) -> Answer:
-        raise own_data.Unavailable("a package")
+        raise own_data_features.Unavailable("a package")
 
     none = np.zeros(0)
-    assert own_data.carried_out(fails, asked(tmp_path), none, none, [])["failed"] == "ValueError: no"
-    assert "without an answer" in own_data.carried_out(dies, asked(tmp_path), none, none, [])["failed"]
-    assert own_data.carried_out(waits, asked(tmp_path), none, none, [])["unavailable"] == "a package"
+    assert own_data_draws.carried_out(fails, asked(tmp_path), none, none, [])["failed"] == "ValueError: no"
+    assert "without an answer" in own_data_draws.carried_out(dies, asked(tmp_path), none, none, [])["failed"]
+    assert own_data_draws.carried_out(waits, asked(tmp_path), none, none, [])["unavailable"] == "a package"
 
 
 def test_scores_are_of_the_hidden_rows_alone() -> None:
     truth = np.array(["a", "a", "a", "a", "b", "b"], dtype=object)
     said = Answer(np.array(["b", "a", "a", "b", "b", "a"], dtype=object))
-    found = own_data.scores(said, truth, np.array([1, 2, 3, 4, 5]), False)
+    found = own_data_draws.scores(said, truth, np.array([1, 2, 3, 4, 5]), False)
     assert found == {"error": 40.0, "balanced_error": pytest.approx(41.667, abs=1e-3)}
-    values = own_data.scores(Answer(np.array([9.0, 1.0, 5.0])), np.array([0.0, 1.0, 3.0]), np.array([1, 2]), True)
+    values = own_data_draws.scores(Answer(np.array([9.0, 1.0, 5.0])), np.array([0.0, 1.0, 3.0]), np.array([1, 2]), True)
     assert values == {"rmse": pytest.approx(2**0.5, abs=1e-4), "error": pytest.approx(141.42, abs=1e-2)}
 
 

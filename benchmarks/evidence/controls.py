@@ -19,6 +19,8 @@ from metaimpute.streams import Stream
 from metaimpute.tasks.digits import Digits
 from metaimpute.tasks.splits import generator
 
+from .frozen import FrozenFeatures
+
 
 @register_problem("random_hyper_cleaning")
 class RandomHyperCleaning(HyperCleaning):
@@ -62,13 +64,27 @@ class ImbalancedDigits(Digits):
     ratio: Positive = 10.0
 
     def load(self, seed: int) -> TaskData:
-        data = super().load(seed)
-        targets = data.labelled.targets
-        assert targets is not None
-        each = self.labels // self.output.size
-        kept = []
-        for label in range(self.output.size):
-            rows = (targets == label).nonzero()[:, 0]
-            count = max(1, round(each * self.ratio ** (-label / (self.output.size - 1))))
-            kept.append(rows[torch.randperm(len(rows), generator=generator(seed, Stream.MISMATCH, label))[:count]])
-        return dataclasses.replace(data, labelled=data.labelled.subset(torch.cat(kept).sort().values))
+        return thinned(super().load(seed), self.labels // self.output.size, self.ratio, seed)
+
+
+@register_task("rare_frozen_features")
+@dataclass
+class RareFrozenFeatures(FrozenFeatures):
+    """Features of a frozen encoder whose labels thin out from class to class, as those of :class:`ImbalancedDigits`."""
+
+    ratio: Positive = 10.0
+
+    def load(self, seed: int) -> TaskData:
+        return thinned(super().load(seed), self.labels // self.classes, self.ratio, seed)
+
+
+def thinned(data: TaskData, each: int, ratio: float, seed: int) -> TaskData:
+    """Of ``each`` labels a class those of class k that ``ratio ** (-k / (classes - 1))`` leaves, one at least."""
+    targets = data.labelled.targets
+    assert targets is not None
+    classes, kept = int(targets.max()) + 1, []
+    for label in range(classes):
+        rows = (targets == label).nonzero()[:, 0]
+        count = max(1, round(each * ratio ** (-label / (classes - 1))))
+        kept.append(rows[torch.randperm(len(rows), generator=generator(seed, Stream.MISMATCH, label))[:count]])
+    return dataclasses.replace(data, labelled=data.labelled.subset(torch.cat(kept).sort().values))

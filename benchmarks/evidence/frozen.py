@@ -26,7 +26,7 @@ from metaimpute.tasks.splits import balanced_choice, generator, semi_supervised,
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from own_data import feature_of
+from own_data_draws import feature_of
 from own_data_features import COLUMNS, EFFICIENTNET, MINILM, Unavailable
 from own_data_sets import BY_NAME, Absent, DataSet, tiny_imagenet
 

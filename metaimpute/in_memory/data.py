@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..tasks.image_listing import SUFFIXES
-from ..tasks.own_data import safe
+from ..tasks.quoting import safe
 
 Kind = Literal["table", "texts", "images"]
 ACCEPTED = (

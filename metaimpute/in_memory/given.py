@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..tasks.labels import as_labels, missing
-from ..tasks.own_data import safe
+from ..tasks.quoting import safe
 from ..tasks.readings import same_number
 from .data import Data
 

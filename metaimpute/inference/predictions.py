@@ -17,7 +17,7 @@ from ..engine.registry import describe_choices
 from ..rundir.files import replacing
 from ..tasks.base import TaskError
 from ..tasks.files import column, read_decimal_commas, read_table, written
-from ..tasks.own_data import safe
+from ..tasks.quoting import safe
 from ..tasks.readings import class_of
 from . import doubt
 

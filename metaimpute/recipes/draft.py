@@ -19,8 +19,9 @@ from ..tasks.doubts import Doubt
 from ..tasks.files import missing_file
 from ..tasks.image_listing import images_in
 from ..tasks.looks import Facts, look_at_table, look_at_text
-from ..tasks.own_data import OwnData, shortened
+from ..tasks.own_data import OwnData
 from ..tasks.own_images import pixel_sides
+from ..tasks.quoting import shortened
 from ..terminal import spelled
 from .recipe import resolve, validate
 from .shipped import shipped_recipes

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .layout import CHECKPOINTS, LOCK, is_replaced
@@ -63,6 +65,11 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file in UTF-8; bytes of a file's name that are none are spelled out."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes atomically: readers see the old file or the new one."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def _umask() -> int:

@@ -87,10 +87,5 @@ def cut_back(path: Path, resume_step: int, say: Callable[[str], None]) -> None:
     write_text(path, "".join(line + "\n" for line in kept))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes atomically: readers see the old file or the new one."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
 def write_recipe(folder: Path, resolved: dict[str, Any]) -> None:
     write_text(folder / RECIPE, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))

@@ -13,8 +13,8 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 from typing_extensions import TypedDict  # see environment.py
 
 from ..environment import Environment
+from .files import write_json
 from .layout import RESULT
-from .logs import write_json
 from .measure import Measure
 from .stored import DamagedFile, read_json
 

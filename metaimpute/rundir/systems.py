@@ -25,9 +25,8 @@ from ..models.base import Model
 from ..models.row_forms import RowForm, row_forms
 from ..recipes.components import NETWORK
 from ..tasks.base import Pool, Task
-from .files import replacing
+from .files import replacing, write_json
 from .layout import MEMBERS, SYSTEMS
-from .logs import write_json
 from .stored import DamagedFile, read_json
 
 KERNELS = "sklearn.gaussian_process.kernels"

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .files import write_json
 from .layout import TESTED
-from .logs import write_json
 from .stored import DamagedFile, read_json
 
 

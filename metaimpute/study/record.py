@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..rundir.files import write_text
-from ..rundir.logs import write_json
+from ..rundir.files import write_json, write_text
 from .plan import Study
 from .tables import Line, Outcomes, csv_table, markdown_table, numbers, tex_table, title, verdict_of, warnings_in
 

@@ -10,9 +10,8 @@ from typing import Literal
 
 from ..recipes.recipe import Concrete, load
 from ..recipes.source import RecipeError, one_line
-from ..rundir.files import Busy
+from ..rundir.files import Busy, write_json
 from ..rundir.layout import FAILED, is_run
-from ..rundir.logs import write_json
 from ..rundir.origin import Begun, recipe_of, write_begun
 from ..rundir.result import Result
 from ..rundir.stored import DamagedFile, read_json

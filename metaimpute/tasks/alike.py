@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from .own_data import safe
+from .quoting import safe
 
 NAMED = 3  # pairs that are told, at most
 

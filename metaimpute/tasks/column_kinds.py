@@ -12,7 +12,7 @@ import numpy as np
 from .base import TaskError
 from .doubts import PLACEHOLDERS, Doubt, counted, means_none, named, near, written_otherwise
 from .files import Table, column, written
-from .own_data import quoted, safe
+from .quoting import quoted, safe
 from .readings import Numbers, as_numbers
 
 if TYPE_CHECKING:

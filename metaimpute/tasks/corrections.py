@@ -11,7 +11,7 @@ from torch import Tensor
 from ..engine.registry import describe_choices, nearest
 from .base import TaskError
 from .files import Table, read_table, written
-from .own_data import quoted, safe
+from .quoting import quoted, safe
 from .readings import class_of, plain_number
 
 ASKED_OF = 20_000  # names among which the nearest one is looked for

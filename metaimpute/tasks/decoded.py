@@ -25,7 +25,7 @@ from .image_listing import name_in
 from .image_reading import decode
 from .kept import Kept, digest
 from .locate import cache_folder
-from .own_data import shortened
+from .quoting import shortened
 
 READER = 1  # to be raised where decode() makes other pixels of a file
 HEADER = struct.Struct("<qqqqB")  # size and time of change of the file, height and width, whether white shows through

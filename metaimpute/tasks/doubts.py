@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .base import TaskError
 from .files import NA_WORDS
-from .own_data import safe
+from .quoting import safe
 from .readings import MissingValues, is_float, same_number
 
 FEW = 0.1  # of a column's cells; fewer than that are a slip, or a word for none

@@ -14,6 +14,7 @@ from ..engine.registry import describe_choices
 from .base import Missing, TaskError
 from .encodings import opened
 from .locate import data_folders, expanded
+from .quoting import safe
 from .readings import as_numbers
 from .shape import check_names, survey
 
@@ -117,8 +118,6 @@ def _parquet(path: Path) -> DataFrame:
     import pandas
     from pyarrow import types
     from pyarrow.parquet import read_schema, read_table
-
-    from .own_data import safe
 
     try:
         frame = pandas.read_parquet(path)

@@ -19,7 +19,7 @@ from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_task import ImageTask
 from .image_views import ImageViews
 from .locate import data_folders, expanded, locate_folder
-from .own_data import shortened
+from .quoting import shortened
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Field(ge=8, le=4096)]

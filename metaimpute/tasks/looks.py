@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.registry import describe_choices
 from .base import TaskError
 from .files import Table, read_table, written
-from .own_data import safe, shortened
+from .quoting import safe, shortened
 from .readings import holds, is_number
 from .row_names import ALWAYS, USUAL, trouble
 

@@ -21,6 +21,7 @@ from ..batches.outputs import Classes, Output
 from ..ranges import Natural, Share
 from .base import MissingData, Pool, Task, TaskData, TaskError
 from .locate import locate_file
+from .quoting import quoted, shortened
 from .splits import is_known, partly_labelled
 
 FEW_LABELS, FEW_TESTED = 3, 50
@@ -248,22 +249,6 @@ def _newly_labelled(before: Pool, after: Pool) -> frozenset[int]:
     """Ids of rows that have a label, and had none."""
     assert before.targets is not None and after.targets is not None
     return frozenset(after.ids[is_known(after.targets) & ~is_known(before.targets)].tolist())
-
-
-def shortened(items: Sequence[str], count: int = 3) -> str:
-    """The first few items, and how many more there are."""
-    more = f" and {len(items) - count:,} more" if len(items) > count else ""
-    return ", ".join(items[:count]) + more
-
-
-def quoted(items: Sequence[str]) -> str:
-    return shortened([f"'{safe(item)}'" for item in items])
-
-
-def safe(word: str, most: int = 60) -> str:
-    """What a user's file holds, as part of a line of ours: control characters spelled out, the end of a long word left out."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in word[: most + 1])
-    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def ordered(labels: Iterable[str]) -> list[str]:

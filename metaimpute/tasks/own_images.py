@@ -17,7 +17,8 @@ from .decoded import in_threads
 from .image_files import FilePool, ImageFileTask, Side, list_images
 from .image_listing import LeftOut, classes_of, images_in, name_in, readable
 from .image_reading import sides_of
-from .own_data import Content, OwnData, shortened
+from .own_data import Content, OwnData
+from .quoting import shortened
 
 
 @register_task("own_images")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator
 
-from .own_data import safe
+from .quoting import safe
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .files import NA_WORDS, Table, written
-from .own_data import safe
+from .quoting import safe
 
 if TYPE_CHECKING:
     from pandas import Series

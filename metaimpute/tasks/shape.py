@@ -19,7 +19,7 @@ from typing import TextIO
 
 from .base import TaskError
 from .encodings import opened
-from .own_data import safe
+from .quoting import safe
 
 QUOTED = re.compile(r'"[^"]*("|$)')
 NAMED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own line above the header

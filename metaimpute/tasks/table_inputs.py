@@ -21,7 +21,7 @@ from .base import TaskError
 from .date_inputs import DateColumn, date_column
 from .doubts import counted
 from .files import column, written
-from .own_data import quoted, safe
+from .quoting import quoted, safe
 from .row_names import ALWAYS, are_texts, names_rows, numbers_rows
 from .spelled_inputs import MOST_CATEGORIES, is_spelling, many_words, spelling
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from .base import TaskError
 from .doubts import Doubt, Where, counted, means_none, named, near, written_otherwise
-from .own_data import ordered, quoted
+from .own_data import ordered
+from .quoting import quoted
 from .readings import NUMBER, is_float, is_number, plain_number
 
 MOST_CLASSES = 20

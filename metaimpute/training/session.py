@@ -17,9 +17,9 @@ from ..recipes.recipe import Recipe
 from ..rundir import checkpoint
 from ..rundir.board import write_end
 from ..rundir.export import digest, export
-from ..rundir.files import Unwritable, locked, refuse_link, remove_leftovers
+from ..rundir.files import Unwritable, locked, refuse_link, remove_leftovers, write_json
 from ..rundir.layout import CHECKPOINTS, DIVERGED, checkpoint_path
-from ..rundir.logs import NoLog, RunLog, write_json, write_recipe
+from ..rundir.logs import NoLog, RunLog, write_recipe
 from ..rundir.origin import Begun, write_begun
 from ..rundir.result import Result
 from ..rundir.systems import Systems
