@@ -98,10 +98,22 @@ def over_tasks_line(tasks: list[Found]) -> str:
         return ""
     nearest = max(found, key=lambda one: one.pairs.mean)
     chosen = statistics.fmean(mean(task["arms"][ranked(task, "objective")[0]]) for task in tasks)
+    each = likewise(tasks)
+    against = "-" if each is None or each.p is None else f"{difference(each)}, p {each.p:.3g}"
     return (
         f"\nIn the mean over these tasks the chosen objectives are at {chosen:.2f} and beat {sum(one.won for one in found)} of "
-        f"{len(found)} arms; minus the nearest, {nearest.arm}: {difference(nearest.pairs)}, Holm p {nearest.corrected:.3g}.\n"
+        f"{len(found)} arms; minus the nearest, {nearest.arm}: {difference(nearest.pairs)}, Holm p {nearest.corrected:.3g}. "
+        f"Minus the arm of each task that would be chosen among all others on the same validation rows: {against}.\n"
     )
+
+
+def likewise(tasks: list[Found]) -> Paired | None:
+    """The chosen objectives against what the same choice takes among all other arms, in the mean over the tasks."""
+    ours, others = (
+        mean_over([task["arms"][ranked(task, *kinds)[0]] for task in tasks])
+        for kinds in (("objective",), ("base", "control", "rival"))
+    )
+    return paired(others, ours)
 
 
 def difference(pairs: Paired | None) -> str:

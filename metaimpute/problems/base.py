@@ -111,6 +111,7 @@ class BilevelProblem:
         replaces_base_step: whether the outer step, of a ``"labels"`` problem that on the moved variables, is the only training
             step, so that nothing is trained on what the problem would have changed first.
         episodes: whether rows are episodes (:mod:`metaimpute.batches.episodes`).
+        max_inner_steps: of its look-ahead, where its equations are of no more; None: any number.
         uses_unlabelled: whether any of its functions look at the unlabelled batch, which else is not drawn for it.
         dealt_coupling: what a batch that is dealt out over several processes makes of its coupling: ``"rows"``: every tensor has
             a row for each of the batch's; ``"whole"``: none depends on the batch; a dict: for each key of it ``"rows"``, or
@@ -126,6 +127,7 @@ class BilevelProblem:
     replaces_base_step: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
     episodes: ClassVar[bool] = False
+    max_inner_steps: ClassVar[int | None] = None
     dealt_coupling: ClassVar[Coupling | None] = None
     dealt_reduction: ClassVar[Reduction] = "mean"
 

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..batches import Batch
+from ..batches import Batch, Imputation
 from ..batches.outputs import Classes, Output
 from ..engine.pytree import Tree
 from ..methods.base import Method
@@ -87,8 +87,9 @@ class LearnedScalars(BilevelProblem):
         raw = self.method.forward(lambda inputs: self.predict(params, inputs), batch)
         labels, weights = self.labels(c, batch)
         weight = c["log_weight"].exp() if "log_weight" in c else self.consistency_weight
-        known = self.context.output.loss(raw[0], batch.labelled.targets).mean()
-        return known + weight * (weights * self.method.consistency(raw[1], labels)).mean()
+        known, rows = self.method.targets(Imputation(labels, weights), batch)  # of what the method makes of the rows
+        supervised = self.method.labelled_loss(raw[0], known, batch.progress)
+        return supervised + weight * (rows.weights * self.method.consistency(raw[1], rows.labels)).mean()
 
     def measure(self, meta: Tree) -> dict[str, float]:
         """What has been learned: ``learned_weight``, ``_temperature``, ``_threshold`` and the largest share of ``_prior``."""

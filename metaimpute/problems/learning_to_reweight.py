@@ -27,6 +27,7 @@ class LearningToReweight(BilevelProblem):
     learns = "labels"
     replaces_base_step = True
     uses_unlabelled = False
+    max_inner_steps = 1
 
     def batch_meta(self, params: Tree, batch: Batch) -> dict[str, Tensor]:
         return {"weights": torch.zeros(len(batch.labelled.targets), device=batch.labelled.targets.device)}

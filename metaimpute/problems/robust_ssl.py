@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch
+from ..batches.outputs import Output
 from ..engine.pytree import Tree
-from ..methods.base import concatenate
-from .base import register_problem
+from ..methods.base import Method, concatenate
+from .base import ProblemError, register_problem
 from .unlabelled_weights import UnlabelledWeights
 from .weighted_norm import weighted_statistics
 
@@ -31,6 +32,14 @@ class RobustSSL(UnlabelledWeights):
     """
 
     weighted_norm: bool = True
+
+    def check(self, method: Method, output: Output) -> None:
+        super().check(method, output)
+        if type(method).forward_unlabelled is not Method.forward_unlabelled:
+            raise ProblemError(
+                f"takes one pass through the network for all rows, and '{method.name}' has one of its own for some of them; take "
+                "unlabelled_weights"
+            )
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:
         method, known = self.method, len(batch.labelled.targets)

@@ -72,6 +72,11 @@ def require_compatible(
         raise source.fail(
             ("problem", "schedule"), f"'{problem.name}' trains on the moved labels in a second step; use algorithm1"
         )
+    if problem.max_inner_steps is not None and spec.inner.steps > problem.max_inner_steps:
+        raise source.fail(
+            ("problem", "inner", "steps"),
+            f"'{problem.name}' is defined for {problem.max_inner_steps} inner step, not {spec.inner.steps}",
+        )
     if spec.relative is not None and problem.learns != "network":
         raise source.fail(
             ("problem", "scale"),

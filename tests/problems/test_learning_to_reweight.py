@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from metaimpute import recipes
 from metaimpute.problems.learning_to_reweight import LearningToReweight
+from metaimpute.recipes.shipped import locate
+from metaimpute.recipes.source import RecipeError
 from metaimpute.testing import check_problem
 
 from ..bound import bind
@@ -39,3 +44,8 @@ def test_a_step_is_on_rows_weighted_by_their_agreement_with_the_trusted_rows(wei
 def test_where_no_row_helps_nothing_is_trained() -> None:
     moved = LearningToReweight().move({"weights": torch.zeros(3)}, {"weights": torch.ones(3)})
     assert torch.equal(moved["weights"], torch.zeros(3))
+
+
+def test_more_inner_steps_than_one_are_refused() -> None:
+    with pytest.raises(RecipeError, match="'learning_to_reweight' is defined for 1 inner step, not 3"):
+        recipes.load(locate(Path("digits_learning_to_reweight")), "sample", ("problem.inner.steps=3",))

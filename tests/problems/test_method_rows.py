@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from metaimpute.batches.outputs import Classes
 from metaimpute.engine.pytree import norm, tree_map
+from metaimpute.methods import methods
 from metaimpute.methods.mixup import Mixing
+from metaimpute.problems import ProblemError, problems
 
-from ..bound import Bound, bind
+from ..bound import CLASSES, Bound, bind
 from .test_l2i import hypergradient, lookahead_map
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -154,3 +158,31 @@ def test_the_student_receives_a_gradient_and_under_l2i_the_imputer_does(method: 
     assert all(g is not None and float(g.norm()) > 1e-6 for g in student)
     _, imputer, _ = hypergradient(bound)
     assert all(float(g.norm()) > 1e-9 for g in tree_map(lambda g: g, imputer).values())
+
+
+@pytest.mark.parametrize("method", ADDED)
+def test_learned_scalars_are_of_the_rows_that_the_method_makes(method: str) -> None:
+    """At a mask of one, no prior and no sharpening the inner loss is that of the method on its own labels, at weight one."""
+    options = {"learn": ("weight",), "width": 1e-3, "threshold": 1e-3}
+    bound = bind(method, "learned_scalars", "exact", problem_options=options)
+    problem, batch = bound.algorithm.problem, bound.algorithm.prepare(bound.batch)
+    own = problem.method.unsharpened().psi(problem.predict, bound.params, batch.unlabelled).detach()
+    batch = batch.with_imputed(replace(batch.imputation, labels=own, weights=torch.ones(len(own), dtype=own.dtype)))
+    supervised, losses = problem.parts(bound.params, batch)
+    found = problem.inner_loss(bound.params, bound.algorithm.meta, batch)
+    torch.testing.assert_close(found, supervised + losses.mean(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("problem", sorted(name for name in problems if not problems.get(name).episodes))
+@pytest.mark.parametrize("method", sorted(methods))
+def test_every_method_goes_with_every_problem_or_is_refused(method: str, problem: str) -> None:
+    """A step leaves finite parameters, or a sentence says why there is none."""
+    kind = problems.get(problem)()
+    outer = {"outer_optimizer": lambda ps: torch.optim.SGD(ps, lr=0.1)} if kind.learns == "own" else {}
+    try:
+        kind.check(methods.get(method)().bind(Classes(CLASSES)), Classes(CLASSES))
+        bound = bind(method, problem, **outer)
+        bound.algorithm.step(bound.batch, bound.holdout)
+    except ProblemError:
+        return
+    assert all(bool(torch.isfinite(p).all()) for p in bound.params.values())
