@@ -89,7 +89,8 @@ def minilm(texts: list[str], layer: int) -> np.ndarray:
     """Mean over the first 128 tokens of a layer of MiniLM, ``[n, 384]``."""
     import torch
 
-    from metaimpute.models.text import minilm_folder, token_mean
+    from metaimpute.models.bert import minilm_folder
+    from metaimpute.models.text import token_mean
 
     folder = minilm_folder()
     if folder is None:

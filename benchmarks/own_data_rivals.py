@@ -248,7 +248,7 @@ def setfit(asked: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) ->
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
-    from metaimpute.models.text import minilm_folder
+    from metaimpute.models.bert import minilm_folder
 
     names, numbers = np.unique(labels, return_inverse=True)
     model = SetFitModel.from_pretrained(str(minilm_folder()), local_files_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .models.text import BERT, BERT_REVISION, BertBase
+from .models.bert import BERT, BERT_REVISION, BertBase
 from .tasks.aflw import AFLW, find_aflw
 from .tasks.base import MissingData, Task
 from .tasks.cifar import Cifar10, Cifar100

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from metaimpute import recipes
 from metaimpute.cli import main
-from metaimpute.models.text import MINILM_PACKAGE, BertBase
+from metaimpute.models.bert import MINILM_PACKAGE, BertBase
 from metaimpute.recipes.profiles import profiles_of
 from metaimpute.recipes.source import read
 from metaimpute.training.session import Session

@@ -75,7 +75,7 @@ def installed(request: pytest.FixtureRequest, built: Path) -> Path:
 
 
 def test_the_program_runs() -> None:
-    runpy.run_path(str(PROGRAM))
+    assert 1 / 3 < runpy.run_path(str(PROGRAM))["likely"] <= 1
 
 
 def test_wheel_and_sdist_hold_the_recipes_and_the_mark_of_a_typed_package(built: Path) -> None:
@@ -101,7 +101,8 @@ def test_mypy_accepts_a_users_program(installed: Path, built: Path, tmp_path: Pa
     (tmp_path / "every_name.py").write_text(every_name())
     shutil.copy(PROGRAM, tmp_path)
     mypy = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--cache-dir", built / "cache"]
-    said([*mypy, "--python-executable", installed, "every_name.py", PROGRAM.name], tmp_path)
+    found = said([*mypy, "--python-executable", installed, "every_name.py", PROGRAM.name], tmp_path)
+    assert "no issues found in 2 source files" in found
 
 
 @pytest.mark.slow
@@ -112,4 +113,4 @@ def test_pyright_accepts_a_users_program(installed: Path, tmp_path: Path) -> Non
     (tmp_path / "every_name.py").write_text(every_name())
     shutil.copy(PROGRAM, tmp_path)
     command = [pyright] if pyright else [sys.executable, "-m", "pyright"]
-    said([*command, "--pythonpath", installed, "every_name.py", PROGRAM.name], tmp_path)
+    assert "0 errors" in said([*command, "--pythonpath", installed, "every_name.py", PROGRAM.name], tmp_path)

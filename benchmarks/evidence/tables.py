@@ -120,9 +120,14 @@ def difference(pairs: Paired | None) -> str:
     return "-" if pairs is None else f"{pairs.mean:+.2f} ({pairs.interval}), {pairs.lower} of {len(pairs.differences)}"
 
 
-def seeds_shared(found: Found) -> int:
-    """Seeds on which every arm has been measured."""
-    return len(set[str].intersection(*(set(arm["test"]) for arm in found["arms"].values())))
+def on_shared_seeds(found: Found) -> Found:
+    """The task's arms on the seeds on which every one of them has been measured, so that their means stand side by side."""
+    shared = set[str].intersection(*(set(arm["test"]) for arm in found["arms"].values()))
+    arms = {
+        name: {**arm, "test": {seed: value for seed, value in arm["test"].items() if seed in shared}}
+        for name, arm in found["arms"].items()
+    }
+    return {**found, "arms": arms, "runs": runs(found), "seeds": len(shared)}
 
 
 def setting(arm: Found) -> str:
@@ -225,12 +230,12 @@ def plot(tasks: list[Found], target: Path) -> None:
 
 
 def measured_tasks(families: dict[str, Any], results: Path) -> dict[str, list[Found]]:
-    """What there is of each family; a task without five seeds of every arm is left out."""
+    """What there is of each family on shared seeds; a task without five of them is left out."""
     found = {}
     for name, family in families.items():
         paths = [results / f"{slug(task)}.json" for task in family["tasks"]]
-        tasks = [json.loads(path.read_text()) for path in paths if path.is_file()]
-        found[name] = [task for task in tasks if seeds_shared(task) >= FEWEST]
+        tasks = [on_shared_seeds(json.loads(path.read_text())) for path in paths if path.is_file()]
+        found[name] = [task for task in tasks if task["seeds"] >= FEWEST]
     return found
 
 
@@ -241,7 +246,7 @@ def summaries(found: dict[str, list[Found]]) -> str:
         for name, tasks in found.items()
         if tasks
     ]
-    total = sum(runs(task) for tasks in found.values() for task in tasks)
+    total = sum(task["runs"] for tasks in found.values() for task in tasks)
     return "\n".join([*parts, f"{total:,} runs, those of the search among them.\n"])
 
 
@@ -261,10 +266,11 @@ def write_tables(families: dict[str, Any], results: Path, page: Path | None = No
         if tasks:
             comparisons = compared(tasks)
             said += [f"## {name}\n", *(task_table(task, comparisons) for task in tasks)]
-    said.append(summaries(found))
+    short = summaries(found)
+    said.append(short)
     write_text(results.with_suffix(".md"), "\n".join(said))
     if page is not None:
-        write_text(page, between(page.read_text(), summaries(found)))
+        write_text(page, between(page.read_text(), short))
     shown = [task for tasks in found.values() for task in tasks]
     if shown:
         plot(shown, results.with_suffix(".png"))

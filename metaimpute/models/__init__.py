@@ -1,6 +1,7 @@
 """Networks, one file per family; importing this package registers all of them."""
 
 from .base import Model, check_accepts, models, register_model
+from .bert import BertBase, MiniLM
 from .classifier import FeatureClassifier
 from .image_encoder import TimmEncoder
 from .image_features import FeatureModel
@@ -9,7 +10,7 @@ from .mixed_cnn import MixedCNN
 from .resnet import DecathlonResNet, ResNet26
 from .small import MLP, SmallCNN
 from .tcdcn import TCDCN
-from .text import BertBase, MiniLM, TextClassifier, TextModel
+from .text import TextClassifier, TextModel
 from .wrn import WRN, WideResNet
 
 __all__ = [

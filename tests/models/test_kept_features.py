@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from metaimpute.models.bert import MiniLM
 from metaimpute.models.kept_features import KeptFeatures, digest, drop_oldest
-from metaimpute.models.text import MiniLM
 from metaimpute.tasks import kept
 
 

@@ -170,7 +170,7 @@ def test_weights_of_the_pinned_commit_are_found_in_the_hubs_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Downloaded by commit, they stand under no branch's name."""
-    from metaimpute.models.text import BERT, BERT_REVISION
+    from metaimpute.models.bert import BERT, BERT_REVISION
 
     folder = tmp_path / "hub" / f"models--{BERT.replace('/', '--')}" / "snapshots" / BERT_REVISION
     folder.mkdir(parents=True)

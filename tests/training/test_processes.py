@@ -56,7 +56,7 @@ OTHERS = {
         "learned_rates", "learned_scalars", "meta_pseudo_labels", "dataset_distillation",
     )
 }  # fmt: skip
-OTHERS["learning_to_reweight"] = ("problem={name: learning_to_reweight, inner: {lr: 0.1}}",)
+OTHERS["learning_to_reweight"] = ("problem={name: learning_to_reweight, inner: {lr: 0.1, steps: 1}}",)
 OTHERS["l2i_learnable, sum"] = ("problem={name: l2i_learnable, form: paper, inner: {lr: 0.1}}",)
 OTHERS["meta_weight_net, fused"] = (
     "problem={name: meta_weight_net, schedule: fused, estimator: mixed, inner: {lr: 0.1}}",
@@ -118,10 +118,10 @@ def differences(rank: int, size: int, variants: dict[str, tuple[str, ...]]) -> d
     return found
 
 
-def require_alike(found: list[dict[str, float]]) -> None:
-    for one in found:
-        assert one, "nothing was compared"
-        assert {name: value for name, value in one.items() if not value < 1e-9} == {}
+def unlike(found: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Of each process what differs by more than rounding, of all that was compared."""
+    assert all(found), "nothing was compared"
+    return [{name: value for name, value in one.items() if not value < 1e-9} for one in found]
 
 
 def moved_in_bf16(rank: int, size: int) -> dict[str, float]:
@@ -152,12 +152,12 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_two_processes_take_the_steps_of_one(of_two: Any) -> None:
-    require_alike([found for _, found, _ in of_two])
+    assert not any(unlike([found for _, found, _ in of_two]))
 
 
 @pytest.mark.slow
 def test_four_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    require_alike([found for _, found, _ in in_processes(4, tmp_path, all_of_it)])
+    assert not any(unlike([found for _, found, _ in in_processes(4, tmp_path, all_of_it)]))
 
 
 def come_apart(rank: int, size: int) -> str:
