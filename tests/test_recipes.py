@@ -230,6 +230,8 @@ def test_shipped_recipes_are_valid_with_every_problem(path: Path, problem: str) 
     extra = apart if entry.learns in ("labels", "own") or entry.replaces_base_step else []
     if entry.inner_hyper is not BilevelProblem.inner_hyper:  # which moves the rate itself
         extra = [*extra, "problem.inner.rate=fixed"]
+    if entry.max_inner_steps is not None:
+        extra = [*extra, f"problem.inner.steps={entry.max_inner_steps}"]
     for profile in profiles_of(read(path)):
         shipped = recipes.load(path, profile, ())
         if shipped.task.episodes != entry.episodes:

@@ -249,6 +249,10 @@ class BilevelProblem:
         """
         return module
 
+    def row_weights(self, meta: Tree) -> Tensor | None:
+        """Weights ``[labelled]`` of the labelled rows, where an ``"own"`` problem has learned them, for the run's folder."""
+        return None
+
     # optional knowledge and hooks -----------------------------------------------------------------------------------
 
     def structured_inner(self) -> StructuredLoss:

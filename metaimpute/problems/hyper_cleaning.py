@@ -46,6 +46,9 @@ class HyperCleaning(BilevelProblem):
             loss = loss + self.l2 * torch.stack([leaf.square().sum() for leaf in tensors(params)]).sum()
         return loss
 
+    def row_weights(self, meta: Tree) -> Tensor | None:
+        return meta["logits"].detach().sigmoid()  # type: ignore[no-any-return]
+
     def measure(self, meta: Tree) -> dict[str, float]:
         """Mean weight of all labelled rows, and the share of them that count for less than a half."""
         weights = meta["logits"].detach().sigmoid()

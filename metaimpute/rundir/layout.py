@@ -19,6 +19,7 @@ FAILED = "failed.json"  # of a study's run
 WEIGHTS = "model.safetensors"
 SYSTEMS, MEMBERS = "systems.json", "systems.skops"  # of a run with choose
 TESTED = "tested.json"  # single rows of the test set, for a report
+ROW_WEIGHTS = "row_weights.csv"  # of the labelled rows, where an objective learns them
 RESULT = "result.json"  # written last: a run with it is finished
 PREDICTED = "labels.csv"
 LOCK = "run.lock"
@@ -27,7 +28,7 @@ REVIEW = "review.html"
 
 STEP = re.compile(r"step-(\d+)\.pt")
 WRITTEN_OVER = (METRICS, RESULT, LEARNT, ORIGIN, WEIGHTS, PREPROCESSING, CHECKPOINTS, DIVERGED, LABELS, PREDICTED, LOCK, SYSTEMS,
-                MEMBERS, TESTED)  # fmt: skip
+                MEMBERS, TESTED, ROW_WEIGHTS)  # fmt: skip
 _REPLACED = (
     ORIGIN,
     RESULT,
@@ -41,6 +42,7 @@ _REPLACED = (
     SYSTEMS,
     MEMBERS,
     TESTED,
+    ROW_WEIGHTS,
 )
 _ASIDE = tuple(f"{name}.damaged" for name in (METRICS, LABELS))
 

@@ -30,6 +30,7 @@ from .choosing import check_choosable, systems_of
 from .finite import Diverged
 from .interruption import stopping_on_signals
 from .processes import ALONE, Processes
+from .row_weights import write_row_weights
 from .samples import sampled_rows
 from .state import RunState
 from .summary import final_raw, summary_of
@@ -141,6 +142,7 @@ class Session(RunState):
                 result = summary_of(self, self.why, raw, systems)
                 if systems is not None:
                     systems.save(self.folder)
+                self._write_row_weights()
                 export(self.folder, self.evaluated_module(), self.task)
                 result = dataclasses.replace(result, weights_sha256=digest(self.folder))
                 write_end(self.folder, result, tested, self.recipe.resolved)
@@ -153,6 +155,14 @@ class Session(RunState):
             where = error.filename or self.folder
             again = f"; mend that and go on with --resume {argument(self.folder)}" if self._checkpoints() else ""
             raise Unwritable(f"cannot write {where}: {error.strerror or error}; {self._last_good()}{again}") from None
+
+    def _write_row_weights(self) -> None:
+        meta = self.algorithm.meta
+        weights = None if meta is None else self.algorithm.problem.row_weights(meta)
+        if weights is not None:
+            path = write_row_weights(self.folder, weights, self.batches.labelled, self.task)
+            doubted = int((weights < 0.5).sum())
+            self.say(f"{doubted:,} of {len(weights):,} labelled rows have learned a weight below a half: {path}")
 
     def follow(self) -> None:
         """Trains along with the first process, which alone writes and evaluates, and ends with the training.

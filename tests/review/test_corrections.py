@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from metaimpute.review import collect
+from metaimpute.rundir import checkpoint
 from metaimpute.rundir.origin import recipe_of
 from metaimpute.training.assemble import assemble
 
@@ -172,6 +174,16 @@ def test_labels_that_a_person_gave_are_those_that_hyper_cleaning_trusts(project:
     held, trained = parts.batches.holdout_pool, parts.batches.labelled
     assert sorted(recipe.task.row_names(held)) == sorted(names)
     assert not set(names) & set(recipe.task.row_names(trained)) and len(trained)
+    with (tmp_path / "run" / "row_weights.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    weights = checkpoint.latest(tmp_path / "run")[0]["meta"]["logits"].sigmoid().tolist()
+    ids = recipe.task.row_names(trained)
+    assert [float(row["weight"]) for row in rows] == sorted(weights)
+    assert {row["id"]: float(row["weight"]) for row in rows} == dict(zip(ids, weights, strict=True))
+    assert trained.targets is not None and recipe.task.label_names is not None
+    given = [recipe.task.label_names[int(n)] for n in trained.targets] if project.kind != "values" else None
+    assert given is None or {row["id"]: row["label"] for row in rows} == dict(zip(ids, given, strict=True))
+    assert f"{sum(w < 0.5 for w in weights)} of {len(ids)} labelled rows have learned a weight below a half" in said
 
 
 def test_without_such_labels_it_says_where_they_come_from(project: Project, tmp_path: Path) -> None:
