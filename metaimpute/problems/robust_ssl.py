@@ -37,7 +37,7 @@ class RobustSSL(UnlabelledWeights):
         super().check(method, output)
         if type(method).forward_unlabelled is not Method.forward_unlabelled:
             raise ProblemError(
-                f"takes one pass through the network for all rows, and '{method.name}' has one of its own for some of them; take "
+                f"robust_ssl takes one pass through the network for all rows, and '{method.name}' has one of its own for some of them; take "
                 "unlabelled_weights"
             )
 

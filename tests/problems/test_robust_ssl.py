@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from metaimpute import recipes
 from metaimpute.problems.robust_ssl import RobustSSL
 from metaimpute.problems.weighted_norm import weighted_statistics
+from metaimpute.recipes.shipped import locate
+from metaimpute.recipes.source import RecipeError
 from metaimpute.testing import check_problem
 
 from ..bound import bind
@@ -70,3 +75,8 @@ def test_with_weights_of_one_it_is_the_loss_of_one_pass_of_all_rows(method: str)
     finally:
         bound.algorithm.method.__class__.joint_forward = before
     torch.testing.assert_close(problem.inner_loss(bound.params, ones, batch), expected)
+
+
+def test_a_method_with_a_pass_of_its_own_is_refused() -> None:
+    with pytest.raises(RecipeError, match="robust_ssl takes one pass .*, and 'vat' has one of its own for some of them"):
+        recipes.load(locate(Path("digits_robust_ssl")), "sample", ("method={name: vat}",))
