@@ -37,8 +37,8 @@ class RobustSSL(UnlabelledWeights):
         super().check(method, output)
         if type(method).forward_unlabelled is not Method.forward_unlabelled:
             raise ProblemError(
-                f"robust_ssl takes one pass through the network for all rows, and '{method.name}' has one of its own for some of them; take "
-                "unlabelled_weights"
+                "robust_ssl takes one pass through the network for all rows, and "
+                f"'{method.name}' has one of its own for some of them; take unlabelled_weights"
             )
 
     def inner_loss(self, params: Tree, c: Tree, batch: Batch) -> Tensor:

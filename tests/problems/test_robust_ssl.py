@@ -78,5 +78,7 @@ def test_with_weights_of_one_it_is_the_loss_of_one_pass_of_all_rows(method: str)
 
 
 def test_a_method_with_a_pass_of_its_own_is_refused() -> None:
-    with pytest.raises(RecipeError, match="robust_ssl takes one pass .*, and 'vat' has one of its own for some of them"):
+    with pytest.raises(
+        RecipeError, match="robust_ssl takes one pass .*, and 'vat' has one of its own for some of them"
+    ):
         recipes.load(locate(Path("digits_robust_ssl")), "sample", ("method={name: vat}",))
