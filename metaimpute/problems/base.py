@@ -111,6 +111,8 @@ class BilevelProblem:
         replaces_base_step: whether the outer step, of a ``"labels"`` problem that on the moved variables, is the only training
             step, so that nothing is trained on what the problem would have changed first.
         episodes: whether rows are episodes (:mod:`metaimpute.batches.episodes`).
+        held: keys of what :meth:`couple` returns that stay constant by the objective's definition, though they are computed from
+            what is learned.
         max_inner_steps: of its look-ahead, where its equations are of no more; None: any number.
         uses_unlabelled: whether any of its functions look at the unlabelled batch, which else is not drawn for it.
         dealt_coupling: what a batch that is dealt out over several processes makes of its coupling: ``"rows"``: every tensor has
@@ -127,6 +129,7 @@ class BilevelProblem:
     replaces_base_step: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
     episodes: ClassVar[bool] = False
+    held: ClassVar[tuple[str, ...]] = ()
     max_inner_steps: ClassVar[int | None] = None
     dealt_coupling: ClassVar[Coupling | None] = None
     dealt_reduction: ClassVar[Reduction] = "mean"

@@ -34,6 +34,7 @@ class L2IImplicit(L2I):
     """
 
     dealt_coupling = "rows"
+    held = ("known", "unknown")
     l2: Positive = 0.01
 
     def check(self, method: Method, output: Output) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,9 +96,31 @@ def check_recipe(
         **options,
     )
     report.terms.append(_couple(problem, meta, params, batch, settings.optimizer.hyper))
+    if problem.held:
+        report.notes.append(
+            f"{', '.join(problem.held)}: held by the objective, so couple's derivatives are without them"
+        )
     if raise_exception and not report.ok:
         raise GradientCheckFailed(f"{len(report.failures)} of {len(report.terms)} terms fail\n{report}")
     return report
+
+
+def _moving(problem: BilevelProblem, coupling: Tree) -> Tree:
+    """A coupling without what the problem says is held.
+
+    Raises:
+        ProblemError: where ``couple`` returns nothing by a name that is held.
+    """
+    from ..problems.base import ProblemError
+
+    if not problem.held:
+        return coupling
+    named = coupling if isinstance(coupling, Mapping) else {}
+    lost = next((key for key in problem.held if key not in named), None)
+    if lost is not None:
+        found = ", ".join(map(repr, named)) or "no mapping"
+        raise ProblemError(f"{type(problem).__name__}.held names '{lost}', and couple returns {found}")
+    return {key: value for key, value in named.items() if key not in problem.held}
 
 
 def _couple(problem: BilevelProblem, meta: Tree, params: Tree, batch: Any, given: dict[str, Any]) -> Term:
@@ -117,7 +139,7 @@ def _couple(problem: BilevelProblem, meta: Tree, params: Tree, batch: Any, given
 
     def outputs(at: Tree) -> Tree:
         torch.manual_seed(0)
-        found = {"c": problem.couple(at, batch), "hyper": problem.inner_hyper(at, given)}
+        found = {"c": _moving(problem, problem.couple(at, batch)), "hyper": problem.inner_hyper(at, given)}
         return found | ({"start": problem.start(at, at if problem.learns == "network" else params)} if moves else {})
 
     moves = any(leaf.requires_grad for leaf in tensors(problem.start(meta, params)))

@@ -13,6 +13,7 @@ from metaimpute.batches.outputs import Values
 from metaimpute.engine import Batches, get_estimator, sgd
 from metaimpute.engine.pytree import detach, norm
 from metaimpute.problems import ProblemError
+from metaimpute.problems.l2i_implicit import L2IImplicit
 from metaimpute.recipes.shipped import locate
 from metaimpute.testing.problems import check_recipe
 from metaimpute.training.assemble import assemble, take_step
@@ -80,6 +81,21 @@ def test_it_trains_from_its_recipe() -> None:
     parts = assemble(chosen, lambda line: None)
     found = take_step(parts, chosen, 0, measure=True)
     assert float(found["hypergradient_norm"]) > 0 and float(found["holdout_after"]) != float(found["holdout_before"])
+
+
+def test_its_gradient_passes_the_check_which_says_what_is_held() -> None:
+    sets = ("model={name: mlp, width: 8}", "task.labels=20", "train.unlabelled_batch=8", "method.threshold=0")
+    report = check_recipe(recipe("digits_l2i_implicit", *sets), steps=3, estimators=["exact"])
+    assert {term.name: term.verdict for term in report.terms}["meta"] == "right"
+    assert any("known, unknown: held by the objective" in note for note in report.notes)
+
+
+def test_held_names_what_couple_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(L2IImplicit, "held", ("knwon",))
+    with pytest.raises(
+        ProblemError, match="L2IImplicit.held names 'knwon', and couple returns 'labels', 'known', 'unknown'"
+    ):
+        check_recipe(recipe("digits_l2i_implicit", "model={name: mlp, width: 8}"), steps=1, estimators=["exact"])
 
 
 def test_a_start_that_does_not_matter_is_not_differentiated() -> None:
