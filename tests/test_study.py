@@ -26,7 +26,7 @@ from metaimpute.study.plan import Study, read_study
 from metaimpute.study.progress import carry_out, prepare
 from metaimpute.study.runs import UNFINISHED, Outcome
 from metaimpute.study.tables import csv_table, markdown, markdown_table, summarize, tex, tex_table
-from metaimpute.study.workers import _Telling
+from metaimpute.study.workers import Worker, _Telling
 from metaimpute.training.session import Session
 
 from .reporting.made import result_with
@@ -402,6 +402,33 @@ class Heard:
 
     def moved(self) -> None:
         self.seen += [(one.name, one.note, one.done, one.total) for one in self.phases]
+
+
+def test_a_run_with_cores_to_itself_may_prepare_its_batches_in_processes_of_its_own(tmp_path: Path) -> None:
+    module = tmp_path / "says_it.py"
+    module.write_text(
+        "import pathlib\nfrom metaimpute.training.ahead import has_workers_of_its_own\n"
+        "mark = pathlib.Path(__file__).with_name(f'{__import__(\"os\").getpid()}.part')\n"
+        "mark.write_text(str(has_workers_of_its_own()))\nmark.rename(mark.with_suffix('.txt'))\n"
+    )
+    started = {alone: Worker([str(module)], alone=alone) for alone in (True, False)}
+    try:
+        for alone, worker in started.items():
+            assert worker.process.daemon  # ends with this process
+            mark, until = tmp_path / f"{worker.process.pid}.txt", time.monotonic() + 120
+            while not mark.exists() and worker.process.is_alive() and time.monotonic() < until:
+                time.sleep(0.1)
+            assert mark.read_text() == str(alone)
+    finally:
+        for worker in started.values():
+            worker.end()
+
+
+def test_what_several_runs_at_once_leave_out_is_said(here: Path) -> None:
+    (here / "s.yaml").write_text(STUDY + "set: {train.workers: 1}\n")
+    done = call("s.yaml", "--jobs", "2", "--check")
+    assert done.exit_code == 0 and "train.workers" not in call("s.yaml", "--check").stderr
+    assert "train.workers is left out, as 2 runs share the cores; --jobs 1 and --ray keep it" in done.stderr
 
 
 def test_the_steps_of_workers_runs_are_phases(here: Path) -> None:

@@ -154,7 +154,7 @@ def _made(job: Job, cwd: Path, modules: Iterable[str], origin: Origin, desk: Des
     """Makes a run in a process of its own, and asks it to stop when the driver does."""
     with _surroundings(cwd, origin.environment):
         _wait_for(job.folder)
-        worker = Worker(list(modules))
+        worker = Worker(list(modules), alone=True)  # on CPUs that are the run's
     stopped = False
     try:
         worker.give(job)

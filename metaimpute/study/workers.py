@@ -52,11 +52,12 @@ def run_all(jobs: Iterable[Job], workers: int, done: Done, heard: Heard = lambda
                 raise KeyboardInterrupt
         return
     waiting, busy = deque(jobs), list[Worker]()
-    idle = [Worker() for _ in range(min(workers, len(waiting)))]
+    alone = workers == 1
+    idle = [Worker(alone=alone) for _ in range(min(workers, len(waiting)))]
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
-                worker = idle.pop() if idle else Worker()
+                worker = idle.pop() if idle else Worker(alone=alone)
                 worker.give(waiting.popleft())
                 busy.append(worker)
             for worker in _ready(busy):
@@ -91,14 +92,15 @@ class Worker:
     """A process that makes one run at a time.
 
     Args:
-        modules: that it imports first; by default those that this one was told to.
+        modules: that it imports first; by default those that this one was told to. alone: it has cores to itself, so that its
+            runs may start processes that prepare their batches (``train.workers``).
     """
 
-    def __init__(self, modules: Sequence[str] | None = None) -> None:
+    def __init__(self, modules: Sequence[str] | None = None, alone: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(theirs, imported_from() if modules is None else dict.fromkeys(modules)), daemon=True
+            target=_serve, args=(theirs, imported_from() if modules is None else dict.fromkeys(modules), alone), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -175,8 +177,10 @@ class _Telling:
                 self._connection.send(Reached(one.name, one.done, one.total))
 
 
-def _serve(connection: Connection, modules: Mapping[str, Path | None]) -> None:
+def _serve(connection: Connection, modules: Mapping[str, Path | None], alone: bool) -> None:
     """A worker's life: jobs in, outcomes out, until the pipe closes."""
+    if alone:  # to its parent it is a daemon still, which ends with it; by itself it may have children, which end with it
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C is for the parent, which then asks every worker to stop
     threading.Thread(target=_follow_parent, daemon=True).start()
