@@ -7,6 +7,7 @@ thread's random operations are handed generators of its own, which give the same
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import Any
 
@@ -127,6 +128,13 @@ def _draws_nothing(module: str) -> bool:
     return module in _CARRY_ALONE or module.partition(".")[0] in _DRAW_NOTHING
 
 
+def _compiles(thread: threading.Thread) -> bool:
+    """Whether it is one of the pool that torch's compiler keeps, which waits when it is done."""
+    pool = getattr(getattr(sys.modules.get("torch._inductor.async_compile"), "AsyncCompile", None), "pool", None)
+    begun = getattr(pool, "cache_info", None)
+    return begun is not None and begun().currsize > 0 and thread in pool()._threads  # type: ignore[misc]
+
+
 def _others_may_draw() -> bool:
     """Whether a thread runs beside this one that could draw random numbers: not a progress bar's, notebook's or compiler's."""
     if threading.active_count() == 1:
@@ -135,7 +143,7 @@ def _others_may_draw() -> bool:
     return any(
         not _draws_nothing(getattr(getattr(t, "_target", None), "__module__", None) or type(t).__module__)
         for t in threading.enumerate()
-        if t.ident not in here
+        if t.ident not in here and not _compiles(t)
     )
 
 
@@ -145,10 +153,11 @@ class fixed_rng:  # a context manager, spelt as those of contextlib
     Where other threads run, noise comes from generators of this thread alone: the same numbers, and the others' are their own.
 
     Args:
-        shared_generator: draw from the process's generators all the same, as a compiled program does.
+        shared_generator: draw from the process's generators all the same, as a compiled program does; what the blocks around it
+            have put in their place, under which torch compiles nothing, is away for so long.
     """
 
-    __slots__ = ("_before", "_own", "_seed", "_shared")
+    __slots__ = ("_around", "_before", "_own", "_seed", "_shared")
 
     def __init__(self, seed: int, *, shared_generator: bool = False) -> None:
         self._seed, self._shared = seed, shared_generator
@@ -156,19 +165,32 @@ class fixed_rng:  # a context manager, spelt as those of contextlib
     def __enter__(self) -> None:
         self._own = None if self._shared or not _others_may_draw() else _OwnNoise(self._seed)
         if self._own is not None:
-            self._before: list[tuple[torch.Generator, torch.Tensor]] = []
             self._own.__enter__()
             return
+        self._around = _taken_off() if self._shared else []
         generators = (torch.default_generator, *_accelerated_generators())
-        self._before = [(generator, generator.get_state()) for generator in generators]
+        self._before: list[tuple[torch.Generator, torch.Tensor]] = [(one, one.get_state()) for one in generators]
         for generator in generators:
             generator.manual_seed(self._seed)
 
     def __exit__(self, *raised: Any) -> None:
         if self._own is not None:
             self._own.__exit__(*raised)
+            return
         for generator, state in self._before:
             generator.set_state(state)
+        for mode in reversed(self._around):
+            torch._C._push_on_torch_dispatch_stack(mode)
+
+
+def _taken_off() -> list[_OwnNoise]:
+    """The thread's own noise that is innermost, off the stack of dispatch modes, the last one first."""
+    found = []
+    while depth := torch._C._len_torch_dispatch_stack():
+        if not isinstance(torch._C._get_dispatch_stack_at(depth - 1), _OwnNoise):
+            break
+        found.append(torch._C._pop_torch_dispatch_stack(None))
+    return found
 
 
 def _splitmix64(value: int) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import types
 from collections.abc import Callable
 from typing import Any
@@ -136,6 +137,7 @@ def require_compiler(device: torch.device) -> str | None:
         return f"compiled steps on CUDA need the package triton; install it, or {WAY_OUT}" if missing else None
     if BACKEND != "inductor":
         return None
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of a CUDA that a CPU has no use for
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     try:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from metaimpute.engine import CannotCompile
+from metaimpute.engine import CannotCompile, fixed_rng
 from metaimpute.training import compiled
 from metaimpute.training.compiled import CompiledLoss, require_compiler, uncompiled_parts
 
@@ -50,6 +55,39 @@ def test_a_compiled_base_step_is_the_uncompiled_one_with_its_running_statistics(
     plain, fast = both("none", method_options={"ramp": 0.9})
     assert same_after_steps(plain, fast) == 1
     assert int(fast.module[1].num_batches_tracked) == int(plain.module[1].num_batches_tracked) > 0
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_step_is_compiled_beside_a_thread_that_may_draw() -> None:
+    """Then the step's noise comes from generators of its own thread, under which torch would compile nothing."""
+    plain, fast = both("none")
+    done = threading.Event()
+    beside = threading.Thread(target=done.wait)
+    beside.start()
+    try:
+        for bound in (plain, fast):
+            with fixed_rng(5):
+                assert torch._C._len_torch_dispatch_stack() == 1
+                bound.algorithm.step(bound.batch, bound.holdout)
+                assert torch._C._len_torch_dispatch_stack() == 1
+    finally:
+        done.set()
+        beside.join()
+    for one, other in zip(plain.module.state_dict().values(), fast.module.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("sets", [(), ("problem.estimator=exact",)])
+def test_a_recipe_trains_compiled_where_nothing_was_compiled_before(tmp_path: Path, sets: tuple[str, ...]) -> None:
+    small = ("model={name: mlp, width: 8}", "train.steps=3", "train.eval_every=3", "train.compile=true", *sets)
+    command = [sys.executable, "-m", "metaimpute", "run", "two_moons", "--out", str(tmp_path / "run"),
+               *(word for one in small for word in ("--set", one))]  # fmt: skip
+    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "No CUDA runtime" not in done.stderr
 
 
 @pytest.mark.slow
