@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from metaimpute.reporting.statistics import bootstrap_interval, holm, paired, signed_rank
 
@@ -46,6 +48,23 @@ def test_the_interval_approaches_the_normal_one_for_many_values() -> None:
 )
 def test_signed_rank_is_exact_for_few_pairs(differences: list[float], p: float) -> None:
     assert signed_rank(differences) == pytest.approx(p)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_signed_rank_counts_every_assignment_of_signs_where_sizes_are_tied(seed: int) -> None:
+    sizes = np.random.default_rng(seed).integers(1, 5, 11).astype(float)
+    known = sizes * np.random.default_rng(seed + 10).choice([-1, 1, 1], 11)
+    ranks = stats.rankdata(sizes)
+    every = [float(ranks @ signs) for signs in itertools.product([0, 1], repeat=11)]
+    found = float(ranks @ (known > 0))
+    tails = [np.mean([one <= found for one in every]), np.mean([one >= found for one in every])]
+    assert signed_rank(known) == pytest.approx(min(1.0, 2 * min(tails)), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [6, 15, 50, 60])
+def test_signed_rank_is_scipys_where_none_are_tied(count: int) -> None:
+    values = np.random.default_rng(count).normal(0.3, 1.0, count)
+    assert signed_rank(values) == pytest.approx(float(stats.wilcoxon(values).pvalue), rel=1e-10)
 
 
 def test_signed_rank_says_nothing_of_fewer_than_five_pairs_that_differ() -> None:
