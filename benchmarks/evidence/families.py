@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,11 @@ def settings_of(found: dict[str, Any], results: Path) -> dict[str, list[dict[str
     here = {arm: own["asked"] for arm, own in found["arms"].items() if "measured_by" not in own}
     if found["tuned_on"] is None:
         return {arm: points(asked) for arm, asked in here.items()}
-    other = json.loads((results / f"{slug(found['tuned_on'])}.json").read_text())
-    return {arm: [other["arms"][arm]["chosen"]["set"]] for arm in here}
+    path = results / f"{slug(found['tuned_on'])}.json"
+    other = json.loads(path.read_text())["arms"] if path.is_file() else {}
+    if any((other.get(arm) or {}).get("chosen") is None for arm in here):
+        raise click.UsageError(f"{found['tuned_on']!r} has to be measured first: its settings are taken")
+    return {arm: [other[arm]["chosen"]["set"]] for arm in here}
 
 
 def choose(own: dict[str, Any], chosen: dict[str, Any]) -> None:
@@ -171,9 +174,15 @@ def report(found: dict[str, Any], seeds: range) -> Iterator[str]:
                 yield f"seed {seed} {arm}: {result['test']:.2f} ({result['seconds']:.1f} s)"
 
 
-def measure(name: str, family: dict[str, Any], until: float = float("inf"), results: Path = RESULTS) -> bool:
-    """Every run of a family that there is not yet; whether all are there now."""
-    for task in family["tasks"]:
+def measure(
+    name: str,
+    family: dict[str, Any],
+    until: float = float("inf"),
+    results: Path = RESULTS,
+    tasks: Collection[str] | None = None,
+) -> bool:
+    """Every run of a family, or of some tasks of it, that there is not yet; whether all are there now."""
+    for task in [task for task in family["tasks"] if tasks is None or task in tasks]:
         found = known(name, task, family, results)
         path = results / f"{slug(task)}.json"
 
@@ -192,16 +201,23 @@ def measure(name: str, family: dict[str, Any], until: float = float("inf"), resu
 
 @click.command()
 @click.argument("names", nargs=-1)
+@click.option("--task", "tasks", multiple=True, help="Only this task of them, so that several processes share a family.")
 @click.option("--seconds", type=float, default=float("inf"), help="Stop after so many; the same command goes on.")
 @click.option("--table", "only_table", is_flag=True, help="Write tables and picture from what there is.")
-def families(names: tuple[str, ...], seconds: float, only_table: bool) -> None:
+def families(names: tuple[str, ...], tasks: tuple[str, ...], seconds: float, only_table: bool) -> None:
     """Measure the families NAMES of families.yaml (default: all)."""
     until = time.monotonic() + seconds
     asked = read_families()
     unknown = [name for name in names if name not in asked]
     if unknown:
         raise click.UsageError(f"no such family: {unknown[0]}; there are {', '.join(asked)}")
+    known_tasks = [task for name in names or asked for task in asked[name]["tasks"]]
+    stray = [task for task in tasks if task not in known_tasks]
+    if stray:
+        raise click.UsageError(f"no such task: {stray[0]}; there are {'; '.join(known_tasks)}")
     for name in () if only_table else names or tuple(asked):
-        if not measure(name, asked[name], until):
+        if not measure(name, asked[name], until, tasks=tasks or None):
             break
+    if tasks and not only_table:
+        return  # others may be at work on the rest
     write_tables(asked, RESULTS, PAGE)

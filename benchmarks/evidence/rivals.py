@@ -132,7 +132,7 @@ def doubts(data: TaskData, seed: int, strength: float = 0.3) -> dict[str, torch.
 
 
 def fitted_to_all(data: TaskData, model: Any) -> Scores:
-    """A semi-supervised classifier of scikit-learn on labelled and unlabelled rows; -1 stands for no label."""
+    """A classifier of scikit-learn on labelled and unlabelled rows; -1 stands for no label."""
     rows = np.concatenate([rows_of(data.labelled), rows_of(data.unlabelled)])
     labels = np.concatenate([labels_of(data), np.full(len(data.unlabelled), -1)])
     with warnings.catch_warnings():
@@ -152,6 +152,12 @@ def self_training(data: TaskData, seed: int, threshold: float) -> Scores:
     """Logistic regression that takes its sure predictions for labels, again and again."""
     model = LogisticRegression(C=10.0, max_iter=300)
     return fitted_to_all(data, SelfTrainingClassifier(model, threshold=threshold))
+
+
+def logistic_regression(data: TaskData, seed: int, strength: float) -> Scores:
+    """Of the labelled rows alone. ``strength``: inverse of its penalty."""
+    labelled = dataclasses.replace(data, unlabelled=data.unlabelled.subset(torch.arange(0)))
+    return fitted_to_all(labelled, LogisticRegression(C=strength, max_iter=1000))
 
 
 def label_spreading(data: TaskData, seed: int, neighbours: int) -> Scores:
@@ -210,6 +216,7 @@ def gold_loss_correction(data: TaskData, seed: int, penalty: float) -> Scores:
 
 RIVALS: dict[str, Callable[..., Scores]] = {
     "self_training": self_training, "label_spreading": label_spreading, "gold_loss_correction": gold_loss_correction,
+    "logistic_regression": logistic_regression,
 }  # fmt: skip
 
 
