@@ -243,3 +243,14 @@ def test_check_gradients_on_the_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["check", "two_moons", "--gradients", "--set", "problem={name: none}"])
     assert result.exit_code == 0 and "takes no hypergradient" in result.output
     assert Batches([None], None).outer is None and sgd(0.1).label == "sgd"
+
+
+def test_what_the_engine_warns_of_is_a_line_of_the_command() -> None:
+    from metaimpute.cli import main
+
+    done = CliRunner().invoke(
+        main, ["check", "digits_unlabelled_weights", "--gradients", "--set", "model={name: mlp, width: 4}"]
+    )
+    assert done.exit_code == 0, done.output
+    line = next(line for line in done.stderr.splitlines() if "no positive curvature" in line)
+    assert line.startswith("warning: the inner Hessian has a direction") and ".py" not in done.stderr

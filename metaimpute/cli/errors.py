@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -16,6 +17,9 @@ from ..errors import INTERNAL, INTERRUPTED, USAGE, UserError
 from ..plugins import installed_commands, package_of
 from ..terminal import argument, spelled
 from .output import echo, end_unread, prepare_streams, silence, starting, unread
+
+
+PACKAGE = Path(__file__).parents[1]
 
 
 @contextlib.contextmanager
@@ -31,7 +35,7 @@ def plain_errors(light: bool = False) -> Iterator[None]:
         with _interrupted_at_once(), starting():
             _import_what_takes_long()
     try:
-        with _terminated_like_interrupted():
+        with _terminated_like_interrupted(), _warned_in_a_line():
             yield
             sys.stdout.flush()
     except UserError as error:
@@ -47,6 +51,26 @@ def plain_errors(light: bool = False) -> Iterator[None]:
         fail(USAGE, f"{_reason(error)}{hint}")
     except Exception as error:
         _internal(error)
+
+
+@contextlib.contextmanager
+def _warned_in_a_line() -> Iterator[None]:
+    """What the package warns of is a line as others are, without the place in its code; warnings of others are Python's."""
+    import warnings
+
+    before = warnings.showwarning
+
+    def show(message: Any, category: Any, filename: str, *rest: Any, **more: Any) -> None:
+        if Path(filename).is_relative_to(PACKAGE) and issubclass(category, UserWarning):
+            echo(f"warning: {message}", err=True)
+        else:
+            before(message, category, filename, *rest, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _internal(error: Exception, of: str = "") -> NoReturn:
