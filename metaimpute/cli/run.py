@@ -94,12 +94,13 @@ def run(
         processes = click.get_current_context().with_resource(processes_of_torchrun())
         if labels is not None:
             sets = (*sets, f"{CORRECTIONS}={json.dumps(str(labels), ensure_ascii=False)}")
-        began = processes.led(
-            lambda made: beginning(recipe, cast("Profile", profile), sets, seed, out, resume, made=made)
-        )
+        with processes.hushed():
+            began = processes.led(
+                lambda made: beginning(recipe, cast("Profile", profile), sets, seed, out, resume, made=made)
+            )
+            if not processes.leads:
+                _follow(began, processes, resume is not None, limit)
         chosen, folder = began.recipe, began.folder
-        if not processes.leads:
-            _follow(began, processes, resume is not None, limit)
         with (
             TrainingProgress(notes(), chosen.task.output.metric, hidden=quiet()) as progress,
             _measuring(ray, chosen, progress.say) as measure,
@@ -158,8 +159,12 @@ def _measuring(address: str | None, recipe: Recipe, told: Callable[[str], None])
 
 
 def _follow(began: Beginning, processes: Processes, resumes: bool, limit: tuple[str, float] | None) -> NoReturn:
-    """Trains along in silence, in a process that torchrun started beside the first one."""
+    """Trains along in silence, in a process that torchrun started beside the first one.
+
+    It ends with 0 where the first one says why the run ends: at any other torchrun would end that one before it has spoken.
+    """
     from ..training.finite import Diverged
+    from ..training.processes import Unequal
     from ..training.session import Interrupted, Session
 
     seconds = limit[1] if limit else float("inf")
@@ -168,10 +173,8 @@ def _follow(began: Beginning, processes: Processes, resumes: bool, limit: tuple[
     )
     if resumes:
         processes.together(session.resume)
-    try:
+    with contextlib.suppress(Interrupted, Diverged, Unequal):  # which all raise
         session.follow()
-    except (Interrupted, Diverged) as ended:  # the first process says it
-        sys.exit(ended.exit_code)
     sys.exit(0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..batches import Batch, Imputation
-from ..engine.across_ranks import Ranks, collective, ranks_of, reduce_from_ranks
+from ..engine.across_ranks import LostProcess, Ranks, collective, ranks_of, reduce_from_ranks
 from ..engine.distributed import Joined
 from ..engine.pytree import Tree, tree_map
 from ..errors import UserError
@@ -30,6 +31,8 @@ from ..rundir.begin import Beginning
 from .dealt import Dealt
 
 PATIENCE = timedelta(minutes=30)  # that one process waits for another, whose evaluation may take long
+WORD = 5.0  # seconds that one waits for the first to say why the run ends
+ENDED, SAID, LOST = "metaimpute/ended", "said", "lost"  # what the first leaves in the store, and how it ended
 LAUNCHERS = {
     "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "WORLD_SIZE": "a launcher",
 }  # fmt: skip
@@ -101,22 +104,35 @@ class Processes:
     def synchronise(self, wanted: bool) -> None:
         """Whether BatchNorm takes the statistics of all rows."""
 
-    def settle(self, *modules: nn.Module | None) -> None:
-        """Makes the buffers of all processes their mean, and holds the parameters against one another.
+    def compare(self, *modules: nn.Module | None) -> None:
+        """Holds the parameters of all processes against one another.
 
         Raises:
             Unequal: where they differ.
         """
 
-    def end(self) -> None:
-        """Lets the others go: what comes after is the first process's alone."""
+    def unlike(self, values: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Of each process a copy of those values that are not alike in all, bit for bit; nothing where all are."""
+        return []
+
+    def hushed(self) -> contextlib.AbstractContextManager[None]:
+        """In the block a process beside the first ends in silence, with exit code 0, where the first one says why."""
+        return contextlib.nullcontext()
+
+    def parting(self) -> contextlib.AbstractContextManager[None]:
+        """After the block, however it ends, the others are let go: what comes then is the first process's alone."""
+        return contextlib.nullcontext()
 
 
 class Several(Processes):
-    """Processes of a torch.distributed group."""
+    """Processes of a torch.distributed group.
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.rank, self.size = ranks, ranks.rank, ranks.size
+    Args:
+        store: of torch.distributed, where the first leaves word of its end, for those that lose it.
+    """
+
+    def __init__(self, ranks: Ranks, store: Any = None) -> None:
+        self.ranks, self.rank, self.size, self.store = ranks, ranks.rank, ranks.size, store
         self.joined = Joined(ranks)
 
     def synchronise(self, wanted: bool) -> None:
@@ -182,21 +198,15 @@ class Several(Processes):
     def _fail(self, own: UserError | None, rank: int, message: str, code: int) -> NoReturn:
         self.end()
         if not self.leads:
-            raise SystemExit(code)
+            raise SystemExit(0)
         if own is not None:
             raise own
         error = UserError(f"process {rank}: {message}")
         vars(error)["exit_code"] = code
         raise error
 
-    def settle(self, *modules: nn.Module | None) -> None:
-        present = [module for module in modules if module is not None]
-        buffers = [b for module in present for b in module.buffers() if b.is_floating_point() and b.numel()]
-        with torch.no_grad():
-            means = reduce_from_ranks(self.ranks, [b / self.size for b in buffers])
-            for buffer, mean in zip(buffers, means, strict=True):
-                buffer.copy_(mean)
-        found = self._all(digest_of([p for module in present for p in module.parameters()]))
+    def compare(self, *modules: nn.Module | None) -> None:
+        found = self._all(digest_of([p for module in modules if module is not None for p in module.parameters()]))
         if len(set(found)) > 1:
             other = next(rank for rank, one in enumerate(found) if one != found[0])
             raise Unequal(
@@ -204,12 +214,65 @@ class Several(Processes):
                 "the step differs between them, such as a random number that is not torch's"
             )
 
-    def end(self) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    def unlike(self, values: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        said = self._all({name: digest_of([value]) for name, value in values.items()})
+        names = [name for name in values if len({one[name] for one in said}) > 1]
+        return self._all({name: values[name].detach().to("cpu", copy=True) for name in names}) if names else []
+
+    @contextlib.contextmanager
+    def hushed(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            if self.leads:
+                raise
+            self.end()
+            if not self._first_says_why():
+                raise
+            raise SystemExit(0) from None
+
+    def _first_says_why(self) -> bool:
+        """Whether the first process has ended too, for a reason that it tells; waits a little for that."""
+        until = time.monotonic() + WORD
+        try:
+            while self.store is not None and time.monotonic() < until:
+                if self.store.check([ENDED]):
+                    return bool(self.store.get(ENDED) == SAID.encode())
+                time.sleep(0.05)
+        except (RuntimeError, KeyboardInterrupt):  # the store is gone, or torchrun ends what is left
+            pass
+        return False
+
+    @contextlib.contextmanager
+    def parting(self) -> Iterator[None]:
+        try:
+            yield
+        except LostProcess:
+            self.end(LOST)
+            raise
+        finally:
+            self.end()
+
+    def end(self, word: str = SAID) -> None:
+        """Leaves the group, if that has not been done; the first leaves word of it before."""
+        if not dist.is_initialized():
+            return
+        if self.leads and self.store is not None:
+            with contextlib.suppress(RuntimeError):
+                self.store.set(ENDED, word)
+        dist.destroy_process_group()
 
 
 ALONE = Processes()
+
+
+def mean_of(processes: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The means of what processes have; the first one's where that has no mean."""
+    found = {name: [one[name] for one in processes] for name in processes[0]}
+    return {
+        name: torch.stack(values).mean(0) if values[0].is_floating_point() else values[0]
+        for name, values in found.items()
+    }
 
 
 def digest_of(values: list[Tensor]) -> int:
@@ -247,9 +310,13 @@ def processes_of_torchrun() -> Iterator[Processes]:
     if launched() == 1:
         yield ALONE
         return
+    from torch.distributed.rendezvous import rendezvous
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    collective(lambda: dist.init_process_group(backend, timeout=PATIENCE))
-    several = Several(ranks_of())
+    store, rank, size = collective(lambda: next(iter(rendezvous("env://", timeout=PATIENCE))))
+    store.set_timeout(PATIENCE)
+    collective(lambda: dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE))
+    several = Several(ranks_of(), store)
     try:
         yield several
     finally:

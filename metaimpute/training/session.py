@@ -106,12 +106,13 @@ class Session(RunState):
             Unequal: where the processes of the run have come apart.
         """
         self._settle()
-        if self.processes.leads:
-            checkpoint.save(self.folder, self.step, self.state())
+        with self.averaging() as own:
+            if self.processes.leads:
+                checkpoint.save(self.folder, self.step, self.state() | {"buffers": own})
 
     def _settle(self) -> None:
         self.algorithm.settle()
-        self.processes.settle(self.module, self.averaged)
+        self.processes.compare(self.module, self.averaged)
 
     # training --------------------------------------------------------------------------------------------------------
 
@@ -174,11 +175,10 @@ class Session(RunState):
             self._train_to_the_end(NoLog())
 
     def _train_to_the_end(self, log: RunLog | NoLog) -> None:
-        try:
+        with self.processes.parting():
             self._train(log)
             self.save()
-        finally:
-            self.processes.end()
+            self.average()
 
     def _train(self, log: RunLog | NoLog) -> None:
         train, drawn = self.recipe.train, self.data.unlabelled
@@ -290,14 +290,16 @@ class Session(RunState):
             for warning in self.alarms.look(values, self.step == train.steps):
                 self.say(warning)
             log.write(self.step, values)
-            if self.trajectories is not None:
-                self.trajectories.write(self.step)
+            with self.averaging():
+                if self.trajectories is not None:
+                    self.trajectories.write(self.step)
             self.report(self.step, values)
         if not self.is_evaluated():
             return
         self._settle()
-        if self.processes.leads:
-            errors = self.evaluate()
+        with self.averaging():
+            errors = self.evaluate() if self.processes.leads else {}
+        if errors:
             log.write(self.step, {k: v for k, v in errors.items() if k != "step"})
             self.report(self.step, errors)
 

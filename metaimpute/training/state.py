@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from .assemble import assemble
 from .data import to_device
 from .dealing import has_statistics
 from .evaluation import measure, predictions
-from .processes import ALONE, Processes
+from .processes import ALONE, Processes, mean_of
 from .updates import as_built
 
 
@@ -155,9 +156,41 @@ class RunState:
         self.algorithm.lookahead.rate = state.get("inner_lr")
         for name, scale in self.algorithm.scales.items():
             scale.load_state(state["loss_scales"][name])
+        own = state.get("buffers") or []
+        if len(own) == self.processes.size:  # else they are the mean, which the modules' states hold
+            self._put_buffers(own[self.processes.rank])
         self.step, self.evaluations, self.seconds = state["step"], state["evaluations"], state["seconds"]
         self.algorithm.stopwatch.seconds = dict(state.get("phases", {}))
         self.alarms.load_state(state.get("warnings", state))  # at the top level in checkpoints of version 0.1
+
+    def _buffers(self) -> dict[str, Tensor]:
+        parts = {"model": self.module, "averaged": self.averaged}
+        present = {place: module for place, module in parts.items() if module is not None}
+        return {f"{place}.{name}": b for place, module in present.items() for name, b in module.named_buffers()}
+
+    def _put_buffers(self, values: dict[str, Tensor]) -> None:
+        here = self._buffers()
+        require_alike({name: here[name] for name in values}, values, "buffers")
+        with torch.no_grad():
+            for name, value in values.items():
+                here[name].copy_(value)
+
+    def average(self) -> list[dict[str, Tensor]]:
+        """Makes the mean of what processes have unlike in buffers, such as running statistics, and returns each one's own."""
+        own = self.processes.unlike(self._buffers())
+        if own:
+            self._put_buffers(mean_of(own))
+        return own
+
+    @contextlib.contextmanager
+    def averaging(self) -> Iterator[list[dict[str, Tensor]]]:
+        """As :meth:`average`, for a block: what is evaluated and saved is the mean, and training goes on from one's own."""
+        own = self.average()
+        try:
+            yield own
+        finally:
+            if own:
+                self._put_buffers(own[self.processes.rank])
 
     def is_evaluated(self) -> bool:
         """Whether a run is evaluated after the steps it has taken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from metaimpute.recipes.recipe import Recipe, load
 from metaimpute.recipes.source import RecipeError
 from metaimpute.training.assemble import Parts, assemble, take_step
 from metaimpute.training.dealing import check_dealable
-from metaimpute.training.processes import ALONE, LAUNCHERS, Processes, Several, Unequal, started_apart
+from metaimpute.training.processes import ALONE, LAUNCHERS, Processes, Several, Unequal, mean_of, started_apart
 from tests.processes import in_processes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -164,12 +165,15 @@ def come_apart(rank: int, size: int) -> str:
     several = Several(ranks_of())
     module = torch.nn.BatchNorm1d(2)
     module.running_mean += float(rank)
-    several.settle(module, None)
-    assert module.running_mean.tolist() == [(size - 1) / 2] * 2
+    several.compare(module, None)
+    own = several.unlike(dict(module.named_buffers()))
+    assert [one.keys() for one in own] == [{"running_mean"}] * size
+    assert torch.equal(own[rank]["running_mean"], module.running_mean)
+    assert mean_of(own)["running_mean"].tolist() == [(size - 1) / 2] * 2
     with torch.no_grad():
         module.weight += rank
     try:
-        several.settle(module, None)
+        several.compare(module, None)
     except Unequal as error:
         return str(error)
     return ""
@@ -247,6 +251,13 @@ RUN = (
 )
 
 
+def exit_of_the_first(err: str) -> int:
+    """Exit code of the process that leads, in torchrun's report of what failed first."""
+    found = re.search(r"Root Cause .*\n.*\n.*\n.*\n *rank *: 0 .*\n *exitcode *: (-?\d+)", err)
+    assert found, err
+    return int(found[1])
+
+
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -270,8 +281,8 @@ def test_a_run_of_two_processes_ends_as_that_of_one_and_goes_on_with_another_num
         "--time-limit",
         "0.01s",
     )
-    assert code != 0
-    assert "the time limit of 0.01s is over" in err
+    assert (code, exit_of_the_first(err)) == (1, 130)
+    assert err.count("the time limit of 0.01s is over") == 1
     subprocess.run(
         [sys.executable, "-m", "metaimpute", "run", "--resume", str(changed)], check=True, capture_output=True
     )
@@ -288,12 +299,21 @@ def test_a_run_of_two_processes_ends_as_that_of_one_and_goes_on_with_another_num
 @pytest.mark.slow
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:
     code, _, err = torchrun(2, *RUN, "--out", str(tmp_path / "run"), "--set", "train.batch=7")
-    assert code != 0
+    assert (code, exit_of_the_first(err)) == (1, 2)
     assert err.count("error: --set train.batch=7: train.batch: 7 rows cannot be dealt out") == 1
 
 
 @pytest.mark.slow
-def test_when_a_process_dies_the_others_end_with_a_line(tmp_path: Path) -> None:
+def test_a_divergence_is_said_once(tmp_path: Path) -> None:
+    code, _, err = torchrun(2, *RUN, "--out", str(tmp_path / "run"), "--set", "train.optimizer.lr=1e30")
+    assert (code, exit_of_the_first(err)) == (1, 4)
+    assert err.count("error: training diverged: ") == 1
+    assert "another process" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_a_process_dies_the_others_end_with_a_line(rank: int, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = torchrun(2, *RUN, "--out", str(folder), "--set", "train.steps=100000", wait=False)
     children: list[int] = []
@@ -303,10 +323,10 @@ def test_when_a_process_dies_the_others_end_with_a_line(tmp_path: Path) -> None:
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
     children = [int(word) for word in found.stdout.split()]
     assert len(children) == 2
-    os.kill(children[1], signal.SIGKILL)
+    os.kill(children[rank], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "another process of this group has ended" in err
+    assert err.count("another process of this group has ended") == 1
 
 
 def test_a_study_is_not_started_by_torchrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
