@@ -18,7 +18,6 @@ from ..plugins import installed_commands, package_of
 from ..terminal import argument, spelled
 from .output import echo, end_unread, prepare_streams, silence, starting, unread
 
-
 PACKAGE = Path(__file__).parents[1]
 
 

@@ -12,6 +12,7 @@ process's own part; the sum, its gradient, the gradient's gradient and so on are
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -67,13 +68,39 @@ def ranks_of(group: Any = None) -> Ranks:
     return Ranks(dist.get_rank(group), dist.get_world_size(group), group)
 
 
+# what gloo, NCCL and the store say of a process that is gone or does not answer
+_LOST = re.compile(
+    r"closed by peer|reset by peer|peer closed|connection (was )?(likely )?(closed|reset|refused|aborted)|broken pipe|"
+    r"no route to host|failed to connect|connectFullMesh failed|socket (unexpectedly )?closed|socket timeout|timed out|"
+    r"wait timeout|application timeout|collective operation timeout|monitoredBarrier|read error|error in (recv|send)|"
+    r"failed to (recv|send)|remote process|network error|unhandled system error|communicator was aborted|"
+    r"nccl(System|Remote)Error",
+    re.IGNORECASE,
+)
+_NO_BACKEND = re.compile(r"No backend type associated with device type (\w+)")
+
+
 def collective(call: Callable[[], Any]) -> Any:
-    """Raises:
-    LostProcess: in the place of what torch's backends raise where another process is gone."""
+    """What a call of torch.distributed returns; what else goes wrong in it (memory, a device) is raised as it is.
+
+    Raises:
+        LostProcess: in the place of what torch's backends raise where another process is gone. OtherProgram: where the group
+            has no backend for the tensors' device.
+    """
     try:
         return call()
     except RuntimeError as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        said = str(error)
+        without = _NO_BACKEND.search(said)
+        if without is not None:
+            raise OtherProgram(
+                f"the group of processes has no backend for tensors on '{without[1]}'; set up one for each device in use: "
+                "init_process_group('cpu:gloo,cuda:nccl')"
+            ) from None
+        gone = isinstance(error, (dist.DistNetworkError, dist.DistStoreError)) or _LOST.search(said)
+        if isinstance(error, torch.OutOfMemoryError) or not gone:
+            raise
+        first = (said.splitlines() or [type(error).__name__])[0]
         raise LostProcess(
             f"another process of this group has ended or does not answer ({first[:120]}); its own last line says why"
         ) from None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ _all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "al
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
 
 
-ENDS = -1  # in the place of a parameter's number: that a loss ends here
+ENDS, STARTS = -1, -2  # in the place of a parameter's number: that a loss ends here, or begins
+_SAID = 4
 
 
 class Place(NamedTuple):
@@ -54,20 +55,33 @@ class Place(NamedTuple):
         return slice(first, min(first + self.each, self.rows))
 
 
-def require_same(ranks: Ranks, number: int, device: torch.device) -> None:
-    """A message of one number, before one whose meaning goes with the order of messages.
+def require_same(ranks: Ranks, number: int, device: torch.device, said: Sequence[int] = ()) -> list[list[int]]:
+    """A message of a few numbers, before one whose meaning goes with the order of messages. Apart from autograd and torch.func.
+
+    Args:
+        number: of the parameter that is next, or what stands in its place. device: of the message, where the group has no
+            backend for the CPU. said: up to four numbers that every process is told.
 
     Raises:
         OtherProgram: where other processes are at another parameter, or at the end of their loss.
     """
-    mine = torch.tensor([number], dtype=torch.int64, device=device)
-    every = mine.new_empty(ranks.size)
-    collective(lambda: _all_gather(every, mine, group=ranks.group))
-    if any(other != number for other in every.tolist()):
+    with torch._C._DisableFuncTorch():
+        where = torch.device("cpu") if "cpu:" in dist.get_backend_config(ranks.group) else device
+        numbers = [
+            number,
+            *said,
+            *[0] * (_SAID - len(said)),
+        ]  # as many at all places, since backends die of other sizes
+        mine = torch.tensor(numbers, dtype=torch.int64, device=where)
+        every = mine.new_empty(ranks.size * len(numbers))
+        collective(lambda: _all_gather(every, mine, group=ranks.group))
+        found: list[list[int]] = every.view(ranks.size, -1).tolist()
+    if any(other[0] != number for other in found):
         raise OtherProgram(
             "the processes use the parameters, which are in shards, in another order or not the same ones; let every process "
             "evaluate the same parts of the model (a choice drawn inside it is drawn by each process for itself)"
         )
+    return [other[1 : 1 + len(said)] for other in found]
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:

@@ -31,6 +31,10 @@ UNSEEN = (
     "a loss of parameters in shards is wrapped in another function, so that nothing could be checked; put what it adds inside: "
     "data_parallel(whole_loss, sharded=model)"
 )
+_DTENSORS = (
+    "these parameters are DTensors, as the sharded module has them; pass model.params of model = FunctionalModel(net), which are "
+    "this process's rows of each"
+)
 _refusing: contextvars.ContextVar[str | None] = contextvars.ContextVar("refusing shards", default=None)
 
 
@@ -133,7 +137,9 @@ class Shards:
 
     def require_whole(self, params: Mapping[str, Any]) -> None:
         """Raises:
-        CannotDifferentiate: for shards where a loss is not joined over the processes that have the others."""
+        CannotDifferentiate: for shards where a loss is not joined over the processes that have the others.
+        OtherProgram: for parameters as the module has them."""
+        require_rows_of(params)
         for name, value in params.items():
             if name in self.places and isinstance(value, Tensor) and tuple(value.shape) != self._sizes[name]:
                 raise CannotDifferentiate(
@@ -186,6 +192,13 @@ def require_by_name(theta: Tree) -> dict[str, Any]:
     if not isinstance(theta, dict):
         raise OtherProgram("parameters in shards are a dict by name, as model.params is")
     return theta
+
+
+def require_rows_of(theta: Tree) -> None:
+    """Raises:
+    OtherProgram: for parameters as ``fully_shard`` leaves them in the module, in the place of a process's rows of them."""
+    if any(hasattr(leaf, "device_mesh") for leaf in tensors(theta)):
+        raise OtherProgram(_DTENSORS)
 
 
 def sharded_rule(rule: InnerOptimizer, shards: Shards) -> InnerOptimizer:

@@ -225,6 +225,11 @@ def refusals(rank: int, size: int) -> dict[str, str]:
     note("shards in no loss", lambda: model(model.params, setting.rows))
     note("one loss alone", lambda: estimate(both=(losses[0], data_parallel(setting.losses(model)[1]))))
     note("not by name", lambda: losses[0](list(model.params.values()), setting.labels, batches.inner[0]))
+    note("a bare module", lambda: data_parallel(losses[0].whole, sharded=model.module))  # type: ignore[arg-type]
+    laid_out = dict(model.module.named_parameters())
+    note("DTensors", lambda: hypergradient(*losses, laid_out, setting.labels, batches, sgd(0.5), "exact"))
+    note("DTensors, unrolled", lambda: unroll(losses[0], laid_out, setting.labels, batches.inner[0], sgd(0.1)))
+    note("DTensors in no loss", lambda: model(laid_out, setting.rows))
     note("a block", lambda: inner(model.module, torch.optim.SGD(model.module.parameters(), 0.1)).__enter__())
 
     def solved() -> None:
@@ -376,6 +381,13 @@ def test_fsdps_own_forward_pass_in_between_changes_nothing(two: list[Any]) -> No
         ("shards in no loss", "is this process's shard of a parameter; join the losses over the processes"),
         ("one loss alone", "pass data_parallel(loss, sharded=model) for both"),
         ("not by name", "parameters in shards are a dict by name"),
+        (
+            "a bare module",
+            "takes the FunctionalModel of a sharded module, not FSDPSequential; pass model = FunctionalModel(",
+        ),
+        ("DTensors", "are DTensors, as the sharded module has them; pass model.params of model = FunctionalModel(net)"),
+        ("DTensors, unrolled", "these parameters are DTensors"),
+        ("DTensors in no loss", "these parameters are DTensors"),
         ("a block", "the module's parameters are in shards, which an inner block does not know of"),
         ("implicit", "implicit() takes inner products over parameters"),
         ("a loss in another", "is wrapped in another function, so that nothing could be checked"),
