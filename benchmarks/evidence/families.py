@@ -201,7 +201,9 @@ def measure(
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--task", "tasks", multiple=True, help="Only this task of them, so that several processes share a family.")
+@click.option(
+    "--task", "tasks", multiple=True, help="Only this task of them, so that several processes share a family."
+)
 @click.option("--seconds", type=float, default=float("inf"), help="Stop after so many; the same command goes on.")
 @click.option("--table", "only_table", is_flag=True, help="Write tables and picture from what there is.")
 def families(names: tuple[str, ...], tasks: tuple[str, ...], seconds: float, only_table: bool) -> None:

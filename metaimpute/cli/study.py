@@ -90,7 +90,9 @@ def study(
         if (missing := found.missing()) and ray is None:
             raise MissingData(missing)
         if wanted_place.processes > 1 and any(recipe.train.workers for recipe in found.recipes.values()):
-            note(f"train.workers is left out, as {wanted_place.processes} runs share the cores; --jobs 1 and --ray keep it")
+            note(
+                f"train.workers is left out, as {wanted_place.processes} runs share the cores; --jobs 1 and --ray keep it"
+            )
         for one in missing:
             note(f"not on this machine: {one.what}; each node looks for it in its own METAIMPUTE_DATA and cache")
         progress = prepare(found, folder, wanted_place.processes, threads, wanted_place.cores)

@@ -58,7 +58,9 @@ def signed_rank(differences: Sequence[float] | np.ndarray) -> float | None:
     if len(known) > EXACT:
         return float(stats.wilcoxon(known).pvalue)
     ranks = (2 * stats.rankdata(np.abs(known))).astype(int)  # a mean of ranks may be a half
-    chances = np.zeros(ranks.sum() + 1)  # of each sum of the ranks of positive differences, where every sign is as likely
+    chances = np.zeros(
+        ranks.sum() + 1
+    )  # of each sum of the ranks of positive differences, where every sign is as likely
     chances[0] = 1.0
     for rank in ranks:
         chances[rank:] = (chances[rank:] + chances[:-rank]) / 2

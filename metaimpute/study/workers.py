@@ -100,7 +100,9 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(theirs, imported_from() if modules is None else dict.fromkeys(modules), alone), daemon=True
+            target=_serve,
+            args=(theirs, imported_from() if modules is None else dict.fromkeys(modules), alone),
+            daemon=True,
         )
         self.process.start()
         theirs.close()
@@ -179,7 +181,9 @@ class _Telling:
 
 def _serve(connection: Connection, modules: Mapping[str, Path | None], alone: bool) -> None:
     """A worker's life: jobs in, outcomes out, until the pipe closes."""
-    if alone:  # to its parent it is a daemon still, which ends with it; by itself it may have children, which end with it
+    if (
+        alone
+    ):  # to its parent it is a daemon still, which ends with it; by itself it may have children, which end with it
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C is for the parent, which then asks every worker to stop
