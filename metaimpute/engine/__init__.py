@@ -7,7 +7,7 @@ from .across_ranks import LostProcess, OtherProgram
 from .ambient import CannotDifferentiate, double_differentiable
 from .blocks.inner import Inner, inner
 from .compiled import CannotCompile, Compiled
-from .distributed import data_parallel, shard_count, shard_rows, shard_sum
+from .distributed import data_parallel
 from .estimators import Estimator, EstimatorError, HypergradientResult, estimators, register_estimator
 from .estimators.choice import BACKENDS, get_estimator
 from .evolution import BadSmoothing, EvolutionEstimate, evolution_gradient
@@ -69,6 +69,7 @@ from .optimizers import (
     sgd,
     sharpness_aware,
 )
+from .own_part import shard_count, shard_rows, shard_sum
 from .planning import Choice, PlanError, Planned, plan
 from .recording import Recording, begin
 from .repetition import NotRepeatable

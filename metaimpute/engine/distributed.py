@@ -9,18 +9,15 @@ policy works as it is, with one message for each gradient, and one of a few numb
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from .across_ranks import OtherProgram, Ranks, collective, copy_to_ranks, ranks_of, reduce_from_ranks
 from .ambient import CannotDifferentiate
@@ -28,7 +25,7 @@ from .compiled import Compiled
 from .functional import FunctionalModel
 from .gathering import ENDS, STARTS, ShardedParams, require_same
 from .losses import Factored, Loss, Split, StructuredLoss
-from .noise import derive_seed, fixed_rng
+from .own_part import within
 from .pytree import Tree, filled, leaves_of, tensors, tree_map, with_tensors
 from .registry import describe_choices
 from .sharded import Shards, require_by_name, require_rows_of, require_same_ranks
@@ -46,62 +43,6 @@ UNEVEN = (
     "weigh the rows yourself with data_parallel(loss, reduction='sum')"
 )
 BY_NAME = "say what goes by row, coupling={'labels': 'rows', 'bias': 'whole'}"
-
-_active: contextvars.ContextVar[Ranks | None] = contextvars.ContextVar("ranks", default=None)
-
-
-def shard_count() -> int:
-    """In how many processes' parts the batch of the evaluation under way is; 1 outside a :func:`data_parallel` loss."""
-    ranks = _active.get()
-    return 1 if ranks is None else ranks.size
-
-
-def shard_sum(value: Tensor) -> Tensor:
-    """Inside a :func:`data_parallel` loss: a process's own ``value`` summed over all processes, differentiable; else itself.
-
-    For what a loss divides by, where that is a sum over rows: ``each.sum() * shard_count() / shard_sum(weights.sum())`` is a
-    mean whose mean over processes is that of the joined batch.
-    """
-    ranks = _active.get()
-    if ranks is None:
-        return value
-    if not (value.is_floating_point() or value.is_complex()):
-        value = value.to(torch.int64)  # so that a sum of bytes or of truth values is one
-    return copy_to_ranks(ranks, reduce_from_ranks(ranks, [value]))[0]
-
-
-def shard_rows(draw: Callable[[int], Tensor], count: int) -> Tensor:
-    """``draw(n)``'s rows for the ``count`` rows of this process, where n is the number of all processes' rows together."""
-    ranks = _active.get()
-    if ranks is None:
-        return draw(count)
-    return draw(count * ranks.size)[ranks.rows(count * ranks.size)]
-
-
-def _own_noise(ranks: Ranks) -> contextlib.AbstractContextManager[None]:
-    """Noise of this process's own; inside a transform of torch.func, which has a rule of its own for noise, all have the same."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return contextlib.nullcontext()
-    seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
-    return fixed_rng(derive_seed(seed, ranks.rank))
-
-
-@contextlib.contextmanager
-def within(ranks: Ranks, synchronised: bool = False) -> Iterator[None]:
-    """A process's own part of an evaluation, with noise of its own.
-
-    Args:
-        synchronised: BatchNorm in training mode takes the statistics of all processes' rows together.
-    """
-    before = _active.set(ranks)
-    try:
-        with (
-            _own_noise(ranks),
-            _Synchronised(ranks) if synchronised else contextlib.nullcontext(),
-        ):
-            yield
-    finally:
-        _active.reset(before)
 
 
 @dataclass
@@ -371,7 +312,7 @@ def data_parallel(
             refused.
         group: of torch.distributed; default: all processes.
 
-    Noise inside the loss is each process's own. For a loss that divides by a sum over rows see :func:`shard_sum`.
+    Noise inside the loss is each process's own. For a loss that divides by a sum over rows see :func:`~.own_part.shard_sum`.
 
     Before every evaluation the processes tell each other how many rows their batches have, by the first dimension of a batch's
     first tensor that has one, and refuse another number in one of them, but for sums. What goes by row has to be of one length
@@ -426,43 +367,3 @@ def _require_choice(option: str, value: object, choices: tuple[str, ...]) -> Non
         raise OtherProgram(
             f"data_parallel: no {option} is called {value!r}; {describe_choices(str(value), list(choices))}"
         )
-
-
-class _Synchronised(TorchFunctionMode):
-    """In training mode, batch normalisation by the mean and variance of all processes' rows."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        super().__init__()
-        self.ranks = ranks
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
-            return _normalised(self.ranks, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _normalised(
-    ranks: Ranks, rows: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
-    bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
-    """``F.batch_norm``, in training mode with the statistics of the joined batch, composed so that it has every derivative."""
-    if not training:
-        return F.batch_norm(rows, running_mean, running_var, weight, bias, False, momentum, eps)
-    given = rows.dtype
-    rows = rows.float() if given in (torch.float16, torch.bfloat16) else rows  # statistics as torch's kernels take them
-    along, shape = [0, *range(2, rows.ndim)], [1, -1, *[1] * (rows.ndim - 2)]
-    count = rows.numel() // rows.shape[1] * ranks.size
-    mean = shard_sum(rows.sum(along) / count)
-    away = rows - mean.view(shape)
-    variance = shard_sum(away.square().sum(along) / count)
-    found = away * (variance + eps).rsqrt().view(shape)
-    if weight is not None:
-        found = found * weight.view(shape)
-    if bias is not None:
-        found = found + bias.view(shape)
-    with torch.no_grad():
-        unbiased = variance.detach() * (count / max(count - 1, 1))
-        for running, now in ((running_mean, mean.detach()), (running_var, unbiased)):
-            if running is not None:
-                running.lerp_(now.to(running.dtype), momentum)
-    return found.to(given)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..batches import Imputation, Unlabelled
 from ..batches.outputs import Classes, Output
-from ..engine.distributed import shard_count, shard_sum
 from ..engine.losses import like_cross_entropy
+from ..engine.own_part import shard_count, shard_sum
 from ..engine.pytree import Tree
 from ..ranges import NonNegative, Positive, Share
 from .base import Method, MethodError, Predict, State, kl_divergence, register_method

@@ -12,8 +12,8 @@ from torch.autograd import forward_ad
 from ..batches import Batch
 from ..batches.outputs import Classes, Output
 from ..engine.ambient import NoGradStopsTangents, double_differentiable, forward_mode
-from ..engine.distributed import shard_rows
 from ..engine.losses import like_cross_entropy
+from ..engine.own_part import shard_rows
 from ..engine.pytree import Tree, detach
 from ..engine.repetition import rebuilding
 from ..ranges import Count, NonNegative, Share

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..batches import Batch, Imputation, Labelled
-from ..engine.distributed import shard_count
 from ..engine.losses import (
     Factored,
     LabelRows,
@@ -26,6 +25,7 @@ from ..engine.losses import (
     is_like_cross_entropy,
     is_squared_error,
 )
+from ..engine.own_part import shard_count
 from ..engine.pytree import Tree, as_leaves, detach, gradient, map_tensors, norm
 from .base import BilevelProblem, Context, Learns, register_problem
 from .forms import FORMS, Distance, Form, InnerWeight, Mask, Reduction

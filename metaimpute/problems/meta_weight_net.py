@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..batches import Batch
-from ..engine.distributed import shard_count, shard_sum
+from ..engine.own_part import shard_count, shard_sum
 from ..engine.pytree import Tree
 from ..ranges import Count
 from .base import BilevelProblem, Sizes, register_problem
