@@ -167,6 +167,13 @@ def test_the_objective_is_chosen_on_validation_rows_and_compared_with_every_othe
                        "worse": ("objective", 3.0, better), "lucky": ("objective", 3.5, [0.0] * 10)})  # fmt: skip
     comparisons = tables.compared([found])
     assert [one.arm for one in comparisons] == ["base", "rival"]
+    zero = {"zero hypergradient": ("control", 9.0, base)}
+    two = [told(task, {"base": ("base", 5.0, base), "worse": ("objective", 3.0, better), **zero}) for task in "ab"]
+    assert (
+        "| worse | " in tables.means_table(two)
+        and "-1.95 (" in tables.means_table(two)
+        and not tables.means_table(two[:1])
+    )
     first = comparisons[0]
     assert first.pairs.mean == pytest.approx(-1.95) and first.p == pytest.approx(2 / 1024)
     assert first.corrected == pytest.approx(4 / 1024) and first.won and not comparisons[1].won

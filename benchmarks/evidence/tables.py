@@ -16,6 +16,7 @@ from .methods import draw, slug
 Found = dict[str, Any]
 COLORS = {"base": "black", "control": "0.55", "rival": "C1", "objective": "C0"}
 LEVEL = 0.05
+ZERO = "zero hypergradient"
 BEGIN, END = "<!-- families -->", "<!-- /families -->"
 
 
@@ -161,6 +162,29 @@ def task_table(found: Found, comparisons: list[Comparison]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def means_table(tasks: list[Found]) -> str:
+    """Every arm in the mean over a family's tasks: less a hypergradient of zero, p of each pair by itself; and the objectives
+    chosen on each task less it, with Holm's p. Empty for one task."""
+    common = [name for name in tasks[0]["arms"] if all(name in task["arms"] for task in tasks)]
+    if len(tasks) < 2 or ZERO not in common:
+        return ""
+    zero, chosen = mean_over([task["arms"][ZERO] for task in tasks]), {one.arm: one for one in over_tasks(tasks)}
+    lines = [
+        "### in the mean over these tasks",
+        "",
+        f"| arm | wrong in % | minus {ZERO} | p, uncorrected | chosen objectives minus it | Holm |",
+        "| --- | ---: | --- | ---: | --- | ---: |",
+    ]
+    for name in common:
+        own, one = mean_over([task["arms"][name] for task in tasks]), chosen.get(name)
+        pairs = None if name == ZERO else paired(zero, own)
+        cells = [name, f"{statistics.fmean(own.values()):.2f}", "" if pairs is None else difference(pairs)]
+        cells += ["" if pairs is None or pairs.p is None else f"{pairs.p:.3g}"]
+        cells += ["", ""] if one is None else [difference(one.pairs), f"{one.corrected:.3g}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def summary(tasks: list[Found], comparisons: list[Comparison]) -> str:
     """A line for each task: the chosen objective against the best of all others, and how many of them it beats."""
     lines = [
@@ -225,7 +249,7 @@ def plot(tasks: list[Found], target: Path) -> None:
     figure.supxlabel(
         "points of error less the base's on the same seed; left is better; 95% interval of the mean", fontsize=8
     )
-    figure.savefig(target, dpi=130)
+    figure.savefig(target, dpi=100)
     plt.close(figure)
 
 
@@ -265,7 +289,7 @@ def write_tables(families: dict[str, Any], results: Path, page: Path | None = No
     for name, tasks in found.items():
         if tasks:
             comparisons = compared(tasks)
-            said += [f"## {name}\n", *(task_table(task, comparisons) for task in tasks)]
+            said += [f"## {name}\n", *(task_table(task, comparisons) for task in tasks), means_table(tasks)]
     short = summaries(found)
     said.append(short)
     write_text(results.with_suffix(".md"), "\n".join(said))
