@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import statistics
@@ -20,55 +21,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from drawn import DrawnImages
 
 from metaimpute import recipes
-from metaimpute.batches.outputs import Classes
-from metaimpute.environment import describe
+from metaimpute.environment import describe, pick_device
 from metaimpute.recipes.shipped import locate
-from metaimpute.streams import Stream
-from metaimpute.tasks.base import Pool, TaskData, register_task
-from metaimpute.tasks.cifar import Cifar10
-from metaimpute.tasks.splits import generator, semi_supervised
 from metaimpute.training.ahead import Ahead
 from metaimpute.training.assemble import Parts, assemble, take_step
 
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "workers 0": (),
-    "workers 1": ("train.workers=1",),
-}
-WORKERS = (0, 1, 2)
+TASK = f"task={{name: {DrawnImages.name}, validation: 0}}"
+PLACE = {"device": "cpu"}  # of this process's runs
 
 
-@register_task("drawn_images")
-@dataclass
-class DrawnImages(Cifar10):
-    """Images of noise with the sides of CIFAR-10 and its views, for timing."""
-
-    def missing(self) -> list[Any]:
-        return []
-
-    @property
-    def output(self) -> Classes:
-        return Classes(10)
-
-    def load(self, seed: int) -> TaskData:
-        rng = generator(0, Stream.TEST)
-        pixels = torch.randint(0, 256, (4000, 3, 32, 32), generator=rng, device="cpu", dtype=torch.uint8)
-        pool = Pool(pixels, torch.arange(4000) % 10, torch.arange(4000))
-        return semi_supervised(
-            pool, pool.subset(torch.arange(100)), labels=250, validation=0, classes=10, seed=seed, source="drawn images"
-        )
+def variants(workers: list[int]) -> dict[str, tuple[str, ...]]:
+    """Settings of the runs that are compared, by name; on an accelerator also with views made there."""
+    found: dict[str, tuple[str, ...]] = {f"workers {n}": (f"train.workers={n}",) for n in workers}
+    if PLACE["device"] != "cpu":
+        found |= {
+            f"workers {n}, views on the device": (f"train.workers={n}", "train.views=device") for n in workers[:2]
+        }
+    return found
 
 
 def recipe(*sets: str) -> Any:
     settings = (
-        "task={name: drawn_images, validation: 0}", "train.device=cpu", "train.threads=1", "train.seed=0",
-        "train.steps=100000", *sets,
+        TASK, f"train.device={PLACE['device']}", "train.threads=1", "train.seed=0", "train.steps=100000", *sets,
     )  # fmt: skip
     return recipes.load(locate(Path("cifar10_fixmatch_l2i")), "paper", settings)
 
@@ -78,20 +59,22 @@ def built(*sets: str) -> tuple[Any, Parts]:
     return chosen, assemble(chosen, lambda line: None)
 
 
-def views(rounds: int, steps: int) -> list[dict[str, Any]]:
+def views(rounds: int, steps: int, counts: list[int]) -> list[dict[str, Any]]:
     """Images a second of the weak and the strong view of 448 images, by workers and place; one after another in each round."""
     sizes = ("train.batch=8", "train.unlabelled_batch=448", "problem.name=none", "model={name: mlp, width: 4}")
     rates: dict[tuple[int, str], list[float]] = {}
     for _ in range(rounds):
         for place in ("host", "device"):
             _, parts = built(*sizes, f"train.views={place}")
-            for workers in WORKERS:
+            for workers in counts:
                 ahead = Ahead(parts.batches, workers, False, steps + 4)
                 for step in range(4):  # the workers' start, and what they prepare while nobody asks
                     ahead(step)
+                settled()
                 started = time.perf_counter()
                 for step in range(4, steps + 4):
                     ahead(step)
+                settled()
                 rates.setdefault((workers, place), []).append((8 + 448) * steps / (time.perf_counter() - started))
                 ahead.close()
     return [
@@ -100,17 +83,32 @@ def views(rounds: int, steps: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def runs(steps: int, block: int, batch: int, unlabelled: int) -> list[dict[str, Any]]:
-    """The variants of one run, trained in turn a block of steps at a time; parts of a step by the run's own stopwatch."""
+def settled() -> None:
+    """Waits for the accelerator."""
+    if PLACE["device"] != "cpu":
+        torch.accelerator.synchronize()
+
+
+def runs(steps: int, block: int, batch: int, unlabelled: int, counts: list[int]) -> list[dict[str, Any]]:
+    """The variants of one run, trained in turn a block of steps at a time; parts of a step by the run's own stopwatch.
+
+    On an accelerator a step's time is a block's, shared out, and each variant's first block is none of them.
+    """
     sizes = (f"train.batch={batch}", f"train.unlabelled_batch={unlabelled}")
-    made = {name: built(*sizes, *sets) for name, sets in VARIANTS.items()}
+    made = {name: built(*sizes, *sets) for name, sets in variants(counts).items()}
     times: dict[str, list[float]] = {name: [] for name in made}
+    waits = PLACE["device"] != "cpu"
     for first in range(0, steps, block):
         for name, (chosen, parts) in made.items():
-            for step in range(first, min(first + block, steps)):
+            number, begun = min(block, steps - first), time.perf_counter()
+            for step in range(first, first + number):
                 started = time.perf_counter()
                 take_step(parts, chosen, step)
-                times[name].append(time.perf_counter() - started)
+                if not waits:
+                    times[name].append(time.perf_counter() - started)
+            settled()
+            if waits and first:
+                times[name] += [(time.perf_counter() - begun) / number] * number
     found = []
     for name, (_, parts) in made.items():
         parts.ahead.close()
@@ -128,19 +126,20 @@ def runs(steps: int, block: int, batch: int, unlabelled: int) -> list[dict[str, 
 
 def alone(name: str, steps: int, batch: int, unlabelled: int) -> None:
     """One variant in a process of its own, for :func:`memory`."""
-    chosen, parts = built(f"train.batch={batch}", f"train.unlabelled_batch={unlabelled}", *VARIANTS[name])
+    sets = variants([int(name.split()[1].rstrip(","))])[name]
+    chosen, parts = built(f"train.batch={batch}", f"train.unlabelled_batch={unlabelled}", *sets)
     for step in range(steps):
         take_step(parts, chosen, step)
     print("done", flush=True)
     time.sleep(3600)  # until it has been looked at
 
 
-def memory(steps: int, batch: int, unlabelled: int) -> dict[str, dict[str, float]]:
+def memory(steps: int, batch: int, unlabelled: int, counts: list[int]) -> dict[str, dict[str, float]]:
     """Peak MiB of each variant and its workers: resident sizes, and as shares of what processes have in common."""
     found = {}
-    for name in VARIANTS:
+    for name in variants(counts):
         command = [sys.executable, __file__, "--alone", name, "--memory-steps", str(steps)]
-        command += ["--batch", str(batch), "--unlabelled", str(unlabelled)]
+        command += ["--batch", str(batch), "--unlabelled", str(unlabelled), "--device", PLACE["device"]]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             process.stdout.readline()
@@ -186,19 +185,20 @@ def folder(name: str, side: int, most: int) -> dict[str, Any]:
 def tables(found: dict[str, Any]) -> str:
     """Markdown for the documentation."""
     rates = {(row["workers"], row["views"]): row["images_per_second"] for row in found["views"]}
+    counts = sorted({row["workers"] for row in found["views"]})
     lines = [
-        "| images a second | " + " | ".join(f"workers {n}" for n in WORKERS) + " |",
-        "|---|" + "---:|" * len(WORKERS),
+        "| images a second | " + " | ".join(f"workers {n}" for n in counts) + " |",
+        "|---|" + "---:|" * len(counts),
     ]
     for place in ("host", "device"):
-        lines.append(f"| views on the {place} | " + " | ".join(f"{rates[n, place]:,.0f}" for n in WORKERS) + " |")
+        lines.append(f"| views on the {place} | " + " | ".join(f"{rates[n, place]:,.0f}" for n in counts) + " |")
     lines += [
         "",
         "| WRN-28-2 | a step | waiting for data | peak resident | shared pages once |",
         "|---|---:|---:|---:|---:|",
     ]
     for row in found["run"]:
-        peak, once = found["memory"][row["variant"]].values()
+        peak, once = found["memory"].get(row["variant"], {"": math.nan, " ": math.nan}).values()
         waiting = f"{row['data_ms']:.1f} ms, {row['waiting']:.1%}"
         lines.append(f"| {row['variant']} | {row['step_ms']:,.0f} ms | {waiting} | {peak:,.0f} MiB | {once:,.0f} MiB |")
     if "folder" in found:
@@ -219,18 +219,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--views-steps", type=int, default=20)
     parser.add_argument("--memory-steps", type=int, default=5)
+    parser.add_argument("--workers", default="0,1,2", help="worker processes that are compared")
+    parser.add_argument("--device", default="cpu", help="where the run trains; not cpu: memory is left out")
     parser.add_argument("--folder")
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--most", type=int, default=4000)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    device = pick_device(chosen.device)
+    PLACE["device"], counts = str(device), [int(one) for one in chosen.workers.split(",")]
     if chosen.alone:
         alone(chosen.alone, chosen.memory_steps, chosen.batch, chosen.unlabelled)
         return
     found: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/input.py", *sys.argv[1:]]), "seed": 0, "machine": f"{os.cpu_count()} cores",
-        "environment": {**describe(torch.device("cpu")), "command": ""},
+        "environment": {**describe(device), "command": ""},
     }  # fmt: skip
 
     def add(name: str, part: Any) -> None:
@@ -240,10 +244,14 @@ def main() -> None:
 
     if chosen.folder:
         add("folder", folder(chosen.folder, chosen.side, chosen.most))
-    add("views", views(chosen.rounds, chosen.views_steps))
-    add("memory", memory(chosen.memory_steps, chosen.batch, chosen.unlabelled))
+    add("views", views(chosen.rounds, chosen.views_steps, counts))
+    of_runs = counts if PLACE["device"] != "cpu" else counts[:2]
+    add(
+        "memory",
+        {} if PLACE["device"] != "cpu" else memory(chosen.memory_steps, chosen.batch, chosen.unlabelled, of_runs),
+    )
     add("load_average", os.getloadavg())  # of 1, 5 and 15 minutes: how many others compute
-    add("run", runs(chosen.steps, chosen.block, chosen.batch, chosen.unlabelled))
+    add("run", runs(chosen.steps, chosen.block, chosen.batch, chosen.unlabelled, of_runs))
     print(tables(found))
 
 

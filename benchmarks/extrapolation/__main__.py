@@ -3,11 +3,11 @@
     python -m benchmarks.extrapolation              # counts, and what it was checked against before
     python -m benchmarks.extrapolation --measure    # checks it again on this CPU, for a minute
 
-None of it was run. Passes are counted on the networks themselves (``counts.py``), what an estimator adds is as
-``results/step.json``, ``hypergradient-wrn.json`` and ``hypergradient-transformer.json`` have measured it, and the rest are the
-assumptions below, each with its source. Writes ``results/extrapolation.json``; ``tables.py`` makes the tables of
-``docs/concepts/extrapolation.md`` from that. On a CPU of this project the model is held against real steps, and on an H200
-against the runs that ``results/evidence/fashion-mnist-*.json`` holds.
+None of the runs was made; their steps were taken on one card (``card.py``). Passes are counted on the networks themselves
+(``counts.py``), what an estimator adds is as ``results/step.json``, ``hypergradient-wrn.json`` and
+``hypergradient-transformer.json`` have measured it, and the rest are the assumptions below, each with its source. Writes
+``results/extrapolation.json``; ``tables.py`` makes the tables of ``docs/concepts/extrapolation.md`` from that. On a CPU of this
+project it is held against real steps, and on an H200 against the runs that ``results/evidence/fashion-mnist-*.json`` holds.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def extrapolated(run: dict[str, Any], network: Network, host: float) -> dict[str
         "ratio": units(passes) / units(base),
         "step_flops": sum(network.run(n, kind == "train").flops for kind, n in passes),
     }
-    for name in ("H100", "A100"):
-        hours, memory = [], []
+    for name in ("H100", "A100", "H200"):
+        hours, memory, steps = [], [], []
         for end in (LOW, HIGH):
             step = seconds_of(network, passes, CARDS[name], end) * (overhead()[estimator][end] if l2i else 1)
             if end == HIGH and network.name != "BERT-base":  # images are augmented while the card computes
@@ -94,8 +94,9 @@ def extrapolated(run: dict[str, Any], network: Network, host: float) -> dict[str
                 * pass_of.seconds(ASSUMED["launch"]["value"][end], peak, share * CARDS[name].bandwidth)
             )
             hours.append((train["steps"] * step + evaluation) / 3600)
+            steps.append(1e3 * step)
             memory.append(memory_of(network, passes, peaks()[estimator] if l2i else 1.0, adam, end) / 2**30)
-        found[name] = {"hours": hours, "memory_gib": memory}
+        found[name] = {"hours": hours, "memory_gib": memory, "step_ms": steps}
     return found
 
 
@@ -137,7 +138,8 @@ def all_of_it(checks: dict[str, Any]) -> dict[str, Any]:
         "peaks": peaks(),
         "rows": rows,
         "tables": tables,
-        "lora": lora(),
+        "lora": lora("H100"),
+        "lora_h200": lora("H200"),
         "held_against": {"cpu": checks, "h200": card},
     }
 

@@ -26,9 +26,9 @@ def peaks_of_steps() -> dict[str, Any]:
     }
 
 
-def lora() -> dict[str, Any]:
-    """Memory and time of k inner steps on the adapters of a 7B decoder, by estimator."""
-    layer, card, measured = decoder_layer(RANK, LENGTH), CARDS["H100"], peaks_of_steps()
+def lora(name: str) -> dict[str, Any]:
+    """Memory and time of k inner steps on the adapters of a 7B decoder on a card, by estimator."""
+    layer, card, measured = decoder_layer(RANK, LENGTH), CARDS[name], peaks_of_steps()
     one: Pass = layer.run(ROWS, True)
     adapters = sum(p.numel() for p in layer.module.parameters() if p.requires_grad) * Decoder.LAYERS
     frozen = (layer.parameters * Decoder.LAYERS - adapters) + 2 * Decoder.WORDS * Decoder.WIDTH
@@ -63,7 +63,7 @@ def lora() -> dict[str, Any]:
                     "memory_gib": gib,
                     "plain_steps": steps,
                     "seconds": [steps * plain[end] for end in (LOW, HIGH)],
-                    "fits_80_gib": [gib[LOW] * 2**30 <= card.memory, gib[HIGH] * 2**30 <= card.memory],
+                    "fits": [gib[LOW] * 2**30 <= card.memory, gib[HIGH] * 2**30 <= card.memory],
                 }
             )
     return {

@@ -1,4 +1,4 @@
-"""The tables of ``docs/concepts/extrapolation.md``, from ``results/extrapolation.json``.
+"""The tables of ``docs/concepts/extrapolation.md``, from ``results/extrapolation.json`` and ``extrapolation_card.json``.
 
 python -m benchmarks.extrapolation.tables        # writes them into the page, between its marks
 """
@@ -55,7 +55,7 @@ def single(found: dict[str, Any]) -> str:
 
 def seven(found: dict[str, Any]) -> str:
     rows = [[one["estimator"], str(one["k"]), str(one["plain_steps"]), span(one["seconds"]), span(one["memory_gib"]),
-             {(True, True): "yes", (False, False): "no"}.get(tuple(one["fits_80_gib"]), "perhaps")]
+             {(True, True): "yes", (False, False): "no"}.get(tuple(one["fits"]), "perhaps")]
             for one in found["lora"]["choices"]]  # fmt: skip
     return table(["extrapolated", "k", "plain steps", "seconds, H100", "GiB", "in 80 GB"], rows)
 
@@ -84,7 +84,44 @@ def assumptions(found: dict[str, Any]) -> str:
     )
 
 
-PARTS = {"totals": totals, "single": single, "seven": seven, "checks": checks, "assumptions": assumptions}
+def taken(found: dict[str, Any]) -> str:
+    """Steps that were taken on the card, beside the model's of the same card."""
+    of = {row["recipe"]: row for row in reversed(found["rows"])}
+    rows = []
+    for one in found["card"]["steps"]:
+        model = of[one["recipe"]]
+        low, high = model["H200"]["step_ms"]
+        low_gib, high_gib = model["H200"]["memory_gib"]
+        hours = model["steps"] * one["with_data_ms"] / 3.6e6
+        within = "yes" if low <= one["step_ms"] <= high else f"{one['step_ms'] / high:.1f} x the upper end"
+        rows.append([f"{one['table']}: {one['row']}, {one['data']}", span([low, high]), _two(one["step_ms"]), within,
+                     _two(one["with_data_ms"]), _two(hours), span([low_gib, high_gib]), _two(one["reserved_gib"])])  # fmt: skip
+    head = ["measured, a step", "model, ms", "card alone, ms", "in the range", "with its batches, ms",
+            "a run at that rate, hours", "model, GiB", "GiB"]  # fmt: skip
+    return table(head, rows)
+
+
+def loops(found: dict[str, Any]) -> str:
+    """Inner loops on seven billion parameters that were run on the card, beside the model's."""
+    of = {(one["estimator"], one["k"]): one for one in found["lora_h200"]["choices"]}
+    rows = []
+    for one in found["card"]["loops"]:
+        if "k" not in one:
+            continue
+        model = of[one["estimator"], one["k"]]
+        stopped = "out_of_memory" in one
+        rows.append([one["estimator"], str(one["k"]), span(model["seconds"]),
+                     "does not fit 139 GiB" if stopped else _two(min(one["seconds"])), span(model["memory_gib"]),
+                     "" if stopped else _two(one["reserved_gib"]),
+                     "" if stopped or "relative_error" not in one else f"{one['cosine']:.4f}"])  # fmt: skip
+    head = ["measured", "k", "model, s", "s", "model, GiB", "GiB", "cosine with `exact`"]
+    return table(head, rows)
+
+
+PARTS = {
+    "taken": taken, "loops": loops,
+    "totals": totals, "single": single, "seven": seven, "checks": checks, "assumptions": assumptions,
+}  # fmt: skip
 
 
 def filled(page: str, found: dict[str, Any]) -> str:
@@ -97,8 +134,14 @@ def filled(page: str, found: dict[str, Any]) -> str:
     return page
 
 
+def everything() -> dict[str, Any]:
+    """What is extrapolated, and under ``card`` what was measured of it."""
+    found: dict[str, Any] = json.loads((RESULTS / "extrapolation.json").read_text())
+    return found | {"card": json.loads((RESULTS / "extrapolation_card.json").read_text())}
+
+
 def main() -> None:
-    found = json.loads((RESULTS / "extrapolation.json").read_text())
+    found = everything()
     PAGE.write_text(filled(PAGE.read_text(), found))
     print(f"wrote {PAGE}")
 

@@ -52,7 +52,7 @@ def _dual(tree: Tree, direction: Tree, *, requires_grad: bool) -> tuple[Tree, Tr
     return with_tensors(tree, leaves), with_tensors(tree, duals)
 
 
-def _unmoved(leaf: Tensor) -> Tensor:
+def unmoved(leaf: Tensor) -> Tensor:
     """A small leaf as a dual number with a tangent of zeros.
 
     Without a tangent torch looks in Python for the shape of the zeros that stand for it, 0.1 ms an operation; in a large leaf,
@@ -150,7 +150,7 @@ def _forward_over_reverse(
         leaves, dual = _dual(theta, along_theta, requires_grad=wrt_theta)
         if along_c is None:
             c_leaves = as_leaves(c) if wrt_c else detach(c)
-            c_dual = map_tensors(_unmoved, c_leaves) if wrt_c else c_leaves
+            c_dual = map_tensors(unmoved, c_leaves) if wrt_c else c_leaves
         else:
             c_leaves, c_dual = _dual(c, along_c, requires_grad=wrt_c)
         whole = wrt_theta or along_c is not None
@@ -160,7 +160,7 @@ def _forward_over_reverse(
         if operator is not None:
             raise _NotTrusted(operator)
         wanted = {"theta": leaves if wrt_theta else None, "c": c_leaves if wrt_c else None}
-        slopes = gradient(loss, wanted, unused="none", cotangent=_unmoved(torch.ones_like(loss.detach())))
+        slopes = gradient(loss, wanted, unused="none", cotangent=unmoved(torch.ones_like(loss.detach())))
         tangents = _tangents(slopes, wanted)
         return Product(tangents["theta"], tangents["c"], map_tensors(_primal, slopes["theta"]), _primal(loss))
 

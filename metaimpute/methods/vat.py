@@ -14,7 +14,8 @@ from ..batches.outputs import Classes, Output
 from ..engine.ambient import NoGradStopsTangents, double_differentiable, forward_mode
 from ..engine.losses import like_cross_entropy
 from ..engine.own_part import shard_rows
-from ..engine.pytree import Tree, detach
+from ..engine.products import unmoved
+from ..engine.pytree import Tree, detach, tree_map
 from ..engine.repetition import rebuilding
 from ..ranges import Count, NonNegative, Share
 from .base import Method, MethodError, Predict, concatenate, kl_divergence, register_method
@@ -98,8 +99,13 @@ class VAT(Method):
         shape = clean.shape[1:]
         drawn = shard_rows(lambda n: torch.randn(n, *shape, generator=rng, device="cpu"), len(clean))
         direction = unit_rows(drawn.to(clean))
+
+        def predicted(inputs: Tensor) -> Tensor:
+            moves = forward_ad.unpack_dual(inputs).tangent is not None
+            return predict(tree_map(unmoved, at) if moves else at, inputs)
+
         for _ in range(self.power_iterations):
-            direction = unit_rows(curvature_product(lambda inputs: predict(at, inputs), clean, direction))
+            direction = unit_rows(curvature_product(predicted, clean, direction))
         return replace(batch, unlabelled=replace(batch.unlabelled, strong=clean + self.epsilon * direction))
 
     def inputs(self, batch: Batch) -> tuple[Tree, Tree]:

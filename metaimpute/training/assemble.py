@@ -39,6 +39,7 @@ from .precision import functional
 from .processes import ALONE, Processes, device_of
 
 CALIBRATION_SAMPLE = 512
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -238,13 +239,15 @@ def averaged_model(module: nn.Module, decay: float) -> AveragedModel:
     ``torch.optim.swa_utils.AveragedModel`` with decay ``min(1 - 1/(t+1), decay)`` over parameters and float buffers.
     """
 
-    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        if not averaged.is_floating_point():
-            return current
+    def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        """Of one device and type, all together."""
+        if not averaged[0].is_floating_point():
+            torch._foreach_copy_(averaged, current)
+            return
         # torch hands over a copy of the count on the accelerator, which reading would wait for; its own is on the CPU
-        return torch.lerp(averaged, current, 1.0 - ema_decay(int(found.n_averaged), decay))
+        torch._foreach_lerp_(averaged, current, 1.0 - ema_decay(int(found.n_averaged), decay))
 
-    found = AveragedModel(module, avg_fn=average, use_buffers=True)
+    found = AveragedModel(module, multi_avg_fn=average, use_buffers=True)
     return found
 
 

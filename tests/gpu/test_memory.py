@@ -60,9 +60,10 @@ def test_rebuilding_holds_less_than_storing_and_offloading_less_than_that(cuda: 
     assert found["revolve(3)"] < found["recompute"]
 
 
-def test_a_second_hypergradient_holds_no_more_than_the_first(cuda: torch.device) -> None:
+def test_later_hypergradients_hold_no_more_than_the_first_ones(cuda: torch.device) -> None:
     problem = Wide(cuda, rows=128)
-    problem.run("recompute(offload)")
+    for _ in range(2):  # with what torch keeps from a first time
+        problem.run("recompute(offload)")
     torch.cuda.synchronize(cuda)
     held = torch.cuda.memory_allocated(cuda)
     for _ in range(10):

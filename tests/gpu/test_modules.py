@@ -137,3 +137,66 @@ def test_float32_is_near_float64(name: str, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = before
     one, other = single.grad_c["labels"].double(), double.grad_c["labels"]
     assert float((one - other).norm() / other.norm()) < 1e-3
+
+
+PARTS: dict[str, Callable[[], nn.Module]] = {
+    "RMSNorm": lambda: nn.RMSNorm(6), "LayerNorm": lambda: nn.LayerNorm(6), "GroupNorm": lambda: nn.GroupNorm(2, 6),
+    "BatchNorm": lambda: nn.BatchNorm1d(6), "SiLU": nn.SiLU, "GELU": nn.GELU, "Mish": nn.Mish, "Softmax": lambda: nn.Softmax(-1),
+    "PReLU": nn.PReLU, "Bilinear": lambda: Twice(nn.Bilinear(6, 6, 6)), "transformer": lambda: Layer(),
+}  # fmt: skip
+
+
+class Twice(nn.Module):
+    """A part of two inputs, given one twice."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.part(x, x)
+        return found
+
+
+class Layer(nn.Module):
+    """A causal transformer layer over the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.TransformerEncoderLayer(
+            6, 2, 8, dropout=0.0, batch_first=True, activation="gelu", norm_first=True
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(len(x), device=x.device, dtype=x.dtype)
+        found: Tensor = self.part(x[None], src_mask=mask, is_causal=True)[0]
+        return found
+
+
+@pytest.mark.parametrize("estimator", ["exact", "mixed", "forward", "cg(3)"])
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.usefixtures("float64")
+def test_layers_with_kernels_of_their_own_have_the_cpus_hypergradient(
+    kind: str, estimator: str, device: torch.device
+) -> None:
+    needs_whole_device()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), PARTS[kind](), nn.Linear(6, 3))
+    x, held = torch.randn(2, 5, 4, device="cpu")
+    y = torch.arange(5, device="cpu").remainder(3)
+
+    def found_on(where: torch.device) -> Any:
+        net.to(where)
+        model = FunctionalModel(net)
+
+        def inner(p: Any, c: Any, rows: Tensor) -> Tensor:
+            return (c * F.cross_entropy(model(p, rows), y.to(where), reduction="none")).mean()
+
+        def outer(p: Any, c: Any, rows: Tensor) -> Tensor:
+            return F.cross_entropy(model(p, rows), y.to(where))
+
+        weights = torch.ones(5, device=where)
+        batches = Batches([x.to(where)] * 2, held.to(where))
+        return hypergradient(inner, outer, model.params, weights, batches, momentum(0.3), estimator, steps=2)
+
+    assert_near(found_on(device), found_on(torch.device("cpu")), what=kind)
