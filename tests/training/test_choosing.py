@@ -359,6 +359,27 @@ def test_a_column_of_many_words_is_read_by_its_spelling_as_well(tmp_path: Path) 
     assert metaimpute.load(run.folder).predict("new.csv").labels == ["inland", "coast"]
 
 
+def test_a_rare_word_tells_a_linear_system_as_much_as_a_number_does_on_spelling(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    makers, towns = (["".join(rng.choice(list("abcdefghijk"), 6)) for _ in range(count)] for count in (24, 60))
+    made = rng.integers(24, size=400)  # the maker tells the kind; five numbers and the town tell nothing
+    truth = np.where(made % 2, "new", "old")
+    given = set(rng.permutation(400)[:80].tolist())
+    with (tmp_path / "goods.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*"vwxyz", "town", "maker", "kind"])
+        for row, kind in enumerate(truth):
+            numbers = rng.normal(size=5).round(3).tolist()
+            writer.writerow([*numbers, rng.choice(towns), makers[made[row]], kind if row in given else ""])
+    assert call("init", "table", "goods.csv", "--label", "kind").exit_code == 0
+    run = trained(tmp_path / "goods.yaml", choose__systems=["logistic_regression"], choose__combine="best")
+    errors = {one["name"]: one["error"] for one in run.result.candidates}
+    assert errors["logistic_regression on spelling"] < 0.6 * errors["logistic_regression on inputs"]
+    found, _ = impute(run.folder)  # of a run that is read again, its scale too
+    wrong = 100 * np.mean([label != truth[int(row)] for row, label in zip(found.ids, found.labels, strict=True)])
+    assert run.result.expected["low"] <= wrong <= run.result.expected["high"]
+
+
 def test_a_form_may_be_named_before_the_table_is_read(tmp_path: Path) -> None:
     recipe, _ = towns(tmp_path)
     run = trained(recipe, choose__systems=["random_forest on spelling"])
