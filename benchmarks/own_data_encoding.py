@@ -1,0 +1,67 @@
+"""What metaimpute's own encoders take for rows of one's own: a first call on an empty cache, less the same call again.
+
+    python benchmarks/own_data_encoding.py            # Tiny-ImageNet's images and IMDb's texts from METAIMPUTE_DATA
+
+Each call is a process of its own and labels everything by one linear system, so that what is left is reading, encoding and keeping.
+Writes ``benchmarks/results/own_data_encoding.json``, seconds per 1,000 rows by number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from own_data_sets import BY_NAME
+
+from metaimpute.environment import describe, pick_device
+from metaimpute.rundir.files import write_text
+
+FILE = Path(__file__).parent / "results" / "own_data_encoding.json"
+TASKS = {"images": "tiny imagenet, 5 x 10", "texts": "imdb"}
+
+
+def call(task: str, rows: int) -> float:
+    """Seconds of labelling so many rows of a task, the first twenty of them labelled."""
+    import numpy as np
+    from metaimpute import MetaImputer
+
+    data = BY_NAME[task].load()
+    some = np.random.default_rng(0).permutation(len(data.truth))[:rows]
+    given, truth = data.rows[some] if hasattr(data.rows, "shape") else [data.rows[i] for i in some], data.truth[some]
+    labels = [str(name) if place < 20 else None for place, name in enumerate(truth)]
+    started = time.perf_counter()
+    MetaImputer(systems="logistic_regression", random_state=0, verbose=0).fit(given, labels).predict(given)
+    return time.perf_counter() - started
+
+
+@click.command(help=__doc__)
+@click.option("--rows", default=400, show_default=True)
+@click.option("--threads", default="1,2", show_default=True)
+@click.option("--alone", hidden=True)
+def run(rows: int, threads: str, alone: str | None) -> None:
+    if alone:
+        print(call(alone, rows))
+        return
+    found = {"benchmark": "own data, encoding", "rows": rows, "seconds_per_1000": {}, "environment": describe(pick_device("cpu"))}
+    for count in threads.split(","):
+        for form, task in TASKS.items():
+            with tempfile.TemporaryDirectory() as cache:
+                surroundings = os.environ | {"OMP_NUM_THREADS": count, "METAIMPUTE_CACHE": cache}
+                command = [sys.executable, __file__, "--rows", str(rows), "--alone", task]
+                first, again = (
+                    float(subprocess.run(command, env=surroundings, check=True, capture_output=True, text=True).stdout.split()[-1])
+                    for _ in range(2)
+                )
+            found["seconds_per_1000"][f"{form}, {count} threads"] = round(1000 * (first - again) / rows, 1)
+            print(f"{form}, {count} threads: {first:.1f} s, again {again:.1f} s", flush=True)
+    write_text(FILE, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run()
