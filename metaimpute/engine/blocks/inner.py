@@ -24,8 +24,10 @@ from ..optimizers.transforms import Transform
 from ..pytree import Tree, detach
 from ..replay import BadMemoryPolicy
 from ..unroll import Differentiation, of_its_own
+from .beside import Others, require_known
 from .inside import Inside, of_the_user
 from .moves import Moves, Params
+from .outside import KeptStates, require_no_hooks, require_same_flags
 from .seal import Seal, require_none
 from .unused import warn_of_unused, watch
 
@@ -113,6 +115,7 @@ class Inner:
         if not names:
             raise UnsupportedOptimizer("the optimizer holds no parameter of the model that requires a gradient")
         originals = {name: users[name] for name in names}
+        require_no_hooks(originals)
         self._frozen = [here[name] for name in mine if not here[name].requires_grad]
         self._live = LiveRule(optimizer, originals, resume, gradients, override)
         self._nested = any(users[name] is not here[name] for name in names)
@@ -123,6 +126,7 @@ class Inner:
             self.start = {
                 name: of_its_own(begins(p)) if not p.requires_grad else begins(p) for name, p in first.items()
             }
+        self._kept = KeptStates(stock(optimizer))
         self.state = self._live.rule.init(self.start)
         self._place(self.start)
         inside = Inside(self._root, originals)
@@ -132,6 +136,8 @@ class Inner:
         self._inside = inside  # now the block has begun
 
     def _place(self, params: Params) -> None:
+        if self._mode == "full" and self._inside is not None:
+            params = self._inside.gated(params)
         self._params = params
         if self._mode != "none":
             self._seal = Seal(params, self._late)
@@ -155,23 +161,23 @@ class Inner:
                 f"'{displaced}' was set to another tensor inside the block, which no step moves; say "
                 "inner.replace({name: new}) with a tensor that it is to become"
             )
-        if self._mode == "none":
-            return
-        self._seal.require_whole()
-        for p in self._frozen:
-            if p.requires_grad:
-                raise CannotDifferentiate(
-                    "a parameter that was frozen when the block began requires a gradient now; begin a new block to move it too"
-                )
+        require_same_flags(self._params, self._frozen)
+        self._kept.require_untouched()
+        if self._mode != "none":
+            self._seal.require_whole()
 
     # steps -------------------------------------------------------------------------------------------------------
 
-    def step(self, loss: Tensor | Callable[..., Tensor], *args: Any, **hyper: Any) -> Params:
+    def step(
+        self, loss: Tensor | Callable[..., Tensor], *args: Any, others: Others | None = None, **hyper: Any
+    ) -> Params:
         """One optimiser step down the gradient of ``loss``, in place of ``zero_grad()``, ``backward()`` and ``step()``.
 
         Args:
             loss: a scalar, computed at the weights in place; or a function of ``args`` that computes it, which rules that take
                 several gradients a step and memory ``recompute`` need.
+            others: what the steps of other open blocks are, where the loss depends on these weights through them as well:
+                ``constant``, as ``torch.optim`` has it, or ``through`` for a derivative that goes on through them.
             hyper: hyperparameters for this step alone, such as ``lr=0.1``.
 
         Returns:
@@ -183,6 +189,8 @@ class Inner:
         """
         inside = self._open_block("step()")
         self._require_untouched(inside.displaced())
+        require_known(others, self._mode)
+        inside.others = others
         rule = self._live.now(hyper)
         if isinstance(loss, Tensor):
             if args:
@@ -206,9 +214,9 @@ class Inner:
         self.losses.append(moved.loss.detach())
         self.state = moved.state
         self._place(moved.params)
-        inside.use.led_to(moved.params.values())
+        inside.use.led_to(self._params.values())
         self._live.called()
-        return moved.params
+        return self._params
 
     # what else ---------------------------------------------------------------------------------------------------
 
@@ -274,6 +282,7 @@ class Inner:
         self._inside.use.since = True
         self._inside.write_back()
         self._live.put_back(self.state, len(self.losses) - self._written)
+        self._kept = KeptStates(stock(self._given[0]))
         self._written = len(self.losses)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..ambient import CannotDifferentiate
 from ..functional import FunctionalModel, require_no_max_norm
 from ..replica import CALL, COPY, parts_of
+from .beside import Others, gated, is_tracking
 from .checkpoints import checkpoints_wrapped, inside_a_twin
 from .scalers import scaled_losses_marked
 from .unused import Use
@@ -68,13 +69,15 @@ class Inside:
         root: a module that has them all. originals: the user's parameters that the block moves, by name.
 
     Attributes:
-        held: the block's tensors by name. use: whether the modules have been called.
+        held: the block's tensors by name. use: whether the modules have been called. others: what the step that is being taken
+            said of the steps of other blocks.
     """
 
     def __init__(self, root: nn.Module, originals: Mapping[str, Tensor]) -> None:
         self.root, self.originals = root, dict(originals)
         self.held: dict[str, Tensor] = {}
         self.use = Use()
+        self.others: Others | None = None
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # the user's, by its id, and the block's
         self._models: dict[int, FunctionalModel] = {}
         self._slots: list[tuple[dict[str, Any], str, str]] = []
@@ -127,6 +130,18 @@ class Inside:
         self.held, self.use.since = dict(params), False
         for places, leaf, name in self._slots:
             places[leaf] = self.held[name]
+
+    def gated(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """New weights, to be put in place: where other blocks are open, such as their steps do not look behind unasked."""
+        if not others_are_open(self) or not is_tracking(params):
+            return dict(params)
+        own = weakref.ref(self)
+
+        def is_open() -> Inside | None:
+            found = own()
+            return found if found is not None and found.is_open else None
+
+        return gated(is_open, params)
 
     def is_covered(self) -> bool:
         """Whether a block inside this one has its own weights in these places."""

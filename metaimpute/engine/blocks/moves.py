@@ -22,6 +22,7 @@ from ..rebuilt import Rebuilt, as_it_is
 from ..repetition import Ledger, rebuilding
 from ..replay import BadMemoryPolicy
 from ..unroll import Differentiation, of_its_own
+from .beside import gradient_of
 from .inside import Inside, others_are_open
 from .scalers import is_scaled
 
@@ -165,9 +166,10 @@ class Moves:
             )
         full = self.mode == "full"
         try:
-            slopes: list[Tensor | None] = gradient(
-                loss, tensors, create_graph=full, retain_graph=self.mode != "none", unused="none"
-            )
+            with gradient_of(self.inside, self.inside.others):
+                slopes: list[Tensor | None] = gradient(
+                    loss, tensors, create_graph=full, retain_graph=self.mode != "none", unused="none"
+                )
             if full:
                 require_second_derivative(loss, tensors, slopes)
         except RuntimeError as error:
