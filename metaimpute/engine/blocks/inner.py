@@ -222,9 +222,16 @@ class Inner:
 
     @property
     def params(self) -> Params:
-        """The weights in place, by name."""
-        if self._inside is not None:
-            self._inside.use.since = True
+        """The weights in place, by name.
+
+        Raises:
+            CannotDifferentiate: before the block has begun.
+        """
+        if self._inside is None:
+            raise CannotDifferentiate(
+                "the block has not begun; its weights are there inside: with inner(...) as block: block.params"
+            )
+        self._inside.use.since = True
         return dict(self._params)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
