@@ -130,10 +130,9 @@ def test_a_step_outside_the_block(net: nn.Sequential) -> None:
         block.step(loss_of(net))
 
 
-def test_a_blocks_weights_before_it_has_begun() -> None:
-    net = nn.Linear(2, 1)
+def test_a_blocks_weights_before_it_has_begun(net: nn.Sequential) -> None:
     with pytest.raises(CannotDifferentiate, match="has not begun"):
-        inner(net, optim.SGD(net.parameters(), lr=0.1)).params  # noqa: B018
+        inner(net, sgd(0.1)).params  # noqa: B018
 
 
 def test_hyperparameters_are_checked_at_the_step(net: nn.Sequential) -> None:

@@ -228,9 +228,7 @@ class Inner:
             CannotDifferentiate: before the block has begun.
         """
         if self._inside is None:
-            raise CannotDifferentiate(
-                "the block has not begun; its weights are there inside: with inner(...) as block: block.params"
-            )
+            raise CannotDifferentiate("the block has not begun; say with inner(...) as block: block.params")
         self._inside.use.since = True
         return dict(self._params)
 
