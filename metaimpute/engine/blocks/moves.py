@@ -18,7 +18,7 @@ from ..noise import fixed_rng
 from ..operators import in_words, require_second_derivative
 from ..optimizers import InnerOptimizer, take_step
 from ..pytree import Tree, detach, gradient, tree_map
-from ..rebuilt import Rebuilt, as_it_is
+from ..rebuilt import Rebuilt, as_it_is, flags_as_then, require_no_more
 from ..repetition import Ledger, rebuilding
 from ..replay import BadMemoryPolicy
 from ..unroll import Differentiation, of_its_own
@@ -86,7 +86,8 @@ class Moves:
                     "memory 'recompute' takes steps again when no other block is open; use 'store' in blocks inside one another"
                 )
             frozen, ledger = evaluate(as_it_is(loss)), Ledger()
-            buffers, modes = [b.clone() for b in inside.buffers()], inside.modes()
+            buffers, modes, flags = [b.clone() for b in inside.buffers()], inside.modes(), inside.flags()
+            used: list[Tensor] = []  # what requires a gradient, but for the weights
             kept = tree_map(_as_leaf, (start, state, rule.hyper))
             settings, part_of = _autocast(), holder()
             find, mode, users = (
@@ -97,20 +98,22 @@ class Moves:
 
             def again() -> None:
                 at, before, hyper = tree_map(_as_leaf, kept)
-                inside = find()
+                inside, using = find(), list[Tensor]()
                 with contextlib.ExitStack() as stack:
                     stack.enter_context(double_differentiable(part_of))
                     stack.enter_context(rebuilding())
-                    stack.enter_context(inside.as_then(at, buffers, modes))
+                    stack.enter_context(inside.as_then(at, buffers, modes, flags))
+                    stack.enter_context(flags_as_then([(leaf, True) for leaf in used]))
                     for kind, enabled, dtype in settings:
                         stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
-                    found = Moves(inside, mode, users, True).take(rule, frozen, at, before, hyper)
+                    found = Moves(inside, mode, users, True).take(rule, frozen, at, before, hyper, using)
+                require_no_more(using, used)
                 ledger.note("inner", number, found.loss, "taken")
                 ledger.verify()
 
             step = Rebuilt(again, self.neighbours)
             with step.taking():
-                moved = self.take(rule, evaluate(loss), start, state)
+                moved = self.take(rule, evaluate(loss), start, state, used=used)
             ledger.note("inner", number, moved.loss, "taken")
             return moved
         except BaseException:
@@ -124,7 +127,13 @@ class Moves:
         at: Params,
         state: Tree,
         hyper: Any = None,
+        used: list[Tensor] | None = None,
     ) -> Moved:
+        """A step.
+
+        Args:
+            hyper: in place of the rule's. used: is told of the tensors that the loss uses and that require a gradient.
+        """
         first: Tensor | None = None
         for number, with_gradient in enumerate(rule.stages):
             slopes: list[Tensor | None] = [None] * len(at)
@@ -137,7 +146,7 @@ class Moves:
                         "the function uses a tensor that was computed from the block's weights outside of it, which memory "
                         "'recompute' would take for a constant; compute it inside the function, detach it, or use memory 'store'"
                     )
-                slopes = self._slopes(loss, at)
+                slopes = self._slopes(loss, at, used)
                 first = loss if first is None else first
             with torch.set_grad_enabled(self.mode != "none"):
                 end, state = take_step(rule, slopes, state, at, rule.hyper if hyper is None else hyper)
@@ -147,7 +156,7 @@ class Moves:
         assert first is not None
         return Moved(at, state, first)
 
-    def _slopes(self, loss: Tensor, at: Params) -> list[Tensor | None]:
+    def _slopes(self, loss: Tensor, at: Params, used: list[Tensor] | None) -> list[Tensor | None]:
         if not loss.requires_grad:
             raise CannotDifferentiate(
                 "the loss depends on nothing that requires a gradient; compute it in the block, outside no_grad, without detach()"
@@ -158,7 +167,10 @@ class Moves:
                 "itself: a block's gradients are not scaled"
             )
         tensors = list(at.values())
-        if any(id(leaf) in self.users for leaf in leaves_below([loss], tensors)):
+        leaves = list(leaves_below([loss], tensors))
+        if used is not None:
+            used += leaves
+        if any(id(leaf) in self.users for leaf in leaves):
             raise CannotDifferentiate(
                 "the loss uses a parameter of the model that was taken out of it before the block, which no step moves; take it "
                 "from the model inside the block (model.weight, model.parameters()), or from inner.start for the first weights"
