@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from .pytree import Tree, tensors
 from .repetition import NotRepeatable
 
 Flags = Sequence[tuple[Tensor, bool]]
@@ -110,6 +111,25 @@ def require_no_more(now: Sequence[Tensor], then: Sequence[Tensor]) -> None:
             f"a tensor of shape {list(other.shape)} that a step uses requires a gradient now and did not in the step; "
             f"{_WAY_OUT}"
         )
+
+
+Versions = Sequence[tuple[Tensor, int]]
+
+
+def versions(tree: Tree) -> Versions:
+    """How often each tensor of the tree has been changed in place."""
+    return [(leaf, leaf._version) for leaf in tensors(tree) if not leaf.is_inference()]
+
+
+def require_untouched(then: Versions) -> None:
+    """Raises:
+    NotRepeatable: for a tensor that was changed in place since."""
+    for leaf, version in then:
+        if leaf._version != version:
+            raise NotRepeatable(
+                f"a tensor of shape {list(leaf.shape)} among the weights and the optimizer's state that a step began or ended "
+                "with was changed in place since; change a copy of it, or take the gradient before"
+            )
 
 
 @contextlib.contextmanager

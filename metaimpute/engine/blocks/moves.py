@@ -14,12 +14,13 @@ from torch import Tensor
 from ..ambient import CannotDifferentiate, double_differentiable, holder
 from ..dependence import computed_before, leaves_below
 from ..losses import scalar
-from ..noise import fixed_rng
+from ..noise import derive_seed, fixed_rng
 from ..operators import in_words, require_second_derivative
 from ..optimizers import InnerOptimizer, take_step
+from ..optimizers.base import is_closed
 from ..pytree import Tree, detach, gradient, tree_map
-from ..rebuilt import Rebuilt, as_it_is, flags_as_then, require_no_more
-from ..repetition import Ledger, rebuilding
+from ..rebuilt import Rebuilt, as_it_is, flags_as_then, require_no_more, require_untouched, versions
+from ..repetition import GIVE_THE_SAME, Ledger, rebuilding, require_same_end
 from ..replay import BadMemoryPolicy
 from ..unroll import Differentiation, of_its_own
 from .inside import Inside, others_are_open
@@ -80,7 +81,7 @@ class Moves:
         inside = self.inside
         try:
             if not self.recompute or self.mode != "full":
-                return self.take(rule, evaluate(loss), start, state)
+                return self.take(rule, evaluate(loss), start, state, seed=seed)
             if others_are_open(inside):
                 raise BadMemoryPolicy(
                     "memory 'recompute' takes steps again when no other block is open; use 'store' in blocks inside one another"
@@ -88,7 +89,9 @@ class Moves:
             frozen, ledger = evaluate(as_it_is(loss)), Ledger()
             buffers, modes, flags = [b.clone() for b in inside.buffers()], inside.modes(), inside.flags()
             used: list[Tensor] = []  # what requires a gradient, but for the weights
-            kept = tree_map(_as_leaf, (start, state, rule.hyper))
+            # a tensor that is a hyperparameter may be written into before the next step, as a schedule
+            kept = (*tree_map(_as_leaf, (start, state)), tree_map(_copy, rule.hyper))
+            reached: list[Tree] = []  # and how often that and the start have been written into
             settings, part_of = _autocast(), holder()
             find, mode, users = (
                 inside.later(),
@@ -97,6 +100,8 @@ class Moves:
             )  # and not self: a graph that holds its own end is never freed
 
             def again() -> None:
+                end, written = reached
+                require_untouched(written)
                 at, before, hyper = tree_map(_as_leaf, kept)
                 inside, using = find(), list[Tensor]()
                 with contextlib.ExitStack() as stack:
@@ -106,15 +111,18 @@ class Moves:
                     stack.enter_context(flags_as_then([(leaf, True) for leaf in used]))
                     for kind, enabled, dtype in settings:
                         stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
-                    found = Moves(inside, mode, users, True).take(rule, frozen, at, before, hyper, using)
+                    found = Moves(inside, mode, users, True).take(rule, frozen, at, before, hyper, using, seed)
                 require_no_more(using, used)
                 ledger.note("inner", number, found.loss, "taken")
                 ledger.verify()
+                require_same_end((found.params, found.state), end, kept[:2], GIVE_THE_SAME)
 
             step = Rebuilt(again, self.neighbours)
             with step.taking():
-                moved = self.take(rule, evaluate(loss), start, state, used=used)
+                moved = self.take(rule, evaluate(loss), start, state, used=used, seed=seed)
             ledger.note("inner", number, moved.loss, "taken")
+            end = detach((moved.params, moved.state))
+            reached[:] = [end, versions((kept[:2], end))]
             return moved
         except BaseException:
             inside.put(start)
@@ -128,12 +136,15 @@ class Moves:
         state: Tree,
         hyper: Any = None,
         used: list[Tensor] | None = None,
+        seed: int | None = None,
     ) -> Moved:
         """A step.
 
         Args:
-            hyper: in place of the rule's. used: is told of the tensors that the loss uses and that require a gradient.
+            hyper: in place of the rule's. used: is told of the tensors that the loss uses and that require a gradient. seed: of
+                what the rule draws.
         """
+        seed = None if is_closed(rule.update) else seed  # which draws nothing
         first: Tensor | None = None
         for number, with_gradient in enumerate(rule.stages):
             slopes: list[Tensor | None] = [None] * len(at)
@@ -148,7 +159,8 @@ class Moves:
                     )
                 slopes = self._slopes(loss, at, used)
                 first = loss if first is None else first
-            with torch.set_grad_enabled(self.mode != "none"):
+            noise = contextlib.nullcontext() if seed is None else fixed_rng(derive_seed(seed, number))
+            with torch.set_grad_enabled(self.mode != "none"), noise:
                 end, state = take_step(rule, slopes, state, at, rule.hyper if hyper is None else hyper)
             at = self.renewed(at, end)
             if number + 1 < len(rule.stages):
@@ -205,6 +217,10 @@ class Moves:
 
 def _as_leaf(leaf: Any) -> Any:
     return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 
 def _autocast() -> list[tuple[str, bool, torch.dtype]]:
