@@ -15,7 +15,7 @@ from ..errors import UserError
 from .ambient import CannotDifferentiate, double_differentiable, holder
 from .dependence import other_than
 from .pytree import Tree, as_leaves, detach, filled, leaves_of, tensors, tree_map, vjp_through, with_tensors
-from .repetition import rebuilding, require_same_end
+from .repetition import GIVE_THE_SAME, LEAVE_ALONE, NotRepeatable, rebuilding, require_same_end
 
 
 def _nothing() -> None:
@@ -179,6 +179,14 @@ class Replay:
             require_closed(end, (at, closure))
         return at, closure, end
 
+    def _require_same(self, recorded: tuple[Tree, Tree, Tree], reached: Tree) -> None:
+        at, _, end = recorded
+        try:
+            require_same_end(end, reached, at, GIVE_THE_SAME if self.taken is None else LEAVE_ALONE)
+        except NotRepeatable:
+            self.step.verify()  # which loss it was, where one differs, says more
+            raise
+
     @contextlib.contextmanager
     def _as_in_forward(self) -> Iterator[None]:
         """The reverse pass may run anywhere: steps are rebuilt under the forward pass's autocast and attention kernels."""
@@ -233,9 +241,10 @@ class Replay:
             if self.tail_start < self.steps:
                 if kept is None:  # a second reverse pass
                     kept = self._record(self.rejoin, self.tail_start, self.steps)
+                    self._require_same(kept, self.end)
                 cotangent = pull(kept, cotangent, self.tail_start == 0)
                 del kept
-            stop = self.groups
+            stop, reached = self.groups, self.rejoin
             while snapshots:
                 start, saved = snapshots[-1]
                 slots = self.plan.slots - len(snapshots) + 1
@@ -252,8 +261,8 @@ class Replay:
                 stop -= 1
                 del saved
                 recorded = self._record(carry, *self._bounds(stop))
-                if self.taken is not None:
-                    require_same_end(recorded[2], self.taken[stop])
+                self._require_same(recorded, reached)
+                reached = carry  # where the group before this one leads
                 cotangent = pull(recorded, cotangent, stop == 0)
                 del carry, recorded
         self.step.verify()

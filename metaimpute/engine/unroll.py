@@ -20,7 +20,7 @@ from .memory import Auto, MemoryPolicy, Store, parse_memory
 from .noise import derive_seed, fixed_rng
 from .operators import require_second_derivative
 from .optimizers import Hyper, InnerOptimizer, take_step
-from .optimizers.base import require_rule
+from .optimizers.base import is_closed, require_rule
 from .optimizers.transforms import require_factors
 from .pytree import (
     Tree,
@@ -163,6 +163,13 @@ class BilevelMap:
             self.ledger.note("outer", 0, value, point)
         return value
 
+    def drawing(self, t: int) -> contextlib.AbstractContextManager[Any]:
+        """Around call ``t`` of ``update``: what the rule draws is the same whenever the call is made."""
+        update = self.optimizer.update
+        if is_closed(update.function if isinstance(update, GivenRule) else update):  # which draws nothing
+            return contextlib.nullcontext()
+        return fixed_rng(derive_seed(self.seed, t, 2))
+
     def value(self, theta_0: Tree | None = None, c: Tree | None = None, hyper: Hyper | None = None) -> Tensor:
         """The map itself, without its derivative: what finite differences are taken of."""
         theta_0 = self.theta_0 if theta_0 is None else theta_0
@@ -254,7 +261,8 @@ def run(
             first[0] = detach(filled(theta, slopes))
         if problem.optimizer.stages[t % stages]:
             moved[t] = [slope is not None for slope, can in zip(slopes, can_move, strict=True) if can]
-        end, state = take_step(problem.optimizer, slopes, state, start_of_step, hyper)
+        with problem.drawing(t):
+            end, state = take_step(problem.optimizer, slopes, state, start_of_step, hyper)
         renewed[t] = [after is not before for after, before in zip(end, at, strict=True)]
         return filled(theta, end), state
 

@@ -19,8 +19,11 @@ from metaimpute.engine import (
     FunctionalModel,
     NotRepeatable,
     adam,
+    chain,
+    gradient_callback,
     hypergradient,
     momentum,
+    scheduled,
     sgd,
     unroll,
 )
@@ -265,3 +268,74 @@ def test_a_plain_unroll_checks_its_reverse_pass_too() -> None:
     end = unroll(inner, {"w": weight}, torch.ones(6, dtype=torch.float64), [None], sgd(1e-6), 4, memory="recompute")
     with pytest.raises(NotRepeatable, match="own"):
         end.params["w"].sum().backward()
+
+
+# the rule ------------------------------------------------------------------------------------------------------------
+
+
+def with_callback(function: Callable[[Any], Any], name: str, memory: str, lr: float, seed: int = 0) -> Tensor:
+    rule = chain(gradient_callback(function), sgd(lr, momentum=0.9))
+    weight = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
+
+    def inner(p: Any, c: Any, b: Any) -> Tensor:
+        return (c * F.cross_entropy(X @ p["w"], Y, reduction="none")).mean()
+
+    found = hypergradient(inner, outer, {"w": weight}, torch.ones(6, dtype=torch.float64), Batches([None], None), rule, name,
+                          steps=5, memory=memory, seed=seed)  # fmt: skip
+    assert isinstance(found.grad_c, Tensor)
+    return found.grad_c
+
+
+THROUGH_THE_RULE = [
+    ("exact", "recompute"), ("exact", "recompute(offload)"), ("exact", "checkpoint(1)"), ("exact", "checkpoint(2)"),
+    ("exact", "revolve(1)"), ("exact", "revolve(3)"), ("mixed", "store"), ("forward", "store"), ("finite_difference", "store"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lr", [0.3, 1e-6])
+@pytest.mark.parametrize("source", ["counter", "numpy"])
+@pytest.mark.parametrize(("name", "memory"), THROUGH_THE_RULE)
+def test_a_callback_that_is_another_when_called_again_is_refused(
+    name: str, memory: str, source: str, lr: float
+) -> None:
+    calls = [0]
+
+    def function(grads: Any) -> Any:
+        calls[0] += 1
+        factor = 1 / calls[0] if source == "counter" else float(np.random.standard_normal())
+        return {key: (factor * g).tanh() for key, g in grads.items()}
+
+    with pytest.raises(NotRepeatable, match=r"gradient_callback|evaluated again"):
+        with_callback(function, name, memory, lr)
+    assert bool(with_callback(function, "exact", "store", lr).isfinite().all())
+
+
+@pytest.mark.parametrize(("name", "memory"), THROUGH_THE_RULE)
+def test_torchs_noise_in_a_callback_is_replayed(name: str, memory: str) -> None:
+    def function(grads: Any) -> Any:
+        return {key: (g + 0.1 * torch.randn(4, 3, dtype=torch.float64)).tanh() for key, g in grads.items()}
+
+    found, reference = with_callback(function, name, memory, 0.3), with_callback(function, "exact", "store", 0.3)
+    other = with_callback(function, name, memory, 0.3, seed=1)
+    if name != "finite_difference":
+        torch.testing.assert_close(found, reference, rtol=1e-10, atol=1e-13)
+    assert not torch.allclose(found, other, rtol=1e-3), "it is noise"
+
+
+@pytest.mark.parametrize("memory", ["recompute", "checkpoint(2)", "revolve(2)"])
+def test_a_table_that_is_changed_before_the_reverse_pass_is_refused(memory: str) -> None:
+    table, c = torch.linspace(1, 0.2, 5, dtype=torch.float64), torch.ones(6, dtype=torch.float64, requires_grad=True)
+
+    def inner(p: Any, c: Any, b: Any) -> Tensor:
+        return (c * F.cross_entropy(X @ p["w"], Y, reduction="none")).mean()
+
+    start = {"w": torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)}
+    rule = scheduled(sgd(0.3), lambda step: table[step])
+    for change in (False, True):
+        end = unroll(inner, start, c, None, rule, 5, memory=memory).params
+        if change:
+            table[-1] = 0.9
+            with pytest.raises(NotRepeatable, match=r"led elsewhere .* or use memory 'store'"):
+                torch.autograd.grad(outer(end, c, None), c)
+        else:
+            torch.autograd.grad(outer(end, c, None), c)

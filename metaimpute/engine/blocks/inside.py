@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..ambient import CannotDifferentiate
 from ..functional import FunctionalModel, require_no_max_norm
+from ..rebuilt import Flags, flags_as_then
 from ..replica import CALL, COPY, parts_of
 from .beside import Others, gated, is_tracking
 from .checkpoints import checkpoints_wrapped, inside_a_twin
@@ -173,22 +174,35 @@ class Inside:
         """Every part, and whether it is in training mode."""
         return [(part, part.training) for part in parts_of(self.root)]
 
+    def flags(self) -> Flags:
+        """Every parameter of the user's, and whether it requires a gradient."""
+        own = set(map(id, self.held.values()))
+        here = [
+            p for part in parts_of(self.root) for p in part._parameters.values() if p is not None and id(p) not in own
+        ]
+        return [(p, p.requires_grad) for p in [*self.originals.values(), *here] if p.is_leaf]
+
     @contextlib.contextmanager
     def as_then(
-        self, params: Mapping[str, Tensor], buffers: Sequence[Tensor], modes: Sequence[tuple[nn.Module, bool]]
+        self,
+        params: Mapping[str, Tensor],
+        buffers: Sequence[Tensor],
+        modes: Sequence[tuple[nn.Module, bool]],
+        flags: Flags,
     ) -> Iterator[None]:
-        """These weights, buffers and modes for the duration of the block, whether or not the modules are open."""
+        """These weights, buffers, modes and flags for the duration of the block, whether or not the modules are open."""
         held, since, now, before = self.held, self.use.since, self.modes(), [b.clone() for b in self.buffers()]
         try:
             _fill(self.buffers(), buffers)
             for part, training in modes:
                 part.training = training
-            if self.is_open:
-                self.put(params)
-                yield
-            else:
-                with self.open(params):
+            with flags_as_then(flags):
+                if self.is_open:
+                    self.put(params)
                     yield
+                else:
+                    with self.open(params):
+                        yield
         finally:
             for part, training in now:
                 part.training = training
@@ -198,9 +212,10 @@ class Inside:
             self.held, self.use.since = held, since
 
     def _as_now(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
-        """What puts weights, buffers and modes in place as they are now."""
+        """What puts weights, buffers, modes and flags in place as they are now."""
         find, params, buffers, modes = self.later(), self.held, [b.clone() for b in self.buffers()], self.modes()
-        return lambda: find().as_then(params, buffers, modes)
+        flags = self.flags()
+        return lambda: find().as_then(params, buffers, modes, flags)
 
     def later(self) -> Callable[[], Inside]:
         """What finds this, or one like it when it is gone: a graph that held it would hold its own end, and never be freed."""

@@ -14,12 +14,13 @@ from torch import Tensor
 from ..ambient import CannotDifferentiate, double_differentiable, holder
 from ..dependence import computed_before, leaves_below
 from ..losses import scalar
-from ..noise import fixed_rng
+from ..noise import derive_seed, fixed_rng
 from ..operators import in_words, require_second_derivative
 from ..optimizers import InnerOptimizer, take_step
+from ..optimizers.base import is_closed
 from ..pytree import Tree, detach, gradient, tree_map
-from ..rebuilt import Rebuilt, as_it_is
-from ..repetition import Ledger, rebuilding
+from ..rebuilt import Rebuilt, as_it_is, flags_as_then, require_no_more, require_untouched, versions
+from ..repetition import GIVE_THE_SAME, Ledger, rebuilding, require_same_end
 from ..replay import BadMemoryPolicy
 from ..unroll import Differentiation, of_its_own
 from .beside import gradient_of
@@ -81,14 +82,17 @@ class Moves:
         inside = self.inside
         try:
             if not self.recompute or self.mode != "full":
-                return self.take(rule, evaluate(loss), start, state)
+                return self.take(rule, evaluate(loss), start, state, seed=seed)
             if others_are_open(inside):
                 raise BadMemoryPolicy(
                     "memory 'recompute' takes steps again when no other block is open; use 'store' in blocks inside one another"
                 )
             frozen, ledger = evaluate(as_it_is(loss)), Ledger()
-            buffers, modes = [b.clone() for b in inside.buffers()], inside.modes()
-            kept = tree_map(_as_leaf, (start, state, rule.hyper))
+            buffers, modes, flags = [b.clone() for b in inside.buffers()], inside.modes(), inside.flags()
+            used: list[Tensor] = []  # what requires a gradient, but for the weights
+            # a tensor that is a hyperparameter may be written into before the next step, as a schedule
+            kept = (*tree_map(_as_leaf, (start, state)), tree_map(_copy, rule.hyper))
+            reached: list[Tree] = []  # and how often that and the start have been written into
             settings, part_of = _autocast(), holder()
             find, mode, users = (
                 inside.later(),
@@ -97,22 +101,29 @@ class Moves:
             )  # and not self: a graph that holds its own end is never freed
 
             def again() -> None:
+                end, written = reached
+                require_untouched(written)
                 at, before, hyper = tree_map(_as_leaf, kept)
-                inside = find()
+                inside, using = find(), list[Tensor]()
                 with contextlib.ExitStack() as stack:
                     stack.enter_context(double_differentiable(part_of))
                     stack.enter_context(rebuilding())
-                    stack.enter_context(inside.as_then(at, buffers, modes))
+                    stack.enter_context(inside.as_then(at, buffers, modes, flags))
+                    stack.enter_context(flags_as_then([(leaf, True) for leaf in used]))
                     for kind, enabled, dtype in settings:
                         stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
-                    found = Moves(inside, mode, users, True).take(rule, frozen, at, before, hyper)
+                    found = Moves(inside, mode, users, True).take(rule, frozen, at, before, hyper, using, seed)
+                require_no_more(using, used)
                 ledger.note("inner", number, found.loss, "taken")
                 ledger.verify()
+                require_same_end((found.params, found.state), end, kept[:2], GIVE_THE_SAME)
 
             step = Rebuilt(again, self.neighbours)
             with step.taking():
-                moved = self.take(rule, evaluate(loss), start, state)
+                moved = self.take(rule, evaluate(loss), start, state, used=used, seed=seed)
             ledger.note("inner", number, moved.loss, "taken")
+            end = detach((moved.params, moved.state))
+            reached[:] = [end, versions((kept[:2], end))]
             return moved
         except BaseException:
             inside.put(start)
@@ -125,7 +136,16 @@ class Moves:
         at: Params,
         state: Tree,
         hyper: Any = None,
+        used: list[Tensor] | None = None,
+        seed: int | None = None,
     ) -> Moved:
+        """A step.
+
+        Args:
+            hyper: in place of the rule's. used: is told of the tensors that the loss uses and that require a gradient. seed: of
+                what the rule draws.
+        """
+        seed = None if is_closed(rule.update) else seed  # which draws nothing
         first: Tensor | None = None
         for number, with_gradient in enumerate(rule.stages):
             slopes: list[Tensor | None] = [None] * len(at)
@@ -138,9 +158,10 @@ class Moves:
                         "the function uses a tensor that was computed from the block's weights outside of it, which memory "
                         "'recompute' would take for a constant; compute it inside the function, detach it, or use memory 'store'"
                     )
-                slopes = self._slopes(loss, at)
+                slopes = self._slopes(loss, at, used)
                 first = loss if first is None else first
-            with torch.set_grad_enabled(self.mode != "none"):
+            noise = contextlib.nullcontext() if seed is None else fixed_rng(derive_seed(seed, number))
+            with torch.set_grad_enabled(self.mode != "none"), noise:
                 end, state = take_step(rule, slopes, state, at, rule.hyper if hyper is None else hyper)
             at = self.renewed(at, end)
             if number + 1 < len(rule.stages):
@@ -148,7 +169,7 @@ class Moves:
         assert first is not None
         return Moved(at, state, first)
 
-    def _slopes(self, loss: Tensor, at: Params) -> list[Tensor | None]:
+    def _slopes(self, loss: Tensor, at: Params, used: list[Tensor] | None) -> list[Tensor | None]:
         if not loss.requires_grad:
             raise CannotDifferentiate(
                 "the loss depends on nothing that requires a gradient; compute it in the block, outside no_grad, without detach()"
@@ -159,7 +180,10 @@ class Moves:
                 "itself: a block's gradients are not scaled"
             )
         tensors = list(at.values())
-        if any(id(leaf) in self.users for leaf in leaves_below([loss], tensors)):
+        leaves = list(leaves_below([loss], tensors))
+        if used is not None:
+            used += leaves
+        if any(id(leaf) in self.users for leaf in leaves):
             raise CannotDifferentiate(
                 "the loss uses a parameter of the model that was taken out of it before the block, which no step moves; take it "
                 "from the model inside the block (model.weight, model.parameters()), or from inner.start for the first weights"
@@ -195,6 +219,10 @@ class Moves:
 
 def _as_leaf(leaf: Any) -> Any:
     return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 
 def _autocast() -> list[tuple[str, bool, torch.dtype]]:

@@ -83,7 +83,7 @@ class Approx(Estimator):
         loss = inner.readout({**body, **at}, features, detach(c), batch)
         grads = gradient(loss, at)
         state = problem.optimizer.init(head)
-        with torch.no_grad():
+        with torch.no_grad(), problem.drawing(0):
             updates, new_state = problem.optimizer.update(grads, state, head, detach(problem.optimizer.hyper))
             moved = apply_updates(head, updates)
 
@@ -91,7 +91,9 @@ class Approx(Estimator):
         outer_value = outer.readout({**body, **end}, holdout_features, c, problem.batches.outer)
         direct = gradient(outer_value, {"head": end, "c": c})
         no_cotangent = tree_map(lambda s: torch.zeros_like(s) if isinstance(s, torch.Tensor) else s, new_state)
-        step, _, _, to_hyper = pull_back_update(problem, grads, state, head, (direct["head"], no_cotangent))
+        step, _, _, to_hyper = pull_back_update(
+            problem, 0, grads, state, head, (direct["head"], no_cotangent), (moved, new_state)
+        )
 
         own, own_c = inner.loss.enter(theta, c)
         step, _ = inner.loss.enter(step, None)  # whole where parameters are in shards

@@ -69,14 +69,16 @@ class FiniteDifference(Estimator):
                 "'finite_difference'; draw it from torch's global generator, which is replayed, or beforehand"
             )
         grads = gradient(loss, at, unused="none")
-        with torch.no_grad():
+        with torch.no_grad(), problem.drawing(last):
             updates, new_state = problem.optimizer.update(grads, state, theta, hyper)
             end = as_leaves(apply_updates(theta, updates))
         c_leaf = as_leaves(c)
         outer = problem.outer(end, c_leaf)
         direct = gradient(outer, {"theta": end, "c": c_leaf})
         no_cotangent = with_tensors(new_state, [torch.zeros_like(s) for s in tensors(new_state)])
-        to_grads, _, _, to_hyper = pull_back_update(problem, grads, state, theta, (direct["theta"], no_cotangent))
+        to_grads, _, _, to_hyper = pull_back_update(
+            problem, last, grads, state, theta, (direct["theta"], no_cotangent), (end, new_state)
+        )
         direction = none_as_zeros(to_grads, theta)
         length = norm(direction)
         grad_c = direct["c"]

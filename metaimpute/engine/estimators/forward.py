@@ -84,7 +84,8 @@ def push_forward(problem: BilevelMap, along: dict[str, Tree]) -> Pushed:
             pairs = zip(leaves_of(found.slopes), leaves_of(found.theta), strict=True)
             dual_grads = filled(theta, [forward_ad.make_dual(g, to) if differentiable(g) else g for g, to in pairs])
             dual_theta = _duals(theta, to_theta)
-            updates, dual_state = problem.optimizer.update(dual_grads, _duals(state, to_state), dual_theta, values)
+            with problem.drawing(t):
+                updates, dual_state = problem.optimizer.update(dual_grads, _duals(state, to_state), dual_theta, values)
             theta, to_theta = _parts(apply_updates(dual_theta, updates))
             state, to_state = _parts(dual_state)
     end, c_leaf = as_leaves(theta), as_leaves(c)

@@ -17,6 +17,7 @@ import torch
 
 from ..ambient import HooksChangeNothing
 from ..optimizers import Hyper, hyper_as_leaves, hyper_tensors, take_step
+from ..optimizers.base import is_closed
 from ..products import product
 from ..pytree import (
     Tree,
@@ -31,6 +32,7 @@ from ..pytree import (
     vjp_through,
     with_tensors,
 )
+from ..repetition import GIVE_THE_SAME_ALWAYS, require_same_end
 from ..unroll import BilevelMap
 from .base import Estimator, register_estimator
 from .result import HypergradientResult
@@ -50,11 +52,27 @@ def map_stand_ins(tree: Tree) -> Tree:
 
 
 def pull_back_update(
-    problem: BilevelMap, grads: Tree, state: Tree, theta: Tree, cotangents: tuple[Tree, Tree]
+    problem: BilevelMap,
+    t: int,
+    grads: Tree,
+    state: Tree,
+    theta: Tree,
+    cotangents: tuple[Tree, Tree],
+    end: tuple[Tree, Tree] | None = None,
 ) -> tuple[Tree, Tree, Tree, Hyper]:
-    """Vector-Jacobian product of one update rule with respect to (gradient, state, parameters, hyperparameters)."""
+    """Vector-Jacobian product of call ``t`` of the rule with respect to (gradient, state, parameters, hyperparameters).
+
+    Args:
+        end: the parameters and the state to which the call led.
+
+    Raises:
+        NotRepeatable: for a rule that leads elsewhere now.
+    """
     inputs = (as_leaves(grads), as_leaves(state), as_leaves(theta), hyper_as_leaves(problem.optimizer.hyper))
-    outputs = take_step(problem.optimizer, leaves_of(inputs[0]), *inputs[1:])
+    with problem.drawing(t):
+        outputs = take_step(problem.optimizer, leaves_of(inputs[0]), *inputs[1:])
+    if end is not None and not is_closed(problem.optimizer.update):
+        require_same_end(outputs, (leaves_of(end[0]), end[1]), (theta, state), GIVE_THE_SAME_ALWAYS)
     wanted = (*inputs[:3], hyper_tensors(inputs[3]))
     grads, state, theta, hyper = vjp_through(outputs, cotangents, wanted)
     return grads, state, theta, hyper
@@ -94,7 +112,7 @@ class Mixed(Estimator):
             losses.append(loss.detach())
             tape.append((theta, kept(state), kept(grads)))
             first_gradient = grads if t == leading else first_gradient
-            with torch.no_grad():
+            with torch.no_grad(), problem.drawing(t):
                 flat, state = take_step(problem.optimizer, leaves_of(grads), state, theta, hyper)
                 theta = filled(theta, flat)
 
@@ -105,11 +123,13 @@ class Mixed(Estimator):
         del at, grads, direct  # copies of the parameters that nothing below needs
         state_cotangent = with_tensors(state, [torch.zeros_like(s) for s in tensors(state)])
         grad_hyper: Tree = None
+        reached = (theta, state)
         for t in reversed(problem.moves):
             theta_t, state_t, grads_t = tape.pop()
             to_grads, state_cotangent, to_theta, to_hyper = pull_back_update(
-                problem, grads_t, state_t, theta_t, (cotangent, state_cotangent)
+                problem, t, grads_t, state_t, theta_t, (cotangent, state_cotangent), reached if kept is as_is else None
             )
+            reached = (theta_t, state_t)
             grad_hyper = to_hyper if grad_hyper is None else add(grad_hyper, to_hyper)
             direction = none_as_zeros(to_grads, theta_t)
             onwards = t > 0 or problem.wrt_start

@@ -19,7 +19,7 @@ def gradient_callback(function: Callable[[Tree], Tree | None], *, per_entry: boo
         function: of the tree of gradients, in the shape of the parameters (None for one that took no part). It returns a
             tree of the same shape, through which is differentiated, or None to leave them as they are: only looked at. It
             is called whenever an estimator goes through the rule, which may be more than once a step, and must give the
-            same each time.
+            same each time (refused otherwise, where it is called again); noise of torch's global generator is replayed.
         per_entry: whether it treats each entry by itself, so that stacked problems stay apart.
 
     Raises:
