@@ -36,6 +36,7 @@ class EvolutionStrategies(Estimator):
     per_scalar = True
     staged = True
     gives_first_gradient = True
+    slopes = False
     dropped: ClassVar[str] = "what is finer than sigma; a random estimate, with its standard error"
 
     def __post_init__(self) -> None:
