@@ -116,7 +116,8 @@ def partition(rules: Mapping[str, InnerOptimizer] | Sequence[tuple[Where, InnerO
 
 def _options(parts: Sequence[InnerOptimizer], names: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """What the parts have among them, under their new names."""
-    lists: dict[str, list[Any]] = {key: [] for key in ("whole", "signed", "factors", "per_step", "mixes", "transforms")}
+    kinds = ("whole", "signed", "factors", "per_step", "mixes", "transforms", "steep")
+    lists: dict[str, list[Any]] = {key: [] for key in kinds}
     for rule, own in zip(parts, names, strict=True):
         for key, found in lists.items():
             found += [own.get(it, it) if isinstance(it, str) else it for it in rule.options.get(key, ())]
