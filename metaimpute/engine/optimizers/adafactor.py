@@ -85,6 +85,7 @@ def adafactor(
     if eps[0] is not None:
         hyper["eps1"] = eps[0]
     options = {
-        "maximize": maximize, "decoupled": True, "signed": frozenset({"beta2_decay"}), "mixes": ("adafactor",), "steep": ("eps1",),
+        "maximize": maximize, "decoupled": True, "signed": frozenset({"beta2_decay"}), "mixes": ("adafactor",),
+        "steep": ("eps1",),
     }  # fmt: skip
     return per_leaf(init_leaf, update_leaf, hyper, "adafactor", options)

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ..pytree import Tree, differentiable, filled, leaves_of, tree_map
-from ..registry import Registry, describe_choices
+from ..registry import Registry
+from .names import UnsupportedOptimizer as UnsupportedOptimizer
+from .names import chosen_by_name, no_such
 
 Hyper = dict[str, Any]
 Leaf = Tensor | None
@@ -43,10 +44,6 @@ def closed(function: Function) -> Function:
 def is_closed(*functions: Callable[..., Any]) -> bool:
     """Whether all of these are so marked."""
     return all(getattr(function, "closed", False) for function in functions)
-
-
-class UnsupportedOptimizer(UserError, ValueError):
-    """An optimiser, or an option of one, that cannot be differentiated faithfully."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +79,16 @@ class InnerOptimizer:
         """The same rule with other hyperparameters.
 
         Raises:
-            UnsupportedOptimizer: for a name the rule does not have, and a value that none can have.
+            UnsupportedOptimizer: for a name the rule does not have, one that several of its parts have, of which ``lr_1`` is the
+                first's and ``lr_2`` the second's, and a value that none can have.
         """
+        changes = chosen_by_name(self.label, self.options, changes)
         for name in changes:
             if name not in self.hyper:
                 raise UnsupportedOptimizer(no_such(self.label, name, list(self.hyper)))
         whole = self.options.get("whole", ())  # of transforms, which have rules of their own for their numbers
         require_hyper(self.label, {key: value for key, value in changes.items() if key not in whole}, self.options)
         return replace(self, hyper={**self.hyper, **changes})
-
-
-def no_such(label: str, name: str, known: list[str]) -> str:
-    """The sentence for a hyperparameter that a rule does not have, with the nearest that it has."""
-    said = f"{label} has no hyperparameter '{name}'"
-    if name == "betas" and {"beta1", "beta2"} <= set(known):
-        return f"{said}, but 'beta1' and 'beta2'"
-    return f"{said}; {describe_choices(name, known)}" if known else f"{said}, and none else"
 
 
 _NUMBERS = frozenset({int, float})

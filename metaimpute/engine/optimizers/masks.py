@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..pytree import Tree
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, require_rule
+from .names import SEVERAL, several_of
 from .stages import require_one_stage
 from .transforms import Transform, free_name
 
@@ -64,7 +65,8 @@ def partition(rules: Mapping[str, InnerOptimizer] | Sequence[tuple[Where, InnerO
         partition([("*", adamw(1e-3)), (lambda name, p: p.ndim == 2, muon(0.02))])
 
     Of several that match a parameter the last one moves it. Hyperparameters keep their names; one that is taken gets a
-    number in the order of the rules, so that the second learning rate is ``lr_2``.
+    number in the order of the rules, so that the second learning rate is ``lr_2``. Where one is changed by name the first is
+    ``lr_1``: a plain ``lr`` is refused unless the others are given too.
 
     Raises:
         UnsupportedOptimizer: for no rules, one of several stages, rules of which only some maximize, and at the first step
@@ -111,7 +113,28 @@ def partition(rules: Mapping[str, InnerOptimizer] | Sequence[tuple[Where, InnerO
     if all(is_closed(rule.init, rule.update) for rule in parts):
         init, update = closed(init), closed(update)
     label = "+".join(dict.fromkeys(rule.label for rule in parts))
-    return InnerOptimizer(init, update, hyper, label, _options(parts, names))
+    said = [f"{rule.label} for {_said(where)}" for where, rule in pairs]
+    several = several_of([(of, own, rule.options) for of, own, rule in zip(said, names, parts, strict=True)])
+    return InnerOptimizer(init, update, hyper, label, {**_options(parts, names), SEVERAL: several})
+
+
+def _said(where: Where) -> str:
+    """Which parameters these are, in words."""
+    if callable(where):
+        names = getattr(where, "names", None)
+        return "those that its function chooses" if names is None else _said(names)
+    patterns = [where] if isinstance(where, str) else list(where)
+    return ", ".join(f"'{pattern}'" for pattern in patterns[:3]) + (", ..." if len(patterns) > 3 else "")
+
+
+class Named:
+    """A choice of parameters by their full names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self._all = list(names), frozenset(names)
+
+    def __call__(self, name: str, param: Tensor) -> bool:
+        return name in self._all
 
 
 def _options(parts: Sequence[InnerOptimizer], names: Sequence[Mapping[str, str]]) -> dict[str, Any]:

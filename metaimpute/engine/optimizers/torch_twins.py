@@ -13,7 +13,7 @@ from ..pytree import Tree
 from .adagrad import adagrad
 from .adam import adam
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_zero
-from .masks import partition
+from .masks import Named, partition
 from .per_step import per_step
 from .rmsprop import rmsprop
 from .sgd import sgd
@@ -289,7 +289,7 @@ def _several(
         if not own:
             raise UnsupportedOptimizer(f"this {type(one).__name__} holds none of the parameters; leave it out")
         rule = _one(one, own, resume, other, steps, asked_again)
-        parts.append((lambda name, p, names=frozenset(own): name in names, rule))
+        parts.append((Named(list(own)), rule))
     return partition(parts)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..pytree import Tree, map_tensors, tensors
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, require_rule, root
+from .names import SEVERAL, chosen_by_name, several_of
 
 TOO_SHORT = "the schedule has {} values, but step {} was asked for"
 Schedule = Callable[[int], Any] | Sequence[float] | Tensor
@@ -85,6 +86,9 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
     factors = [own[given] if isinstance(given, str) else given for given, own in named if given is not None]
     mixes = [part.name for part in parts if isinstance(part, Transform) and not part.per_entry]
     whole = [name for part, own in zip(parts, names, strict=True) if part is not rule for name in own.values()]
+    numbered = enumerate(zip(parts, names, strict=True), 1)
+    said = [(f"part {number} of the chain", own, {}) for number, (part, own) in numbered if part is not rule]
+    said = [("the rule inside", dict(zip(rule.hyper, rule.hyper, strict=True)), rule.options), *said]
     options = {
         **rule.options,
         "linear": False,
@@ -92,6 +96,7 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
         "factors": (*rule.options.get("factors", ()), *factors),
         "mixes": (*rule.options.get("mixes", ()), *mixes),
         "whole": frozenset(whole) | rule.options.get("whole", frozenset()),
+        SEVERAL: several_of(said),
     }
     return InnerOptimizer(init, update, hyper, rule.label, options)
 
@@ -273,6 +278,7 @@ def parameter_groups(rule: InnerOptimizer, params: Mapping[str, Any], groups: Ma
                 f"no parameter matches '{pattern}'; there are {', '.join(list(params)[:5])}, ..."
             )
         rule.with_hyper(**values)
+        values = chosen_by_name(rule.label, rule.options, values)
         whole = set(values) & rule.options.get("whole", frozenset())
         if whole:
             raise UnsupportedOptimizer(f"{min(whole)} is one for all parameters and cannot differ between groups")
