@@ -99,7 +99,10 @@ def partition(rules: Mapping[str, InnerOptimizer] | Sequence[tuple[Where, InnerO
         return [[name for name, number in owner.items() if number == mine] for mine in range(len(parts))]
 
     def init(params: Tree) -> Tree:
-        return [rule.init(_sub(params, share)) for rule, share in zip(parts, shares(params), strict=True)]
+        found = shares(params)
+        if not all(found):
+            _require_use(pairs, params, found)
+        return [rule.init(_sub(params, share)) for rule, share in zip(parts, found, strict=True)]
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         updates, after = dict.fromkeys(params), []
@@ -116,6 +119,19 @@ def partition(rules: Mapping[str, InnerOptimizer] | Sequence[tuple[Where, InnerO
     said = [f"{rule.label} for {_said(where)}" for where, rule in pairs]
     several = several_of([(of, own, rule.options) for of, own, rule in zip(said, names, parts, strict=True)])
     return InnerOptimizer(init, update, hyper, label, {**_options(parts, names), SEVERAL: several})
+
+
+def _require_use(pairs: Sequence[tuple[Where, InnerOptimizer]], params: Tree, shares: Sequence[Sequence[str]]) -> None:
+    """Raises:
+    UnsupportedOptimizer: for a rule whose parameters are all among the more that one later rule takes."""
+    chosen = [set(_chosen(where, params)) for where, _ in pairs]
+    for number, (where, rule) in enumerate(pairs):
+        wider = next((later for later in range(number + 1, len(pairs)) if chosen[number] < chosen[later]), None)
+        if chosen[number] and not shares[number] and wider is not None:
+            raise UnsupportedOptimizer(
+                f"{rule.label} for {_said(where)} moves nothing in this partition: the last rule that matches a parameter moves "
+                f"it, and {pairs[wider][1].label} for {_said(pairs[wider][0])} comes later; put the wider one first"
+            )
 
 
 def _said(where: Where) -> str:
