@@ -44,6 +44,7 @@ WAY = (
     "for loops that call the module itself)"
 )
 NO_REACH = f"the inner loss depends on none of the parameters, in any step, so that training moves nothing; {WAY}"
+NO_OUTER_REACH = f"the outer loss depends on neither the parameters nor the coupling; {WAY}"
 TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
 
 
@@ -164,6 +165,8 @@ class BilevelMap:
         noise = fixed_rng(derive_seed(self.seed, OUTER_STREAM))
         with self.ledger.evaluation("outer", 0), unchanged("outer", theta, c), noise:
             value = scalar(self.outer_loss(theta, c, self.batches.outer), "outer")
+        if torch.is_grad_enabled() and not value.requires_grad and any(p.requires_grad for p in tensors((theta, c))):
+            raise CannotDifferentiate(NO_OUTER_REACH)
         if point is not None:
             self.ledger.note("outer", 0, value, point)
         return value
