@@ -273,7 +273,7 @@ def run(
         carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
         policy = problem.memory if mode == "full" else Store()
         theta_k, state = policy.scan(step, carry, (problem.steps if stop is None else stop) - start, (c, hyper))
-    if closed and not any(map(any, moved.values())):
+    if closed and mode == "full" and not any(map(any, moved.values())):
         raise CannotDifferentiate(NO_REACH)
     return Trajectory(
         theta_k,

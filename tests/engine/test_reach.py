@@ -99,9 +99,10 @@ def test_steps_taken_one_by_one_are_refused_at_their_value() -> None:
 
 
 def test_an_unroll_refuses_an_inner_loss_that_reaches_no_parameter() -> None:
-    for differentiable in (True, False):
-        with pytest.raises(CannotDifferentiate, match="inner loss depends on none"):
-            unroll(of_its_own, START, C, None, sgd(0.1), 2, differentiable=differentiable)
+    with pytest.raises(CannotDifferentiate, match="inner loss depends on none"):
+        unroll(of_its_own, START, C, None, sgd(0.1), 2)
+    plain = unroll(of_its_own, START, C, None, sgd(0.1), 2, differentiable=False)
+    assert all(torch.equal(plain.params[name], START[name]) for name in START)
 
 
 @pytest.mark.parametrize("estimator", EVERY)
