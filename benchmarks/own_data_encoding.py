@@ -48,23 +48,14 @@ def run(rows: int, threads: str, alone: str | None) -> None:
     if alone:
         print(call(alone, rows))
         return
-    found = {
-        "benchmark": "own data, encoding",
-        "rows": rows,
-        "seconds_per_1000": {},
-        "environment": describe(pick_device("cpu")),
-    }
+    found = {"benchmark": "own data, encoding", "rows": rows, "seconds_per_1000": {}, "environment": describe(pick_device("cpu"))}
     for count in threads.split(","):
         for form, task in TASKS.items():
             with tempfile.TemporaryDirectory() as cache:
                 surroundings = os.environ | {"OMP_NUM_THREADS": count, "METAIMPUTE_CACHE": cache}
                 command = [sys.executable, __file__, "--rows", str(rows), "--alone", task]
                 first, again = (
-                    float(
-                        subprocess.run(
-                            command, env=surroundings, check=True, capture_output=True, text=True
-                        ).stdout.split()[-1]
-                    )
+                    float(subprocess.run(command, env=surroundings, check=True, capture_output=True, text=True).stdout.split()[-1])
                     for _ in range(2)
                 )
             found["seconds_per_1000"][f"{form}, {count} threads"] = round(1000 * (first - again) / rows, 1)
