@@ -68,7 +68,8 @@ def evolution_gradient(
     """The gradient of ``E function(at + sigma u)`` from values alone: unbiased, with its standard error.
 
     An antithetic pair gives ``(f(x + sigma u) - f(x - sigma u)) u / (2 sigma)``, which has no part of f's even terms; without,
-    two points of their own give ``(f(x + sigma u) - f(x)) u / sigma`` each, whose baseline f(x) takes off the largest of them.
+    two points of their own give ``(f(x + sigma u) - f(x)) u / sigma`` each, whose baseline f(x) takes off the largest of them:
+    half the variance where the function is smooth over sigma (1.4 times the error of pairs less), more where even terms weigh.
 
     Args:
         function: ``tree -> number`` (a float, a numpy scalar, a tensor), called without a graph.

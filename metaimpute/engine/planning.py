@@ -124,13 +124,13 @@ class Planned:
 
 def plan(
     inner_loss: Loss,
-    outer_loss: Loss,
-    params: Tree,
+    outer_loss: Loss | None = None,
+    params: Tree = None,
     coupling: Tree = None,
     batches: Any = None,
     optimizer: InnerOptimizer | None = None,
     *,
-    steps: int,
+    steps: int | None = None,
     budget: str | int | None = None,
     seconds: float = 10.0,
     estimators: str | Sequence[str] = TRIED,
@@ -155,6 +155,12 @@ def plan(
         PlanError: for steps or seconds that are none, or a gradient that is not finite. BadMemoryPolicy: for a budget that cannot
             be read. Otherwise as :func:`hypergradient` with ``exact``, which is what others are compared with.
     """
+    if not callable(inner_loss) or not callable(outer_loss) or params is None or steps is None:
+        raise PlanError(
+            "plan() takes both losses of (params, coupling, batch), the start, a rule and the steps, as plan(inner_loss, "
+            "outer_loss, params, coupling, batches, sgd(0.1), steps=200, budget='2GB'); for a module alone there is the command "
+            "metaimpute bench plan --model"
+        )
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise PlanError(f"steps must be a whole number of at least 1, not {steps!r}")
     if not seconds > 0:

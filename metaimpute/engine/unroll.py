@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..streams import Stream
-from .ambient import double_differentiable, outside_transforms
+from .ambient import CannotDifferentiate, double_differentiable, outside_transforms
 from .arguments import batches_of, renamed, require_tensors, unchanged
 from .compiled import Compiled
 from .given import GivenRule
@@ -39,6 +39,12 @@ from .replay import BadMemoryPolicy, Step
 from .sharded import UNSEEN, refusing_shards, sharded_rule, shards_of
 
 OUTER_STREAM = Stream.OUTER
+WAY = (
+    "write it with model(params, x) of the parameters that it is handed, outside no_grad, without detach() (metaimpute.inner is "
+    "for loops that call the module itself)"
+)
+NO_REACH = f"the inner loss depends on none of the parameters, in any step, so that training moves nothing; {WAY}"
+NO_OUTER_REACH = f"the outer loss depends on neither the parameters nor the coupling; {WAY}"
 TAKEN = "taken"  # the point from which a step is taken, or at which the outer loss is wanted
 
 
@@ -159,6 +165,8 @@ class BilevelMap:
         noise = fixed_rng(derive_seed(self.seed, OUTER_STREAM))
         with self.ledger.evaluation("outer", 0), unchanged("outer", theta, c), noise:
             value = scalar(self.outer_loss(theta, c, self.batches.outer), "outer")
+        if torch.is_grad_enabled() and not value.requires_grad and any(p.requires_grad for p in tensors((theta, c))):
+            raise CannotDifferentiate(NO_OUTER_REACH)
         if point is not None:
             self.ledger.note("outer", 0, value, point)
         return value
@@ -273,6 +281,8 @@ def run(
         carry = (theta_0, problem.optimizer.init(theta_0) if start == 0 else state)
         policy = problem.memory if mode == "full" else Store()
         theta_k, state = policy.scan(step, carry, (problem.steps if stop is None else stop) - start, (c, hyper))
+    if closed and mode == "full" and not any(map(any, moved.values())):
+        raise CannotDifferentiate(NO_REACH)
     return Trajectory(
         theta_k,
         state,

@@ -18,6 +18,7 @@ from .arguments import batches_of, require_tensors
 from .compiled import Compiled
 from .estimators import Estimator, EstimatorError
 from .estimators.implicit import with_solver
+from .estimators.reach import require_reach
 from .given import Watch, only, require_closed_program, with_fixed
 from .linear_solvers import Solving
 from .losses import Loss, LossWithAux
@@ -147,8 +148,12 @@ def value_of(
     leaves = [leaf for leaf in tensors((params, coupling)) if wanted(leaf)] + [entry for _, entry in learned]
     if not leaves:
         with how.checked(inner, outer, params, part, batches, rule, steps, memory, seed, False, ledger) as problem:
-            value = how.plain(problem)[0] if reached is None else problem.outer(reached, detach(problem.c)).detach()
+            if reached is None:
+                value, end = how.plain(problem)
+            else:
+                value, end = problem.outer(reached, detach(problem.c)).detach(), reached
             problem.ledger.verify()
+            require_reach(problem, end)
         return (value, watch.aux.last) if aux else value
     result = how.estimate(
         inner, outer, params, part, batches, rule, steps, memory, seed=seed, wrt_start=wrt_start, ledger=ledger

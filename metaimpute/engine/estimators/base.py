@@ -34,6 +34,7 @@ from ..repetition import Ledger, attributes_restored, rebuilding
 from ..sharded import UNSEEN, refusing_shards, sharded_rule, shards_of
 from ..stacked import is_stacked
 from ..unroll import Batches, BilevelMap, run
+from .reach import require_reach
 from .result import HypergradientResult, only_gradients
 from .steep import has_steep_zero, warn_where_steep
 
@@ -105,6 +106,7 @@ class Estimator:
         mixes: whether its result for problems in one stack is another than for each alone.
         staged: whether it takes rules whose step has several stages.
         sharded: whether it takes parameters in shards: it forms no inner product and no norm over them.
+        slopes: whether it differentiates the outer loss, which is else wanted for its value alone.
     """
 
     name: ClassVar[str] = ""
@@ -120,6 +122,7 @@ class Estimator:
     mixes: ClassVar[bool] = False
     staged: ClassVar[bool] = False
     sharded: ClassVar[bool] = False
+    slopes: ClassVar[bool] = True
 
     def estimate(
         self,
@@ -165,6 +168,7 @@ class Estimator:
                     f"{type(result).__name__}"
                 )
             problem.ledger.verify()
+            require_reach(problem, result.theta_k, result if self.slopes else None)
             if has_steep_zero(optimizer):
                 warn_where_steep(problem, result.grad_c, result.theta_k, result.outer_loss, result.diagnostics)
             if measure_start:

@@ -25,7 +25,8 @@ class EvolutionStrategies(Estimator):
 
     Args:
         n: antithetic pairs. sigma: width of the noise, in the units of every entry. antithetic: False takes 2 n points of their
-            own against the value at the centre, which has more variance.
+            own against the value at the centre, which has half the variance where the outer loss is smooth over sigma, and more
+            where its curvature or jumps weigh more than its slope.
     """
 
     n: int = 16
@@ -36,6 +37,7 @@ class EvolutionStrategies(Estimator):
     per_scalar = True
     staged = True
     gives_first_gradient = True
+    slopes = False
     dropped: ClassVar[str] = "what is finer than sigma; a random estimate, with its standard error"
 
     def __post_init__(self) -> None:

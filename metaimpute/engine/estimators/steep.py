@@ -9,6 +9,7 @@ zero can so outweigh all others, and the hypergradient is right, to first order,
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -23,19 +24,30 @@ from ..repetition import rebuilding
 from ..unroll import BilevelMap
 
 BEYOND = 1e3  # times what the steps can do
+_NUMBERED = re.compile(r"_\d+$")
 SUSPECT = 1e4  # times k lr max(1, |outer loss|): without the gradient of the outer loss
 
 
 def has_steep_zero(rule: InnerOptimizer) -> bool:
-    """Whether it is one of the Adams (or Adagrad, RMSprop) whose root nothing is added to."""
-    hyper = rule.hyper
-    return "eps_root" in hyper and is_zero(hyper["eps_root"])
+    """Whether it is one of the Adams (or Adagrad, RMSprop) whose root nothing is added to, or says so by its option ``steep``."""
+    return bool(_roots(rule) or rule.options.get("steep"))
+
+
+def _roots(rule: InnerOptimizer) -> list[str]:
+    """Names of what is added to a root, where nothing is; a partition numbers them."""
+    return [key for key, value in rule.hyper.items() if _NUMBERED.sub("", key) == "eps_root" and is_zero(value)]
+
+
+def _way_out(rule: InnerOptimizer) -> str:
+    larger = " and ".join(dict.fromkeys(rule.options.get("steep", ())))
+    roots = "a rule with eps_root=1e-8 or so, or a larger eps" if _roots(rule) else ""
+    return "take " + ", and ".join(way for way in (roots, f"a larger {larger}" if larger else "") if way)
 
 
 def largest_rate(rule: InnerOptimizer) -> float:
     """The largest learning rate among a rule's: numbers, tensors, by name or by step; 1 where it keeps them elsewhere."""
-    found = rule.hyper.get("lr")
-    values = found.values() if isinstance(found, Mapping) else [found]
+    found = [value for key, value in rule.hyper.items() if _NUMBERED.sub("", key) == "lr"]
+    values = [one for value in found for one in (value.values() if isinstance(value, Mapping) else [value])]
     flat = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
     rates = [
         float(one.detach().abs().max()) if isinstance(one, Tensor) else float(one) for one in flat if one is not None
@@ -63,7 +75,6 @@ def warn_where_steep(
     diagnostics["steep"] = promised / possible if possible else float("inf")
     warnings.warn(
         f"entries whose inner gradient is (nearly) zero dominate this hypergradient: {problem.optimizer.label}'s slope there is "
-        "lr / eps, right for changes of the size of eps alone; take a rule with eps_root=1e-8 or so, or a larger "
-        "eps",
+        f"lr / eps, right for changes of the size of eps alone; {_way_out(problem.optimizer)}",
         stacklevel=2,
     )

@@ -84,5 +84,8 @@ def adafactor(
     hyper = {"lr": lr, "beta2_decay": beta2_decay, "eps2": eps[1], "d": d, "weight_decay": weight_decay}
     if eps[0] is not None:
         hyper["eps1"] = eps[0]
-    options = {"maximize": maximize, "decoupled": True, "signed": frozenset({"beta2_decay"}), "mixes": ("adafactor",)}
+    options = {
+        "maximize": maximize, "decoupled": True, "signed": frozenset({"beta2_decay"}), "mixes": ("adafactor",),
+        "steep": ("eps1",),
+    }  # fmt: skip
     return per_leaf(init_leaf, update_leaf, hyper, "adafactor", options)

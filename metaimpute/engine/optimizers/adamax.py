@@ -44,4 +44,4 @@ def adamax(
         return -hyper["lr"] / (1 - beta1**t) * mean / largest, [t, mean, largest]
 
     hyper = {"lr": lr, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
-    return per_leaf(init_leaf, update_leaf, hyper, "adamax", {"maximize": maximize})
+    return per_leaf(init_leaf, update_leaf, hyper, "adamax", {"maximize": maximize, "steep": ("eps",)})

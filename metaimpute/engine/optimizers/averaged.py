@@ -43,7 +43,7 @@ def averaged(rule: InnerOptimizer, decay: Any = None, *, start: int = 0) -> Inne
         raise UnsupportedOptimizer(f"averaged: start is a whole number of at least 0, not {start!r}")
     name = free_name("decay", rule.hyper)
     own: Hyper = {} if decay is None else {name: decay}
-    require_hyper("averaged", own, {})
+    own = require_hyper("averaged", own, {})
     if isinstance(decay, dict):
         raise UnsupportedOptimizer("decay is one number for all parameters, not a dict")
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ..pytree import Tree, differentiable, filled, leaves_of, tree_map
-from ..registry import Registry, describe_choices
+from ..registry import Registry
+from .names import UnsupportedOptimizer as UnsupportedOptimizer
+from .names import chosen_by_name, no_such
+from .values import require_hyper as require_hyper
 
 Hyper = dict[str, Any]
 Leaf = Tensor | None
@@ -43,10 +44,6 @@ def closed(function: Function) -> Function:
 def is_closed(*functions: Callable[..., Any]) -> bool:
     """Whether all of these are so marked."""
     return all(getattr(function, "closed", False) for function in functions)
-
-
-class UnsupportedOptimizer(UserError, ValueError):
-    """An optimiser, or an option of one, that cannot be differentiated faithfully."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +79,16 @@ class InnerOptimizer:
         """The same rule with other hyperparameters.
 
         Raises:
-            UnsupportedOptimizer: for a name the rule does not have, and a value that none can have.
+            UnsupportedOptimizer: for a name the rule does not have, one that several of its parts have, of which ``lr_1`` is the
+                first's and ``lr_2`` the second's, and a value that none can have.
         """
+        changes = chosen_by_name(self.label, self.options, changes)
         for name in changes:
             if name not in self.hyper:
                 raise UnsupportedOptimizer(no_such(self.label, name, list(self.hyper)))
         whole = self.options.get("whole", ())  # of transforms, which have rules of their own for their numbers
-        require_hyper(self.label, {key: value for key, value in changes.items() if key not in whole}, self.options)
-        return replace(self, hyper={**self.hyper, **changes})
-
-
-def no_such(label: str, name: str, known: list[str]) -> str:
-    """The sentence for a hyperparameter that a rule does not have, with the nearest that it has."""
-    said = f"{label} has no hyperparameter '{name}'"
-    if name == "betas" and {"beta1", "beta2"} <= set(known):
-        return f"{said}, but 'beta1' and 'beta2'"
-    return f"{said}; {describe_choices(name, known)}" if known else f"{said}, and none else"
+        own = {key: value for key, value in changes.items() if key not in whole}
+        return replace(self, hyper={**self.hyper, **changes, **require_hyper(self.label, own, self.options)})
 
 
 _NUMBERS = frozenset({int, float})
@@ -166,25 +157,6 @@ def _like(update: Tensor, param: Tensor) -> Tensor:
     return update if update.dtype == param.dtype else update.to(param.dtype)
 
 
-def require_hyper(label: str, hyper: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Checks hyperparameters. A rule's option ``signed`` names those of any sign.
-
-    Raises:
-        UnsupportedOptimizer: for one that is no finite number of at least 0, no tensor and no dict of them.
-    """
-    signed = options.get("signed", ())
-    for key, value in hyper.items():
-        for number in value.values() if isinstance(value, Mapping) else [value]:
-            if not isinstance(number, Tensor | int | float) and not hasattr(number, "__float__"):
-                raise UnsupportedOptimizer(
-                    f"{label}: {key} is a number, a tensor or a dict with one of them per parameter name, not a "
-                    f"{type(number).__name__}; for one value per step there is per_step(rule, {key}=[...])"
-                )
-            if not isinstance(number, Tensor) and not (isfinite(number) and (number >= 0 or key in signed)):
-                limit = "" if key in signed else " of at least 0"
-                raise UnsupportedOptimizer(f"{label}: {key} must be a finite number{limit}, not {number}")
-
-
 def require_rule(value: object, where: str) -> InnerOptimizer:
     """The rule that a value is.
 
@@ -206,7 +178,7 @@ def per_leaf(
     init_leaf: LeafInit, update_leaf: LeafUpdate, hyper: Hyper, label: str, options: dict[str, Any]
 ) -> InnerOptimizer:
     """Lifts a rule for one tensor to a rule for a tree of tensors; per-name hyperparameters are looked up here."""
-    require_hyper(label, hyper, options)
+    hyper = require_hyper(label, hyper, options)
 
     def init(params: Tree) -> Tree:
         return [init_leaf(leaf) if differentiable(leaf) else None for leaf in leaves_of(params)]

@@ -18,6 +18,7 @@ from .transforms import Transform, chain
 from .twin_back import put_back
 
 Optimizers = InnerOptimizer | torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+KEPT = frozenset({"amsgrad", "centered"})  # options that say what a rule's state holds
 OPEN = "_steps_in_a_block"
 
 
@@ -81,6 +82,7 @@ class LiveRule:
                 "before, with a learning rate of 0 until they are to move"
             )
         if not _same(groups, self._groups):
+            self._require_same_state(groups)
             self._groups = groups
             asked = chain(*self._gradients, as_it_stands(self._given, self._params, False))
             self._current = self._with(replace(asked, init=self.rule.init), self._override)
@@ -91,11 +93,24 @@ class LiveRule:
         groups = [group for one in self._stock for group in one.param_groups]
         return [{key: value for key, value in group.items() if key != "params"} for group in groups]
 
+    def _require_same_state(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Raises:
+        UnsupportedOptimizer: for an option that was changed since, and with it what the rule keeps from step to step."""
+        for before, now in zip(self._groups, groups, strict=True):
+            for key in KEPT & before.keys() & now.keys():
+                if bool(before[key]) != bool(now[key]):
+                    raise UnsupportedOptimizer(
+                        f"{key} was changed inside the block, and what the optimizer has kept since its beginning is not for it; "
+                        f"set {key} before the block"
+                    )
+
     def _ids(self) -> list[int]:
         return [id(p) for one in self._stock for group in one.param_groups for p in group["params"]]
 
     def _with(self, rule: InnerOptimizer, changes: Mapping[str, Any]) -> InnerOptimizer:
-        found = rule.with_hyper(**{key: self._by_name(key, value) for key, value in changes.items()})
+        known = {key for key in changes if key in rule.hyper or key.removesuffix("_1") in rule.hyper}
+        given = {key: self._by_name(key, value) if key in known else value for key, value in changes.items()}
+        found = rule.with_hyper(**given)
         if self._stock:  # a scheduler may write into a tensor that an earlier step has used
             found = replace(found, hyper={key: tree_map(_own, value) for key, value in found.hyper.items()})
         return found
@@ -172,4 +187,5 @@ def _same(left: Sequence[Hyper], right: Sequence[Hyper]) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a is b and not (isinstance(a, Tensor) and not a.requires_grad)  # which may have been written into
-    return bool(a == b)
+    found = a == b
+    return found if isinstance(found, bool) else bool(getattr(found, "all", lambda: found)())  # of numpy's arrays

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..pytree import Tree
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, require_rule
+from .names import SEVERAL, several_of
 from .stages import require_one_stage
 from .transforms import Transform, free_name
 
@@ -64,7 +65,8 @@ def partition(rules: Mapping[str, InnerOptimizer] | Sequence[tuple[Where, InnerO
         partition([("*", adamw(1e-3)), (lambda name, p: p.ndim == 2, muon(0.02))])
 
     Of several that match a parameter the last one moves it. Hyperparameters keep their names; one that is taken gets a
-    number in the order of the rules, so that the second learning rate is ``lr_2``.
+    number in the order of the rules, so that the second learning rate is ``lr_2``. Where one is changed by name the first is
+    ``lr_1``: a plain ``lr`` is refused unless the others are given too.
 
     Raises:
         UnsupportedOptimizer: for no rules, one of several stages, rules of which only some maximize, and at the first step
@@ -97,7 +99,10 @@ def partition(rules: Mapping[str, InnerOptimizer] | Sequence[tuple[Where, InnerO
         return [[name for name, number in owner.items() if number == mine] for mine in range(len(parts))]
 
     def init(params: Tree) -> Tree:
-        return [rule.init(_sub(params, share)) for rule, share in zip(parts, shares(params), strict=True)]
+        found = shares(params)
+        if not all(found):
+            _require_use(pairs, params, found)
+        return [rule.init(_sub(params, share)) for rule, share in zip(parts, found, strict=True)]
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         updates, after = dict.fromkeys(params), []
@@ -111,12 +116,47 @@ def partition(rules: Mapping[str, InnerOptimizer] | Sequence[tuple[Where, InnerO
     if all(is_closed(rule.init, rule.update) for rule in parts):
         init, update = closed(init), closed(update)
     label = "+".join(dict.fromkeys(rule.label for rule in parts))
-    return InnerOptimizer(init, update, hyper, label, _options(parts, names))
+    said = [f"{rule.label} for {_said(where)}" for where, rule in pairs]
+    several = several_of([(of, own, rule.options) for of, own, rule in zip(said, names, parts, strict=True)])
+    return InnerOptimizer(init, update, hyper, label, {**_options(parts, names), SEVERAL: several})
+
+
+def _require_use(pairs: Sequence[tuple[Where, InnerOptimizer]], params: Tree, shares: Sequence[Sequence[str]]) -> None:
+    """Raises:
+    UnsupportedOptimizer: for a rule whose parameters are all among the more that one later rule takes."""
+    chosen = [set(_chosen(where, params)) for where, _ in pairs]
+    for number, (where, rule) in enumerate(pairs):
+        wider = next((later for later in range(number + 1, len(pairs)) if chosen[number] < chosen[later]), None)
+        if chosen[number] and not shares[number] and wider is not None:
+            raise UnsupportedOptimizer(
+                f"{rule.label} for {_said(where)} moves nothing in this partition: the last rule that matches a parameter moves "
+                f"it, and {pairs[wider][1].label} for {_said(pairs[wider][0])} comes later; put the wider one first"
+            )
+
+
+def _said(where: Where) -> str:
+    """Which parameters these are, in words."""
+    if callable(where):
+        names = getattr(where, "names", None)
+        return "those that its function chooses" if names is None else _said(names)
+    patterns = [where] if isinstance(where, str) else list(where)
+    return ", ".join(f"'{pattern}'" for pattern in patterns[:3]) + (", ..." if len(patterns) > 3 else "")
+
+
+class Named:
+    """A choice of parameters by their full names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self._all = list(names), frozenset(names)
+
+    def __call__(self, name: str, param: Tensor) -> bool:
+        return name in self._all
 
 
 def _options(parts: Sequence[InnerOptimizer], names: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """What the parts have among them, under their new names."""
-    lists: dict[str, list[Any]] = {key: [] for key in ("whole", "signed", "factors", "per_step", "mixes", "transforms")}
+    kinds = ("whole", "signed", "factors", "per_step", "mixes", "transforms", "steep")
+    lists: dict[str, list[Any]] = {key: [] for key in kinds}
     for rule, own in zip(parts, names, strict=True):
         for key, found in lists.items():
             found += [own.get(it, it) if isinstance(it, str) else it for it in rule.options.get(key, ())]

@@ -93,7 +93,7 @@ def muon(
     }  # fmt: skip
     options = {
         "nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn, "bfloat16": bfloat16, "decoupled": True,
-        "signed": frozenset({"ns_a", "ns_b", "ns_c"}), "mixes": ("muon",),
+        "signed": frozenset({"ns_a", "ns_b", "ns_c"}), "mixes": ("muon",), "steep": ("eps", "adamw_eps"),
     }  # fmt: skip
     return per_leaf(init_leaf, update_leaf, hyper, "muon", options)
 

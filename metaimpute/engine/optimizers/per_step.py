@@ -9,7 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from ..pytree import Tree
-from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, no_such, require_hyper, require_rule
+from .base import (
+    Hyper,
+    InnerOptimizer,
+    UnsupportedOptimizer,
+    closed,
+    is_closed,
+    require_hyper,
+    require_rule,
+)
+from .names import chosen_by_name, no_such
 from .transforms import TOO_SHORT
 
 Values = Tensor | Sequence[Any] | Callable[[int], Any] | Mapping[str, Any]
@@ -34,6 +43,7 @@ def per_step(rule: InnerOptimizer, **values: Values) -> InnerOptimizer:
             require a gradient, and before the first step where there are more steps than values.
     """
     rule = require_rule(rule, "what per_step() is given")
+    values = chosen_by_name(rule.label, rule.options, values)
     taken = rule.options.get("per_step", ())
     unknown = [key for key in values if key not in rule.hyper or key in taken]
     if unknown:

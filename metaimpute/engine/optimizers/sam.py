@@ -51,7 +51,7 @@ def sharpness_aware(rule: InnerOptimizer, rho: Any = 0.05, *, adaptive: bool = F
             "sharpness_aware() looks uphill of a loss that is minimised; negate the loss instead of maximize"
         )
     name = free_name("rho", rule.hyper)
-    require_hyper("sam", {"rho": rho}, {})
+    rho = require_hyper("sam", {"rho": rho}, {})["rho"]
     if isinstance(rho, dict) or (isinstance(rho, Tensor) and rho.numel() != 1):
         found = "a dict" if isinstance(rho, dict) else f"a tensor of shape {list(rho.shape)}"
         raise UnsupportedOptimizer(f"rho is one number for all parameters, not {found}")

@@ -49,7 +49,7 @@ def _schedule_free(
     """The method around a direction of descent ``(gradient, y, state, hyper) -> (direction, mean square)``."""
     if not isinstance(warmup_steps, int) or isinstance(warmup_steps, bool) or warmup_steps < 0:
         raise UnsupportedOptimizer(f"{label}: warmup_steps is a whole number of at least 0, not {warmup_steps!r}")
-    require_hyper(label, hyper, options)
+    hyper = require_hyper(label, hyper, options)
 
     def init(params: Tree) -> Tree:
         leaves = leaves_of(params)

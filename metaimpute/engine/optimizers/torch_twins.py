@@ -13,13 +13,14 @@ from ..pytree import Tree
 from .adagrad import adagrad
 from .adam import adam
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_zero
-from .masks import partition
+from .masks import Named, partition
 from .per_step import per_step
 from .rmsprop import rmsprop
 from .sgd import sgd
 from .twin import State, Twin, copied, count, pick
 from .twin_adaptive import ADAPTIVE
 from .twin_schedule import Groups, coming_groups
+from .values import require_hyper
 
 IMPLEMENTATION_OPTIONS = {
     "foreach",
@@ -120,6 +121,7 @@ TWINS: dict[type[torch.optim.Optimizer], Twin] = {
     ),
     **ADAPTIVE,
 }
+_SIGNED = frozenset({"beta2_decay", "ns_a", "ns_b", "ns_c"})
 SCHEDULED = {
     "max_lr",
     "min_lr",
@@ -195,6 +197,7 @@ def _one(
     numbers: dict[str, int] = {}
     for number, group in enumerate(optimizer.param_groups):
         _require_known(group, twin, kind, asked_again or scheduler is not None)
+        _require_tuples(group, kind)
         held = {id(p) for p in group["params"]}
         numbers.update({name: number for name, p in params.items() if id(p) in held})
     missing = [name for name in params if name not in numbers]
@@ -211,7 +214,8 @@ def _one(
         flags[flag] = found.pop()
     values = {name: twin.values(group) for name, group in groups.items()}
     hyper = {key: _gather({name: v[key] for name, v in values.items()}) for key in next(iter(values.values()))}
-    rule = twin.build(flags, hyper)
+    rule = twin.build(flags, require_hyper(kind, hyper, {"signed": _SIGNED}))
+    hyper = require_hyper(rule.label, hyper, rule.options)
     kept = {name: twin.state(optimizer.state.get(p, {}), p, flags) for name, p in params.items()}
 
     def init(tree: Tree) -> Tree:
@@ -235,6 +239,15 @@ def _require_known(group: Mapping[str, Any], twin: Twin, kind: str, scheduled: b
         raise UnsupportedOptimizer(
             f"cannot honour the option(s) {sorted(unknown)} of {kind}; leave them out, or write the rule with per_leaf(...)"
         )
+
+
+def _require_tuples(group: Mapping[str, Any], kind: str) -> None:
+    counts = {"betas": 2, "ns_coefficients": 3, **({"eps": 2} if "beta2_decay" in group else {})}
+    for key, length in counts.items():
+        if key in group and not (isinstance(group[key], list | tuple) and len(group[key]) == length):
+            raise UnsupportedOptimizer(
+                f"{kind}: {key} in a parameter group is a tuple of {length} numbers, not {group[key]!r}"
+            )
 
 
 def _changing(twin: Twin, ahead: list[Groups], numbers: Mapping[str, int]) -> dict[str, Any]:
@@ -289,7 +302,7 @@ def _several(
         if not own:
             raise UnsupportedOptimizer(f"this {type(one).__name__} holds none of the parameters; leave it out")
         rule = _one(one, own, resume, other, steps, asked_again)
-        parts.append((lambda name, p, names=frozenset(own): name in names, rule))
+        parts.append((Named(list(own)), rule))
     return partition(parts)
 
 

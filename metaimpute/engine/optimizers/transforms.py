@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..pytree import Tree, map_tensors, tensors
 from .base import Hyper, InnerOptimizer, UnsupportedOptimizer, closed, is_closed, require_rule, root
+from .names import SEVERAL, chosen_by_name, several_of
 
 TOO_SHORT = "the schedule has {} values, but step {} was asked for"
 Schedule = Callable[[int], Any] | Sequence[float] | Tensor
@@ -85,6 +86,11 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
     factors = [own[given] if isinstance(given, str) else given for given, own in named if given is not None]
     mixes = [part.name for part in parts if isinstance(part, Transform) and not part.per_entry]
     whole = [name for part, own in zip(parts, names, strict=True) if part is not rule for name in own.values()]
+    numbered = enumerate(zip(parts, names, strict=True), 1)
+    said: list[tuple[str, dict[str, str], dict[str, Any]]] = [
+        (f"part {number} of the chain", own, {}) for number, (part, own) in numbered if part is not rule
+    ]
+    said.insert(0, ("the rule inside", {key: key for key in rule.hyper}, rule.options))
     options = {
         **rule.options,
         "linear": False,
@@ -92,6 +98,7 @@ def chain(*parts: Transform | InnerOptimizer) -> InnerOptimizer:
         "factors": (*rule.options.get("factors", ()), *factors),
         "mixes": (*rule.options.get("mixes", ()), *mixes),
         "whole": frozenset(whole) | rule.options.get("whole", frozenset()),
+        SEVERAL: several_of(said),
     }
     return InnerOptimizer(init, update, hyper, rule.label, options)
 
@@ -114,18 +121,28 @@ def _from_zero(params: Tree) -> Tree:
     return 0
 
 
-def _positive(name: str, value: Any) -> None:
-    if isinstance(value, Mapping) or not (isinstance(value, Tensor | int | float) or hasattr(value, "__float__")):
+def _positive(name: str, value: Any) -> Any:
+    """The value, with numpy's numbers as Python's."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")  # of numpy's numbers and arrays
+    if (
+        isinstance(value, Mapping)
+        or kind not in "fiu"
+        or not (isinstance(value, Tensor | int | float) or hasattr(value, "__float__"))
+    ):
         raise UnsupportedOptimizer(f"{name} is one number for all parameters, not a {type(value).__name__}")
-    if isinstance(value, Tensor) and value.numel() != 1:
+    if not isinstance(value, Tensor) and getattr(value, "shape", None):
         raise UnsupportedOptimizer(
-            f"{name} is one number for all parameters, not a tensor of shape {list(value.shape)}"
+            f"{name} is one number for all parameters, not a {type(value).__name__} of shape {list(value.shape)}"
         )
+    if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex()):
+        found = "a complex tensor" if value.is_complex() else f"a tensor of shape {list(value.shape)}"
+        raise UnsupportedOptimizer(f"{name} is one number for all parameters, not {found}")
     if not isinstance(value, Tensor):
         if not value > 0:
             raise UnsupportedOptimizer(f"{name} must be above 0, not {value}")
     elif not value.is_meta and torch._C._functorch.peek_interpreter_stack() is None and bool((value <= 0).any()):
         raise UnsupportedOptimizer(f"{name} must be above 0, not {value.tolist()}")
+    return value if isinstance(value, Tensor) or not hasattr(value, "dtype") else value.item()
 
 
 def clip_by_global_norm(max_norm: Any) -> Transform:
@@ -137,7 +154,7 @@ def clip_by_global_norm(max_norm: Any) -> Transform:
     Raises:
         UnsupportedOptimizer: for what is not above 0.
     """
-    _positive("clip_norm", max_norm)
+    max_norm = _positive("clip_norm", max_norm)
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         parts = [g.square().sum() for g in tensors(grads)]
@@ -156,7 +173,7 @@ def clip(limit: Any) -> Transform:
     Raises:
         UnsupportedOptimizer: for what is not above 0.
     """
-    _positive("clip_value", limit)
+    limit = _positive("clip_value", limit)
 
     def update(grads: Tree, state: Tree, params: Tree, hyper: Hyper) -> tuple[Tree, Tree]:
         bound = hyper["clip_value"]
@@ -272,7 +289,8 @@ def parameter_groups(rule: InnerOptimizer, params: Mapping[str, Any], groups: Ma
             raise UnsupportedOptimizer(
                 f"no parameter matches '{pattern}'; there are {', '.join(list(params)[:5])}, ..."
             )
-        rule.with_hyper(**values)
+        changed = rule.with_hyper(**values).hyper
+        values = {key: changed[key] for key in chosen_by_name(rule.label, rule.options, values)}
         whole = set(values) & rule.options.get("whole", frozenset())
         if whole:
             raise UnsupportedOptimizer(f"{min(whole)} is one for all parameters and cannot differ between groups")
