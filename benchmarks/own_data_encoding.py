@@ -2,7 +2,7 @@
 
     python benchmarks/own_data_encoding.py            # Tiny-ImageNet's images and IMDb's texts from METAIMPUTE_DATA
 
-Each call is a process of its own and labels everything by one linear system, so that what is left is reading, encoding and keeping.
+Each call is a process of its own and labels everything by one linear system; what is left is reading, encoding and keeping.
 Writes ``benchmarks/results/own_data_encoding.json``, seconds per 1,000 rows by number of threads.
 """
 
@@ -29,6 +29,7 @@ TASKS = {"images": "tiny imagenet, 5 x 10", "texts": "imdb"}
 def call(task: str, rows: int) -> float:
     """Seconds of labelling so many rows of a task, the first twenty of them labelled."""
     import numpy as np
+
     from metaimpute import MetaImputer
 
     data = BY_NAME[task].load()
@@ -48,16 +49,22 @@ def run(rows: int, threads: str, alone: str | None) -> None:
     if alone:
         print(call(alone, rows))
         return
-    found = {"benchmark": "own data, encoding", "rows": rows, "seconds_per_1000": {}, "environment": describe(pick_device("cpu"))}
+    found = {
+        "benchmark": "own data, encoding",
+        "rows": rows,
+        "seconds_per_1000": {},
+        "environment": describe(pick_device("cpu")),
+    }
     for count in threads.split(","):
         for form, task in TASKS.items():
             with tempfile.TemporaryDirectory() as cache:
                 surroundings = os.environ | {"OMP_NUM_THREADS": count, "METAIMPUTE_CACHE": cache}
                 command = [sys.executable, __file__, "--rows", str(rows), "--alone", task]
-                first, again = (
-                    float(subprocess.run(command, env=surroundings, check=True, capture_output=True, text=True).stdout.split()[-1])
+                said = [
+                    subprocess.run(command, env=surroundings, check=True, capture_output=True, text=True).stdout
                     for _ in range(2)
-                )
+                ]
+                first, again = (float(one.split()[-1]) for one in said)
             found["seconds_per_1000"][f"{form}, {count} threads"] = round(1000 * (first - again) / rows, 1)
             print(f"{form}, {count} threads: {first:.1f} s, again {again:.1f} s", flush=True)
     write_text(FILE, json.dumps(found, indent=1) + "\n")
