@@ -18,7 +18,7 @@ from .recipes.source import RecipeError, flow, one_line
 from .reporting.console import TrainingProgress
 from .reporting.notebook import run_page
 from .reporting.run_verdict import run_verdict
-from .rundir.begin import PYTHON, beginning
+from .rundir.begin import PYTHON, beginning, given_back
 from .rundir.layout import METRICS
 from .rundir.result import Result
 from .showing import standard_error
@@ -88,7 +88,10 @@ def train(
     began = beginning(
         _path(recipe, "recipe"), profile, assignments(set), seed, _path(out, "out"), _path(resume, "resume"), PYTHON
     )
-    with TrainingProgress(standard_error(), began.recipe.task.output.metric, hidden=not verbose) as progress:
+    with (
+        given_back(began.folder, out is not None or resume is not None),
+        TrainingProgress(standard_error(), began.recipe.task.output.metric, hidden=not verbose) as progress,
+    ):
         if verbose:
             say, report = say or progress.say, report or progress.report
         session = Session(began.recipe, began.folder, why=began.why, begun=began.begun, say=say or _warn, report=report)

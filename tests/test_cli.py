@@ -48,6 +48,16 @@ def test_run_trains_and_shows_a_table(here: Path) -> None:
     assert result["profile"] == "sample" and result["steps"] == 4 and result["recipe"] == "small.yaml"
 
 
+def test_a_run_that_ends_before_it_began_leaves_no_folder(here: Path) -> None:
+    wrong = ("--set", "problem.estimator={name: head, parameters: [nope]}")  # seen when the network is there
+    assert call("run", "small.yaml", *wrong).exit_code == 2 and not (here / "runs/small-l2i-seed0").exists()
+    (here / "mine").mkdir()
+    assert call("run", "small.yaml", "--out", "mine", *wrong).exit_code == 2 and (here / "mine").is_dir()
+    assert call("run", "small.yaml").exit_code == 0 and [one.name for one in (here / "runs").iterdir()] == [
+        "small-l2i-seed0"
+    ]
+
+
 @pytest.mark.parametrize("problem", ["none", "l2i", "l2i_learnable", "zero_hypergradient"])
 def test_problems_by_set(here: Path, problem: str) -> None:
     assert call("run", "small.yaml", "--set", f"problem.name={problem}").exit_code == 0

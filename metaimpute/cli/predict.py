@@ -213,10 +213,12 @@ def _document(
 
 def _advise(kept: Predictions, run: Path, out: Path, kind: str) -> None:
     from ..inference.doubt import advice
+    from ..rundir.result import Result
     from ..terminal import argument
 
     assert kept.doubt is not None
-    note(f"next: {advice(kept.doubt, str(out), kept.probabilities is not None, kind in ('csv', 'parquet'))}")
+    of_classes, ranked = kept.probabilities is not None, kind in ("csv", "parquet")
+    note(f"next: {advice(kept.doubt, str(out), of_classes, ranked, expected=Result.expected_of(run))}")
     note(
         f"metaimpute review {argument(run)} shows them on a page; metaimpute suggest {argument(run)} names rows to label next"
     )

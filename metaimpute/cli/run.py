@@ -84,7 +84,7 @@ def run(
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
     with plain_errors(), _naming_labels(labels):
         from ..reporting.console import TrainingProgress, candidates_table, expectation, result_table
-        from ..rundir.begin import beginning
+        from ..rundir.begin import beginning, given_back
         from ..rundir.layout import RESULT
         from ..tasks.own_data import OwnData
         from ..terminal import argument, cell
@@ -102,6 +102,7 @@ def run(
                 _follow(began, processes, resume is not None, limit)
         chosen, folder = began.recipe, began.folder
         with (
+            given_back(folder, out is not None or resume is not None),
             TrainingProgress(notes(), chosen.task.output.metric, hidden=quiet()) as progress,
             _measuring(ray, chosen, progress.say) as measure,
         ):

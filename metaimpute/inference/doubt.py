@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..rundir.result import Estimated
+
 BULK = 0.75  # of the expected errors, which the doubtful rows hold together
 DIGITS = 6  # significant ones of a probability, or of what it lacks to 1
 AT_ONCE = 200  # rows that a person is asked to look at
@@ -48,24 +50,37 @@ def to_check(doubt: Tensor, most: int = AT_ONCE) -> tuple[int, float]:
     return count, share
 
 
-def advice(doubt: Tensor, where: str, classes: bool, ranked: bool = True, most: int = AT_ONCE) -> str:
+def advice(
+    doubt: Tensor,
+    where: str,
+    classes: bool,
+    ranked: bool = True,
+    most: int = AT_ONCE,
+    expected: Estimated | None = None,
+) -> str:
     """What to do next, in one line.
 
     Args:
         doubt: as for :func:`doubtful`. where: the file of labels. classes: whether labels are classes, else values.
-        ranked: whether the file has a column of ranks. most: rows that are asked for.
+        ranked: whether the file has a column of ranks. most: rows that are asked for. expected: the error of several systems
+            combined on labels held out, which says how far the confidences have been looked at.
     """
     count, share = to_check(doubt, most)
     if not count:
         return f"the rows are equally sure; {where} holds them"
-    expected = float(doubt.double().sum())
-    if classes and expected < NEGLIGIBLE:
-        return f"less than one wrong label is expected; the least sure rows are first by rank in {where}"
+    if classes and float(doubt.double().sum()) < NEGLIGIBLE:
+        high = None if expected is None else expected["high"]
+        several = 0 if high is None else math.floor(len(doubt) * high / 100)
+        limit = f" by the confidences, and up to {several:,} by the expected error's interval" if several else ""
+        return f"less than one wrong label is expected{limit}; the least sure rows are first by rank in {where}"
     if not classes and 2 * count > len(doubt):
         return f"the rows are about equally sure; the least sure ones are first by rank in {where}"
     rows = "the least sure row" if count == 1 else f"the {count:,} least sure rows"
     what = "of the wrong ones are" if classes else "of the squared error is"
-    return f"check {rows}: about {share:.0%} {what} expected there ({where}{', column rank' if ranked else ''})"
+    place = f"({where}{', column rank' if ranked else ''})"
+    if expected is not None and expected["error"] is None:
+        return f"check {rows} {place}: least sure by confidences that no label held out has confirmed"
+    return f"check {rows}: about {share:.0%} {what} expected there {place}"
 
 
 def written(probability: float) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from ..inference import Given, Imputed, given_of, held_out_of, imputed
 from ..inference.doubt import advice, doubtful, ranks
+from ..rundir.result import Result
 from ..showing import watched
 from ..tasks.contents import contents_of, keys_of
 from .alike import alike, nearest
@@ -130,7 +131,11 @@ def _collected(
     most = rows or (MOST if doubt is None else min(max(sum(doubtful(doubt)), FEWEST), MOST))
     parts = [_doubtful(made, shown, most), _suspects(made, given, shown, others), *_alike(made, shown, others)]
     of_classes = made.found.probabilities is not None
-    following = "" if doubt is None else advice(doubt, "here, from the top", of_classes, False, most)
+    following = (
+        ""
+        if doubt is None
+        else advice(doubt, "here, from the top", of_classes, False, most, Result.expected_of(folder))
+    )
     return Review(
         made.predictor.recipe.about.title or folder.resolve().name,
         str(folder),

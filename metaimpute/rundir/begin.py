@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -104,6 +105,22 @@ def new_folder(recipe: Path, chosen: Recipe, out: Path | None, words: Words = CO
             f"{out} is no run, and holds {taken}, which a run would write over; choose another {words.out}"
         )
     return out
+
+
+@contextlib.contextmanager
+def given_back(folder: Path, chosen: bool) -> Iterator[None]:
+    """A new run's folder is taken away again where the run ends before it has put anything there.
+
+    Args:
+        chosen: whether somebody asked for this folder, which then stays.
+    """
+    try:
+        yield
+    except BaseException:
+        if not chosen:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # an empty one alone
+        raise
 
 
 def _free_folder(wanted: Path) -> Path:

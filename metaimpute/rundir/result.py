@@ -184,6 +184,15 @@ class Result(Mapping[str, Any]):
         except ValueError as error:
             raise DamagedFile(path, str(error)) from None
 
+    @classmethod
+    def expected_of(cls, folder: str | Path) -> Estimated | None:
+        """What a run with several systems combined expects of its labels; None of other runs, and of those that did not finish.
+
+        Raises:
+            DamagedFile: as :meth:`read`.
+        """
+        return cls.read(folder).expected if (Path(folder) / RESULT).is_file() else None
+
     def write(self, folder: Path) -> Path:
         """Writes it into a run's folder; returns the file's path."""
         write_json(folder / RESULT, dict(self))

@@ -127,7 +127,10 @@ def _mixed(table: Table, name: str, cells: Series, read: Numbers) -> Iterable[st
     numbers = read.values.dropna().tolist()
     if not numbers and len(set(words)) > PLACEHOLDERS and written_otherwise(words):
         first = named(words[:1], read.odd[:1], table.where)
-        yield f"column '{safe(name)}' is taken as words: its cells look like numbers and none is one, e.g. {first}"
+        yield (
+            f"column '{safe(name)}' is taken as words: its cells look like numbers and none is one, e.g. {first}; write them "
+            "with a decimal point and nothing else if they are"
+        )
     if numbers and near(words, numbers):
         raise _question(table, name, cells, read.odd, "are no number to compute with")
     if len(numbers) > len(words):
@@ -158,4 +161,4 @@ def _typed_as_words(name: str, read: Numbers) -> Iterable[str]:
     count = int(read.values.notna().sum())
     if count > len(read.odd) and read.values.nunique() > 2:
         shown = "every cell is a number" if not read.odd else f"{counted(count, count + len(read.odd))} are numbers"
-        yield f"column '{safe(name)}' is taken as words, as the file has it, though {shown}"
+        yield f"column '{safe(name)}' is taken as words, as the file has it, though {shown}; save it as numbers if they count"

@@ -26,14 +26,17 @@ def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | 
             where labels are numbers.
 
     Raises:
-        TaskError: naming the line of an unknown row or class, with the nearest one, or of a row with two labels.
+        TaskError: naming the line of an unknown row or class, with the nearest one, or of a row with two labels; for a file
+            without any label.
     """
     table = read_table(path, ("id", *LABELS))
     label = next((name for name in LABELS if name in table.frame.columns), LABELS[0])
     for wanted in ("id", label):
         if wanted not in table.frame.columns:
             known = [str(name) for name in table.frame.columns]
-            raise TaskError(f"{path} has no column '{wanted}'; {describe_choices(wanted, known)}")
+            alike = next((name for name in known if name.strip().lower() == wanted), None)
+            way = f"rename '{safe(alike)}'" if alike is not None else describe_choices(wanted, known)
+            raise TaskError(f"{path} has no column '{wanted}'; {way}")
     if "doubtful" in table.frame.columns:
         raise TaskError(
             f"{path} is a file of imputed labels, which would all be taken for given ones; keep the rows that you have checked, "
@@ -59,6 +62,10 @@ def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | 
         if found.setdefault(known_names[name], value) != value:
             raise TaskError(f"{path}: '{safe(name)}' has two labels, in {table.where([lines[name], row])}")
         lines.setdefault(name, row)
+    if not found:
+        raise TaskError(
+            f"{path}: none of its {len(table.frame):,} rows has a label; write them into '{label}', or leave the file out"
+        )
     return found
 
 

@@ -13,6 +13,7 @@ from .base import TaskError
 from .column_kinds import as_trained, of_truth_values, sort_out
 from .files import Table, column, read_table, written
 from .locate import locate_file
+from .quoting import safe
 from .readings import MissingValues, as_numbers, blank_out
 from .row_names import no_names, trouble
 from .targets import are_values
@@ -67,8 +68,8 @@ def read_rows(
     first = _checked(read_table(_found(files[0]), (target, identity), options["words"]), options, missing_values)
     names = [name for name in first.frame.columns if name not in (target, identity or None, *options["ignore"])]
     _as_words(first, options["words"])
-    commas, odd = _decimal_target(first, target)
-    said = sort_out(first, names, options["words"], [target] if commas and not odd else [])
+    commas, odd, said = _decimal_target(first, target)
+    said += sort_out(first, names, options["words"], [target] if commas and not odd else [])
     tables = [first]
     for file in files[1:]:
         numbers = [name for name in names if is_numeric_dtype(first.frame[name])]
@@ -77,7 +78,7 @@ def read_rows(
         for name in names:
             column(table.frame, name, "test", table.path)
         _as_words(table, words)
-        more, wrong = _decimal_target(table, target)
+        more, wrong, _ = _decimal_target(table, target)
         commas, odd = commas or more, odd or wrong
         said += as_trained(table, numbers, typed=True)
         tables.append(table)
@@ -136,15 +137,16 @@ def _bare(frame: DataFrame) -> list[int]:
     return left.tolist()
 
 
-def _decimal_target(table: Table, target: str) -> tuple[bool, bool]:
+def _decimal_target(table: Table, target: str) -> tuple[bool, bool, list[str]]:
     """Whether the target has decimal commas, and whether other cells too; its cells are numbers afterwards if it has not.
 
-    Values written for a person, as ``$1,200``, are numbers afterwards too; classes called so keep their names.
+    Values written for a person, as ``$1,200``, are numbers afterwards too, as a line says; classes called so keep their names.
     """
-    read = as_numbers(table.frame[target], commas=table.commas)
+    read, said = as_numbers(table.frame[target], commas=table.commas), list[str]()
     if not read.odd and (read.commas or (read.example and _are_values(read.values))):
         table.frame[target] = read.values
-    return read.commas, bool(read.odd)
+        said = [f"target '{safe(target)}': {read.said}"] if read.example else []
+    return read.commas, bool(read.odd), said
 
 
 def _are_values(numbers: Series) -> bool:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?", re.ASCII)
-WITH_UNIT = re.compile(r"([+-]?)\s?([€$£¥]?)\s?([\d.,'\u2019\u00a0\u202f]+)\s?([%€$£¥]?)", re.ASCII)
+WITH_UNIT = re.compile(r"([+-]?)\s?([€$£¥]?)\s?([+-]?)\s?([\d.,'\u2019\u00a0\u202f]+)\s?([%€$£¥]?)", re.ASCII)
+IN_BRACKETS = re.compile(r"\(\s?([€$£¥][^()+-]*|[^()+-]*[€$£¥])\s?\)")  # as accounts have what is below zero
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", re.ASCII)
 UNGROUPED = re.compile(r"[+-]?\d{4,}(\.\d*)?", re.ASCII)
 GROUPED = re.compile(r"(?<=\d)['\u2019\u00a0\u202f](?=\d{3}(?!\d))")
@@ -95,27 +96,29 @@ def as_numbers(cells: Series, *, commas: bool = False) -> Numbers:
 
 
 def _without_unit(text: Series, commas: bool) -> Series | None:
-    """Numbers as they are written for a person, without currency, percent sign and groups of digits; None where some cells are
-    no such numbers, have another unit, or leave open whether a comma stands before thousands.
+    """Numbers as they are written for a person, without currency, percent sign and groups of digits, where most cells are such;
+    the others are left as they are. None where most are not, or it is open whether a comma stands before thousands.
 
     Args:
         commas: whether a comma may stand before decimals; then it never stands before thousands.
     """
-    parts = text.str.extract(f"^{WITH_UNIT.pattern}$", flags=re.ASCII)
-    if parts[2].isna().any() or ((parts[1] != "") & (parts[3] != "")).any():
-        return None
-    units = {*parts[1], *parts[3]} - {""}
-    bare = (parts[0] + parts[2]).str.replace(GROUPED, "", regex=True)
-    if len(units) > 1:
-        return None
+    signed = text.str.replace(rf"^{IN_BRACKETS.pattern}$", r"-\1", regex=True)
+    parts = signed.str.extract(f"^{WITH_UNIT.pattern}$", flags=re.ASCII).fillna("")
+    unit = parts[1] + parts[4]
+    bare = (parts[0] + parts[2] + parts[3]).str.replace(GROUPED, "", regex=True)
+    units = unit[unit != ""].value_counts()
+    usual = str(units.index[0]) if len(units) else ""
+    is_one = (parts[3] != "") & unit.isin(["", usual]) & ((parts[0] == "") | (parts[2] == ""))
     plain, grouped = bare.str.fullmatch(NUMBER), bare.str.fullmatch(THOUSANDS)
-    if plain.all():
-        return bare
-    if commas:
-        return bare if bare.str.fullmatch(DECIMAL_COMMA).all() else None
-    if not (plain | grouped).all() or (not units and bare.str.fullmatch(UNGROUPED).any()):
-        return None
-    return bare.str.replace(",", "", regex=False)
+    if commas and not plain[is_one].all():
+        is_one &= bare.str.fullmatch(DECIMAL_COMMA)
+        found = bare
+    else:
+        is_one &= plain | grouped
+        if not usual and grouped[is_one].any() and bare[is_one].str.fullmatch(UNGROUPED).any():
+            return None
+        found = bare.str.replace(",", "", regex=False)
+    return found.where(is_one, text) if 2 * int(is_one.sum()) > len(text) else None
 
 
 def _plain(cell: Any) -> Any:

@@ -9,9 +9,11 @@ from .base import TaskError
 from .doubts import Doubt, Where, counted, means_none, named, near, written_otherwise
 from .own_data import ordered
 from .quoting import quoted
-from .readings import NUMBER, is_float, is_number, plain_number
+from .readings import NUMBER, as_numbers, is_float, is_number, plain_number
 
 MOST_CLASSES = 20
+OWN = 0.8  # of the labels are different ones: hardly a class
+AGAIN = 3  # times that each number comes in the mean
 CLOSE = 2  # a factor: so many more or fewer different whole numbers are a close decision
 
 
@@ -32,10 +34,12 @@ def holds_values(
     plain = {label: plain_number(label, commas) for label in set(labels) if label}
     odd = [row for row, label in enumerate(labels) if label and plain[label] is None]
     numbers = [number for label in labels if label and (number := plain[label]) is not None]
+    if not numbers and (found := _with_units(labels, commas)) is not None:
+        odd, numbers = found
     distinct = ordered(numbers)
     looks_so = are_values(distinct, len(numbers))
     if not odd:
-        return kind == "values" or looks_so, list(_close(distinct, looks_so) if kind == "auto" else ())
+        return kind == "values" or looks_so, list(_close(distinct, looks_so, len(numbers)) if kind == "auto" else ())
     words = [labels[row] for row in odd]
     far = [word for word in words if NUMBER.fullmatch(word)]
     looks_so = looks_so or (len(far) > 0 and _many(ordered([*numbers, *far]), len(numbers) + len(far)))
@@ -66,7 +70,18 @@ def holds_values(
         return False, [
             f"the target is taken as classes: {counted(len(odd), len(odd) + len(numbers))} are no number: {shown}"
         ]
-    return False, []
+    return False, list(_of_each_row([label for label in labels if label]))
+
+
+def _with_units(labels: Sequence[str], commas: bool) -> tuple[list[int], list[str]] | None:
+    """Rows whose label is no number where most are numbers with a unit, as ``$1,200``, and those; None where most are not."""
+    import pandas
+
+    known = [row for row, label in enumerate(labels) if label]
+    read = as_numbers(pandas.Series([labels[row] for row in known], dtype=object), commas=commas)
+    if read.example is None or not read.odd:
+        return None
+    return [known[row] for row in read.odd], [repr(value) for value in read.values.dropna().tolist()]
 
 
 def are_numbers(labels: Sequence[str]) -> bool:
@@ -93,9 +108,23 @@ def _as_points(words: Sequence[str]) -> list[str]:
     return ordered(re.sub(r"[,.](?=.*[,.])", "", one).replace(",", ".") for one in digits)
 
 
-def _close(distinct: Sequence[str], values: bool) -> Iterator[str]:
-    """A line where whole numbers are nearly as many different ones as make the other reading."""
-    if not are_numbers(distinct) or any(float(label) % 1 for label in distinct):
+def _of_each_row(labels: Sequence[str]) -> Iterator[str]:
+    """A line where nearly every row has a label of its own, as names, dates and numbers of rows are."""
+    different = len(set(labels))
+    if len(labels) >= MOST_CLASSES and different > OWN * len(labels):
+        yield (
+            f"the target's {len(labels):,} labels are {different:,} different ones, which no rule can be learnt from; is it the "
+            "column that was meant?"
+        )
+
+
+def _close(distinct: Sequence[str], values: bool, known: int) -> Iterator[str]:
+    """A line where numbers are nearly as many different ones as make the other reading, or few that come again and again."""
+    if not are_numbers(distinct):
+        return
+    if any(float(label) % 1 for label in distinct):
+        if values and 1 < len(distinct) <= MOST_CLASSES / CLOSE and known >= AGAIN * len(distinct):
+            yield f"the target's {len(distinct)} different numbers are taken as values; kind: classes if they are names"
         return
     if MOST_CLASSES / CLOSE < len(distinct) <= MOST_CLASSES * CLOSE:
         one, other = ("values", "classes") if values else ("classes", "values")

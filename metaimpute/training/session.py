@@ -316,5 +316,6 @@ def doubts_about(systems: Systems, chosen: int = 0) -> Iterator[str]:
         yield f"the expected error may be too high: {chosen:,} of the labels it is measured on came with corrections"
     alone = int(np.isnan(held_out if held_out.ndim == 1 else held_out[:, 0]).sum())
     if 0 < alone < len(held_out):
-        who = "example is the only one of its class" if alone == 1 else "examples are the only ones of their class"
+        several = "examples are the only ones of their class, or copies of it"
+        who = "example is the only one of its class" if alone == 1 else several
         yield f"{alone:,} labelled {who}: not held out, and counted as wrong in the expected error"

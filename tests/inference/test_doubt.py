@@ -10,6 +10,7 @@ import torch
 
 from metaimpute.inference import Predictions
 from metaimpute.inference.doubt import advice, doubtful, ranks, to_check, written
+from metaimpute.rundir.result import Estimated
 
 
 def test_the_least_sure_row_has_rank_1_and_equals_keep_their_order() -> None:
@@ -34,6 +35,23 @@ def test_what_to_check_is_bounded_and_says_what_share_of_the_wrong_ones_it_holds
     assert to_check(torch.full((1000,), 0.4), 50) == (50, pytest.approx(0.05))
     assert "less than one wrong label" in advice(torch.full((3,), 0.01), "l.csv", True)
     assert "equally sure" in advice(torch.zeros(3), "l.csv", False)
+
+
+def estimated(error: float | None, high: float | None) -> Estimated:
+    return {"name": "mean", "error": error, "low": error, "high": high, "weight": 1.0, "seconds": 0.0}
+
+
+def test_where_no_label_was_held_out_nothing_is_said_to_be_expected() -> None:
+    doubt = torch.cat([torch.full((10,), 0.4), torch.full((90,), 0.01)])
+    said = advice(doubt, "l.csv", True, expected=estimated(None, None))
+    assert said.startswith("check the 10 least sure rows (l.csv, column rank)") and "no label held out" in said
+    assert "%" not in said and "%" in advice(doubt, "l.csv", True, expected=estimated(5.0, 20.0))
+
+
+def test_a_negligible_sum_of_doubts_is_said_beside_the_interval_of_the_expected_error() -> None:
+    sure = torch.full((60,), 0.001)
+    assert "up to 12 by the expected error's interval" in advice(sure, "l.csv", True, expected=estimated(0.0, 20.8))
+    assert "interval" not in advice(sure, "l.csv", True, expected=estimated(0.0, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_a_column_of_words_with_numbers_among_them_is_words_and_that_is_said(tmp
 def test_cells_that_look_like_numbers_and_are_none_are_said_or_asked_about(tmp_path: Path) -> None:
     shares = [f"{i * 7 % 31},5" for i in range(COUNT)]
     assert said(loaded(table(tmp_path, shares))[1], "'x'") == [
-        "column 'x' is taken as words: its cells look like numbers and none is one, e.g. '0,5' (line 2 of t.csv)"
+        "column 'x' is taken as words: its cells look like numbers and none is one, e.g. '0,5' (line 2 of t.csv); write them "
+        "with a decimal point and nothing else if they are"
     ]
     for labels in (
         [cell.replace(".", ",") for cell in VALUES],
@@ -341,7 +342,7 @@ def test_parquet_has_gaps_of_every_type(tmp_path: Path) -> None:
     task, data = loaded(str(tmp_path / "t.parquet"))
     assert torch.isfinite(data.unlabelled.inputs).all() and len(data.unlabelled) == 30  # type: ignore[arg-type]
     assert said(data, "'written'") == [
-        "column 'written' is taken as words, as the file has it, though 53 of 60 cells are numbers"
+        "column 'written' is taken as words, as the file has it, though 53 of 60 cells are numbers; save it as numbers if they count"
     ]
     assert task._inputs is not None and set(task._inputs.numbers) == {"whole", "truth", "decimal", "money"}
     assert task.read(tmp_path / "t.parquet")[1].shape == (60, *task.input_shape) and task.read_warnings == []

@@ -26,6 +26,7 @@ from metaimpute.tasks.readings import as_numbers
         (["12\u00a0000", "3\u202f000"], [12000, 3000]),
         (["\u22125%", "5%"], [-5, 5]),
         (["5%", "7"], [5, 7]),
+        (["$-3.50", "$ -1,000", "($5)", "(1,200.25 $)", "$2"], [-3.5, -1000, -5, -1200.25, 2]),
     ],
 )
 def test_one_unit_and_groups_of_digits_are_read(cells: list[str], values: list[float]) -> None:
@@ -56,6 +57,35 @@ def test_one_unit_and_groups_of_digits_are_read(cells: list[str], values: list[f
 def test_what_may_mean_something_else_is_not(cells: list[str]) -> None:
     read = as_numbers(pandas.Series(cells))
     assert read.odd and read.example is None
+
+
+ODD = ["n/a ?", "1 €", "about $9", "(5)", "$1.069,72", "-$-5"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_one_cell_that_is_none_is_that_cell_alone(odd: str) -> None:
+    read = as_numbers(pandas.Series([*(f"${1000 + i:,}.50" for i in range(30)), odd]))
+    assert read.odd == [30] and read.values[:2].tolist() == [1000.5, 1001.5] and read.example == ("$1,000.50", 1000.5)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_column_with_one_such_cell_is_asked_about(odd: str, tmp_path: Path) -> None:
+    rows = pandas.DataFrame({"price": [odd, *(f"${1000 + 37 * i:,}" for i in range(59))], "y": ["a", "b", ""] * 20})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(Doubt, match=r"column 'price': 1 of 60 cells are no number.*\(line 2 of"):
+        OwnTable(file=str(tmp_path / "rows.csv"), target="y").load(0)
+
+
+@pytest.mark.parametrize("odd", ["n/a ?", "about $9"])
+def test_values_with_a_unit_and_a_few_other_labels_are_asked_about(odd: str, tmp_path: Path) -> None:
+    values = [*(f"${1000 + 37 * i:,}" for i in range(20)), *[odd] * 10, *[""] * 30]
+    with pytest.raises(Doubt, match=r"target: 10 of 30 cells are no number.*kind: classes"):
+        written(tmp_path, values).load(0)
+
+
+def test_a_target_with_a_unit_says_so(tmp_path: Path) -> None:
+    task = written(tmp_path, [*(f"${1000 + 37 * i:,}" for i in range(20)), "$-5", *[""] * 39])
+    assert "target 'y': read '$1,000' as 1000" in task.load(0).warnings
 
 
 def test_plain_numbers_have_no_example() -> None:
