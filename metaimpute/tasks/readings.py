@@ -96,8 +96,9 @@ def as_numbers(cells: Series, *, commas: bool = False) -> Numbers:
 
 
 def _without_unit(text: Series, commas: bool) -> Series | None:
-    """Numbers as they are written for a person, without currency, percent sign and groups of digits, where most cells are such;
-    the others are left as they are. None where most are not, or it is open whether a comma stands before thousands.
+    """Numbers as they are written for a person, without currency, percent sign and groups of digits, where most cells are such
+    and some have a unit; the others are left as they are. None where most are not, or one is not where none has a unit, or it is
+    open whether a comma stands before thousands.
 
     Args:
         commas: whether a comma may stand before decimals; then it never stands before thousands.
@@ -118,7 +119,9 @@ def _without_unit(text: Series, commas: bool) -> Series | None:
         if not usual and grouped[is_one].any() and bare[is_one].str.fullmatch(UNGROUPED).any():
             return None
         found = bare.str.replace(",", "", regex=False)
-    return found.where(is_one, text) if 2 * int(is_one.sum()) > len(text) else None
+    if not (2 * int(is_one.sum()) > len(text) if usual else is_one.all()):
+        return None
+    return found.where(is_one, text)
 
 
 def _plain(cell: Any) -> Any:
