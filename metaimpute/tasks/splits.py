@@ -212,8 +212,8 @@ def partly_labelled(
         raise TaskError("no example has a label; a few labels of every class are needed")
     if not len(rest):
         raise TaskError(
-            f"every example has a label; {remedy}, or set unlabelled_includes_labelled: true to train on them all, for metaimpute "
-            "predict to label new ones"
+            f"every example has a label; {remedy}, or set unlabelled_includes_labelled: true to train on them all, for "
+            "metaimpute predict to label new ones"
         )
     hide(drawn)  # where training draws a labelled example as an unlabelled one, its label is no truth to compare with
     unlabelled = dataclasses.replace(pool, targets=usable).subset(rest)
