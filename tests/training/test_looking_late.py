@@ -19,6 +19,12 @@ READS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::
 KINDS = ["none", "l2i", "l2i_learnable", "meta_weight_net", "holdout_supervision", "lookahead_supervision"]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors are on the CPU here, which the look at what a loss reaches must not make use of."""
+    monkeypatch.setattr("metaimpute.engine.estimators.reach.at_hand", lambda leaf: False)
+
+
 class Reads(TorchDispatchMode):
     """Every place at which Python asks for a tensor's value, which on an accelerator waits for all its work."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..ambient import CannotDifferentiate
 from ..pytree import Tree, as_leaves, gradient, tensors
@@ -39,7 +40,7 @@ def require_reach(problem: BilevelMap, theta_k: Tree, result: HypergradientResul
     found = [] if result is None else tensors((result.grad_c, result.grad_theta_0, result.grad_optimizer))
     if not found:
         return
-    if not all(slope.is_cpu for slope in found):
+    if not all(map(at_hand, found)):
         key = getattr(problem.outer_loss, "__code__", type(problem.outer_loss))
         if key in _looked_at:
             return
@@ -54,10 +55,15 @@ def require_reach(problem: BilevelMap, theta_k: Tree, result: HypergradientResul
         raise CannotDifferentiate(NO_OUTER_REACH)
 
 
+def at_hand(leaf: Tensor) -> bool:
+    """Whether a tensor can be looked at without waiting for a device."""
+    return leaf.is_cpu
+
+
 def _stood_still(start: Tree, end: Tree) -> bool:
     """Whether all is to the bit where it was; small tensors are looked at first, of which one will mostly have moved."""
     pairs = sorted(zip(tensors(start), tensors(end), strict=True), key=lambda pair: pair[0].numel())
-    return all(a.data_ptr() == b.data_ptr() or (a.is_cpu and b.is_cpu and torch.equal(a, b)) for a, b in pairs)
+    return all(a.data_ptr() == b.data_ptr() or (at_hand(a) and at_hand(b) and torch.equal(a, b)) for a, b in pairs)
 
 
 def _moves(problem: BilevelMap, t: int) -> bool:
