@@ -113,13 +113,18 @@ def test_what_looks_alike_and_is_right_is_not(estimator: str) -> None:
     def of_one_parameter(p: Any, c: Any, b: Any) -> Tensor:
         return (c * (X @ p["weight"].T - Y).square()).mean()
 
-    hypergradient(in_one_step, outer, START, C, [0, 1], sgd(0.1), estimator, seed=0)
-    hypergradient(in_one_step, outer, START, C, [1, 0], sgd(0.1), estimator, seed=0)
-    run(of_one_parameter, estimator=estimator)
-    run(inner, lambda p, c, b: c.square().sum(), estimator)
-    run(inner, estimator=estimator, rule=sgd(0.0))
-    run(lambda p, c, b: 0.0 * inner(p, c, b) + 1, estimator=estimator)
-    run(inner, lambda p, c, b: 0.0 * outer(p, c, b), estimator)
+    found = [
+        hypergradient(in_one_step, outer, START, C, [0, 1], sgd(0.1), estimator, seed=0),
+        hypergradient(in_one_step, outer, START, C, [1, 0], sgd(0.1), estimator, seed=0),
+        run(of_one_parameter, estimator=estimator),
+        run(inner, lambda p, c, b: c.square().sum(), estimator),
+        run(inner, estimator=estimator, rule=sgd(0.0)),
+        run(lambda p, c, b: 0.0 * inner(p, c, b) + 1, estimator=estimator),
+        run(inner, lambda p, c, b: 0.0 * outer(p, c, b), estimator),
+    ]
+    assert all(one.outer_loss.isfinite() for one in found) and found[-1].outer_loss == 0
+    assert not torch.equal(found[0].theta_k["weight"], START["weight"]), "one of two steps moves it"
+    assert torch.equal(found[4].theta_k["weight"], START["weight"]), "a rate of zero moves nothing, and is right"
 
 
 def test_an_outer_loss_without_slopes_is_for_evolution_strategies() -> None:
