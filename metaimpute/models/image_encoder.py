@@ -23,6 +23,7 @@ from ..tasks.base import Missing, MissingData, TaskError
 from ..tasks.image_task import ImageVersion
 from .base import register_model
 from .classifier import FeatureClassifier
+from .folded import for_inference
 from .image_features import FeatureModel
 from .kept_features import KeptFeatures
 
@@ -156,6 +157,7 @@ class TimmEncoder(FeatureModel):
     weights: Literal["pretrained", "random"] = "pretrained"
     input_size: Count | None = None
     _encoder: nn.Module | None = field(default=None, init=False, repr=False)
+    _fast: nn.Module | None = field(default=None, init=False, repr=False)
     _prepare: Preparation | None = field(default=None, init=False, repr=False)
 
     def missing(self) -> list[Missing]:
@@ -174,7 +176,7 @@ class TimmEncoder(FeatureModel):
             tuple(own.get("mean", (0.485, 0.456, 0.406))),
             tuple(own.get("std", (0.229, 0.224, 0.225))),
         )
-        self._known, self._kept, self._encoder = {}, None, encoder
+        self._known, self._kept, self._encoder, self._fast = {}, None, encoder, None
         with torch.no_grad():
             side = self._prepare.side
             try:
@@ -210,11 +212,14 @@ class TimmEncoder(FeatureModel):
     def encode(self, pixels: Tensor) -> Tensor:
         """One image at a time on a CPU, in batches of one size elsewhere: the others of a batch do not reach a row."""
         assert self._encoder is not None and self._prepare is not None
+        if self._fast is None:
+            example = torch.zeros(1, 3, self._prepare.side, self._prepare.side)
+            self._fast = for_inference(self._encoder, example) if self._device.type == "cpu" else self._encoder
         size, found = TOGETHER.get(self._device.type, ELSEWHERE), []
         for part in pixels.split(size):
             full = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
             with torch.inference_mode():
-                vectors = self._encoder(self._prepare(full.to(self._device)))
+                vectors = self._fast(self._prepare(full.to(self._device)))
             found.append(vectors[: len(part)].float().cpu())
             self._told(len(part))
         return torch.cat(found).clone()
@@ -257,7 +262,7 @@ class TimmEncoder(FeatureModel):
             weights.update(name.encode())
             weights.update(value.cpu().contiguous().numpy().tobytes())
         return {
-            "version": 1, "arch": self.arch, "weights": weights.hexdigest(), "input": repr(self._prepare),
+            "version": 2, "arch": self.arch, "weights": weights.hexdigest(), "input": repr(self._prepare),
             "device": self._device.type, "torch": torch.__version__,
         }  # fmt: skip
 

@@ -152,6 +152,8 @@ def _network_and_data(
         return module, data
     with phase("calibrating"):
         recipe.model.calibrate(module, calibration)
+    if not recipe.steps:  # systems see images as they are, and no augmented versions
+        return module, data
     known = recipe.model.remember(task.distinct_inputs(data, draws) or [])
     if known:
         say(f"ran the frozen encoder once over {known:,} {task.input_kind}s, augmented versions among them")
