@@ -6,6 +6,7 @@ What it computes is the same but for rounding; a network whose outputs change by
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def _folded(network: nn.Module) -> nn.Module:
     made = copy.deepcopy(network)
     for part in list(made.modules()):
         named = list(part.named_children())
-        for (before, conv), (after, norm) in zip(named, named[1:], strict=False):
+        for (before, conv), (after, norm) in itertools.pairwise(named):
             if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
                 continue
             if conv.out_channels == norm.num_features:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ..inference import Given, Imputed, given_of, held_out_of, imputed
 from ..inference.doubt import advice, doubtful, ranks
 from ..rundir.result import Result
 from ..showing import watched
+from ..tasks.base import Pool
 from ..tasks.contents import contents_of, keys_of
 from .alike import alike, nearest
 from .changes import Changes, changes_between
@@ -129,7 +130,7 @@ def _collected(
     shown = _Shown(made, given)
     doubt, others = made.found.doubt, rows or OTHERS
     most = rows or (MOST if doubt is None else min(max(sum(doubtful(doubt)), FEWEST), MOST))
-    parts = [_doubtful(made, shown, most), _suspects(made, given, shown, others), *_alike(made, shown, others)]
+    parts = [_doubtful(made, shown, most), _suspects(made, given, shown, others), *_alike(made, given, shown, others)]
     of_classes = made.found.probabilities is not None
     following = (
         ""
@@ -163,6 +164,8 @@ class _Shown:
         self.features, *known = features_of(made.task, [made.unlabelled, *made.given])
         self.known = np.concatenate([part for part in known if len(part)])
         self.labels = _labels(made)
+        self.keys = _keys(made, [made.unlabelled], self.features)
+        self.known_keys = _keys(made, list(made.given), self.known)
 
     def predicted(self, places: Sequence[int], notes: Sequence[str] | None = None) -> list[Row]:
         """Rows without a given label, at these places."""
@@ -184,6 +187,12 @@ class _Shown:
         """The labelled rows nearest to each of those predicted."""
         found = nearest(self.features[list(places)], self.known, NEIGHBOURS)
         return [[self.of_given(one) for one in row] for row in found.tolist()]
+
+
+def _keys(made: Imputed, pools: Sequence[Pool], features: np.ndarray) -> list[Hashable]:
+    """What is equal where two rows hold the same: their contents, or the features of rows that are nothing to be read."""
+    found = [keys_of(made.task, pool) for pool in pools]
+    return [key for one in found if one is not None for key in one] or [row.tobytes() for row in features]
 
 
 def _labels(made: Imputed) -> list[str]:
@@ -228,17 +237,58 @@ def _suspects(made: Imputed, given: Given, shown: _Shown, most: int) -> Part:
     for one in found.found[:most]:
         note = f"{percent(one.own)}, more likely {one.other} {percent(one.of_other)}"
         items.append(Item(shown.of_given(one.place, note)))
-    return Part("suspects", "Given labels that look wrong", said, items, len(found.found))
+    torn = [
+        group
+        for group in _places(shown.known_keys).values()
+        if len({given.labels[place] for place in group}) > 1 and found.seen  # values differ from row to row
+    ]
+    if torn:
+        said.append(f"{sum(map(len, torn)):,} labelled rows hold exactly what another one with another label holds.")
+    for group in torn[: max(most - len(items), 0)]:
+        first, *others = (shown.of_given(place) for place in group[: 1 + NEIGHBOURS])
+        items.append(Item(replace(first, note="the same row has several labels"), others))
+    return Part("suspects", "Given labels that look wrong", said, items, len(found.found) + len(torn))
 
 
-def _alike(made: Imputed, shown: _Shown, most: int) -> list[Part]:
+def _places(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    found: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        found.setdefault(key, []).append(place)
+    return found
+
+
+def _twins(
+    made: Imputed, given: Given, shown: _Shown, keys: Sequence[Hashable], most: int
+) -> tuple[list[str], list[Item], int]:
+    """Rows without label that hold what a labelled one holds: what is said of them, those that were imputed otherwise first."""
+    labelled = _places(shown.known_keys)
+    pairs = [(place, labelled[key]) for place, key in enumerate(keys) if key in labelled]
+    of_classes = made.found.probabilities is not None
+    other = {
+        place
+        for place, known in pairs
+        if of_classes and shown.labels[place] not in {given.labels[one] for one in known}
+    }
+    pairs.sort(key=lambda pair: pair[0] not in other)
+    if not pairs:
+        return [], [], 0
+    said = f"{len(pairs):,} rows without label hold exactly what a labelled one holds"
+    said += f"; {len(other):,} of them were imputed otherwise." if other else "."
+    chosen = pairs[:most]
+    notes = ["imputed otherwise than a labelled copy" if place in other else "a labelled copy" for place, _ in chosen]
+    rows = shown.predicted([place for place, _ in chosen], notes)
+    beside = [[shown.of_given(one) for one in known[:NEIGHBOURS]] for _, known in chosen]
+    return [said], [Item(row, near) for row, near in zip(rows, beside, strict=True)], len(pairs)
+
+
+def _alike(made: Imputed, given: Given, shown: _Shown, most: int) -> list[Part]:
     """Duplicates and outliers among the rows without label."""
-    keys = keys_of(made.task, made.unlabelled)
-    found = alike(shown.features, [row.tobytes() for row in shown.features] if keys is None else keys)
+    keys = shown.keys
+    found = alike(shown.features, keys)
     copies = sum(len(group) - 1 for group in found.exact)
-    said = [f"{copies:,} rows without label hold exactly what another one holds."]
-    items = []
-    for group in found.exact[:most]:
+    twins, items, count = _twins(made, given, shown, keys, most)
+    said = [f"{copies:,} rows without label hold exactly what another one holds.", *twins]
+    for group in found.exact[: max(most - len(items), 0)]:
         first, *others = shown.predicted(group[: 1 + NEIGHBOURS])
         items.append(Item(replace(first, note=f"{len(group)} times"), others))
     if found.near:
@@ -248,13 +298,13 @@ def _alike(made: Imputed, shown: _Shown, most: int) -> list[Part]:
         items.append(Item(replace(first, note="nearly the same"), [other]))
     whole = found.compared >= len(shown.features) - copies
     sampled = [] if whole else [f"Of the rows {found.compared:,} were held against each other."]
-    strange, count = [Item(row) for row in shown.predicted(found.outliers[:most])], len(found.outliers)
+    strange, lonely = [Item(row) for row in shown.predicted(found.outliers[:most])], len(found.outliers)
     far = "No row is far from every other."
-    if count:
-        far = f"{count:,} rows are far from every other: is that what should be labelled?"
+    if lonely:
+        far = f"{lonely:,} rows are far from every other: is that what should be labelled?"
     return [
-        Part("duplicates", "Duplicates", [*said, *sampled], items, len(found.exact) + len(found.near)),
-        Part("outliers", "Unlike all others", [far, *sampled], strange, count),
+        Part("duplicates", "Duplicates", [*said, *sampled], items, count + len(found.exact) + len(found.near)),
+        Part("outliers", "Unlike all others", [far, *sampled], strange, lonely),
     ]
 
 
