@@ -88,7 +88,7 @@ def test_parquet_is_read_to_the_last_digit_or_refused_in_a_line(tmp_path: Path) 
     from pyarrow import parquet
 
     from metaimpute.tasks.base import TaskError
-    from metaimpute.tasks.files import read_frame
+    from metaimpute.tasks.files import column, read_frame
 
     large = [10**17, 10**17 + 1, None, 10**17 + 100]
     arrow = pytest_arrow
@@ -97,10 +97,12 @@ def test_parquet_is_read_to_the_last_digit_or_refused_in_a_line(tmp_path: Path) 
     frame = read_frame(path)
     assert [None if pandas.isna(v) else int(v) for v in frame["label"]] == large
     assert frame["a"].dtype.kind == "f"
-    for column in ([[1], [2], [3], [4]], [{"a": 1}] * 4, [b"\xff", b"a", None, b"b"]):
-        parquet.write_table(arrow.table({"odd": column}), path)
-        with pytest.raises(TaskError, match="column 'odd' holds"):
-            read_frame(path)
+    for cells in ([[1], [2], [3], [4]], [{"a": 1}] * 4, [b"\xff", b"a", None, b"b"]):
+        parquet.write_table(arrow.table({"odd": cells, "a": [1, 2, 3, 4]}), path)
+        frame = read_frame(path)
+        assert column(frame, "a", "text", path).tolist() == [1, 2, 3, 4]
+        with pytest.raises(TaskError, match="a column holds neither numbers nor words: 'odd'"):
+            column(frame, "odd", "text", path)
     parquet.write_table(arrow.Table.from_arrays([arrow.array([1]), arrow.array([2])], names=["x", "x"]), path)
     with pytest.raises(TaskError, match="two columns are called 'x'"):
         read_frame(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from pandas import Series
 
 
-def sort_out(table: Table, names: Iterable[str], words: Iterable[str], commas: Iterable[str] = ()) -> list[str]:
+def sort_out(
+    table: Table, names: Iterable[str], options: Mapping[str, Sequence[str]], commas: Iterable[str] = ()
+) -> list[str]:
     """Makes, in place, the columns of numbers numeric, and leaves the others as words; a line for each decision that is to be
     said.
 
     Args:
-        words: columns that are words whatever their cells are. commas: further columns that were read with decimal commas.
+        options: ``words``, columns that are words whatever their cells are; ``numbers``, columns that are numbers. commas:
+            further columns that were read with decimal commas.
 
     Raises:
         Doubt: where a few cells among numbers are none.
@@ -35,14 +38,17 @@ def sort_out(table: Table, names: Iterable[str], words: Iterable[str], commas: I
     commas = list(commas)
     for name in names:
         cells = table.frame[name]
-        if name in words or pandas.api.types.is_datetime64_any_dtype(cells) or of_truth_values(cells):
+        if name in options["words"] or pandas.api.types.is_datetime64_any_dtype(cells) or of_truth_values(cells):
             continue
         if pandas.api.types.is_numeric_dtype(cells):
             said += _out_of_range(table, name, cells)
             continue
         read = as_numbers(cells, commas=table.commas)
-        if table.separator is None and _of_decimals(cells):
+        if name in options["numbers"]:
+            _all_numbers(table, name, cells, read)
+        if name in options["numbers"] or (table.separator is None and _of_decimals(cells)):
             table.frame[name] = read.values
+            said += [f"column '{safe(name)}': {read.said}"] if read.example else []
         elif table.separator is None:
             said += _typed_as_words(name, read)
         elif not read.odd and read.values.notna().any():
@@ -122,6 +128,17 @@ def _out_of_range(table: Table, name: str, cells: Series) -> Iterable[str]:
     yield f"column '{safe(name)}': {counted(len(odd), len(cells))} are infinite and count as blank: {shown}"
 
 
+def _all_numbers(table: Table, name: str, cells: Series, read: Numbers) -> None:
+    """Raises:
+    TaskError: for a column called one of numbers in which no cell is one. Doubt: where some are none.
+    """
+    if read.values.isna().all():
+        shown = named(written(cells.iloc[read.odd]), read.odd, table.where)
+        raise TaskError(f"numbers: no cell of column '{safe(name)}' is a number: {shown or 'all are blank'}")
+    if read.odd:
+        raise _question(table, name, cells, read.odd, "are no number to compute with", words=False)
+
+
 def _mixed(table: Table, name: str, cells: Series, read: Numbers) -> Iterable[str]:
     words = written(cells.iloc[read.odd])
     numbers = read.values.dropna().tolist()
@@ -161,4 +178,5 @@ def _typed_as_words(name: str, read: Numbers) -> Iterable[str]:
     count = int(read.values.notna().sum())
     if count > len(read.odd) and read.values.nunique() > 2:
         shown = "every cell is a number" if not read.odd else f"{counted(count, count + len(read.odd))} are numbers"
-        yield f"column '{safe(name)}' is taken as words, as the file has it, though {shown}; save it as numbers if they count"
+        way = f"numbers: {json.dumps([name], ensure_ascii=False)} if they count"
+        yield f"column '{safe(name)}' is taken as words, as the file has it, though {shown}; {way}"

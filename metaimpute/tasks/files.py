@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,6 +29,9 @@ NA_WORDS = frozenset((  # what pandas takes for no value in a cell of a text fil
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
     "None", "n/a", "nan", "null",
 ))  # fmt: skip
+NESTED = (
+    "metaimpute.nested"  # of a frame's attrs: columns of Parquet that are neither numbers nor words, and what they are
+)
 LONGEST_WHOLE = 1e22  # from here on a whole number is written with an exponent
 
 
@@ -125,19 +129,6 @@ def _parquet(path: Path) -> DataFrame:
         check_names(path, read_schema(path).names)  # two columns of one name, in words of ours
         raise
     schema = read_schema(path)
-    for entry in schema:
-        kind = entry.type.value_type if types.is_dictionary(entry.type) else entry.type
-        if (
-            types.is_nested(kind)
-            or types.is_binary(kind)
-            or types.is_large_binary(kind)
-            or types.is_fixed_size_binary(kind)
-        ):
-            raise TaskError(
-                f"{path}: column '{safe(entry.name)}' holds {kind} and neither numbers nor words; write what matters of it as "
-                "columns of its own, or save the file without it"
-            )
-    frame = pandas.read_parquet(path)
     for name in [
         e.name for e in schema if types.is_integer(e.type) and e.name in frame and frame[e.name].dtype.kind == "f"
     ]:
@@ -148,7 +139,40 @@ def _parquet(path: Path) -> DataFrame:
     frame = frame.reset_index(level=named).reset_index(drop=True) if named else frame.reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
     check_names(path, list(frame.columns))
+    frame.attrs[NESTED] = {str(entry.name): str(entry.type) for entry in schema if _is_nested(entry.type)}
+    for name in frame.attrs[NESTED]:
+        frame[name] = frame[name].map(str)
     return frame
+
+
+def _is_nested(kind: Any) -> bool:
+    """Whether cells of an Arrow type hold neither a number nor words: lists, records, bytes."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    tests = (types.is_nested, types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
+
+
+def refuse_nested(path: Path, frame: DataFrame, names: Iterable[str], ignore: str = "") -> None:
+    """For columns of Parquet that hold lists, records or bytes.
+
+    Args:
+        names: of the columns that are used. ignore: the option that leaves columns out, where there is one.
+
+    Raises:
+        TaskError: naming all of them.
+    """
+    nested: dict[str, str] = frame.attrs.get(NESTED, {})
+    found = [name for name in names if name in nested]
+    if not found:
+        return
+    held = ", ".join(f"'{safe(name)}' ({nested[name]})" for name in found[:5])
+    held += f" and {len(found) - 5:,} more" if len(found) > 5 else ""
+    way = "write what matters of them as columns of their own"
+    way += f", or leave them out: {ignore}: {json.dumps(found, ensure_ascii=False)}" if ignore else ""
+    columns = "columns hold" if len(found) > 1 else "a column holds"
+    raise TaskError(f"{path}: {columns} neither numbers nor words: {held}; {way}")
 
 
 def _text(path: Path, as_text: set[str], as_words: set[str]) -> Table:
@@ -203,12 +227,23 @@ def column(frame: DataFrame, name: str, option: str, path: Path) -> Series:
     """A column of a table.
 
     Raises:
+        TaskError: ``option: reason`` with the nearest column; for a column of lists, records or bytes.
+    """
+    place = place_of(frame, name, option, path)
+    refuse_nested(path, frame, [name])
+    return frame.iloc[:, place]
+
+
+def place_of(frame: DataFrame, name: str, option: str, path: Path) -> int:
+    """The number of a table's column.
+
+    Raises:
         TaskError: ``option: reason`` with the nearest column.
     """
     names = [str(one) for one in frame.columns]
     if name not in names:
         raise TaskError(f"{option}: {path.name} has no column '{name}'; {describe_choices(name, names)}")
-    return frame.iloc[:, names.index(name)]
+    return names.index(name)
 
 
 def written(cells: Series) -> list[str]:

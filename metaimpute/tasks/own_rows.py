@@ -11,7 +11,7 @@ import numpy as np
 
 from .base import TaskError
 from .column_kinds import as_trained, of_truth_values, sort_out
-from .files import Table, column, read_table, written
+from .files import Table, column, place_of, read_table, refuse_nested, written
 from .locate import locate_file
 from .quoting import safe
 from .readings import MissingValues, as_numbers, blank_out
@@ -56,7 +56,8 @@ def read_rows(
     """The rows of one file, or of two, of which the second holds the test rows.
 
     Args:
-        target: column to predict. identity: column of names, or empty. options: the columns of ``ignore``, ``words``, ``keep``.
+        target: column to predict. identity: column of names, or empty. options: columns by option: ``ignore``, ``words``,
+            ``numbers``, ``keep``.
 
     Raises:
         TaskError: ``option: reason``, e.g. for a column that a file does not have. Doubt: where a column can be read in two ways.
@@ -67,9 +68,13 @@ def read_rows(
     options = {"target": [target], "id": [identity], **options}
     first = _checked(read_table(_found(files[0]), (target, identity), options["words"]), options, missing_values)
     names = [name for name in first.frame.columns if name not in (target, identity or None, *options["ignore"])]
+    both = [name for name in options["numbers"] if name in options["words"]]
+    if both:
+        raise TaskError(f"numbers: column '{safe(both[0])}' is in words too; it can be one of them")
+    refuse_nested(first.path, first.frame, names, "ignore")
     _as_words(first, options["words"])
     commas, odd, said = _decimal_target(first, target)
-    said += sort_out(first, names, options["words"], [target] if commas and not odd else [])
+    said += sort_out(first, names, options, [target] if commas and not odd else [])
     tables = [first]
     for file in files[1:]:
         numbers = [name for name in names if is_numeric_dtype(first.frame[name])]
@@ -104,7 +109,7 @@ def _checked(table: Table, options: Mapping[str, Sequence[str]], missing_values:
     named = list(missing_values) if isinstance(missing_values, dict) else []
     for option, names in {**options, "missing_values": named}.items():
         for name in filter(None, names):
-            column(table.frame, name, option, table.path)
+            (place_of if option == "ignore" else column)(table.frame, name, option, table.path)
     blank_out(table.frame, missing_values)
     for identity in filter(None, options["id"]):
         wrong = trouble(table, identity, missing_values is not None)

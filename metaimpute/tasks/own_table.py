@@ -49,8 +49,9 @@ class OwnTable(OwnData):
     Args:
         file: a path, or a name looked for where data is looked for. test: another such file with test rows.
         target: column to predict. id: column with a name for each row; empty: row numbers from 0. ignore: columns left out.
-        words: columns that are words although cells are numbers or dates, e.g. codes. keep: inputs whatever they look like, e.g.
-            numbers that also number the rows.
+        words: columns that are words although cells are numbers or dates, e.g. codes. numbers: columns that are numbers although
+            a Parquet file or data frame has them as words. keep: inputs whatever they look like, e.g. numbers that also number
+            the rows.
         missing_values: words for "none" beside blank, ``["?"]`` in every column or ``{column: ["?"]}``; ``[]``: there are none.
         kind: classes or values; auto takes a target of many different numbers, or with decimals, as values.
         labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
@@ -73,6 +74,7 @@ class OwnTable(OwnData):
     id: str = ""
     ignore: list[str] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
     keep: list[str] = field(default_factory=list)
     missing_values: MissingValues = None
     kind: Literal["auto", "classes", "values"] = "auto"
@@ -105,7 +107,7 @@ class OwnTable(OwnData):
     def _rows(self) -> Rows:
         """All rows of the files, which are read once."""
         if self._read is None:
-            options = {"ignore": self.ignore, "words": self.words, "keep": self.keep}
+            options = {"ignore": self.ignore, "words": self.words, "numbers": self.numbers, "keep": self.keep}
             files = [name for name in (self.file, self.test) if name]
             self._read = read_rows(files, self.target, self.id, options, self.missing_values)
         return self._read
@@ -192,10 +194,8 @@ class OwnTable(OwnData):
         return columns, [list(row) for row in zip(*cells, strict=True)] if columns else [[] for _ in rows]
 
     def keys(self, rows: Sequence[int]) -> Sequence[Hashable]:
-        """Numbers that are equal where all cells of rows are, but for target and id."""
-        frame = self._rows().frame
-        columns = [name for name in frame.columns if name not in (self.target, self.id or None)]
-        return row_keys(frame[columns].iloc[list(rows)])
+        """Numbers that are equal where all inputs of rows are, as the file has them."""
+        return row_keys(self._rows().frame[list(self.columns)].iloc[list(rows)])
 
     def compared(self, content: Content) -> Sequence[Hashable]:
         frame = self._rows().frame

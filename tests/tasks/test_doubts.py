@@ -342,7 +342,8 @@ def test_parquet_has_gaps_of_every_type(tmp_path: Path) -> None:
     task, data = loaded(str(tmp_path / "t.parquet"))
     assert torch.isfinite(data.unlabelled.inputs).all() and len(data.unlabelled) == 30  # type: ignore[arg-type]
     assert said(data, "'written'") == [
-        "column 'written' is taken as words, as the file has it, though 53 of 60 cells are numbers; save it as numbers if they count"
+        "column 'written' is taken as words, as the file has it, though 53 of 60 cells are numbers; "
+        'numbers: ["written"] if they count'
     ]
     assert task._inputs is not None and set(task._inputs.numbers) == {"whole", "truth", "decimal", "money"}
     assert task.read(tmp_path / "t.parquet")[1].shape == (60, *task.input_shape) and task.read_warnings == []
