@@ -22,10 +22,11 @@ from .in_memory.progress import conclude, shown
 from .in_memory.run import run_on
 from .inference import Predictor
 from .inference import impute as impute_run
-from .inference.doubt import ranks
+from .inference.doubt import ranks, seldom
 from .rundir.begin import PYTHON, beginning
 from .rundir.result import Result
 from .showing import watched
+from .tasks.doubts import may_mean_none
 from .tasks.quoting import safe
 from .tasks.readings import is_number
 
@@ -196,14 +197,15 @@ def _check(given: Given, data: Data) -> None:
     require_classes(given)
     if given.known.all():
         words = [str(label) for label in given.held]
-        commonest = max(dict.fromkeys(words), key=words.count)
-        most = words.count(commonest)
-        label = given.held[words.index(commonest)]
-        plain = label.item() if isinstance(label, np.generic) else label
-        ask = f"; {most:,} are '{safe(commonest)}': if that means none, missing_label={plain!r}"
+        ask = "give None for those that are to be imputed"
+        doubtful = [word for word in dict.fromkeys(words) if may_mean_none(word)]
+        if doubtful:
+            none = max(doubtful, key=words.count)
+            label = given.held[words.index(none)]
+            plain = label.item() if isinstance(label, np.generic) else label
+            ask = f"{words.count(none):,} are '{safe(none)}': if that means none, missing_label={plain!r}"
         raise ValueError(
-            f"labels: each of the {len(data):,} {data.things} has one, so there is nothing to impute"
-            + (ask if 2 * most > len(data) else "")
+            f"labels: each of the {len(data):,} {data.things} has one, so there is nothing to impute; {ask}"
         )
     words = [str(label) for label in given.held]
     if data.kind != "table" and all(map(is_number, words)) and any(float(word) % 1 for word in words):
@@ -233,11 +235,14 @@ def _imputed(
     answers.labels[known] = given.held.astype(float) if values else given.held
     answers.sure[known] = 0.0 if values else 1.0
     unit = 1.0 if values else 100.0
+    rare: list[str] = []
+    if unlabelled.probabilities is not None and found.result.expected is not None:
+        rare = [one.said(columns=False) for one in seldom(unlabelled.probabilities, unlabelled.names)]
     return Imputed(
         _of_one_type(answers.labels), None if values else answers.sure, answers.sure if values else None,
         _scored(found.result.expected, unit),
         tuple(one for each in found.result.candidates or () if (one := _scored(each, unit))),
-        found.warnings, answers.probabilities,
+        (*found.warnings, *rare), answers.probabilities,
         () if values else tuple(found.originals[name] for name in predictor.label_names),
         known, data.index, data.kind, found.folder, found.result, predictor, found.originals,
     )  # fmt: skip

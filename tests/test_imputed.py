@@ -173,7 +173,7 @@ def test_what_looks_wrong_is_said_of_rows_and_classes_and_not_of_files(tmp_path:
     images[3].write_text("no image")
     labels = ["a/b", "a/b", "a/b", "a/b", "c", "c", *[None] * 14]
     found = metaimpute.impute(images, labels, set={**SMALL, "task.copies": 1})
-    assert any(line.endswith("left out 1 images that cannot be read: row 3") for line in found.warnings)
+    assert any(line.endswith("left out 1 image that cannot be read: row 3") for line in found.warnings)
     assert any(line == "few training labels: 'c' 2" for line in found.warnings)
     assert not any("class" in line or "in_memory" in line for line in found.warnings)
     frame, _, words = flowers()
@@ -270,6 +270,8 @@ def test_new_rows_that_cannot_be_read_are_named_by_their_place() -> None:
         found.predict(NAMED.assign(a="no"))
     with pytest.raises(ValueError, match="the data has no column 'a'"):
         found.predict(NAMED[["b"]])
+    with pytest.raises(ValueError, match="has no column 'a'; choose one of: b$"):
+        found.predict(NAMED[["b"]])
     with pytest.raises(TypeError, match="these labels are for table, and that is texts"):
         found.predict(["a text"])
 
@@ -300,6 +302,18 @@ def test_what_may_mean_none_among_labels_is_asked() -> None:
     labels = [number % 2 if number < 10 else -1 for number in range(50)]
     with pytest.raises(ValueError, match="nothing to impute; 40 are '-1': if that means none, missing_label=-1"):
         metaimpute.impute(np.arange(100.0).reshape(50, 2), labels)
+    with pytest.raises(ValueError, match="nothing to impute; give None for those that are to be imputed$"):
+        metaimpute.impute(np.arange(100.0).reshape(50, 2), ["p"] * 49 + ["q"])
+    with pytest.raises(ValueError, match="4 are 'unknown': if that means none, missing_label='unknown'"):
+        metaimpute.impute(np.arange(100.0).reshape(50, 2), ["p"] * 45 + ["q"] + ["unknown"] * 4)
+
+
+def test_a_class_that_is_imputed_too_seldom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, _, labels = flowers()
+    monkeypatch.setattr("metaimpute.inference.doubt.FEWEST", 0.0)
+    monkeypatch.setattr("metaimpute.inference.doubt.SHARE", 10.0)
+    found = metaimpute.impute(frame, labels, set=SMALL)
+    assert any("rows are labelled 'setosa', and about" in line for line in found.warnings)
 
 
 def test_gaps_among_texts_are_blank_ones_and_new_data_is_warned_of() -> None:

@@ -11,7 +11,7 @@ import click
 from ..errors import MISSING, USAGE
 from .complete import complete_recipes, complete_sets
 from .errors import fail, plain_errors
-from .options import imports, results
+from .options import as_set, imports, labels_file, naming_labels, results
 from .output import in_json, next_step, print_json, result
 
 if TYPE_CHECKING:
@@ -42,19 +42,20 @@ class _Found:
     shell_complete=complete_sets,
     help="Override a value before checking. Repeatable.",
 )
+@labels_file
 @click.option(
     "--gradients", is_flag=True, help="Hold the hypergradient of each recipe against finite differences in float64."
 )
 @results
 @imports
-def check(recipes: tuple[Path, ...], sets: tuple[str, ...], gradients: bool) -> None:
+def check(recipes: tuple[Path, ...], sets: tuple[str, ...], labels: Path | None, gradients: bool) -> None:
     """Validate RECIPES (files, folders or names) under every profile and say what data is missing; runs nothing.
 
     With --gradients the last profile that can run here (sample, where there is one) is built, and its hypergradient at one
     batch is compared term by term; exit code 2 when one is wrong. Exit code 3 when a recipe cannot run under any of its
     profiles because data or weights are missing; in a folder, templates for data of your own do not count.
     """  # fmt: skip
-    with plain_errors():
+    with plain_errors(), naming_labels(labels):
         from ..recipes.shipped import locate
         from ..recipes.source import RecipeError
         from ..terminal import argument
@@ -66,6 +67,7 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...], gradients: bool) -> 
         }
         if not files:
             raise RecipeError(f"no recipe (*.yaml) in {', '.join(map(str, recipes))}")
+        sets = (*sets, *as_set(labels))
         absent: dict[str, Missing] = {}
         wrong: list[str] = []
         checked = []
@@ -118,8 +120,8 @@ def _checked(path: Path, sets: tuple[str, ...], absent: dict[str, Missing], of_f
             absent |= {m.what: m for m in missing}
         words = "; a template: it waits for data of your own" if found.template else ""
         without = f"; missing: {', '.join(m.what for m in missing)}" if missing and not words else words
-        result(f"{path} [{profile}]: valid{without}")
         warnings = [] if missing else list(recipe.warnings())
+        result(f"{path} [{profile}]: valid{without}")
         for line in warnings:
             result(f"{path} [{profile}]: warning: {line}")
         found.profiles.append({"profile": profile, "missing": [m.what for m in missing], "warnings": warnings})

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
 from .errors import plain_errors
 from .output import JSON, QUIET
+
+CORRECTIONS = "task.corrections"
 
 
 def _import_all(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> None:
@@ -67,3 +72,32 @@ def on_ray(work: str) -> Callable[..., Any]:
         "--ray", metavar="[ADDRESS]", is_flag=False, flag_value="auto", callback=_address,
         help=f"{work} on a Ray cluster: HOST:PORT, ray://HOST:PORT, or without ADDRESS the one that runs here.",
     )  # fmt: skip
+
+
+def labels_file(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--labels FILE``, which sets ``task.corrections``: :func:`as_set`."""
+    return click.option(
+        "--labels", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Labels that go before those of one's own data: a table of id and label, as metaimpute review writes it.",
+    )(command)  # fmt: skip
+
+
+def as_set(labels: Path | None) -> tuple[str, ...]:
+    """The assignment that ``--labels`` stands for."""
+    return () if labels is None else (f"{CORRECTIONS}={json.dumps(str(labels), ensure_ascii=False)}",)
+
+
+@contextlib.contextmanager
+def naming_labels(labels: Path | None) -> Iterator[None]:
+    """A mistake in the file of ``--labels`` is said of that option, and not of the key of the recipe that it sets."""
+    from ..errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        place, _, reason = str(error).partition(f": {CORRECTIONS}: ")
+        if labels is None or not reason or not place.startswith(f"--set {CORRECTIONS}="):
+            raise
+        if reason.startswith("unknown key"):
+            reason = "the recipe's task is not on data of your own; its labels are what they are"
+        raise UserError(f"--labels: {reason}") from None

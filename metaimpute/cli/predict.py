@@ -194,7 +194,7 @@ def _finish(
             names = first_few(dict.fromkeys(strangers))
             echo(f"{len(strangers):,} of {known:,} true labels are no class of this network: {names}", err=in_json())
     if run is not None and out is not None and len(kept) and kept.doubt is not None:
-        _advise(kept, run, out, kind or "csv")
+        _advise(kept, run, out, kind or "csv", least is None)
 
 
 def _document(
@@ -211,14 +211,18 @@ def _document(
     return found
 
 
-def _advise(kept: Predictions, run: Path, out: Path, kind: str) -> None:
-    from ..inference.doubt import advice
+def _advise(kept: Predictions, run: Path, out: Path, kind: str, whole: bool) -> None:
+    from ..inference.doubt import advice, seldom
     from ..rundir.result import Result
     from ..terminal import argument
 
     assert kept.doubt is not None
     of_classes, ranked = kept.probabilities is not None, kind in ("csv", "parquet")
-    note(f"next: {advice(kept.doubt, str(out), of_classes, ranked, expected=Result.expected_of(run))}")
+    expected = Result.expected_of(run)
+    if whole and kept.probabilities is not None and expected is not None and expected["error"] is not None:
+        for one in seldom(kept.probabilities, kept.names):
+            note(one.said(ranked))
+    note(f"next: {advice(kept.doubt, str(out), of_classes, ranked, expected=expected)}")
     note(
         f"metaimpute review {argument(run)} shows them on a page; metaimpute suggest {argument(run)} names rows to label next"
     )

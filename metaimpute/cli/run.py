@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 from ..errors import UNREAD, USAGE
 from .complete import complete_recipes, complete_sets
 from .errors import fail, plain_errors
-from .options import imports, on_ray, results
+from .options import as_set, imports, labels_file, naming_labels, on_ray, results
 from .output import done, echo, in_json, next_step, notes, print_json, quiet, results_unread, screen
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from ..rundir.begin import Beginning
     from ..training.processes import Processes
     from ..training.session import Interrupted, Session
-
-CORRECTIONS = "task.corrections"
 
 
 def _time(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, float] | None:
@@ -57,11 +54,7 @@ def _time(context: click.Context, parameter: click.Parameter, text: str | None) 
     shell_complete=complete_sets,
     help="Override a value, e.g. train.steps=200. Repeatable.",
 )
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Labels that go before those of one's own data: a table of id and label, as metaimpute review writes it.",
-)
+@labels_file
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything: label draw, weights, batches, noise.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; default runs/RECIPE-PROBLEM-seedN.")
 @click.option(
@@ -82,7 +75,7 @@ def run(
     resume: Path | None, limit: tuple[str, float] | None, ray: str | None,
 ) -> None:  # fmt: skip
     """Train a RECIPE, a file or the name of one that comes with metaimpute; with --resume, continue a run."""
-    with plain_errors(), _naming_labels(labels):
+    with plain_errors(), naming_labels(labels):
         from ..reporting.console import TrainingProgress, candidates_table, expectation, result_table
         from ..rundir.begin import beginning, given_back
         from ..rundir.layout import RESULT
@@ -92,8 +85,7 @@ def run(
         from ..training.session import Interrupted, Session
 
         processes = click.get_current_context().with_resource(processes_of_torchrun())
-        if labels is not None:
-            sets = (*sets, f"{CORRECTIONS}={json.dumps(str(labels), ensure_ascii=False)}")
+        sets = (*sets, *as_set(labels))
         with processes.hushed():
             began = processes.led(
                 lambda made: beginning(recipe, cast("Profile", profile), sets, seed, out, resume, made=made)
@@ -199,19 +191,3 @@ def _stopped(session: Session, why: Interrupted) -> NoReturn:
     echo(f"stopped: {why}", err=True)
     sys.stdout.flush()
     sys.exit(why.exit_code)
-
-
-@contextlib.contextmanager
-def _naming_labels(labels: Path | None) -> Iterator[None]:
-    """A mistake in the file of ``--labels`` is said of that option, and not of the key of the recipe that it sets."""
-    from ..errors import UserError
-
-    try:
-        yield
-    except UserError as error:
-        place, _, reason = str(error).partition(f": {CORRECTIONS}: ")
-        if labels is None or not reason or not place.startswith(f"--set {CORRECTIONS}="):
-            raise
-        if reason.startswith("unknown key"):
-            reason = "the recipe's task is not on data of your own; its labels are what they are"
-        raise UserError(f"--labels: {reason}") from None

@@ -47,7 +47,7 @@ def answers_for(predictor: Predictor, data: Data, originals: Mapping[str, Any]) 
         TaskError: naming a column that is not there, or what else of the data it cannot read.
     """
     with tempfile.TemporaryDirectory(prefix="metaimpute-") as scratch:
-        path = write_data(data, [None] * len(data), Path(scratch))
+        path = write_data(data, None, Path(scratch))
         try:
             with held_in_memory(path):
                 found = predictor.predict(path / "unlabelled" if data.kind == "images" else path)

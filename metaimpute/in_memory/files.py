@@ -33,17 +33,22 @@ def label_column(data: Data) -> str:
     return next(free)
 
 
-def write_data(data: Data, labels: Sequence[str | None], folder: Path) -> Path:
-    """Writes the data with its labels, as words, below a folder; returns the file's or the folder's path."""
+def write_data(data: Data, labels: Sequence[str | None] | None, folder: Path) -> Path:
+    """Writes the data with its labels, as words, below a folder; returns the file's or the folder's path.
+
+    Args:
+        labels: None for rows to be labelled by a run that is finished.
+    """
     import pandas
 
     folder.mkdir(parents=True, exist_ok=True)
     if data.kind == "images":
-        return _images(data.rows, labels, folder / STEM)
+        return _images(data.rows, [None] * len(data) if labels is None else labels, folder / STEM)
     frame = pandas.DataFrame({TEXT: data.rows}) if data.kind == "texts" else data.rows
-    column = ["" if label is None else label for label in labels]
-    path = folder / f"{STEM}.csv"
-    frame.reset_index(drop=True).assign(**{label_column(data): column}).to_csv(path, index=False)
+    frame, path = frame.reset_index(drop=True), folder / f"{STEM}.csv"
+    if labels is not None:
+        frame = frame.assign(**{label_column(data): ["" if label is None else label for label in labels]})
+    frame.to_csv(path, index=False)
     return path
 
 

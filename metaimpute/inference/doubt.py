@@ -7,16 +7,37 @@ confidences are calibrated.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..rundir.result import Estimated
+from ..tasks.quoting import safe
 
 BULK = 0.75  # of the expected errors, which the doubtful rows hold together
 DIGITS = 6  # significant ones of a probability, or of what it lacks to 1
 AT_ONCE = 200  # rows that a person is asked to look at
+SHARE = 0.5  # of the rows expected to be of a class, below which it is imputed too seldom
+FEWEST = 3  # rows expected to be of a class, from which it is missed
 NEGLIGIBLE = 0.5  # expected errors, below which there is nothing to look for
+
+
+@dataclass(frozen=True)
+class Seldom:
+    """A class, how many rows were labelled with it, and of how many rows it is expected to be the true one."""
+
+    name: str
+    count: int
+    expected: int
+
+    def said(self, columns: bool = True) -> str:
+        """In one line; ``columns``: whether the labels stand beside columns of probabilities."""
+        given = "no row is" if not self.count else "1 row is" if self.count == 1 else f"{self.count:,} rows are"
+        return f"{given} labelled '{safe(self.name)}', and about {self.expected:,} are expected to be" + (
+            f"; the most probable ones have the largest p({safe(self.name)})" if columns else ""
+        )
 
 
 def ranks(doubt: Tensor) -> list[int]:
@@ -81,6 +102,23 @@ def advice(
     if expected is not None and expected["error"] is None:
         return f"check {rows} {place}: least sure by confidences that no label held out has confirmed"
     return f"check {rows}: about {share:.0%} {what} expected there {place}"
+
+
+def seldom(probabilities: Tensor, names: Sequence[str]) -> list[Seldom]:
+    """Classes that far fewer rows were labelled with than are expected to be of it, as happens to rare ones.
+
+    A row of which a rare class is thought with 30% is labelled with another, and so are ten such rows, three of which are of it.
+
+    Args:
+        probabilities: ``[n, classes]``, as far as they are calibrated.
+    """
+    expected = probabilities.double().sum(0).tolist()
+    counts = torch.bincount(probabilities.argmax(-1), minlength=len(names)).tolist()
+    return [
+        Seldom(name, count, round(wanted))
+        for name, count, wanted in zip(names, counts, expected, strict=True)
+        if wanted >= FEWEST and count < SHARE * wanted
+    ]
 
 
 def written(probability: float) -> float:

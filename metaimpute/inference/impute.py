@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from ..progress import phase
-from ..rundir.origin import recipe_of
+from ..rundir.origin import DATA, recipe_of
+from ..rundir.result import Result
 from ..tasks.base import Missing, MissingData, Pool, Task, TaskData, TaskError
 from ..tasks.own_data import OwnData
+from ..terminal import argument
 from .predictions import Predictions
 from .predictor import Predictor, load
 
@@ -59,12 +61,24 @@ def imputed(run: str | Path, device: str = "auto", data: str | Path | None = Non
     with phase("loading data"):
         pools = task.load(predictor.recipe.train.seed)
     if task.learnt() != predictor.task.learnt():
-        raise TaskError(f"the data has changed since {run} was trained on it; use predict on the file instead")
+        raise TaskError(_changed(Path(run), task, pools))
     known = torch.isin(pools.unlabelled.ids, pools.labelled.ids)  # labelled ones that training also drew as unlabelled
     without = pools.unlabelled.subset((~known).nonzero()[:, 0])
     if not len(without):
         raise TaskError(f"{run} was trained without unlabelled examples")
     return Imputed(predictor.label(without, task.row_names(without)), predictor, task, pools, without)
+
+
+def _changed(run: Path, task: Task, pools: TaskData) -> str:
+    """That a run's data is no longer what it was trained on, in which way, and what labels it as it is."""
+    result = Result.read(run)
+    then, now = (result.labels, result.unlabelled), (len(pools.labelled), len(pools.unlabelled))
+    how = "its rows are others, or in another order"
+    if then != now:
+        how = f"{then[0]:,} labels and {then[1]:,} rows to learn from then, {now[0]:,} and {now[1]:,} now"
+    name = next((getattr(task, option) for option in DATA if getattr(task, option, "")), "FILE")
+    again = f"metaimpute predict {argument(run)} {argument(name)}"
+    return f"the data has changed since {run} was trained on it: {how}; label it as it is now with {again}"
 
 
 def impute(run: str | Path, device: str = "auto", data: str | Path | None = None) -> tuple[Predictions, Predictor]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..inference import Given, Imputed, given_of, held_out_of, imputed
-from ..inference.doubt import advice, doubtful, ranks
+from ..inference.doubt import advice, doubtful, ranks, seldom
 from ..rundir.result import Result
 from ..showing import watched
 from ..tasks.base import Pool
@@ -314,9 +314,13 @@ def _classes(made: Imputed, given: Given) -> list[Class]:
     sure: dict[str, list[float]] = {}
     for name, confidence in zip(made.found.labels, made.found.confidence.tolist(), strict=True):
         sure.setdefault(name, []).append(confidence)
+    assert made.found.probabilities is not None
+    few = {one.name: one.expected for one in seldom(made.found.probabilities, made.found.names)}
     rows = []
     for name in made.predictor.label_names:
         odd = "nobody has labelled one" if not known[name] else "never predicted" if not found[name] else ""
+        if known[name] and name in few:
+            odd = f"{odd or 'seldom predicted'}, about {few[name]:,} are expected"
         mean = sum(sure[name]) / len(sure[name]) if name in sure else None
         rows.append(Class(name, known[name], found[name], mean, odd))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .quoting import quoted, safe
 from .readings import class_of, plain_number
 
 ASKED_OF = 20_000  # names among which the nearest one is looked for
+WHOLE = re.compile(r"\d+\.0+", re.ASCII)
 LABELS = ("label", "value")
 
 
@@ -48,6 +50,8 @@ def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | 
     for row, (name, cell) in enumerate(zip(*(written(table.frame[one]) for one in ("id", label)), strict=True)):
         if not cell:
             continue
+        if name not in known_names and WHOLE.fullmatch(name):  # as a spreadsheet or a table of floats writes row 3
+            name = name[: name.index(".")]
         if name not in known_names:
             raise TaskError(f"{_at(table, row)}: no row is called '{safe(name)}'; {_like(name, names)}")
         value = _label(cell, classes)

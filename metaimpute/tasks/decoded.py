@@ -25,7 +25,7 @@ from .image_listing import name_in
 from .image_reading import decode
 from .kept import Kept, digest
 from .locate import cache_folder
-from .quoting import shortened
+from .quoting import how_many, shortened
 
 READER = 1  # to be raised where decode() makes other pixels of a file
 HEADER = struct.Struct("<qqqqB")  # size and time of change of the file, height and width, whether white shows through
@@ -82,7 +82,7 @@ class Decoded:
         """A line about images that are partly transparent, where there are any."""
         names = sorted(name_in(folder, path) for path in self.transparent)
         return (
-            (f"{len(names):,} images are partly transparent, and read on white: {shortened(names)}",) if names else ()
+            (f"read {how_many(len(names), 'partly transparent image')} on white: {shortened(names)}",) if names else ()
         )
 
     def _read(self, paths: list[Path]) -> dict[Path, Tensor]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .base import TaskError
 from .files import NA_WORDS
-from .quoting import safe
+from .quoting import how_many, safe
 from .readings import MissingValues, is_float, same_number
 
 FEW = 0.1  # of a column's cells; fewer than that are a slip, or a word for none
@@ -122,6 +122,6 @@ def words_for_none(labels: Sequence[str], option: str, column: str, given: Missi
             )
         if label in NA_WORDS:
             yield (
-                f"'{safe(label)}', in {count:,} rows, is taken as a label; {means_none(column, [label])} if it means that there "
-                "is none"
+                f"'{safe(label)}', in {how_many(count, 'row')}, is taken as a label; {means_none(column, [label])} if it means "
+                "that there is none"
             )

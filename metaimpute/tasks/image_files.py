@@ -19,7 +19,7 @@ from .image_listing import LeftOut, class_folders, images_in, name_in, readable
 from .image_task import ImageTask
 from .image_views import ImageViews
 from .locate import data_folders, expanded, locate_folder
-from .quoting import shortened
+from .quoting import how_many, shortened
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -191,7 +191,7 @@ class ImageFileTask(ImageTask):
         if len(bad) == len(paths):
             raise TaskError(f"none of the {len(paths):,} images in {path} can be read")
         if bad:
-            self.read_warnings = [f"left out {len(bad):,} images that cannot be read: {shortened(bad)}"]
+            self.read_warnings = [f"left out {how_many(len(bad), 'image')} that cannot be read: {shortened(bad)}"]
         self.read_warnings += [*left.said(readable(path.name) or str(path)), *read.doubts(path)]
         kept = [(name, image) for name, image in zip(names, found, strict=True) if image is not None]
         return [name for name, _ in kept], [image for _, image in kept]

@@ -18,7 +18,7 @@ from .image_files import FilePool, ImageFileTask, Side, list_images
 from .image_listing import LeftOut, classes_of, images_in, name_in, readable
 from .image_reading import sides_of
 from .own_data import Content, OwnData
-from .quoting import shortened
+from .quoting import how_many, shortened
 
 
 @register_task("own_images")
@@ -79,7 +79,7 @@ class OwnImages(ImageFileTask, OwnData):
             tested = torch.arange(int(good[:before].sum()), int(good.sum()))
         kept = [path for path, fine in zip(paths, good.tolist(), strict=True) if fine]
         pool = FilePool(kept, torch.tensor(targets)[good], torch.arange(len(kept)), read)
-        unread = (f"left out {len(bad):,} images that cannot be read: {shortened(bad)}",) if bad else ()
+        unread = (f"left out {how_many(len(bad), 'image')} that cannot be read: {shortened(bad)}",) if bad else ()
         warnings = (*unread, *left.said(readable(folder.name)), *read.doubts(folder), *alike_said(classes))
         names = [name_in(folder, path) for path in kept]
         return Content(pool, names, contents(kept), tested, readable(folder.name), warnings)

@@ -13,7 +13,7 @@ from .base import TaskError
 from .column_kinds import as_trained, of_truth_values, sort_out
 from .files import Table, column, place_of, read_table, refuse_nested, written
 from .locate import locate_file
-from .quoting import safe
+from .quoting import how_many, safe
 from .readings import MissingValues, as_numbers, blank_out
 from .row_names import no_names, trouble
 from .targets import are_values
@@ -93,7 +93,7 @@ def read_rows(
             frame[name] = frame[name].astype("float64")
     for table in tables:
         bare = _bare(table.frame)
-        said += [f"{len(bare):,} rows hold nothing at all: {table.where(bare)}"] if bare else []
+        said += [f"{how_many(len(bare), 'row')} with nothing at all: {table.where(bare)}"] if bare else []
     return Rows(frame, tuple(tables), tuple(said), commas and odd)
 
 

@@ -23,6 +23,7 @@ from .files import column, missing_file, read_table, require_rows, written
 from .locate import locate_file
 from .own_data import Content, OwnData, numbered, ordered
 from .own_rows import Rows, read_rows
+from .quoting import how_many
 from .readings import MissingValues, blank_out, one_spelling
 from .row_names import names_of
 from .spelled_inputs import SPELLING
@@ -136,7 +137,7 @@ class OwnTable(OwnData):
             targets = torch.tensor(values, dtype=torch.float64)[:, None]  # float32 once standardised
         tested = torch.arange(before, len(frame)) if self.test else None
         if self.test and not all(labels[before:]):
-            raise TaskError(f"test: {labels[before:].count('')} rows of {self.test} have no target")
+            raise TaskError(f"test: {how_many(labels[before:].count(''), 'row')} of {self.test} without a target")
         used = self._columns(frame)
         if not used:
             raise TaskError(f"file: {self.file} has no column beside '{self.target}' to learn from")

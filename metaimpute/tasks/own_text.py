@@ -15,6 +15,7 @@ from .files import column, missing_file, read_table, require_rows, written
 from .lazy import LazyPool
 from .locate import locate_file
 from .own_data import Content, OwnData, numbered, ordered
+from .quoting import how_many
 from .readings import MissingValues, blank_out, one_spelling
 from .row_names import no_names, trouble
 from .text_task import TextTask, read_texts
@@ -101,10 +102,10 @@ class OwnText(TextTask, OwnData):
             for known, more in zip((names, texts), self._rows(self.test), strict=False):
                 known += more
             if not all(labels[before:]):
-                raise TaskError(f"test: {labels[before:].count('')} rows of {self.test} have no label")
+                raise TaskError(f"test: {how_many(labels[before:].count(''), 'row')} of {self.test} without a label")
         kept = [row for row, text in enumerate(texts) if text]
         blank = len(texts) - len(kept)
-        warnings = (*self._said, *([f"left out {blank:,} rows without text"] if blank else []))
+        warnings = (*self._said, *([f"left out {how_many(blank, 'row')} without text"] if blank else []))
         targets = numbered([labels[row] for row in kept], self.label_names or [])
         tested = torch.tensor([place for place, row in enumerate(kept) if row >= before]) if self.test else None
         held = [texts[row] for row in kept]
@@ -124,5 +125,5 @@ class OwnText(TextTask, OwnData):
             self.read_warnings = [*said, "no row holds any text"]
             return names, texts
         blank = len(texts) - len(kept)
-        self.read_warnings = [*said, *([f"left out {blank:,} rows without text"] if blank else [])]
+        self.read_warnings = [*said, *([f"left out {how_many(blank, 'row')} without text"] if blank else [])]
         return [names[row] for row in kept], [texts[row] for row in kept]

@@ -11,6 +11,11 @@ def shortened(items: Sequence[str], count: int = 3) -> str:
     return ", ".join(items[:count]) + more
 
 
+def how_many(count: int, thing: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def quoted(items: Sequence[str]) -> str:
     return shortened([f"'{safe(item)}'" for item in items])
 

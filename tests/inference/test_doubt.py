@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metaimpute.inference import Predictions
-from metaimpute.inference.doubt import advice, doubtful, ranks, to_check, written
+from metaimpute.inference.doubt import advice, doubtful, ranks, seldom, to_check, written
 from metaimpute.rundir.result import Estimated
 
 
@@ -35,6 +35,22 @@ def test_what_to_check_is_bounded_and_says_what_share_of_the_wrong_ones_it_holds
     assert to_check(torch.full((1000,), 0.4), 50) == (50, pytest.approx(0.05))
     assert "less than one wrong label" in advice(torch.full((3,), 0.01), "l.csv", True)
     assert "equally sure" in advice(torch.zeros(3), "l.csv", False)
+
+
+def test_classes_that_are_expected_more_often_than_they_are_imputed_are_named() -> None:
+    shares = torch.tensor(
+        [[0.7, 0.3, 0.0]] * 20 + [[0.1, 0.0, 0.9]] * 5
+    )  # 6 of the second are expected, and none is imputed
+    (found,) = seldom(shares, ["a", "rare\x1b", "c"])
+    assert (found.count, found.expected) == (0, 6)
+    assert found.said() == (
+        "no row is labelled 'rare\\x1b', and about 6 are expected to be; the most probable ones have the largest p(rare\\x1b)"
+    )
+    assert found.said(columns=False).endswith("about 6 are expected to be")
+    one = seldom(torch.cat([shares, torch.tensor([[0.0, 1.0, 0.0]])]), ["a", "b", "c"])
+    assert one[0].said(columns=False) == "1 row is labelled 'b', and about 7 are expected to be"
+    assert not seldom(shares[:9], ["a", "b", "c"]), "2.7 expected rows are too few to miss"
+    assert not seldom(torch.tensor([[0.6, 0.4], [0.4, 0.6]] * 9), ["a", "b"])
 
 
 def estimated(error: float | None, high: float | None) -> Estimated:

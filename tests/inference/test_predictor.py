@@ -286,7 +286,9 @@ def test_a_table_that_has_changed_is_neither_imputed_nor_resumed(tmp_path: Path,
     before = (tmp_path / "run" / "labels.csv").read_text()
     table.write_text(table.read_text().replace(*change, 1))
     code, said = command("impute", tmp_path / "run")
-    assert code == 2 and "the data has changed since" in said and "use predict on the file instead" in said
+    assert (
+        code == 2 and "the data has changed since" in said and "label it as it is now with metaimpute predict" in said
+    )
     code, said = command("run", "--resume", tmp_path / "run")
     assert code == 2 and "the checkpoint was made on t.csv" in said, said
     assert (tmp_path / "run" / "labels.csv").read_text() == before
@@ -414,6 +416,6 @@ def test_rows_without_text_get_no_label_and_are_told(tmp_path: Path) -> None:
     task = OwnText(file=str(path))
     names, texts = task.read(path)
     assert (names, texts) == (["0", "2"], ["fine words", "more words"]) and task.read_warnings == [
-        "left out 1 rows without text"
+        "left out 1 row without text"
     ]
     assert contents_in(task, path, names).rows == [["fine words"], ["more words"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from metaimpute.review import collect
 from metaimpute.rundir import checkpoint
 from metaimpute.rundir.origin import recipe_of
+from metaimpute.tasks.base import TaskError
 from metaimpute.training.assemble import assemble
 
 from .own import QUICK, Project, call, good
@@ -98,6 +100,33 @@ def test_a_mistake_in_the_file_is_one_line_with_the_place_and_the_nearest_choice
     assert not (tmp_path / "run" / "result.json").exists()
     if "LABELx" in content and project.kind != "values":
         assert f"did you mean '{label}'?" in last
+
+
+def test_rows_that_a_spreadsheet_has_numbered_with_decimals_are_found() -> None:
+    from metaimpute.tasks.corrections import read_corrections
+
+    def read(content: str, names: list[str], folder: Path) -> dict[str, str]:
+        (folder / "c.csv").write_text(content)
+        return read_corrections(folder / "c.csv", names, ["x", "y"])
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        assert read("id,label\n3.0,x\n10.00,y\n", ["3", "10"], folder) == {"3": "x", "10": "y"}
+        assert read("id,label\n3.0,x\n", ["3", "3.0"], folder) == {"3.0": "x"}, "a name as it is goes first"
+        with pytest.raises(TaskError, match="line 3: no row is called '3.5'"):
+            read("id,label\n3.0,x\n3.5,y\n", ["3"], folder)
+        with pytest.raises(TaskError, match="'3' has two labels, in lines 2 and 3"):
+            read("id,label\n3.0,x\n3,y\n", ["3"], folder)
+
+
+def test_check_takes_the_file_too(project: Project, tmp_path: Path) -> None:
+    first, label = unlabelled(project)[0], some_label(project)
+    (tmp_path / "good.csv").write_text(f"id,label\n{first},{label}\n")
+    assert "valid" in good("check", "mine.yaml", "--labels", tmp_path / "good.csv", at=project.folder)
+    (tmp_path / "bad.csv").write_text(f"id,label\n{first}x,{label}\n")
+    done = call("check", "mine.yaml", "--labels", tmp_path / "bad.csv", at=project.folder)
+    assert done.exit_code == 2 and done.output.startswith("error: --labels: "), done.output
+    assert f"no row is called '{first}x'; did you mean '{first}'?" in done.output
 
 
 def test_corrections_are_of_ones_own_data_alone(tmp_path: Path) -> None:

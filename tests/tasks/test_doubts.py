@@ -115,7 +115,7 @@ def test_rows_that_hold_nothing_are_said(tmp_path: Path) -> None:
     path = Path(table(tmp_path))
     path.write_text(path.read_text() + ",,\n , ,\n")
     task = OwnTable(file=str(path), target="y")
-    assert "2 rows hold nothing at all: lines 62 and 63 of t.csv" in task.load(0).warnings
+    assert "2 rows with nothing at all: lines 62 and 63 of t.csv" in task.load(0).warnings
 
 
 def test_infinite_cells_count_as_blank_and_are_named(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_texts_and_labels_named_as_none_are_left_out_and_unlabelled(tmp_path: Pa
     task = OwnText(file=path, missing_values=["?"])
     data = task.load(0)
     assert task.label_names == ["x", "y"] and len(data.unlabelled) == 30
-    assert "left out 1 rows without text" in data.warnings
+    assert "left out 1 row without text" in data.warnings
 
 
 def test_parquet_has_gaps_of_every_type(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_init_and_run_leave_such_an_image_out_and_name_it(folder: Path) -> None:
     for words in (["init", "images", "my_images"], ["run", "my_images.yaml", *(f"--set={s}" for s in TINY)]):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
-        assert "left out 1 images that cannot be read: unlabelled/a.png" in " ".join(done.output.split())
+        assert "left out 1 image that cannot be read: unlabelled/a.png" in " ".join(done.output.split())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and links")
@@ -145,7 +145,7 @@ def test_hidden_colours_of_transparent_images_do_not_show(mode: str, folder: Pat
         Image.fromarray(pixels[..., :3]).save(path, transparency=(10, 10, 10))
     found = read_image(path, 24)
     assert found[:, :, :12].float().mean() > 250 and abs(float(found[:, :, 12:].float().mean()) - 90) < 2
-    assert "1 images are partly transparent, and read on white: unlabelled/0.png" in warnings_of(folder)
+    assert "read 1 partly transparent image on white: unlabelled/0.png" in warnings_of(folder)
     assert OwnImages(folder=str(folder), size=16).load(0).unlabelled.ids.shape == (24,)
 
 

@@ -167,7 +167,7 @@ def test_new_images_that_cannot_be_read_are_left_out_and_said(folder: Path) -> N
     (new / "00.png").write_bytes(b"no image")
     names, raw = task.read(new)
     assert len(names) == len(raw) == 24 and "unlabelled/00.png" not in names
-    assert task.read_warnings == ["left out 1 images that cannot be read: unlabelled/00.png"]
+    assert task.read_warnings == ["left out 1 image that cannot be read: unlabelled/00.png"]
     task.read(new / "0.png")
     assert task.read_warnings == []
     with pytest.raises(TaskError, match=r"00\.png cannot be read as an image"):

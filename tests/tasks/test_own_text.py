@@ -62,7 +62,7 @@ def test_a_test_file_is_used_and_its_leaks_are_said(file: Path, tmp_path: Path) 
     assert len(data.labelled) == 16 and task.row_names(data.test) == ["t0", "t1", "z"]
     assert "2 of 3 test texts also occur in the training data, which flatters the result: t0, t1" in data.warnings
     test.write_text("\n".join([*lines[:2], lines[-1]]) + "\n")
-    with pytest.raises(TaskError, match="test: 1 rows of test.csv have no label"):
+    with pytest.raises(TaskError, match="test: 1 row of test.csv without a label"):
         bound(file=str(file), test="test.csv").load(0)
 
 
