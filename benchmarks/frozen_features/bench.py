@@ -1,4 +1,4 @@
-"""What arms of ``frozen_features.py`` share: the settings, a task's draws with the heads to begin from, and both ways to look on.
+"""What arms of this benchmark share: the settings, a task's draws with the heads to begin from, and both ways to look on.
 
 An arm that searches evaluates the cross-fitted loss of BUDGET settings; one that learns takes BUDGET steps along hypergradients
 of that loss, each of which costs about three evaluations.
@@ -12,11 +12,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from frozen_features_data import Draws
-from frozen_features_heads import Coupling, Head, Loss, held_out, learned, scores, solved, through
 from torch import Tensor
 
 from metaimpute import momentum, unroll
+
+from .data import Draws
+from .heads import Coupling, Head, Loss, held_out, learned, scores, solved, through
 
 BUDGET = 16
 PENALTIES = torch.linspace(-6, 9, BUDGET, dtype=torch.float64)  # logarithms; 0 is C = 1 of scikit-learn

@@ -1,4 +1,4 @@
-"""The arms of ``frozen_features.py``: simple rivals, bilevel objectives, and controls of these, all on the same features.
+"""The arms of ``benchmarks/frozen_features``: simple rivals, bilevel objectives, and controls of these, all on the same features.
 
 Whatever no arm looks for is in ``Settings``, and was chosen on the design tasks. All heads but those of ``choose`` and of the
 single learned penalty start from the penalty that cross-fitting chooses of a grid, and from the heads that it gives.
@@ -11,10 +11,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from frozen_features_bench import Bench, Outcome, around, searched
-from frozen_features_data import Draws
-from frozen_features_graph import graph_of, held_shares, judged, linear_system, quadratic, shares, spread
-from frozen_features_heads import (
+from torch import Tensor
+
+from metaimpute import sgd
+from metaimpute.ensemble.members import Rows, members
+
+from .bench import Bench, Outcome, around, searched
+from .data import Draws
+from .graph import graph_of, held_shares, judged, linear_system, quadratic, shares, spread
+from .heads import (
     Coupling,
     Head,
     Solver,
@@ -26,10 +31,6 @@ from frozen_features_heads import (
     solved,
     through,
 )
-from torch import Tensor
-
-from metaimpute import sgd
-from metaimpute.ensemble.members import Rows, members
 
 Arm = Callable[[Bench], Outcome]
 

@@ -14,6 +14,7 @@ from metaimpute.cluster.calls import Call, Cluster, Desk, Lost, Reached
 from metaimpute.cluster.driver import Next, carry_out
 
 RETRIES = 2
+FOLDER = "benchmarks/own_data"
 
 
 class Cell(NamedTuple):
@@ -33,7 +34,7 @@ def measured_on(
 ) -> None:
     """Sends the cells, and keeps each once it is measured; one whose node dies again and again is left for the next command."""
     of = {cell.name: cell for cell in cells}
-    files = {path.name: path.read_bytes() for path in Path(__file__).parent.glob("own_data*.py")}
+    files = {f"{FOLDER}/{path.name}": path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
     calls = [_call(name, cell, files) for name, cell in of.items()]
 
     def died(call: Call, lost: Lost, then: Next) -> None:
@@ -46,14 +47,14 @@ def measured_on(
 
 
 def _call(name: str, cell: Cell, files: dict[str, bytes]) -> Call:
-    return Call(name, "own_data_cluster:measured", lambda: tuple(cell), files)
+    return Call(name, f"{FOLDER.replace('/', '.')}.cluster:measured", lambda: tuple(cell), files)
 
 
 def measured(task: str, system: str, seed: int, desk: Desk) -> dict[str, Any]:
     """One cell, on a node: what ``one_draw`` returns, or ``unavailable`` with what the node lacks."""
-    from own_data_draws import features_of, one_draw
-    from own_data_rivals import systems
-    from own_data_sets import BY_NAME, Absent
+    from .draws import features_of, one_draw
+    from .rivals import systems
+    from .sets import BY_NAME, Absent
 
     data_set = BY_NAME[task]
     try:

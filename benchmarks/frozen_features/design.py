@@ -1,6 +1,6 @@
-"""How the settings of ``frozen_features.py`` were chosen: on the design tasks and draws of ``own_data.py`` alone.
+"""How the settings of ``benchmarks/frozen_features`` were chosen: on the design tasks and draws of ``benchmarks/own_data`` alone.
 
-    python benchmarks/frozen_features_design.py
+    python -m benchmarks.frozen_features.design
 
 Settings are gone through one family after another; of each family's values those are kept with the lowest error in the mean
 over tasks, of all others what was kept before. Writes ``benchmarks/results/frozen_features_design.json``.
@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from frozen_features_arms import ARMS
-from frozen_features_bench import Bench, Settings
-from frozen_features_data import draws_of
-from own_data_sets import DATA_SETS, DESIGN
 
-OUT = Path(__file__).parent / "results" / "frozen_features_design.json"
+from ..own_data.sets import DATA_SETS, DESIGN
+from .arms import ARMS
+from .bench import Bench, Settings
+from .data import draws_of
+
+OUT = Path(__file__).parents[1] / "results" / "frozen_features_design.json"
 FIRST, DRAWS = 100, 3
 FAMILIES: tuple[tuple[str, dict[str, tuple[float, ...]]], ...] = (
     (

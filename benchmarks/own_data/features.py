@@ -1,4 +1,4 @@
-"""The features of ``own_data.py`` on which scikit-learn's systems learn: those that a competent user would take."""
+"""The features of ``benchmarks/own_data`` on which scikit-learn's systems learn: those that a competent user would take."""
 
 from __future__ import annotations
 

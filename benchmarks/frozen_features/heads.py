@@ -1,8 +1,8 @@
-"""The bilevel problems of ``frozen_features.py``: inner losses of heads, the hold-out loss over folds, and the outer loop.
+"""The bilevel problems of this benchmark: inner losses of heads, the hold-out loss over folds, and the outer loop.
 
 All are sums over draws and inner problems that share nothing but the coupling of a draw, so one call of the engine
 differentiates all folds of all draws. Heads are ``{"weight": [R, d, P, C], "bias": [R, P, C]}``; letters as in
-``frozen_features_data.py``.
+``data.py``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from frozen_features_data import Draws
 from torch import Tensor
 
 from metaimpute import hypergradient
 from metaimpute.engine import InnerOptimizer, on_trees
+
+from .data import Draws
 
 Head = dict[str, Tensor]
 Coupling = dict[str, Tensor]

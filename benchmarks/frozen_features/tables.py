@@ -1,4 +1,4 @@
-"""Tables of ``frozen_features.py``, from its JSON files."""
+"""Tables of ``benchmarks/frozen_features``, from its JSON files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from frozen_features_arms import BASE, BILEVEL, CONTROLS, SEARCHED, SIMPLE, STARTS
 from scipy import stats
 
 from metaimpute.reporting.statistics import signed_rank
 
+from .arms import BASE, BILEVEL, CONTROLS, SEARCHED, SIMPLE, STARTS
+
 HEAD = """# Heads on frozen features
 
-Written by `benchmarks/frozen_features.py`, whose docstring says what is measured. Errors in percent of the unlabelled rows. A
+Written by `python -m benchmarks.frozen_features`, which says what is measured. Errors in percent of the unlabelled rows. A
 difference is that of means over draws, then over tasks, with a 95% t interval over tasks (over draws where it is one task's);
 below zero the arm is better. "Tasks" and "draws": on how many the arm is better, ties not counted. p: Wilcoxon's signed-rank
 test over tasks, by Holm's method for all arms of a table. The best simple rival of the design tasks is chosen on them alone;

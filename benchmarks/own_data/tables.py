@@ -1,4 +1,4 @@
-"""Tables and picture of ``own_data.py``, from its JSON files."""
+"""Tables and picture of ``benchmarks/own_data``, from its JSON files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from own_data_rivals import OURS, SETS
 
 from metaimpute.reporting.statistics import Paired, paired
+
+from .asked import SETS
+from .ours import OURS
 
 IMBALANCED = 0.5  # of its share among equals: where the rarest class has less, the mean over classes is shown too
 FORMS = (("tables", "table", False), ("values", "table", True), ("texts", "texts", False), ("images", "images", False))
 HEAD = """# Own data
 
-Written by `benchmarks/own_data.py`, whose docstring says what is measured. Errors in percent; of values the RMSE in percent
+Written by `python -m benchmarks.own_data`, which says what is measured. Errors in percent; of values the RMSE in percent
 of the target's standard deviation; "balanced": the mean over classes. Differences are paired over draws of labels, with a 95%
 bootstrap interval of the mean and the number of draws on which metaimpute is better; the best rival is the one that is best
 on these very draws, so that the comparison favours it. "constant" always says the most frequent label, or the mean. The mean

@@ -1,4 +1,4 @@
-"""A system of ``own_data.py`` on one draw of a task: its features, its call in a process of its own, its errors."""
+"""A system of ``benchmarks/own_data`` on one draw of a task: its features, its call in a process of its own, its errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from own_data_features import FEATURES, Unavailable, compute
-from own_data_rivals import Answer, Asked, System
-from own_data_sets import Data, DataSet
-from own_data_tables import slug
 
 from metaimpute.inference.doubt import to_check
 from metaimpute.tasks.locate import cache_folder
 from metaimpute.training.evaluation import calibration
+
+from .asked import Answer, Asked, System
+from .features import FEATURES, Unavailable, compute
+from .sets import Data, DataSet
+from .tables import slug
 
 SECONDS = 900
 forked = multiprocessing.get_context("fork")

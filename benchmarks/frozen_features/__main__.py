@@ -1,12 +1,12 @@
 """Does a bilevel objective help a head on frozen features, with few labels, reliably over tasks?
 
-    python benchmarks/frozen_features.py                  # the reported tasks, ten draws each
-    python benchmarks/frozen_features.py --split design   # those on which settings were chosen, five draws
-    python benchmarks/frozen_features.py imdb             # one task
-    python benchmarks/frozen_features.py --table          # the tables again, from what has been measured
+    python -m benchmarks.frozen_features                  # the reported tasks, ten draws each
+    python -m benchmarks.frozen_features --split design   # those on which settings were chosen, five draws
+    python -m benchmarks.frozen_features imdb             # one task
+    python -m benchmarks.frozen_features --table          # the tables again, from what has been measured
 
-Tasks, rows and draws of labels are those of ``own_data.py``, the ones with classes; features are the same, frozen. Every arm
-(``frozen_features_arms.py``) sees the same labelled rows, the same folds of them and the same 400 other rows, on whose labels
+Tasks, rows and draws of labels are those of ``benchmarks/own_data``, the ones with classes; features are the same, frozen. Every
+arm (``arms.py``) sees the same labelled rows, the same folds of them and the same 400 other rows, on whose labels
 its error is measured. What is learned is learned on the cross-fitted loss of the labelled rows alone. Seconds are those of a
 draw; all draws of a task are computed at once, on one thread. Writes ``benchmarks/results/frozen_features/TASK.json`` and
 ``benchmarks/results/frozen_features.md``; the same command goes on after an interruption.
@@ -21,17 +21,18 @@ from typing import Any
 
 import click
 import torch
-from frozen_features_arms import ARMS, Arm
-from frozen_features_bench import Bench, Settings
-from frozen_features_data import BLOCKS, FOLDS, draws_of
-from frozen_features_tables import report
-from own_data_sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, DataSet
-from own_data_tables import slug
 
 from metaimpute.environment import describe
 from metaimpute.rundir.files import write_text
 
-RESULTS = Path(__file__).parent / "results" / "frozen_features"
+from ..own_data.sets import BY_NAME, DATA_SETS, DESIGN, REPORTED, Absent, DataSet
+from ..own_data.tables import slug
+from .arms import ARMS, Arm
+from .bench import Bench, Settings
+from .data import BLOCKS, FOLDS, draws_of
+from .tables import report
+
+RESULTS = Path(__file__).parents[1] / "results" / "frozen_features"
 FIRST_DRAW = {REPORTED: 0, DESIGN: 100}
 DRAWS = {REPORTED: 10, DESIGN: 5}
 

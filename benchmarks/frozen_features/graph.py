@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from frozen_features_data import Draws
-from frozen_features_heads import Coupling, Loss, Solver
 from torch import Tensor
 
 from metaimpute.engine import on_trees
+
+from .data import Draws
+from .heads import Coupling, Loss, Solver
 
 NEIGHBOURS, LOCAL = 10, 7  # edges of a row; the neighbour whose distance is a row's own scale
 FLOOR = 1e-3  # share of a prediction that stands for what no label reaches
