@@ -22,7 +22,7 @@ from .in_memory.progress import conclude, shown
 from .in_memory.run import run_on
 from .inference import Predictor
 from .inference import impute as impute_run
-from .inference.doubt import ranks, seldom
+from .inference.doubt import confirmed, ranks, seldom
 from .rundir.begin import PYTHON, beginning
 from .rundir.result import Result
 from .showing import watched
@@ -236,7 +236,7 @@ def _imputed(
     answers.sure[known] = 0.0 if values else 1.0
     unit = 1.0 if values else 100.0
     rare: list[str] = []
-    if unlabelled.probabilities is not None and found.result.expected is not None:
+    if unlabelled.probabilities is not None and confirmed(found.result.expected):
         rare = [one.said(columns=False) for one in seldom(unlabelled.probabilities, unlabelled.names)]
     return Imputed(
         _of_one_type(answers.labels), None if values else answers.sure, answers.sure if values else None,

@@ -212,14 +212,14 @@ def _document(
 
 
 def _advise(kept: Predictions, run: Path, out: Path, kind: str, whole: bool) -> None:
-    from ..inference.doubt import advice, seldom
+    from ..inference.doubt import advice, confirmed, seldom
     from ..rundir.result import Result
     from ..terminal import argument
 
     assert kept.doubt is not None
     of_classes, ranked = kept.probabilities is not None, kind in ("csv", "parquet")
     expected = Result.expected_of(run)
-    if whole and kept.probabilities is not None and expected is not None and expected["error"] is not None:
+    if whole and kept.probabilities is not None and confirmed(expected):
         for one in seldom(kept.probabilities, kept.names):
             note(one.said(ranked))
     note(f"next: {advice(kept.doubt, str(out), of_classes, ranked, expected=expected)}")

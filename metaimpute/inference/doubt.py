@@ -104,6 +104,11 @@ def advice(
     return f"check {rows}: about {share:.0%} {what} expected there {place}"
 
 
+def confirmed(expected: Estimated | None) -> bool:
+    """Whether labels held out say what confidences are worth."""
+    return expected is not None and expected["error"] is not None
+
+
 def seldom(probabilities: Tensor, names: Sequence[str]) -> list[Seldom]:
     """Classes that far fewer rows were labelled with than are expected to be of it, as happens to rare ones.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..inference import Given, Imputed, given_of, held_out_of, imputed
-from ..inference.doubt import advice, doubtful, ranks, seldom
+from ..inference.doubt import advice, confirmed, doubtful, ranks, seldom
 from ..rundir.result import Result
 from ..showing import watched
 from ..tasks.base import Pool
@@ -146,7 +146,7 @@ def _collected(
         shown.columns,
         made.predictor.label_names if of_classes else [],
         parts,
-        _classes(made, given) if of_classes else [],
+        _classes(made, given, confirmed(Result.expected_of(folder))) if of_classes else [],
         changes,
     )
 
@@ -308,14 +308,15 @@ def _alike(made: Imputed, given: Given, shown: _Shown, most: int) -> list[Part]:
     ]
 
 
-def _classes(made: Imputed, given: Given) -> list[Class]:
+def _classes(made: Imputed, given: Given, calibrated: bool) -> list[Class]:
     known, found = Counter(given.labels), made.found.counts()
     assert made.found.confidence is not None
     sure: dict[str, list[float]] = {}
     for name, confidence in zip(made.found.labels, made.found.confidence.tolist(), strict=True):
         sure.setdefault(name, []).append(confidence)
     assert made.found.probabilities is not None
-    few = {one.name: one.expected for one in seldom(made.found.probabilities, made.found.names)}
+    rare = seldom(made.found.probabilities, made.found.names) if calibrated else []
+    few = {one.name: one.expected for one in rare}
     rows = []
     for name in made.predictor.label_names:
         odd = "nobody has labelled one" if not known[name] else "never predicted" if not found[name] else ""

@@ -61,9 +61,8 @@ class Suggestion:
     def brief(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows as they are shown in a terminal."""
         count = 3 if self.found.probabilities is not None else 1
-        shown = (
-            ["content"] if self.contents is not None and self.contents.kind != "image" else []
-        )  # a path is the row's id
+        told = self.contents is not None and self.contents.kind != "image"  # whose path is the row's id
+        shown = ["content"] if told else []
         rows = []
         for name, _, *row in self.rows():
             held = [" · ".join(map(_short, row[count:]))[:CONTENT]] if shown else []

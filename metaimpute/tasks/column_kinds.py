@@ -48,6 +48,7 @@ def sort_out(
             _all_numbers(table, name, cells, read)
         if name in options["numbers"] or (table.separator is None and _of_decimals(cells)):
             table.frame[name] = read.values
+            commas += [name] if read.commas else []
             said += [f"column '{safe(name)}': {read.said}"] if read.example else []
         elif table.separator is None:
             said += _typed_as_words(name, read)

@@ -29,9 +29,8 @@ NA_WORDS = frozenset((  # what pandas takes for no value in a cell of a text fil
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
     "None", "n/a", "nan", "null",
 ))  # fmt: skip
-NESTED = (
-    "metaimpute.nested"  # of a frame's attrs: columns of Parquet that are neither numbers nor words, and what they are
-)
+# of a frame's attrs: columns of Parquet that are neither numbers nor words, and what they are
+NESTED = "metaimpute.nested"
 LONGEST_WHOLE = 1e22  # from here on a whole number is written with an exponent
 
 
