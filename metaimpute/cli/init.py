@@ -24,9 +24,12 @@ KINDS = ("images", "text", "table")
     type=click.Path(path_type=Path),
     help="Table that names images in PATH and says their labels: CSV or Parquet. For images.",
 )
-@click.option("--label", metavar="COLUMN", help="Column that holds the label or target, of text and tables.")
+@click.option("--label", metavar="COLUMN", help="Column that holds the label or target: of text, tables and --labels.")
 @click.option(
-    "--missing", multiple=True, metavar="WORD", help='What means "none" beside blank, of text and tables. Repeatable.'
+    "--missing",
+    multiple=True,
+    metavar="WORD",
+    help='What means "none" beside blank: of text, tables and --labels. Repeatable.',
 )
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a key of the task, e.g. task.id=name. Repeatable."

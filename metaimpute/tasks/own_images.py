@@ -69,7 +69,7 @@ class OwnImages(ImageFileTask, OwnData):
         labels: at most so many of the labels are trained on, drawn by seed; 0 for all.
         validation: labelled images kept for choosing settings.
         test_share: share of the labelled images held out as test set, where there is no ``test/``.
-        corrections: a file of labels, ``id`` and ``label``, that go before those of the folders.
+        corrections: a file of labels, ``id`` and ``label``, that go before those of the folders or the table.
         new_classes: classes that corrections alone name.
         size: side of the network's input; images are resized so that the shorter side has it, and cropped to a square.
         flip: whether mirror images are views. cache_gb: decoded images are kept in memory up to so many gigabytes.
