@@ -243,6 +243,10 @@ def test_images_and_a_table_of_their_labels_make_a_recipe(here: Path) -> None:
     done = call(*again, "--label", "mood")
     assert done.exit_code == 2 and '--set \'task.missing_values={"mood": ["?"]}\'' in done.output
     assert call(*again, "--label", "mood", "--missing", "?").exit_code == 0
+    rows = [{"file": f"{i:02}.png", "label": "ab?"[i % 3]} for i in range(18)]
+    fake_data.write_csv(here / "usual.csv", rows)
+    done = call("init", "images", "my_images", "--labels", "usual.csv", "--force")
+    assert done.exit_code == 2 and done.output.endswith("""--set 'task.missing_values={"label": ["?"]}'\n""")
     task = recipes.load(Path("my_images.yaml"), "sample").task
     assert (task.image_column, task.label, task.label_names) == ("shot", "mood", ["a", "b"])  # type: ignore[attr-defined]
 

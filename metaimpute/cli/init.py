@@ -48,7 +48,8 @@ def init(
     """Look at your own data in PATH and write a recipe for it.
 
     \b
-    images: a folder with labelled/CLASS/, unlabelled/ and perhaps test/CLASS/; or any folder, and a table with --labels
+    images: a folder with labelled/CLASS/, unlabelled/ and perhaps test/CLASS/,
+    or any folder, and a table with --labels
     text, table: a CSV or Parquet file whose label column is blank where a row has no label
     """
     with plain_errors():

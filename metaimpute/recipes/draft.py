@@ -95,7 +95,9 @@ def draft(
     except TaskError as error:
         answer = f"; {answered(error)}" if isinstance(error, Doubt) and error.answer else ""
         option = str(error).partition(": ")[0]
-        if labels is not None and not options.get(option, True):  # a column that was not named, and not found
+        if (
+            labels is not None and not answer and not options.get(option, True)
+        ):  # a column that was not named, and not found
             answer = (
                 "; name it with --label COLUMN" if option == "label" else f"; name it with --set task.{option}=COLUMN"
             )

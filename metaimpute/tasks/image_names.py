@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..engine.registry import nearest
-from .image_listing import SUFFIXES, name_in, readable
+from .image_listing import name_in, readable
 from .quoting import quoted, safe
 
 ASKED_OF = 20_000  # names among which the nearest one is looked for
@@ -59,10 +59,6 @@ class ImageNames:
             yield posixpath.normpath(f"{self._within}/{path}")
         parts, called = path.split("/"), {posixpath.basename(spelling) for spelling in self._spellings}
         yield from ("/".join(parts[at + 1 :]) for at, part in enumerate(parts[:-1]) if part in called)
-
-    def is_image(self, word: str) -> bool:
-        """Whether a word names an image, with its suffix."""
-        return Path(word).suffix.lower() in SUFFIXES and bool(self.find(word))
 
     def like(self, cell: str) -> str:
         """What is most like a cell that names no image, or what images are called."""

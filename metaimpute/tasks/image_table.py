@@ -12,6 +12,7 @@ from .alike import alike_said
 from .base import TaskError
 from .doubts import named, words_for_none
 from .files import Table, column, read_table, written
+from .image_listing import SUFFIXES
 from .image_names import ImageNames
 from .looks import USUAL_LABELS
 from .quoting import quoted, safe, shortened
@@ -54,7 +55,7 @@ def table_labels(path: Path, images: ImageNames, image_column: str, label: str, 
     """
     table = _read(path)
     names = [str(name) for name in table.frame.columns]
-    header = next((name for name in names if images.is_image(name)), None)
+    header = next((name for name in names if Path(name).suffix.lower() in SUFFIXES), None)
     if header is not None:
         raise TaskError(
             f"table: the first line of {path.name} names an image, '{safe(header)}', and no columns; write a line such as "
@@ -70,6 +71,8 @@ def table_labels(path: Path, images: ImageNames, image_column: str, label: str, 
     blank_out(table.frame, missing, [label])
     labels = one_spelling(written(column(table.frame, label, "label", path)))
     cells = written(column(table.frame, image_column, "image_column", path))
+    if not labels:
+        raise TaskError(f"table: {path.name} holds no rows")
     if not any(labels):
         raise TaskError(
             f"table: none of the {len(labels):,} rows of {path.name} has a label in column '{safe(label)}'; write some, or name "

@@ -156,12 +156,11 @@ class OwnImages(ImageFileTask, OwnData):
         """With a table, the images' folder where a path lies in it, or in one that is called the same."""
         if not self.table:
             return super().root_of(path)
-        whole, here, called = path.absolute(), self.found(), expanded(self.folder).parts
-        for one in (whole, *whole.parents) if path.is_dir() else whole.parents:
-            same = here is not None and one.is_dir() and one.samefile(here)
-            if same or (called and one.parts[-len(called) :] == called):
-                return one
-        return whole.parent if path.is_file() else whole
+        whole, here, called = path.absolute(), self.found(), expanded(self.folder).name
+        folders = [one for one in (whole, *whole.parents) if one.is_dir()]
+        same = [one for one in folders if here is not None and one.samefile(here)]
+        alike = [one for one in folders if called and one.name == called]
+        return [*same, *alike, whole.parent if path.is_file() else whole][0]
 
     def gather(self) -> Content:
         return self._content(self._sorted_by_table() if self.table else self._sorted_by_folder())

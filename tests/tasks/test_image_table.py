@@ -325,6 +325,11 @@ def test_new_images_are_called_by_their_paths_in_the_folder(folder: Path, tmp_pa
     moved = tmp_path / "moved" / "my_images"
     shutil.copytree(folder, moved)
     assert later.read(moved / "roll 1")[0][0] == "roll 1/01.png"
+    shutil.copytree(folder / "roll 1", folder / "my_images")
+    assert task.read(folder / "my_images")[0][0] == "my_images/01.png", (
+        "the folder itself goes before one called the same"
+    )
+    assert OwnImages(folder="../my_images", table="t.csv").root_of(moved / "roll 1") == moved
     shutil.copytree(folder, tmp_path / "others")
     assert task.read(tmp_path / "others" / "roll 1")[0][0] == "01.png"
     Image.new("RGB", (20, 20)).save(tmp_path / "one.png")
