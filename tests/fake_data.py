@@ -198,6 +198,18 @@ def make_own_images(
     return target
 
 
+def make_listed_images(folder: Path, count: int = 36, labelled: int = 18, name: str = "my_images") -> Path:
+    """Images below ``name/`` in no order, and beside it ``labels.csv`` with the labels of the first ``labelled`` ones."""
+    target, rng, rows = folder / name, np.random.default_rng(0), []
+    for i in range(count):
+        place = ("", "roll 1", "roll 2/late")[i % 4 % 3]
+        _image(target / place / f"{i:02}.png", _pixels(rng, i % 3, 3, (20, 24, 3)))
+        if i < labelled:
+            rows.append({"file": f"{place}/{i:02}.png".lstrip("/"), "label": ("cat", "dog", "fox")[i % 3]})
+    write_csv(folder / "labels.csv", rows)
+    return target
+
+
 def write_csv(path: Path, rows: Sequence[dict[str, object]]) -> Path:
     """A CSV file with a column for each key of the first row."""
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -224,6 +224,53 @@ def test_settings_of_the_task_go_before_what_the_data_looks_like(here: Path) -> 
         assert done.exit_code == 2 and said in done.output, done.output
 
 
+def test_images_and_a_table_of_their_labels_make_a_recipe(here: Path) -> None:
+    fake_data.make_listed_images(here)
+    done = call("init", "images", "my_images", "--labels", "labels.csv")
+    assert done.exit_code == 0 and "labels in 'label' of labels.csv; images named in 'file'" in " ".join(
+        done.output.split()
+    )
+    assert "18; 3 classes: cat 6, dog 6, fox 6" in done.output
+    task = recipes.load(Path("my_images.yaml"), "sample").task
+    columns = (task.folder, task.table, task.image_column, task.label)  # type: ignore[attr-defined]
+    assert columns == ("my_images", "labels.csv", "file", "label")
+    assert call("check", "my_images.yaml").exit_code == 0
+    rows = [{"shot": f"{i:02}.png", "mood": "ab?"[i % 3], "colour": "x"} for i in range(18)]
+    fake_data.write_csv(here / "other.csv", rows)
+    again = ("init", "images", "my_images", "--labels", "other.csv", "--force")
+    done = call(*again)
+    assert done.exit_code == 2 and "choose one of: mood, colour" in done.output and "--label COLUMN" in done.output
+    done = call(*again, "--label", "mood")
+    assert done.exit_code == 2 and '--set \'task.missing_values={"mood": ["?"]}\'' in done.output
+    assert call(*again, "--label", "mood", "--missing", "?").exit_code == 0
+    rows = [{"file": f"{i:02}.png", "label": "ab?"[i % 3]} for i in range(18)]
+    fake_data.write_csv(here / "usual.csv", rows)
+    done = call("init", "images", "my_images", "--labels", "usual.csv", "--force")
+    assert done.exit_code == 2 and done.output.endswith("""--set 'task.missing_values={"label": ["?"]}'\n""")
+    task = recipes.load(Path("my_images.yaml"), "sample").task
+    assert (task.image_column, task.label, task.label_names) == ("shot", "mood", ["a", "b"])  # type: ignore[attr-defined]
+
+
+def test_a_table_of_labels_that_is_none_ends_in_one_line(here: Path) -> None:
+    folder = fake_data.make_listed_images(here)
+    (folder / "inside.csv").write_text("file,label\n00.png,a\n")
+    for words, code, said in (
+        (("my_images",), 2, "my_images holds no folder labelled/; put images in labelled/CLASS/ and unlabelled/, or name a table "
+         "of labels with --labels"),
+        (("labels.csv",), 2, "labels.csv is no folder; give the folder of the images, and a table of their labels with --labels"),
+        (("my_images", "--label", "label"), 2, "--label is for text and tables, and for a table that --labels names"),
+        (("my_images", "--labels", "none.csv"), 3, "file none.csv not found"),
+        (("my_images", "--labels", "inside.csv"), 2, "there is no file inside.csv here; did you mean my_images/inside.csv?"),
+        (("my_images", "--labels", "my_images"), 2, "--labels: my_images is no regular file"),
+        (("labels.csv", "--labels", "labels.csv"), 2, "labels.csv is no folder"),
+        (("my_images", "--labels", "my_images/inside.csv"), 2, "table: there is only the class 'a'"),
+    ):  # fmt: skip
+        done = call("init", "images", *words, "--out", "x.yaml")
+        assert done.exit_code == code and said in done.output and done.output.count("\n") == 1, done.output
+    done = call("init", "text", "labels.csv", "--labels", "labels.csv")
+    assert done.exit_code == 2 and "--labels is for images" in done.output
+
+
 def test_only_known_keys_are_filled() -> None:
     text = "about: {title: x}\ntask:\n  size: 32     # a comment\n  other: 1\ntrain:\n  size: 5\n"
     made = filled(text, {"task.size": 7, "task.new": 3, "about": "{title: y}"})

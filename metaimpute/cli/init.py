@@ -19,9 +19,17 @@ KINDS = ("images", "text", "table")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Recipe to write; default: the name of PATH, with .yaml, here."
 )
-@click.option("--label", metavar="COLUMN", help="Column that holds the label or target, of text and tables.")
 @click.option(
-    "--missing", multiple=True, metavar="WORD", help='What means "none" beside blank, of text and tables. Repeatable.'
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="Table that names images in PATH and says their labels: CSV or Parquet. For images.",
+)
+@click.option("--label", metavar="COLUMN", help="Column that holds the label or target: of text, tables and --labels.")
+@click.option(
+    "--missing",
+    multiple=True,
+    metavar="WORD",
+    help='What means "none" beside blank: of text, tables and --labels. Repeatable.',
 )
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set a key of the task, e.g. task.id=name. Repeatable."
@@ -31,6 +39,7 @@ def init(
     kind: str,
     path: Path,
     out: Path | None,
+    labels: Path | None,
     label: str | None,
     missing: tuple[str, ...],
     sets: tuple[str, ...],
@@ -39,7 +48,8 @@ def init(
     """Look at your own data in PATH and write a recipe for it.
 
     \b
-    images: a folder with labelled/CLASS/, unlabelled/ and perhaps test/CLASS/
+    images: a folder with labelled/CLASS/, unlabelled/ and perhaps test/CLASS/,
+    or any folder, and a table with --labels
     text, table: a CSV or Parquet file whose label column is blank where a row has no label
     """
     with plain_errors():
@@ -55,10 +65,10 @@ def init(
             raise UnknownName(f"unknown kind of data '{kind}'; {describe_choices(kind, list(KINDS))}")
         target = out or Path(f"{path.resolve().stem}.yaml")
         refuse_irregular(target)
-        refuse_input(target, path)
+        refuse_input(target, path, labels)
         if target.exists() and not force:
             raise RecipeError(f"{target} exists already; write over it with --force, or choose another --out")
-        found = draft(kind, path, label, missing, sets)
+        found = draft(kind, path, label, missing, sets, labels=labels)
         console = screen(soft_wrap=not sys.stdout.isatty())
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(style="bold")

@@ -12,6 +12,7 @@ from ..rundir.origin import DATA, recipe_of
 from ..rundir.result import Result
 from ..tasks.base import Missing, MissingData, Pool, Task, TaskData, TaskError
 from ..tasks.own_data import OwnData
+from ..tasks.own_images import TABLE_REMEDY
 from ..terminal import argument
 from .predictions import Predictions
 from .predictor import Predictor, load
@@ -53,8 +54,7 @@ def imputed(run: str | Path, device: str = "auto", data: str | Path | None = Non
     recipe = recipe_of(Path(run), None if data is None else Path(data))
     task = recipe.task
     if absent := task.missing():
-        again = f"name it with --data PATH, or {absent[0].remedy}" if isinstance(task, OwnData) else absent[0].remedy
-        raise MissingData([Missing(one.what, one.looked or (str(run),), again) for one in absent])
+        raise MissingData([Missing(one.what, one.looked or (str(run),), _again(task, one)) for one in absent])
     task.prepare_inputs = predictor.task.prepare_inputs
     if isinstance(task, OwnData) and isinstance(predictor.task, OwnData):
         task.keep_corrections(predictor.task.corrected_labels)
@@ -79,6 +79,15 @@ def _changed(run: Path, task: Task, pools: TaskData) -> str:
     name = next((getattr(task, option) for option in DATA if getattr(task, option, "")), "FILE")
     again = f"metaimpute predict {argument(run)} {argument(name)}"
     return f"the data has changed since {run} was trained on it: {how}; label it as it is now with {again}"
+
+
+def _again(task: Task, absent: Missing) -> str:
+    """How to get data that a run was trained on."""
+    if not isinstance(task, OwnData):
+        return absent.remedy
+    if absent.remedy == TABLE_REMEDY:
+        return "put it there, or where it lay beside or in the folder of images that --data PATH names"
+    return f"name it with --data PATH, or {absent.remedy}"
 
 
 def impute(run: str | Path, device: str = "auto", data: str | Path | None = None) -> tuple[Predictions, Predictor]:

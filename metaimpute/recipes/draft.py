@@ -55,28 +55,34 @@ def draft(
     missing: Sequence[str] = (),
     sets: Sequence[str] = (),
     answered: Callable[[Doubt], str] = by_set,
+    labels: Path | None = None,
 ) -> Draft:
     """A recipe for the images, text or table in ``path``.
 
     Args:
         label: column of labels or targets. missing: words that mean "none"; a number does so among the labels alone.
         sets: ``task.key=value`` assignments, which go before what the data looks like. answered: says how a question is answered.
+        labels: a table that says which images have which label.
 
     Raises:
         MissingData: when there is nothing at ``path``. TaskError, RecipeError: when the data cannot be used, and why, or can be
             read in two ways, and how to say which.
     """
     if not path.exists():
-        folder = "give the path of a folder with labelled/CLASS/ and unlabelled/"
+        folder = (
+            "give the path of a folder of images, with labelled/CLASS/ and unlabelled/ or a table of labels, --labels"
+        )
         raise MissingData(missing_file(str(path), folder) if kind == "images" else missing_file(str(path)))
+    if labels is not None and kind != "images":
+        raise RecipeError(
+            "--labels is for images; labels of text and tables are a column of theirs, named with --label"
+        )
     said: list[str] = []
     model = ""
     if kind != "images" and not path.is_file():
         raise TaskError(f"{path} is no regular file; give the path of a CSV or Parquet file")
     if kind == "images":
-        if missing:
-            raise RecipeError("--missing is for text and tables; images without label are in unlabelled/")
-        options, facts, model = _look_at_images(path)
+        options, facts, model = _look_at_images(path, labels, label, missing)
     elif kind == "text":
         options, facts, said = look_at_text(path, label, missing)
     else:
@@ -88,12 +94,24 @@ def draft(
         data = task.load(0)
     except TaskError as error:
         answer = f"; {answered(error)}" if isinstance(error, Doubt) and error.answer else ""
+        option = str(error).partition(": ")[0]
+        if (
+            labels is not None and not answer and not options.get(option, True)
+        ):  # a column that was not named, and not found
+            answer = (
+                "; name it with --label COLUMN" if option == "label" else f"; name it with --set task.{option}=COLUMN"
+            )
         raise RecipeError(f"{path}: {error}{answer}") from None
     values = {f"task.{key}": value for key, value in options.items()}
     if isinstance(task, OwnTable):
         values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
     if isinstance(task, OwnImages):
         values["model"] = model
+        if task.table:
+            told = task.told_by_table()
+            values |= {"task.image_column": told.image_column, "task.label": told.label}
+            columns = f"labels in '{told.label}' of {task.table}; images named in '{told.image_column}'"
+            facts = [("columns", columns), *facts]
     if not isinstance(task.output, Classes):
         values |= {"method": FOR_VALUES}
     if isinstance(task, OwnTable):
@@ -137,11 +155,59 @@ def _counts(task: OwnData, data: TaskData) -> Facts:
     ]
 
 
-def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts, str]:
-    """Options of ``own_images``, what was seen, and the recipe's model as YAML."""
-    missing = [part for part in ("labelled", "unlabelled") if not (path / part).is_dir()]
-    if missing:
-        raise TaskError(f"{path} holds no folder {missing[0]}/; put images in labelled/CLASS/ and unlabelled/")
+def _require_sorted(path: Path, label: str | None, missing: Sequence[str]) -> None:
+    """Raises:
+    TaskError, RecipeError: where no table says what images are, and folders do not either."""
+    if path.is_file():
+        raise TaskError(
+            f"{path} is no folder; give the folder of the images, and a table of their labels with --labels"
+        )
+    for option, given in (("--label", label), ("--missing", missing)):
+        if given:
+            raise RecipeError(
+                f"{option} is for text and tables, and for a table that --labels names; without one images lie in "
+                "labelled/CLASS/, those without label in unlabelled/"
+            )
+    absent = [part for part in ("labelled", "unlabelled") if not (path / part).is_dir()]
+    if absent:
+        raise TaskError(
+            f"{path} holds no folder {absent[0]}/; put images in labelled/CLASS/ and unlabelled/, or name a table of labels with "
+            "--labels"
+        )
+
+
+def _require_table(path: Path, labels: Path) -> None:
+    """Raises:
+    TaskError, RecipeError, MissingData: where a table of labels, or the folder of its images, is none."""
+    if not path.is_dir():
+        raise TaskError(f"{path} is no folder; give the folder of the images that {labels} names")
+    if not labels.exists() and (path / labels).is_file():
+        raise RecipeError(f"--labels: there is no file {labels} here; did you mean {path / labels}?")
+    if not labels.exists():
+        raise MissingData(missing_file(str(labels), "give the path of a CSV or Parquet file with --labels"))
+    if not labels.is_file():
+        raise RecipeError(f"--labels: {labels} is no regular file; give the path of a CSV or Parquet file")
+
+
+def _look_at_images(
+    path: Path, table: Path | None, label: str | None, missing: Sequence[str]
+) -> tuple[dict[str, Any], Facts, str]:
+    """Options of ``own_images``, what was seen, and the recipe's model as YAML.
+
+    Args:
+        table: that says what images are; None: folders do.
+    """
+    options: dict[str, Any] = {"folder": str(path)}
+    if table is None:
+        _require_sorted(path, label, missing)
+    else:
+        _require_table(path, table)
+        options |= {
+            "table": str(table),
+            "image_column": "",
+            "label": label or "",
+            **({"missing_values": list(missing)} if missing else {}),
+        }
     sides = pixel_sides(images_in(path))
     sides = sides[sides.min(1).values > 0]
     if not len(sides):
@@ -161,7 +227,7 @@ def _look_at_images(path: Path) -> tuple[dict[str, Any], Facts, str]:
         size = min(max(8 * math.ceil(median / 8), SMALLEST), LARGEST)
     smallest, largest_seen = sides[shorter.argmin()].tolist(), sides[shorter.argmax()].tolist()
     seen = f"{smallest[0]} x {smallest[1]} to {largest_seen[0]} x {largest_seen[1]} pixels; the network sees {size} x {size}"
-    return {"folder": str(path), "size": size}, [("images", seen), ("model", why)], model
+    return options | {"size": size}, [("images", seen), ("model", why)], model
 
 
 def _recipe(name: str, path: Path, values: dict[str, Any], data: TaskData) -> str:

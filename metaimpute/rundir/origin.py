@@ -20,7 +20,7 @@ from .layout import ORIGIN, RECIPE, is_run
 from .stored import read_json
 
 DATA = ("file", "folder")  # options of a task that name the user's data
-LOCATED = (*DATA, "test", "corrections")
+LOCATED = (*DATA, "table", "test", "corrections")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,17 @@ def _name_data(source: Source, data: Path) -> None:
         raise RecipeError(
             f"--data: {data} is {'a folder' if data.is_dir() else 'a file'}, and the run's data a {option}"
         )
-    source.data["task"] = options | {option: str(data.absolute())}
+    table = _beside(data, options) if option == "folder" else {}
+    source.data["task"] = options | table | {option: str(data.absolute())}
+
+
+def _beside(data: Path, options: dict[str, Any]) -> dict[str, str]:
+    """The table of labels of a folder that is elsewhere by now, where it lies to it as it lay before."""
+    table, folder = (expanded(str(options.get(name) or "")) for name in ("table", "folder"))
+    if not options.get("table") or table.is_absolute() != folder.is_absolute():
+        return {}
+    path = Path(os.path.normpath(data.absolute() / os.path.relpath(table, folder)))
+    return {"table": str(path)} if path.is_file() else {}
 
 
 def _found(task: Task) -> dict[str, Path]:

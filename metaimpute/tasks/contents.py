@@ -77,7 +77,7 @@ def contents_in(task: Task, path: Path, names: Sequence[str]) -> Contents | None
         cells = [written(column(frame, name, "columns", path)) for name in columns]
         return _as_many(path, Contents("cells", columns, [list(row) for row in zip(*cells, strict=True)]), names)
     if isinstance(task, ImageFileTask):
-        place = dict(zip(*named_images(path), strict=True))
+        place = dict(zip(*named_images(path, root=task.root_of(path)), strict=True))
         return Contents("image", ["path"], [[str(place[name].absolute())] for name in names])
     if task.input_kind == "text":
         text = task.text if isinstance(task, OwnText) else "text"

@@ -59,14 +59,14 @@ def squares(images: Sequence[Tensor], side: int, rng: torch.Generator | None) ->
     return torch.stack(found)
 
 
-def named_images(path: Path, left: LeftOut | None = None) -> tuple[list[str], list[Path]]:
+def named_images(path: Path, left: LeftOut | None = None, root: Path | None = None) -> tuple[list[str], list[Path]]:
     """An image file, or every image in a folder, with its name: its path relative to the folder.
 
     Where the folder is, or lies in, one that holds ``labelled`` and ``unlabelled``, paths are relative to that one, as those of
     a run trained there are.
 
     Args:
-        left: is told what is left out.
+        left: is told what is left out. root: a whole path that names are relative to, where it is known.
 
     Raises:
         TaskError: when there is none.
@@ -74,11 +74,11 @@ def named_images(path: Path, left: LeftOut | None = None) -> tuple[list[str], li
     paths = [path] if path.is_file() else images_in(path, left)
     if not paths:
         raise TaskError(f"{path} holds no images")
-    root, whole = _root(path), [one.absolute() for one in paths]
+    root, whole = root or root_of(path), [one.absolute() for one in paths]
     return [name_in(root, one) for one in whole], paths
 
 
-def _root(path: Path) -> Path:
+def root_of(path: Path) -> Path:
     """The folder that names of images are relative to."""
     whole = path.absolute()
     own = next((one for one in (whole, *whole.parents) if all((one / part).is_dir() for part in OWN)), None)
@@ -165,7 +165,8 @@ class ImageFileTask(ImageTask):
             return []
         absolute = expanded(self.folder).is_absolute()
         looked = (self.folder,) if absolute else tuple(str(folder / self.folder) for folder in data_folders())
-        return [Missing(f"images ({self.folder}/{self.marker}/)", looked, self.remedy())]
+        marker = f"{self.marker}/" if self.marker else ""
+        return [Missing(f"images ({self.folder}/{marker})", looked, self.remedy())]
 
     def remedy(self) -> str:
         """How to get the folder."""
@@ -175,13 +176,17 @@ class ImageFileTask(ImageTask):
         """A reader of this task's images."""
         return Decoded(self.size, self.cache_gb * 1e9, self.found())
 
+    def root_of(self, path: Path) -> Path:
+        """The folder that names of new images in ``path`` are relative to."""
+        return root_of(path)
+
     def read(self, path: Path) -> tuple[list[str], list[Tensor]]:
         """An image file, or every image in a folder; names are paths relative to the folder.
 
         Images that cannot be read are left out with a warning.
         """
         left = LeftOut()
-        names, paths = named_images(path, left)
+        names, paths = named_images(path, left, self.root_of(path))
         read = Decoded(self.size, self.cache_gb * 1e9)
         self.read_warnings = []
         if path.is_file():

@@ -29,6 +29,14 @@ class LeftOut:
         if count:
             self.counts[kind] += count
 
+    def forget(self, path: Path, folder: Path) -> None:
+        """Takes back a file that is no image and is read otherwise, where it lies in the folder."""
+        place = os.path.relpath(path.absolute(), folder.absolute())
+        kind = path.suffix.lower()
+        if not place.startswith((os.pardir, ".")) and self.counts[kind]:
+            self.counts[kind] -= 1
+        self.counts += Counter()  # without those that are none
+
     def said(self, what: str) -> tuple[str, ...]:
         """A line about it, or none where nothing is left out."""
         kinds = [f"{count:,} {kind}" for kind, count in self.counts.most_common()]
