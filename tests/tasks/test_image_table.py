@@ -267,7 +267,7 @@ def test_where_nothing_is_unlabelled_it_says_what_to_do(folder: Path) -> None:
 def test_images_that_cannot_be_read_are_left_out_with_their_labels(folder: Path) -> None:
     (folder / "00.png").write_bytes(b"no image")
     task, data = load(folder)
-    assert len(data.labelled) == 17 and "left out 1 images that cannot be read: 00.png" in data.warnings
+    assert len(data.labelled) == 17 and "left out 1 image that cannot be read: 00.png" in data.warnings
     assert "00.png" not in task.row_names(data.labelled)
 
 
