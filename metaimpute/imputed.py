@@ -22,7 +22,7 @@ from .in_memory.progress import conclude, shown
 from .in_memory.run import run_on
 from .inference import Predictor
 from .inference import impute as impute_run
-from .inference.doubt import confirmed, ranks, seldom
+from .inference.doubt import beyond_zero, confirmed, ranks, seldom
 from .rundir.begin import PYTHON, beginning
 from .rundir.result import Result
 from .showing import watched
@@ -235,14 +235,18 @@ def _imputed(
     answers.labels[known] = given.held.astype(float) if values else given.held
     answers.sure[known] = 0.0 if values else 1.0
     unit = 1.0 if values else 100.0
-    rare: list[str] = []
+    odd: list[str] = []
+    if unlabelled.values is not None and (
+        line := beyond_zero(unlabelled.values[:, 0], given.held.astype(float).tolist())
+    ):
+        odd = [line]
     if unlabelled.probabilities is not None and confirmed(found.result.expected):
-        rare = [one.said(columns=False) for one in seldom(unlabelled.probabilities, unlabelled.names)]
+        odd = [one.said(columns=False) for one in seldom(unlabelled.probabilities, unlabelled.names)]
     return Imputed(
         _of_one_type(answers.labels), None if values else answers.sure, answers.sure if values else None,
         _scored(found.result.expected, unit),
         tuple(one for each in found.result.candidates or () if (one := _scored(each, unit))),
-        (*found.warnings, *rare), answers.probabilities,
+        (*found.warnings, *odd), answers.probabilities,
         () if values else tuple(found.originals[name] for name in predictor.label_names),
         known, data.index, data.kind, found.folder, found.result, predictor, found.originals,
     )  # fmt: skip

@@ -74,10 +74,16 @@ def on_ray(work: str) -> Callable[..., Any]:
     )  # fmt: skip
 
 
+def _one_file(context: click.Context, parameter: click.Parameter, files: tuple[Path, ...]) -> Path | None:
+    if len(files) > 1:
+        raise click.BadParameter("one file holds all corrections; put the rows of both into it")
+    return files[0] if files else None
+
+
 def labels_file(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--labels FILE``, which sets ``task.corrections``: :func:`as_set`."""
     return click.option(
-        "--labels", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        "--labels", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, callback=_one_file,
         help="Labels that go before those of one's own data: a table of id and label, as metaimpute review writes it.",
     )(command)  # fmt: skip
 

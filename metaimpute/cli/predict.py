@@ -14,7 +14,7 @@ from .options import imports, results
 from .output import done, echo, in_json, next_step, note, print_json, result, screen, working
 
 if TYPE_CHECKING:
-    from ..inference import Given, Predictions, Predictor
+    from ..inference import Given, Imputed, Predictions, Predictor
     from ..tasks.contents import Contents
 
 SHOWN = 10
@@ -81,6 +81,7 @@ def impute(
             for pool in made.given if given is not None else ():
                 more = contents_of(made.task, pool)
                 contents = contents.joined(more) if contents is not None and more is not None else None
+        _warn_of_sign(made)
         _finish(found, made.predictor, target, min_confidence, truth, kind, contents, given, with_content, run)
 
 
@@ -126,6 +127,17 @@ def predict(
             next_step(f"metaimpute predict {argument(run)} {argument(source)} --out labels.csv")
 
 
+def _warn_of_sign(made: Imputed) -> None:
+    from ..inference.doubt import beyond_zero
+    from ..tasks.own_data import OwnData
+
+    given = made.task.given_values(made.data.labelled) if isinstance(made.task, OwnData) else None
+    if given is None or made.found.values is None:
+        return
+    if line := beyond_zero(made.found.values[:, 0], [float(value) for value in given]):
+        echo(f"warning: {line}", err=True)
+
+
 def _target(out: Path | None, kind: str | None, usual: Path) -> Path:
     """The file to write, its ending that of the format.
 
@@ -168,7 +180,7 @@ def _finish(
         done(f"wrote {len(kept):,} labels{and_given} to {' and '.join(map(str, files))}")
     elif not in_json():
         _print(kept)
-    against = None if truth is None else kept.against(truth, predictor.task.output)
+    against = None if truth is None or not len(kept) else kept.against(truth, predictor.task.output)
     if in_json():
         print_json(_document(kept, files, against, truth))
     if least is not None:
@@ -185,6 +197,8 @@ def _finish(
     if kept.values is not None and len(kept):
         for line in _ranges(kept):
             result(line)
+    if truth is not None and against is None:
+        result(f"no label is left to compare with {truth}")
     if truth is not None and against is not None:
         error, known = against
         unit = "%" if kept.probabilities is not None else " (root mean squared)"

@@ -58,6 +58,12 @@ def review(run: Path, out: Path | None, before: Path | None, data: Path | None, 
             echo(
                 f"changed since {argument(before or run)}: {found.changes.changed:,} of {found.changes.shared:,} labels"
             )
+            if found.changes.withdrawn:
+                echo(
+                    f"warning: corrections of that run that this one was made without: {found.changes.withdrawn:,}; "
+                    "give --labels a file with all of them",
+                    err=True,
+                )
         echo(f"wrote {target}")
         recipe = read_begun(run).recipe
         next_step(f"open it, then metaimpute run {argument(recipe)} --labels CORRECTIONS.csv")

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..tasks.files import durations_in_seconds
 from ..tasks.image_listing import SUFFIXES
 from ..tasks.quoting import safe
 
+ODD = (list, tuple, dict, set, frozenset, bytes, bytearray, np.ndarray)  # cells that are no words
 Kind = Literal["table", "texts", "images"]
 ACCEPTED = (
     "data is a data frame, an array [n, columns], a list of texts, or a list of images (paths, PIL images, or arrays uint8 "
@@ -154,7 +156,24 @@ def _named(frame: Any) -> Any:
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise ValueError(f"two columns of the data are called '{safe(twice)}'; give one of them another name")
-    return frame.set_axis(names, axis=1)
+    named = durations_in_seconds(frame.set_axis(names, axis=1))
+    odd = [(name, kind) for name in names if (kind := _odd_kind(named[name]))]
+    if odd:
+        held = ", ".join(f"'{safe(name)}' ({kind})" for name, kind in odd[:5])
+        held += f" and {len(odd) - 5:,} more" if len(odd) > 5 else ""
+        raise ValueError(
+            f"the data: {'a column holds' if len(odd) == 1 else 'columns hold'} neither numbers nor words: {held}; write what "
+            f"matters of them as columns of their own, or leave them out: data.drop(columns={[name for name, _ in odd]!r})"
+        )
+    return named
+
+
+def _odd_kind(cells: Any) -> str:
+    """What a column of objects holds that is no word, number, truth value or date; empty for others."""
+    if cells.dtype != object:
+        return ""
+    held = (type(cell) for cell in cells if not _is_gap(cell))
+    return next((kind.__name__ for kind in held if issubclass(kind, ODD)), "")
 
 
 def _filled(data: Data) -> Data:

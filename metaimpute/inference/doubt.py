@@ -126,6 +126,27 @@ def seldom(probabilities: Tensor, names: Sequence[str]) -> list[Seldom]:
     ]
 
 
+def beyond_zero(values: Tensor, given: Sequence[float]) -> str:
+    """That values lie on the other side of zero than every given one, in a line; empty where none does.
+
+    Args:
+        values: ``[n]``, in their own units.
+    """
+    if len(given) and min(given) > 0:
+        count, side = int((values < 0).sum()), "below"
+    elif len(given) and max(given) < 0:
+        count, side = int((values > 0).sum()), "above"
+    else:
+        return ""
+    if not count:
+        return ""
+    lie = "1 value lies" if count == 1 else f"{count:,} values lie"
+    return (
+        f"{lie} {side} zero, and no given one does; where the quantity cannot be so, and spans several sizes, its logarithm "
+        "may be the better column to predict"
+    )
+
+
 def written(probability: float) -> float:
     """A probability as it is put in a file: short, and never a certainty that it is not."""
     smaller = min(probability, 1 - probability)

@@ -13,6 +13,8 @@ from ..rundir.result import Result
 from ..tasks.base import Missing, MissingData, Pool, Task, TaskData, TaskError
 from ..tasks.own_data import OwnData
 from ..tasks.own_images import TABLE_REMEDY
+from ..tasks.own_table import OwnTable
+from ..tasks.quoting import quoted
 from ..terminal import argument
 from .predictions import Predictions
 from .predictor import Predictor, load
@@ -61,7 +63,7 @@ def imputed(run: str | Path, device: str = "auto", data: str | Path | None = Non
     with phase("loading data"):
         pools = task.load(predictor.recipe.train.seed)
     if task.learnt() != predictor.task.learnt():
-        raise TaskError(_changed(Path(run), task, pools))
+        raise TaskError(_changed(Path(run), predictor, task, pools))
     known = torch.isin(pools.unlabelled.ids, pools.labelled.ids)  # labelled ones that training also drew as unlabelled
     without = pools.unlabelled.subset((~known).nonzero()[:, 0])
     if not len(without):
@@ -69,16 +71,26 @@ def imputed(run: str | Path, device: str = "auto", data: str | Path | None = Non
     return Imputed(predictor.label(without, task.row_names(without)), predictor, task, pools, without)
 
 
-def _changed(run: Path, task: Task, pools: TaskData) -> str:
+def _changed(run: Path, predictor: Predictor, task: Task, pools: TaskData) -> str:
     """That a run's data is no longer what it was trained on, in which way, and what labels it as it is."""
     result = Result.read(run)
     then, now = (result.labels, result.unlabelled), (len(pools.labelled), len(pools.unlabelled))
-    how = "its rows are others, or in another order"
-    if then != now:
+    columns = _columns(predictor.task), _columns(task)
+    gone = [one for one in columns[0] if one not in columns[1]]
+    if gone or set(columns[1]) - set(columns[0]):
+        how = f"then it learnt from {quoted(columns[0])}, and now it would from {quoted(columns[1])}"
+    elif then != now:
         how = f"{then[0]:,} labels and {then[1]:,} rows to learn from then, {now[0]:,} and {now[1]:,} now"
+    else:
+        how = "labels or rows are others, or in another order"
     name = next((getattr(task, option) for option in DATA if getattr(task, option, "")), "FILE")
     again = f"metaimpute predict {argument(run)} {argument(name)}"
-    return f"the data has changed since {run} was trained on it: {how}; label it as it is now with {again}"
+    way = "put them back, or train again" if gone else f"label it as it is now with {again}"
+    return f"the data has changed since {run} was trained on it: {how}; {way}"
+
+
+def _columns(task: Task) -> list[str]:
+    return list(task.columns) if isinstance(task, OwnTable) else []
 
 
 def _again(task: Task, absent: Missing) -> str:

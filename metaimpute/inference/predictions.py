@@ -19,6 +19,7 @@ from ..tasks.base import TaskError
 from ..tasks.files import column, read_decimal_commas, read_table, written
 from ..tasks.quoting import safe
 from ..tasks.readings import class_of
+from ..tasks.row_names import called
 from . import doubt
 
 NAMED = 3  # labels or classes in a message, at most
@@ -221,6 +222,8 @@ class Predictions:
         table = read_table(path, words)
         read_decimal_commas(path, table.frame, words)
         ids, cells = (written(column(table.frame, name, "truth", path)) for name in columns)
+        rows = {name.strip() for name in self.ids}
+        ids = [called(name, rows) for name in ids]
         spelling = {cell: class_of(cell, self.names) for cell in set(cells)} if self.probabilities is not None else {}
         truth: dict[str, str] = {}
         for row, (name, cell) in enumerate(zip(ids, cells, strict=True)):

@@ -14,6 +14,7 @@ from ..rundir.layout import SYSTEMS
 from ..rundir.stored import DamagedFile, read_json
 from ..tasks.base import Pool
 from ..tasks.contents import Contents
+from ..tasks.own_data import OwnData
 from .doubt import written
 from .impute import Imputed
 from .predictions import Predictions, write_rows
@@ -45,7 +46,7 @@ def given_of(made: Imputed, held_out: np.ndarray | None = None) -> Given:
     """
     output, names = made.task.output, made.predictor.label_names
     ids = [name for pool in made.given for name in made.task.row_names(pool)]
-    labels = [label for pool in made.given for label in _words(pool, output, names)]
+    labels = [label for pool in made.given for label in _given_words(made, pool, names)]
     if not isinstance(output, Classes):
         return Given(ids, labels, None)
     first, *others = made.given
@@ -58,6 +59,11 @@ def given_of(made: Imputed, held_out: np.ndarray | None = None) -> Given:
         shares = made.predictor.label(pool, made.task.row_names(pool)).probabilities if len(pool) else None
         parts.append(np.zeros((0, shape[1])) if shares is None else shares.double().numpy())
     return Given(ids, labels, np.concatenate(parts))
+
+
+def _given_words(made: Imputed, pool: Pool, names: list[str]) -> list[str]:
+    given = made.task.given_values(pool) if isinstance(made.task, OwnData) else None
+    return _words(pool, made.task.output, names) if given is None else given
 
 
 def _words(pool: Pool, output: Output, names: list[str]) -> list[str]:

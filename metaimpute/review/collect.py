@@ -16,6 +16,7 @@ from ..rundir.result import Result
 from ..showing import watched
 from ..tasks.base import Pool
 from ..tasks.contents import contents_of, keys_of
+from ..tasks.own_data import OwnData
 from .alike import alike, nearest
 from .changes import Changes, changes_between
 from .features import features_of
@@ -77,6 +78,7 @@ class Review:
     Attributes:
         kind: of the contents: ``text``, ``image``, ``cells``, or None. columns: of a table's cells. names: of the classes; empty
             where values are predicted.
+        kept: corrections that the run was made with, by the row's name; the page's file has them too.
     """
 
     title: str
@@ -89,6 +91,7 @@ class Review:
     parts: list[Part]
     classes: list[Class]
     changes: Changes | None = None
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 def collect(
@@ -148,6 +151,7 @@ def _collected(
         parts,
         _classes(made, given, confirmed(Result.expected_of(folder))) if of_classes else [],
         changes,
+        made.task.corrected_labels if isinstance(made.task, OwnData) else {},
     )
 
 
@@ -243,7 +247,9 @@ def _suspects(made: Imputed, given: Given, shown: _Shown, most: int) -> Part:
         if len({given.labels[place] for place in group}) > 1 and found.seen  # values differ from row to row
     ]
     if torn:
-        said.append(f"{sum(map(len, torn)):,} labelled rows hold exactly what another one with another label holds.")
+        said.append(
+            f"Labelled rows that hold exactly what another one with another label holds: {sum(map(len, torn)):,}."
+        )
     for group in torn[: max(most - len(items), 0)]:
         first, *others = (shown.of_given(place) for place in group[: 1 + NEIGHBOURS])
         items.append(Item(replace(first, note="the same row has several labels"), others))
@@ -272,8 +278,8 @@ def _twins(
     pairs.sort(key=lambda pair: pair[0] not in other)
     if not pairs:
         return [], [], 0
-    said = f"{len(pairs):,} rows without label hold exactly what a labelled one holds"
-    said += f"; {len(other):,} of them were imputed otherwise." if other else "."
+    said = f"Rows without label that hold exactly what a labelled one holds: {len(pairs):,}"
+    said += f"; imputed otherwise: {len(other):,}." if other else "."
     chosen = pairs[:most]
     notes = ["imputed otherwise than a labelled copy" if place in other else "a labelled copy" for place, _ in chosen]
     rows = shown.predicted([place for place, _ in chosen], notes)
@@ -287,12 +293,12 @@ def _alike(made: Imputed, given: Given, shown: _Shown, most: int) -> list[Part]:
     found = alike(shown.features, keys)
     copies = sum(len(group) - 1 for group in found.exact)
     twins, items, count = _twins(made, given, shown, keys, most)
-    said = [f"{copies:,} rows without label hold exactly what another one holds.", *twins]
+    said = [f"Rows without label that hold exactly what another one holds: {copies:,}.", *twins]
     for group in found.exact[: max(most - len(items), 0)]:
         first, *others = shown.predicted(group[: 1 + NEIGHBOURS])
         items.append(Item(replace(first, note=f"{len(group)} times"), others))
     if found.near:
-        said.append(f"{len(found.near):,} pairs are nearly the same.")
+        said.append(f"Pairs that are nearly the same: {len(found.near):,}.")
     for pair in found.near[: max(most - len(items), 0)]:
         first, other = shown.predicted(pair)
         items.append(Item(replace(first, note="nearly the same"), [other]))
@@ -301,7 +307,7 @@ def _alike(made: Imputed, given: Given, shown: _Shown, most: int) -> list[Part]:
     strange, lonely = [Item(row) for row in shown.predicted(found.outliers[:most])], len(found.outliers)
     far = "No row is far from every other."
     if lonely:
-        far = f"{lonely:,} rows are far from every other: is that what should be labelled?"
+        far = f"Far from every other, of {found.compared:,} rows: {lonely:,}. Is that what should be labelled?"
     return [
         Part("duplicates", "Duplicates", [*said, *sampled], items, count + len(found.exact) + len(found.near)),
         Part("outliers", "Unlike all others", [far, *sampled], strange, lonely),

@@ -2,7 +2,8 @@
   "use strict";
   var fields = Array.prototype.slice.call(document.querySelectorAll("[data-row]"));
   var values = {}, button = document.getElementById("download"), told = document.getElementById("told");
-  var classes = JSON.parse(document.getElementById("known").getAttribute("data-names"));
+  var known = document.getElementById("known"), classes = JSON.parse(known.getAttribute("data-names"));
+  var kept = JSON.parse(known.getAttribute("data-kept")), earlier = Object.keys(kept).length;
   document.querySelectorAll(".correct, .done").forEach(function (one) { one.hidden = false; });
 
   function valid(value) {
@@ -13,6 +14,7 @@
   function count() {
     var number = Object.keys(values).length;
     told.textContent = number === 0 ? "No corrections yet." : number === 1 ? "1 correction." : number + " corrections.";
+    if (number && earlier) { told.textContent += " The file has the run's " + earlier + " earlier ones too."; }
     button.disabled = number === 0;
   }
 
@@ -36,8 +38,11 @@
   });
 
   button.addEventListener("click", function () {
-    var lines = ["id,label"].concat(Object.keys(values).map(function (row) {
-      return quoted(JSON.parse(row)) + "," + quoted(values[row]);
+    var labels = {};
+    Object.keys(kept).forEach(function (id) { labels[JSON.stringify(id)] = kept[id]; });
+    Object.keys(values).forEach(function (row) { labels[JSON.stringify(JSON.parse(row))] = values[row]; });
+    var lines = ["id,label"].concat(Object.keys(labels).map(function (row) {
+      return quoted(JSON.parse(row)) + "," + quoted(labels[row]);
     }));
     var link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));

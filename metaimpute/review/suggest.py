@@ -8,7 +8,7 @@ nearest to each centre is taken.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..inference import Predictions, imputed
 from ..inference.doubt import written
 from ..inference.predictions import write_rows
 from ..tasks.contents import Contents, contents_of
+from ..tasks.own_data import OwnData
 from ..tasks.readings import is_number
 from .features import features_of
 
@@ -32,11 +33,13 @@ class Suggestion:
     """Rows to label next, the most wanted first.
 
     Attributes:
-        found: what the run says of them. contents: what they hold, where that can be shown.
+        found: what the run says of them. contents: what they hold, where that can be shown. kept: corrections that the
+            run was made with, by the row's name; the file has them too.
     """
 
     found: Predictions
     contents: Contents | None
+    kept: dict[str, str] = field(default_factory=dict)
 
     @property
     def header(self) -> list[str]:
@@ -72,8 +75,10 @@ class Suggestion:
         return ["id", *self.header[2 : 2 + count], *shown], rows
 
     def write(self, path: Path) -> None:
-        """Writes the rows as CSV or Parquet, with a blank column ``label``; filled in, ``--labels`` takes it."""
-        write_rows(path, self.header, self.rows())
+        """Writes the rows as CSV or Parquet, with a blank column ``label``; filled in, ``--labels`` takes it, as it takes the
+        run's earlier corrections, which stand behind them."""
+        blank = [None] * (len(self.header) - 2)
+        write_rows(path, self.header, [*self.rows(), *([name, label, *blank] for name, label in self.kept.items())])
 
 
 def _short(word: str) -> str:
@@ -97,7 +102,10 @@ def suggest(
     first = np.sort(np.argsort(-unsure, kind="stable")[: max(KEPT * count, COMPARED)])
     (features,) = features_of(made.task, [made.unlabelled.subset(torch.from_numpy(first))])
     chosen = [int(first[place]) for place in wanted(features, unsure[first], count, seed)]
-    return Suggestion(made.found.take(chosen), contents_of(made.task, made.unlabelled.subset(torch.tensor(chosen))))
+    shown = contents_of(made.task, made.unlabelled.subset(torch.tensor(chosen)))
+    return Suggestion(
+        made.found.take(chosen), shown, made.task.corrected_labels if isinstance(made.task, OwnData) else {}
+    )
 
 
 def unsureness(found: Predictions) -> np.ndarray:

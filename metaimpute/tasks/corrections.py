@@ -13,19 +13,22 @@ from ..engine.registry import describe_choices, nearest
 from .base import TaskError
 from .files import Table, read_table, written
 from .quoting import quoted, safe
-from .readings import class_of, plain_number
+from .readings import as_numbers, class_of
+from .row_names import called
 
 ASKED_OF = 20_000  # names among which the nearest one is looked for
-WHOLE = re.compile(r"\d+\.0+", re.ASCII)
 LABELS = ("label", "value")
+AMBIGUOUS = re.compile(r"[+-]?\d{1,3}([.,])\d{3}", re.ASCII)  # a thousand and more, or decimals
 
 
-def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | None) -> dict[str, str]:
+def read_corrections(
+    path: Path, names: Sequence[str], classes: Sequence[str] | None, commas: bool = False
+) -> dict[str, str]:
     """The label of each row that a file names, by the row's name; a blank label says nothing.
 
     Args:
         path: a table with the columns ``id`` and ``label`` (or ``value``). names: of all rows. classes: names of them; None
-            where labels are numbers.
+            where labels are numbers. commas: whether those of the data have decimal commas.
 
     Raises:
         TaskError: naming the line of an unknown row or class, with the nearest one, or of a row with two labels; for a file
@@ -50,10 +53,15 @@ def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | 
     for row, (name, cell) in enumerate(zip(*(written(table.frame[one]) for one in ("id", label)), strict=True)):
         if not cell:
             continue
-        if name not in known_names and WHOLE.fullmatch(name):  # as a spreadsheet or a table of floats writes row 3
-            name = name[: name.index(".")]
+        name = called(name, known_names)
         if name not in known_names:
             raise TaskError(f"{_at(table, row)}: no row is called '{safe(name)}'; {_like(name, names)}")
+        if classes is None and (of_thousands := AMBIGUOUS.fullmatch(cell)) and (of_thousands[1] == ",") != commas:
+            whole, part = re.split("[.,]", cell)
+            raise TaskError(
+                f"{_at(table, row)}: '{safe(cell)}' may be {whole}.{part} or {whole}{part}; write {whole}{part}, or {whole}"
+                f"{',' if commas else '.'}{part}0"
+            )
         value = _label(cell, classes)
         if value is None:
             wrong = (
@@ -67,9 +75,7 @@ def read_corrections(path: Path, names: Sequence[str], classes: Sequence[str] | 
             raise TaskError(f"{path}: '{safe(name)}' has two labels, in {table.where([lines[name], row])}")
         lines.setdefault(name, row)
     if not found:
-        raise TaskError(
-            f"{path}: none of its {len(table.frame):,} rows has a label; write them into '{label}', or leave the file out"
-        )
+        raise TaskError(f"{path}: no row has a label; write them into '{label}', or leave the file out")
     return found
 
 
@@ -85,9 +91,20 @@ def _like(name: str, names: Sequence[str]) -> str:
 
 def _label(cell: str, classes: Sequence[str] | None) -> str | None:
     if classes is None:
-        return plain_number(cell, commas="," in cell)
+        return _number(cell)
     label = class_of(cell, classes)
     return label if label in classes else None
+
+
+def _number(cell: str) -> str | None:
+    """A number as the data may have it, with a comma or a unit; None where it is none."""
+    import pandas
+
+    for commas in (True, False) if "," in cell else (False,):
+        read = as_numbers(pandas.Series([cell], dtype=object), commas=commas)
+        if not read.odd:
+            return repr(float(read.values.iloc[0]))
+    return None
 
 
 def corrected(

@@ -138,10 +138,19 @@ def _parquet(path: Path) -> DataFrame:
     frame = frame.reset_index(level=named).reset_index(drop=True) if named else frame.reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
     check_names(path, list(frame.columns))
+    frame = durations_in_seconds(frame)
     frame.attrs[NESTED] = {str(entry.name): str(entry.type) for entry in schema if _is_nested(entry.type)}
     for name in frame.attrs[NESTED]:
         frame[name] = frame[name].map(str)
     return frame
+
+
+def durations_in_seconds(frame: DataFrame) -> DataFrame:
+    """The frame with durations as numbers of seconds."""
+    import pandas
+
+    names = [name for name in frame.columns if pandas.api.types.is_timedelta64_dtype(frame[name])]
+    return frame.assign(**{name: frame[name].dt.total_seconds() for name in names}) if names else frame
 
 
 def _is_nested(kind: Any) -> bool:

@@ -151,6 +151,15 @@ class OwnData(Task):
         """Labels that ``corrections`` names, by row's name, once :meth:`load` or :meth:`restore` has seen them."""
         return dict(self._corrected or {})
 
+    @property
+    def decimal_commas(self) -> bool:
+        """Whether the labels are numbers with decimal commas."""
+        return False
+
+    def given_values(self, pool: Pool) -> list[str] | None:
+        """Values of a pool's rows as they were given, once :meth:`load` has seen them; None where labels are classes."""
+        return None
+
     def keep_corrections(self, labels: Mapping[str, str]) -> None:
         """Takes labels for those of the file ``corrections``, which is not read then."""
         self._corrected = dict(labels)
@@ -166,7 +175,7 @@ class OwnData(Task):
             if path is None:
                 raise TaskError(f"corrections: there is no file {self.corrections}")
             try:
-                self._corrected = read_corrections(path, content.names, classes)
+                self._corrected = read_corrections(path, content.names, classes, self.decimal_commas)
             except TaskError as error:
                 raise TaskError(f"corrections: {error}") from None
         assert content.pool.targets is not None

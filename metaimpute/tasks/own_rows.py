@@ -29,12 +29,14 @@ class Rows:
     Attributes:
         frame: numbered from 0. before: how many are not of the test file. tables: the files. said: what was decided of the
             columns, a line each. commas: whether targets are numbers with decimal commas and others, which decide nothing yet.
+        of_target: whether targets are numbers with decimal commas.
     """
 
     frame: DataFrame
     tables: tuple[Table, ...]
     said: tuple[str, ...]
     commas: bool
+    of_target: bool = False
 
     @property
     def before(self) -> int:
@@ -94,7 +96,7 @@ def read_rows(
     for table in tables:
         bare = _bare(table.frame)
         said += [f"{how_many(len(bare), 'row')} with nothing at all: {table.where(bare)}"] if bare else []
-    return Rows(frame, tuple(tables), tuple(said), commas and odd)
+    return Rows(frame, tuple(tables), tuple(said), commas and odd, commas)
 
 
 def _found(name: str) -> Path:

@@ -86,6 +86,7 @@ class OwnTable(OwnData):
     _said: list[str] = field(default_factory=list, init=False, repr=False)
     _inputs: TableInputs | None = field(default=None, init=False, repr=False)
     _output: Quantities | None = field(default=None, init=False, repr=False)
+    _given: dict[int, float] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # known once the columns are
@@ -161,6 +162,12 @@ class OwnTable(OwnData):
         if self._output is not None:
             known = data.labelled.targets
             assert known is not None
+            self._given = {
+                row: value
+                for pool in (data.labelled, data.validation, data.test)
+                if pool.targets is not None
+                for row, value in zip(pool.ids.tolist(), pool.targets[:, 0].tolist(), strict=True)
+            }
             std = known.std(0, correction=0)
             std = torch.where(std > 0, std, torch.ones_like(std))
             self._output = Quantities(1, mean=tuple(known.mean(0).tolist()), std=tuple(std.tolist()))
@@ -201,6 +208,13 @@ class OwnTable(OwnData):
     def compared(self, content: Content) -> Sequence[Hashable]:
         frame = self._rows().frame
         return row_keys(frame[list(self.columns)])
+
+    @property
+    def decimal_commas(self) -> bool:
+        return self._rows().of_target
+
+    def given_values(self, pool: Pool) -> list[str] | None:
+        return None if self._output is None else [f"{self._given[row]:.15g}" for row in pool.ids.tolist()]
 
     def view(self, raw: Tensor, kind: ViewKind, generator: torch.Generator) -> Tensor:
         """weak: noise on the numbers. strong: cells of other rows in the batch, then more noise."""

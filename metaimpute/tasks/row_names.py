@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ INDEX = re.compile(r"|unnamed: \d+(\.\d+)*|index|level_0|row|rownum|row_number|r
 CHANCE, SMALL_CHANCE = 1e-6, 1e-2  # of different numbers being measured ones
 FEWEST, GAPS = 10, 5
 WIDEST = 2.0**62  # a range that whole numbers of 64 bits can be taken from each other in
+WHOLE = re.compile(r"\d+[.,]0+", re.ASCII)
 PIECES = 5  # files put together, each with its own numbers
 NEARLY_ALL = 0.95
 
@@ -40,6 +42,11 @@ def trouble(table: Table, name: str, words_are_names: bool = False) -> str:
             return f"'{safe(cell)}' stands in {table.where([seen[cell], row])}"
         seen[cell] = row
     return ""
+
+
+def called(name: str, known: Container[str]) -> str:
+    """A row's name as it is known: ``3`` for the ``3.0`` or ``3,0`` that a spreadsheet or a table of floats makes of it."""
+    return name if name in known or not WHOLE.fullmatch(name) else re.split("[.,]", name)[0]
 
 
 def no_names(name: str, wrong: str) -> str:

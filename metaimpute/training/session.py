@@ -311,7 +311,7 @@ def doubts_about(systems: Systems, chosen: int = 0) -> Iterator[str]:
     held_out = systems.ensemble.held_out
     others = len(held_out) - chosen
     if chosen and others >= COUNTED:
-        yield f"the expected error is measured on {others:,} labels: the {chosen:,} that came with corrections were picked"
+        yield f"the expected error is measured on {others:,} labels: those that came with corrections, {chosen:,}, were picked"
     elif chosen:
         yield f"the expected error may be too high: {chosen:,} of the labels it is measured on came with corrections"
     alone = int(np.isnan(held_out if held_out.ndim == 1 else held_out[:, 0]).sum())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metaimpute.inference import Predictions
-from metaimpute.inference.doubt import advice, doubtful, ranks, seldom, to_check, written
+from metaimpute.inference.doubt import advice, beyond_zero, doubtful, ranks, seldom, to_check, written
 from metaimpute.rundir.result import Estimated
 
 
@@ -51,6 +51,14 @@ def test_classes_that_are_expected_more_often_than_they_are_imputed_are_named() 
     assert one[0].said(columns=False) == "1 row is labelled 'b', and about 7 are expected to be"
     assert not seldom(shares[:9], ["a", "b", "c"]), "2.7 expected rows are too few to miss"
     assert not seldom(torch.tensor([[0.6, 0.4], [0.4, 0.6]] * 9), ["a", "b"])
+
+
+def test_values_on_the_other_side_of_zero_than_every_given_one_are_told() -> None:
+    values = torch.tensor([-1.0, 2.0, -3.0])
+    assert beyond_zero(values, [0.5, 9.0]).startswith("2 values lie below zero, and no given one does; ")
+    assert beyond_zero(values, [-0.5, -9.0]).startswith("1 value lies above zero")
+    assert beyond_zero(values, [-0.5, 9.0]) == beyond_zero(values, [0.0, 9.0]) == beyond_zero(values.abs(), [1.0]) == ""
+    assert beyond_zero(values, []) == ""
 
 
 def estimated(error: float | None, high: float | None) -> Estimated:

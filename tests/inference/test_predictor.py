@@ -419,3 +419,20 @@ def test_rows_without_text_get_no_label_and_are_told(tmp_path: Path) -> None:
         "left out 1 row without text"
     ]
     assert contents_in(task, path, names).rows == [["fine words"], ["more words"]]
+
+
+def test_truth_finds_rows_whose_numbers_a_spreadsheet_gave_decimals(run: tuple[Path, Session], tmp_path: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    code, said = command("impute", run[0], "--out", tmp_path / "l.csv")
+    assert code == 0, said
+    first = (tmp_path / "l.csv").read_text().splitlines()[1].split(",")
+    truth.write_text(f"id,label\n{first[0]}.0,{first[1]}\n")
+    code, said = command("impute", run[0], "--out", tmp_path / "l.csv", "--truth", truth)
+    assert code == 0 and "0.00% of 1 labels" in said, said
+
+
+def test_where_no_label_is_left_there_is_none_to_compare(run: tuple[Path, Session], tmp_path: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    truth.write_text("id,label\n0,1\n")
+    code, said = command("impute", run[0], "--out", tmp_path / "l.csv", "--truth", truth, "--min-confidence", "1")
+    assert code == 0 and "no label is left to compare with" in said and "below confidence 1" in said, said

@@ -119,6 +119,64 @@ def test_rows_that_a_spreadsheet_has_numbered_with_decimals_are_found() -> None:
             read("id,label\n3.0,x\n3,y\n", ["3"], folder)
 
 
+def test_numbers_are_read_as_the_data_writes_them(tmp_path: Path) -> None:
+    from metaimpute.tasks.corrections import read_corrections
+
+    def read(cell: str, commas: bool) -> float:
+        (tmp_path / "c.csv").write_text(f'id,label\n3,"{cell}"\n')
+        return float(read_corrections(tmp_path / "c.csv", ["3"], None, commas)["3"])
+
+    assert read("1.234,56 €", True) == read("$1,234.56", False) == read("1234.56", True) == 1234.56
+    assert read("1,5", True) == read("1,5", False) == read("1.5", True) == 1.5
+    assert read("1,234", True) == read("1.234", False) == 1.234
+    for cell, commas, way in (("1.234", True, "1,2340"), ("1,234", False, "1.2340"), ("-12,345", False, "-12.3450")):
+        plain = cell.replace(",", "").replace(".", "")
+        with pytest.raises(TaskError, match=rf"line 2: '{cell}' may be .* or {plain}; write {plain}, or {way}$"):
+            read(cell, commas)
+    assert read("1234", True) == 1234 and read("1,2340", True) == read("1.2340", False) == 1.234
+    with pytest.raises(TaskError, match="line 2: 'many' is no number; write one"):
+        read("many", False)
+
+
+def test_a_second_round_keeps_the_first(project: Project, tmp_path: Path) -> None:
+    rows, label = unlabelled(project), some_label(project)
+    (tmp_path / "one.csv").write_text(f"id,label\n{rows[0]},{label}\n{rows[1]},{label}\n")
+    (tmp_path / "two.csv").write_text(f"id,label\n{rows[0]},{label}\n{rows[2]},{label}\n")
+    for name in ("one", "two"):
+        code, said = rerun(project, tmp_path / f"{name}.csv", tmp_path / name)
+        assert code == 0, said
+    found = collect(tmp_path / "one")
+    assert found.kept == {rows[0]: label, rows[1]: label}
+    page_of = good("review", tmp_path / "one", "--out", tmp_path / "r.html")
+    assert "wrote" in page_of and rows[1] in (tmp_path / "r.html").read_text()
+    changes = collect(tmp_path / "two", before=tmp_path / "one").changes
+    assert changes is not None and changes.withdrawn == 1
+    said = good("review", tmp_path / "two", "--before", tmp_path / "one", "--out", tmp_path / "r2.html")
+    assert "warning: corrections of that run that this one was made without: 1" in said
+    assert "that this one was made without: 1" in (tmp_path / "r2.html").read_text()
+    good("suggest", tmp_path / "one", "-n", "3", "--out", tmp_path / "next.csv")
+    with (tmp_path / "next.csv").open(newline="") as stream:
+        filled = {row["id"]: row["label"] for row in csv.DictReader(stream) if row["label"]}
+    assert filled == {rows[0]: label, rows[1]: label}
+    done = call(
+        "run", "mine.yaml", "--labels", tmp_path / "one.csv", "--labels", tmp_path / "two.csv", at=project.folder
+    )
+    assert done.exit_code == 2 and "one file holds all corrections" in done.output
+
+
+def test_given_values_are_written_as_they_were_given(project: Project, tmp_path: Path) -> None:
+    if project.kind != "values":
+        pytest.skip("classes are words")
+    first = unlabelled(project)[0]
+    (tmp_path / "c.csv").write_text(f"id,label\n{first},3929434.98\n")
+    code, said = rerun(project, tmp_path / "c.csv", tmp_path / "run")
+    assert code == 0, said
+    good("impute", tmp_path / "run", "--with-given", "--out", tmp_path / "l.csv")
+    with (tmp_path / "l.csv").open(newline="") as stream:
+        values = {row["id"]: row["value"] for row in csv.DictReader(stream)}
+    assert float(values[first]) == 3929434.98
+
+
 def test_check_takes_the_file_too(project: Project, tmp_path: Path) -> None:
     first, label = unlabelled(project)[0], some_label(project)
     (tmp_path / "good.csv").write_text(f"id,label\n{first},{label}\n")

@@ -37,7 +37,7 @@ def corrections(folder: Path, **columns: list[str]) -> Path:
 
 def test_a_file_of_labels_without_any_is_refused(tmp_path: Path) -> None:
     path = corrections(tmp_path, id=["3", "4"], label=["", ""])
-    with pytest.raises(TaskError, match="none of its 2 rows has a label; write them into 'label'"):
+    with pytest.raises(TaskError, match="no row has a label; write them into 'label'"):
         read_corrections(path, ["3", "4"], ["a", "b"])
 
 

@@ -85,3 +85,28 @@ def test_beside_texts_such_columns_do_not_matter_and_as_texts_they_are_refused(t
     assert len(OwnText(file=path, label="target").load(0).unlabelled) >= 30
     with pytest.raises(TaskError, match="neither numbers nor words: 'li'"):
         OwnText(file=path, text="li", label="target").load(0)
+
+
+def test_durations_are_seconds(tmp_path: Path) -> None:
+    lasts = (
+        pandas.to_timedelta((np.arange(COUNT) * 7 % 13) * 90, unit="s")
+        .to_series(index=range(COUNT))
+        .mask(np.arange(COUNT) == 4)
+    )
+    task = OwnTable(file=parquet(tmp_path, lasts=lasts))
+    assert inputs(task) == (["size", "lasts"], [])
+    assert task._rows().frame["lasts"].iloc[:3].tolist() == [0.0, 630.0, 90.0]
+
+
+def test_a_data_frame_is_read_as_parquet_is() -> None:
+    import metaimpute
+    from metaimpute.in_memory.data import data_of
+
+    frame = pandas.DataFrame({"lasts": pandas.to_timedelta([1, 2], unit="min"), "a": [1, 2]})
+    assert data_of(frame).rows["lasts"].tolist() == [60.0, 120.0]
+    for held in ([1, 2], {"k": 1}, b"\xff", {1, 2}, np.zeros(2)):
+        odd = frame.assign(odd=[None, held], more=[held, None])
+        kind = type(held).__name__
+        said = rf"columns hold neither numbers nor words: 'odd' \({kind}\), 'more' \({kind}\); .*drop\(columns=\['odd', 'more'\]\)"
+        with pytest.raises(ValueError, match=said):
+            metaimpute.impute(odd, ["x", None])
