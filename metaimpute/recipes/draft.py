@@ -95,13 +95,13 @@ def draft(
     except TaskError as error:
         answer = f"; {answered(error)}" if isinstance(error, Doubt) and error.answer else ""
         option = str(error).partition(": ")[0]
-        if (
-            labels is not None and not answer and not options.get(option, True)
-        ):  # a column that was not named, and not found
+        unfound = labels is not None and not answer and not options.get(option, True)
+        if unfound:  # a column that was not named
             answer = (
                 "; name it with --label COLUMN" if option == "label" else f"; name it with --set task.{option}=COLUMN"
             )
-        raise RecipeError(f"{path}: {error}{answer}") from None
+        line = str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}"
+        raise RecipeError(f"{line}{answer}") from None
     values = {f"task.{key}": value for key, value in options.items()}
     if isinstance(task, OwnTable):
         values["task.kind"] = "classes" if isinstance(task.output, Classes) else "values"
