@@ -203,7 +203,10 @@ def _check(given: Given, data: Data) -> None:
             none = max(doubtful, key=words.count)
             label = given.held[words.index(none)]
             plain = label.item() if isinstance(label, np.generic) else label
-            ask = f"{words.count(none):,} are '{safe(none)}': if that means none, missing_label={plain!r}"
+            count = words.count(none)
+            ask = (
+                f"{count:,} {'is' if count == 1 else 'are'} '{safe(none)}': if that means none, missing_label={plain!r}"
+            )
         raise ValueError(
             f"labels: each of the {len(data):,} {data.things} has one, so there is nothing to impute; {ask}"
         )

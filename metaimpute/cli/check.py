@@ -55,7 +55,7 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...], labels: Path | None,
     batch is compared term by term; exit code 2 when one is wrong. Exit code 3 when a recipe cannot run under any of its
     profiles because data or weights are missing; in a folder, templates for data of your own do not count.
     """  # fmt: skip
-    with plain_errors(), naming_labels(labels):
+    with plain_errors():
         from ..recipes.shipped import locate
         from ..recipes.source import RecipeError
         from ..terminal import argument
@@ -72,7 +72,8 @@ def check(recipes: tuple[Path, ...], sets: tuple[str, ...], labels: Path | None,
         wrong: list[str] = []
         checked = []
         for path, of_folder in files.items():
-            checked.append(one := _checked(path, sets, absent, of_folder))
+            with naming_labels(labels, str(path) if len(files) > 1 else ""):
+                checked.append(one := _checked(path, sets, absent, of_folder))
             if gradients and one.built is not None:
                 wrong += _check_gradients(path, one.built)
         unrunnable = [str(one.path) for one in checked if not one.runnable and not one.template]

@@ -94,8 +94,12 @@ def as_set(labels: Path | None) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def naming_labels(labels: Path | None) -> Iterator[None]:
-    """A mistake in the file of ``--labels`` is said of that option, and not of the key of the recipe that it sets."""
+def naming_labels(labels: Path | None, recipe: str = "") -> Iterator[None]:
+    """A mistake in the file of ``--labels`` is said of that option, and not of the key of the recipe that it sets.
+
+    Args:
+        recipe: what to call it, where there are several.
+    """
     from ..errors import UserError
 
     try:
@@ -106,4 +110,4 @@ def naming_labels(labels: Path | None) -> Iterator[None]:
             raise
         if reason.startswith("unknown key"):
             reason = "the recipe's task is not on data of your own; its labels are what they are"
-        raise UserError(f"--labels: {reason}") from None
+        raise UserError(f"{recipe and f'{recipe}: '}--labels: {reason}") from None

@@ -131,9 +131,9 @@ def _warn_of_sign(made: Imputed) -> None:
     from ..inference.doubt import beyond_zero
     from ..tasks.own_data import OwnData
 
-    given = made.task.given_values(made.data.labelled) if isinstance(made.task, OwnData) else None
-    if given is None or made.found.values is None:
+    if not isinstance(made.task, OwnData) or made.found.values is None:
         return
+    given = [value for pool in made.given for value in made.task.given_values(pool) or ()]
     if line := beyond_zero(made.found.values[:, 0], [float(value) for value in given]):
         echo(f"warning: {line}", err=True)
 

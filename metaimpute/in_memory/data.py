@@ -158,19 +158,24 @@ def _named(frame: Any) -> Any:
         raise ValueError(f"two columns of the data are called '{safe(twice)}'; give one of them another name")
     named = durations_in_seconds(frame.set_axis(names, axis=1))
     odd = [(name, kind) for name in names if (kind := _odd_kind(named[name]))]
+    own = dict(zip(names, frame.columns, strict=True))
     if odd:
         held = ", ".join(f"'{safe(name)}' ({kind})" for name, kind in odd[:5])
         held += f" and {len(odd) - 5:,} more" if len(odd) > 5 else ""
         raise ValueError(
             f"the data: {'a column holds' if len(odd) == 1 else 'columns hold'} neither numbers nor words: {held}; write what "
-            f"matters of them as columns of their own, or leave them out: data.drop(columns={[name for name, _ in odd]!r})"
+            f"matters of them as columns of their own, or leave them out: data.drop(columns={[own[name] for name, _ in odd]!r})"
         )
     return named
 
 
 def _odd_kind(cells: Any) -> str:
-    """What a column of objects holds that is no word, number, truth value or date; empty for others."""
-    if cells.dtype != object:
+    """What a column holds that is no word, number, truth value or date; empty for others."""
+    import pandas
+
+    kinds = pandas.api.types
+    plain = (kinds.is_numeric_dtype, kinds.is_bool_dtype, kinds.is_datetime64_any_dtype)
+    if any(is_plain(cells.dtype) for is_plain in plain) or isinstance(cells.dtype, pandas.StringDtype):
         return ""
     held = (type(cell) for cell in cells if not _is_gap(cell))
     return next((kind.__name__ for kind in held if issubclass(kind, ODD)), "")

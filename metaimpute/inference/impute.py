@@ -77,8 +77,9 @@ def _changed(run: Path, predictor: Predictor, task: Task, pools: TaskData) -> st
     then, now = (result.labels, result.unlabelled), (len(pools.labelled), len(pools.unlabelled))
     columns = _columns(predictor.task), _columns(task)
     gone = [one for one in columns[0] if one not in columns[1]]
-    if gone or set(columns[1]) - set(columns[0]):
-        how = f"then it learnt from {quoted(columns[0])}, and now it would from {quoted(columns[1])}"
+    new = [one for one in columns[1] if one not in columns[0]]
+    if gone or new:
+        how = "; ".join(f"{what}: {quoted(some)}" for what, some in (("columns gone", gone), ("new ones", new)) if some)
     elif then != now:
         how = f"{then[0]:,} labels and {then[1]:,} rows to learn from then, {now[0]:,} and {now[1]:,} now"
     else:

@@ -20,7 +20,8 @@ class Changes:
         before: the earlier run's folder. shared: rows of both. moved: from one label to another, and how many, the most frequent
             first. rows: id, earlier label and later one, of the first changed rows. corrected: id, what the earlier run had, and
             the label that was given since; ``agreed``: how many of them the earlier run had right.
-        withdrawn: corrections that the earlier run was made with and the later one without.
+        given: how many ``corrected`` would hold in all. withdrawn: corrections that the earlier run was made with and the later
+            one without.
     """
 
     before: str
@@ -31,6 +32,7 @@ class Changes:
     corrected: list[tuple[str, str, str]]
     agreed: int
     withdrawn: int = 0
+    given: int = 0
 
 
 def changes_between(folder: Path, earlier: Imputed, later: Imputed) -> Changes:
@@ -53,6 +55,7 @@ def changes_between(folder: Path, earlier: Imputed, later: Imputed) -> Changes:
         corrected[:LISTED],
         sum(before == after for _, before, after in corrected),
         sum(name not in listed for name in told),
+        len(corrected),
     )
 
 

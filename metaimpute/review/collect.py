@@ -244,7 +244,7 @@ def _suspects(made: Imputed, given: Given, shown: _Shown, most: int) -> Part:
     torn = [
         group
         for group in _places(shown.known_keys).values()
-        if len({given.labels[place] for place in group}) > 1 and found.seen  # values differ from row to row
+        if len({given.labels[place] for place in group}) > 1 and given.probabilities is not None  # of classes
     ]
     if torn:
         said.append(

@@ -3,7 +3,7 @@
   var fields = Array.prototype.slice.call(document.querySelectorAll("[data-row]"));
   var values = {}, button = document.getElementById("download"), told = document.getElementById("told");
   var known = document.getElementById("known"), classes = JSON.parse(known.getAttribute("data-names"));
-  var kept = JSON.parse(known.getAttribute("data-kept")), earlier = Object.keys(kept).length;
+  var kept = JSON.parse(known.getAttribute("data-kept"));
   document.querySelectorAll(".correct, .done").forEach(function (one) { one.hidden = false; });
 
   function valid(value) {
@@ -14,7 +14,10 @@
   function count() {
     var number = Object.keys(values).length;
     told.textContent = number === 0 ? "No corrections yet." : number === 1 ? "1 correction." : number + " corrections.";
-    if (number && earlier) { told.textContent += " The file has the run's " + earlier + " earlier ones too."; }
+    var earlier = Object.keys(kept).filter(function (id) {
+      return !Object.keys(values).some(function (row) { return JSON.parse(row) === id; });
+    }).length;
+    if (number && earlier) { told.textContent += " Earlier ones of the run in the file: " + earlier + "."; }
     button.disabled = number === 0;
   }
 

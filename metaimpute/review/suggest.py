@@ -77,8 +77,11 @@ class Suggestion:
     def write(self, path: Path) -> None:
         """Writes the rows as CSV or Parquet, with a blank column ``label``; filled in, ``--labels`` takes it, as it takes the
         run's earlier corrections, which stand behind them."""
-        blank = [None] * (len(self.header) - 2)
-        write_rows(path, self.header, [*self.rows(), *([name, label, *blank] for name, label in self.kept.items())])
+        rows, blank = self.rows(), [None] * (len(self.header) - 2)
+        for row in rows:
+            row[1] = self.kept.get(row[0])
+        others = [name for name in self.kept if name not in self.found.ids]
+        write_rows(path, self.header, [*rows, *([name, self.kept[name], *blank] for name in others)])
 
 
 def _short(word: str) -> str:

@@ -18,7 +18,7 @@ from .row_names import called
 
 ASKED_OF = 20_000  # names among which the nearest one is looked for
 LABELS = ("label", "value")
-AMBIGUOUS = re.compile(r"[+-]?\d{1,3}([.,])\d{3}", re.ASCII)  # a thousand and more, or decimals
+AMBIGUOUS = re.compile(r"[+-]?[1-9]\d{0,2}([.,])\d{3}", re.ASCII)  # a thousand and more, or decimals
 
 
 def read_corrections(
@@ -103,7 +103,8 @@ def _number(cell: str) -> str | None:
     for commas in (True, False) if "," in cell else (False,):
         read = as_numbers(pandas.Series([cell], dtype=object), commas=commas)
         if not read.odd:
-            return repr(float(read.values.iloc[0]))
+            number = repr(float(read.values.iloc[0]))
+            return f"{number}0" if AMBIGUOUS.fullmatch(number) else number  # it goes into a file that is read again
     return None
 
 

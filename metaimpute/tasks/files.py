@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,8 @@ def _parquet(path: Path) -> DataFrame:
     frame.columns = [str(name) for name in frame.columns]
     check_names(path, list(frame.columns))
     frame = durations_in_seconds(frame)
-    frame.attrs[NESTED] = {str(entry.name): str(entry.type) for entry in schema if _is_nested(entry.type)}
+    held = {str(entry.name): entry.type for entry in schema if str(entry.name) in frame}
+    frame.attrs[NESTED] = {name: str(kind) for name, kind in held.items() if _is_nested(kind)}
     for name in frame.attrs[NESTED]:
         frame[name] = frame[name].map(str)
     return frame
@@ -149,8 +151,21 @@ def durations_in_seconds(frame: DataFrame) -> DataFrame:
     """The frame with durations as numbers of seconds."""
     import pandas
 
-    names = [name for name in frame.columns if pandas.api.types.is_timedelta64_dtype(frame[name])]
-    return frame.assign(**{name: frame[name].dt.total_seconds() for name in names}) if names else frame
+    found = {name: frame[name] for name in frame.columns if _are_durations(frame[name])}
+    seconds = {name: pandas.to_timedelta(cells.astype(object)).dt.total_seconds() for name, cells in found.items()}
+    return frame.assign(**seconds) if seconds else frame
+
+
+def _are_durations(cells: Series) -> bool:
+    import pandas
+
+    dtype = cells.dtype
+    if isinstance(dtype, pandas.ArrowDtype):
+        return str(dtype.pyarrow_dtype).startswith("duration")
+    known = cells.dropna() if pandas.api.types.is_object_dtype(cells) else cells.iloc[:0]
+    return pandas.api.types.is_timedelta64_dtype(cells) or (
+        len(known) > 0 and all(isinstance(cell, timedelta) for cell in known)
+    )
 
 
 def _is_nested(kind: Any) -> bool:

@@ -46,8 +46,13 @@ class ImageNames:
             for places in known:
                 for path in asked:
                     if path in places:
-                        return places[path]
+                        beside = places.get(self._beside(path), []) if path in written and asked is paths else []
+                        return list(dict.fromkeys([*places[path], *beside]))
         return []
+
+    def _beside(self, path: str) -> str:
+        """A path that starts beside the table, inside the folder."""
+        return posixpath.normpath(f"{self._within}/{path}") if self._within else path
 
     def _inside(self, path: str) -> Iterator[str]:
         """Paths inside the folder that a path may stand for, the likeliest first."""
@@ -56,7 +61,7 @@ class ImageNames:
                 yield path[len(spelling) + 1 :]
         yield path
         if self._within:
-            yield posixpath.normpath(f"{self._within}/{path}")
+            yield self._beside(path)
         parts, called = path.split("/"), {posixpath.basename(spelling) for spelling in self._spellings}
         yield from ("/".join(parts[at + 1 :]) for at, part in enumerate(parts[:-1]) if part in called)
 
@@ -70,8 +75,11 @@ class ImageNames:
 
 
 def _is_there(folder: Path, cell: str) -> bool:
+    path = posixpath.normpath(_slashed(cell))
+    if path == "." or path.startswith(("/", "../")):
+        return False
     try:
-        return (folder / _slashed(cell)).exists()
+        return (folder / path).exists()
     except (OSError, ValueError):  # a name that no file can have
         return False
 

@@ -133,6 +133,7 @@ def test_numbers_are_read_as_the_data_writes_them(tmp_path: Path) -> None:
         plain = cell.replace(",", "").replace(".", "")
         with pytest.raises(TaskError, match=rf"line 2: '{cell}' may be .* or {plain}; write {plain}, or {way}$"):
             read(cell, commas)
+    assert read("0,500", False) == read("0.500", True) == 0.5
     assert read("1234", True) == 1234 and read("1,2340", True) == read("1.2340", False) == 1.234
     with pytest.raises(TaskError, match="line 2: 'many' is no number; write one"):
         read("many", False)
@@ -158,10 +159,33 @@ def test_a_second_round_keeps_the_first(project: Project, tmp_path: Path) -> Non
     with (tmp_path / "next.csv").open(newline="") as stream:
         filled = {row["id"]: row["label"] for row in csv.DictReader(stream) if row["label"]}
     assert filled == {rows[0]: label, rows[1]: label}
+    code, said = rerun(project, tmp_path / "next.csv", tmp_path / "three")
+    assert code == 0 and collect(tmp_path / "three").kept == found.kept, said
     done = call(
         "run", "mine.yaml", "--labels", tmp_path / "one.csv", "--labels", tmp_path / "two.csv", at=project.folder
     )
     assert done.exit_code == 2 and "one file holds all corrections" in done.output
+
+
+def test_what_is_kept_of_a_number_is_read_again(tmp_path: Path) -> None:
+    from metaimpute.tasks.corrections import read_corrections
+
+    kept = "5,123"
+    for _ in range(3):
+        (tmp_path / "c.csv").write_text(f'id,label\n3,"{kept}"\n')
+        kept = read_corrections(tmp_path / "c.csv", ["3"], None, commas=True)["3"]
+        assert float(kept) == 5.123
+
+
+def test_a_row_that_is_corrected_and_suggested_stands_in_the_file_once(project: Project, tmp_path: Path) -> None:
+    rows, label = unlabelled(project), some_label(project)
+    (tmp_path / "c.csv").write_text("id,label\n" + "".join(f"{row},{label}\n" for row in rows[:6]))
+    code, said = rerun(project, tmp_path / "c.csv", tmp_path / "run", "task.labels=8")
+    assert code == 0, said
+    good("suggest", tmp_path / "run", "-n", "200", "--out", tmp_path / "next.csv")
+    with (tmp_path / "next.csv").open(newline="") as stream:
+        found = [(row["id"], row["label"]) for row in csv.DictReader(stream)]
+    assert len({name for name, _ in found}) == len(found) and {name for name, given in found if given} == set(rows[:6])
 
 
 def test_given_values_are_written_as_they_were_given(project: Project, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,28 @@ def test_a_data_frame_is_read_as_parquet_is() -> None:
 
     frame = pandas.DataFrame({"lasts": pandas.to_timedelta([1, 2], unit="min"), "a": [1, 2]})
     assert data_of(frame).rows["lasts"].tolist() == [60.0, 120.0]
+    arrow = pandas.Series([1, 2]).astype("duration[s][pyarrow]")
+    assert data_of(frame.assign(lasts=arrow)).rows["lasts"].tolist() == [1.0, 2.0]
+    cells = pandas.Series([timedelta(minutes=1), None], dtype=object)
+    assert data_of(frame.assign(lasts=cells)).rows["lasts"].tolist()[:1] == [60.0]
+    assert data_of(
+        pandas.DataFrame({"w": ["a", None], "d": pandas.to_datetime(["2020", None]), "t": [True, None]})
+    ).rows.shape == (2, 3)
+    pairs = frame.assign(odd=pandas.Categorical([(1, 2), (3, 4)]))
+    with pytest.raises(ValueError, match=r"a column holds neither numbers nor words: 'odd' \(tuple\)"):
+        data_of(pairs)
+    with pytest.raises(ValueError, match=r"'0' \(list\).*data\.drop\(columns=\[0\]\)"):
+        data_of(pandas.DataFrame({0: [[1], [2]], "a": [1, 2]}))
     for held in ([1, 2], {"k": 1}, b"\xff", {1, 2}, np.zeros(2)):
         odd = frame.assign(odd=[None, held], more=[held, None])
         kind = type(held).__name__
         said = rf"columns hold neither numbers nor words: 'odd' \({kind}\), 'more' \({kind}\); .*drop\(columns=\['odd', 'more'\]\)"
         with pytest.raises(ValueError, match=said):
             metaimpute.impute(odd, ["x", None])
+
+
+def test_an_index_without_a_name_may_hold_bytes(tmp_path: Path) -> None:
+    from metaimpute.tasks.files import read_table
+
+    pandas.DataFrame({"a": [1, 2]}, index=[b"x", b"y"]).to_parquet(tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet").frame["a"].tolist() == [1, 2]
