@@ -24,7 +24,8 @@ def for_inference(network: nn.Module, example: Tensor) -> nn.Module:
     plain = copy.deepcopy(network).eval().requires_grad_(False)
     if not any(isinstance(part, nn.Conv2d) for part in plain.modules()):
         return plain
-    probe = torch.randn(example.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(example)
+    rng = torch.Generator(device="cpu").manual_seed(0)
+    probe = torch.randn(example.shape, generator=rng, device="cpu").to(example)
     with torch.inference_mode():
         expected = plain(probe)
         for made in (_folded(plain), copy.deepcopy(plain)):

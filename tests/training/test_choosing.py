@@ -402,7 +402,7 @@ def test_labels_that_were_picked_do_not_count_in_the_expected_error(tmp_path: Pa
     sets = {**QUICK, "task.corrections": str(tmp_path / "seen.csv")}
     after = metaimpute.train(recipe, set=sets, out="after", say=said.append)
     assert after.result.labels == 50
-    line = "the expected error is measured on 30 labels: the 20 that came with corrections were picked"
+    line = "the expected error is measured on 30 labels: those that came with corrections, 20, were picked"
     assert any(line in one for one in said)
     wrong = after.result.expected["error"] * 30 / 100
     assert wrong == pytest.approx(round(wrong)) and round(wrong) % 3  # of 30 rows; no such number is one of 50
