@@ -15,7 +15,7 @@ from .files import Table, column, read_table, written
 from .image_listing import SUFFIXES
 from .image_names import ImageNames
 from .looks import USUAL_LABELS
-from .quoting import how_many, quoted, safe, shortened
+from .quoting import quoted, safe, shortened
 from .readings import MissingValues, blank_out, one_spelling
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _matched(
     if lost:
         raise TaskError(_lost(table, images, image_column, cells, lost, bool(lines)))
     shown = named([cells[row] for row in absent], absent, table.where)
-    said = f"{how_many(len(absent), 'row')} of {table.path.name} without a label and an image of that name: {shown}"
+    said = f"rows of {table.path.name} without a label name no image: {shown}"
     return found, [said] if absent else []
 
 
